@@ -1,0 +1,63 @@
+"""What the trainer may ask of a loader."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from base.batch import Batch
+from base.label_space import LabelSpace
+from base.preprocessing import Preprocessing
+
+
+class ImageRecord(Protocol):
+    """One image on disk, as the data loader knows it (data_loader.records.Record)."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def person(self) -> str: ...
+
+    @property
+    def attributes(self) -> Mapping[str, Any]: ...
+
+
+class BaseDataLoader(ABC):
+    """Batches for training and validation; all of it depends on (seed, epoch, batch) alone, never on a state."""
+
+    label_space: LabelSpace
+    preprocessing: Preprocessing
+
+    @property
+    @abstractmethod
+    def train_records(self) -> Sequence[ImageRecord]:
+        """The images that train; a training batch's `indices` count them."""
+
+    @property
+    @abstractmethod
+    def validation_records(self) -> Sequence[ImageRecord]:
+        """The images that validate; a validation batch's `indices` count them."""
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Training batches of one epoch on each process: the same number on all."""
+
+    @abstractmethod
+    def train_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """This process's training batches of `epoch`, from `start_batch` (counted from 0) on; skipping is free."""
+
+    @abstractmethod
+    def validation_batches(self) -> Iterator[Batch]:
+        """This process's share of the validation images, in order; over all processes each comes exactly once."""
+
+    @property
+    def num_validation(self) -> int:
+        """Images that validate, over all processes."""
+        return len(self.validation_records)

@@ -1,0 +1,56 @@
+"""What every model offers: logits by head, and the preprocessing that its backbone was made for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class BaseModel(nn.Module, ABC):
+    """A model with one output a head. A subclass's constructor takes `num_classes` first, then the arguments of JSON.
+
+    num_classes: classes by head; input_hw: (height, width) in pixels that the backbone was made for, None if it takes
+    any alike; mean, std: what it expects images of 0 to 1 to be normalised with, one number a channel, R, G, B.
+    """
+
+    input_hw: tuple[int, int] | None = None
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __init__(self, num_classes: Mapping[str, int]) -> None:
+        super().__init__()
+        assert num_classes, "a model needs a head"
+        self.num_classes = dict(num_classes)
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """images (B, 3, H, W) float, normalised -> raw logits by head, (B, C) each."""
+
+    @classmethod
+    def check_arguments(cls, **arguments: Any) -> None:  # noqa: ARG003
+        """Checks what signatures cannot say of the JSON arguments, before anything is built or fetched.
+
+        Raises ValueError, one line, without the place in the JSON, which the caller knows."""
+        return
+
+    @classmethod
+    def arguments_without_weights(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON arguments that build the same model without loading weights: a checkpoint brings them."""
+        return dict(arguments)
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the model can learn, frozen ones included."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def summary(self) -> str:
+        """One line for the log, such as "BaselineCNN: 0.39 M parameters, heads mask 3, gender 2, age 3"."""
+        heads = ", ".join(f"{name} {number}" for name, number in self.num_classes.items())
+        size = f", made for {self.input_hw[0]} x {self.input_hw[1]}" if self.input_hw else ""
+        return f"{self._title()}: {self.num_parameters / 1e6:.2f} M parameters, heads {heads}{size}"
+
+    def _title(self) -> str:
+        return type(self).__name__

@@ -1,0 +1,76 @@
+"""The contract of a trainer: epochs in order, each trained, validated and finished, from wherever a run stopped."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from utils.signatures import NonNegativeInt, PositiveFloat, PositiveInt
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """The "trainer" section of a config.
+
+    epochs: how many passes over the training data; save_dir: checkpoints go to <save_dir>/models/<name>/<run>, logs to
+    <save_dir>/log/<name>/<run>; save_period: also keep the checkpoint of every so many epochs (0: only last and best);
+    save_best: further monitors, such as "max val/f1", each kept as best_<metric>.pth; verbosity: 0 quiet, 1 a line an
+    epoch, 2 full; monitor: "min val/loss" or the like, "off" to disable; early_stop: epochs without a better monitor
+    before the run stops (0: never); tensorboard: write its events; precision: "auto" is the card's mixed precision
+    (bfloat16, or float16 on older cards) and float32 on a CPU; accumulation_steps: batches to one update of the
+    weights; max_grad_norm: the gradients' norm is clipped to it.
+    """
+
+    epochs: PositiveInt
+    save_dir: str = "saved/"
+    save_period: NonNegativeInt = 0
+    save_best: list[str] = field(default_factory=list)
+    verbosity: Literal[0, 1, 2] = 2
+    monitor: str = "min val/loss"
+    early_stop: NonNegativeInt = 0
+    tensorboard: bool = True
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    accumulation_steps: PositiveInt = 1
+    max_grad_norm: PositiveFloat | None = None
+
+
+class BaseTrainer(ABC):
+    """Runs the epochs. What an epoch is, how it is judged and what is kept of it is the subclass's."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.completed_epochs = 0
+        self.stopped_early = False
+
+    @property
+    def finished(self) -> bool:
+        """True when there is nothing left to train."""
+        return self.stopped_early or self.completed_epochs >= self.epochs
+
+    def train(self) -> None:
+        """Trains what is left of the run. A finished run is left as it is."""
+        while not self.finished:
+            epoch = self.completed_epochs + 1
+            metrics = {**self.train_epoch(epoch), **self.validate(epoch)}
+            self.finish_epoch(epoch, metrics)
+
+    @abstractmethod
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training data (what is left of it, after a resume); returns its metrics."""
+
+    @abstractmethod
+    def validate(self, epoch: int) -> dict[str, float]:
+        """Scores the whole validation set; returns its metrics."""
+
+    @abstractmethod
+    def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Counts the epoch as completed, logs it, steps what goes by epochs, saves, and decides on early stopping."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, as plain data."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts the trainer where `state_dict` was taken."""

@@ -1,0 +1,354 @@
+"""The one home of every label fact: heads, class names, how a raw value becomes a class, how classes combine."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+from pydantic import ConfigDict, with_config
+from torch import Tensor
+
+from base.batch import UNKNOWN
+from utils.errors import ConfigError, DataError
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class AttributeSpec(TypedDict, total=False):
+    """An attribute as JSON has it: `classes`, or the `bins` of a number; the rest is optional and goes with `bins`.
+
+    bins: rising edges, a value v is in class i when bins[i-1] <= v < bins[i];
+    training_bins: other edges for training, the same in number (compared one to one) or a refinement of `bins`;
+    training_to_scoring: for each training bin its scoring class, where the edges alone do not say it;
+    limits: [lowest, highest] value that is believed.
+    """
+
+    classes: list[str]
+    bins: list[float]
+    training_bins: list[float]
+    training_to_scoring: list[int]
+    limits: list[float]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute: names of the scored classes, and the (perhaps finer) classes that a model is trained on."""
+
+    name: str
+    class_names: tuple[str, ...]
+    training_class_names: tuple[str, ...]
+    training_to_scoring: tuple[int, ...]
+    bins: tuple[float, ...] | None = None
+    training_bins: tuple[float, ...] | None = None
+    limits: tuple[float, float] | None = None
+
+    def number(self, raw: Any) -> float:
+        """The raw value of a binned attribute as a number. Raises DataError if it is none, or is beyond the limits."""
+        try:
+            value = float(raw)
+        except (TypeError, ValueError):
+            value = math.nan
+        if isinstance(raw, bool) or not math.isfinite(value):
+            raise DataError(f"{self.name} = {raw!r} is not a number")
+        if self.limits and not self.limits[0] <= value <= self.limits[1]:
+            raise DataError(f"{self.name} = {raw!r} is not within {self.limits[0]:g} to {self.limits[1]:g}")
+        return value
+
+    def _class(self, raw: Any, names: tuple[str, ...], bins: tuple[float, ...] | None) -> int:
+        if is_unknown(raw):
+            return UNKNOWN
+        if bins is not None:
+            return bisect.bisect_right(bins, self.number(raw))
+        try:
+            return names.index(str(raw).strip())
+        except ValueError:
+            raise DataError(f"{self.name} = {raw!r} is not one of {', '.join(names)}") from None
+
+    def scoring_class(self, raw: Any) -> int:
+        """The class that is scored, or -1 if `raw` is unknown. Raises DataError for a value that is no class."""
+        return self._class(raw, self.class_names, self.bins)
+
+    def training_class(self, raw: Any) -> int:
+        """The class that the model is trained on, or -1 if `raw` is unknown."""
+        return self._class(raw, self.training_class_names, self.training_bins)
+
+
+@dataclass(frozen=True)
+class Head:
+    """One output of the model: one attribute, or several as one class number (the first counts most)."""
+
+    name: str
+    attributes: tuple[Attribute, ...]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return _combined_names([attribute.training_class_names for attribute in self.attributes])
+
+    @property
+    def num_classes(self) -> int:
+        return math.prod(len(attribute.training_class_names) for attribute in self.attributes)
+
+    def target(self, raw: Mapping[str, Any]) -> int:
+        """The class of a record's raw attributes, -1 if any part is unknown."""
+        target = 0
+        for attribute in self.attributes:
+            part = attribute.training_class(raw.get(attribute.name))
+            if part == UNKNOWN:
+                return UNKNOWN
+            target = target * len(attribute.training_class_names) + part
+        return target
+
+    def scoring_joint(self, probabilities: Tensor) -> Tensor:
+        """(B, C) probabilities over training classes -> (B, S1, S2, ...) over scored classes, one axis an attribute."""
+        sizes = [len(attribute.training_class_names) for attribute in self.attributes]
+        joint = probabilities.reshape(len(probabilities), *sizes)
+        for axis, attribute in enumerate(self.attributes, start=1):
+            if attribute.training_to_scoring == tuple(range(len(attribute.class_names))):
+                continue  # trained on what is scored: no need to send the mapping to the device
+            to_scoring = torch.tensor(attribute.training_to_scoring, device=joint.device)
+            shape = [*joint.shape]
+            shape[axis] = len(attribute.class_names)
+            joint = joint.new_zeros(shape).index_add_(axis, to_scoring, joint)
+        return joint
+
+
+class LabelSpace:
+    """The attributes of a table, the heads that a model predicts them with, and the single answer they combine to.
+
+    attributes: by name, see AttributeSpec; heads: by name, the attributes each predicts (default: one head an
+    attribute); answer: the attributes that make the answer, the first counting most (default: all that heads
+    predict). The competition's answer is mask * 6 + gender * 3 + age.
+
+    Raises ConfigError with all that is wrong, a line each.
+    """
+
+    def __init__(
+        self,
+        attributes: dict[str, AttributeSpec],
+        heads: dict[str, list[str]] | None = None,
+        answer: list[str] | None = None,
+    ) -> None:
+        problems: list[str] = []
+        self.attributes: dict[str, Attribute] = {}
+        for name, spec in attributes.items():
+            attribute = _attribute(name, spec, problems)
+            if attribute is not None:
+                self.attributes[name] = attribute
+        if not attributes:
+            raise ConfigError("labels.attributes is empty: name at least one attribute")
+        _check_names("labels.attributes", attributes, problems)
+        self._config = {"attributes": attributes, "heads": heads, "answer": answer}
+        head_attributes = heads if heads is not None else {name: [name] for name in attributes}
+        if heads is not None:
+            _check_names("labels.heads", heads, problems)
+        _check_heads(head_attributes, attributes, problems)
+        predicted = [name for names in head_attributes.values() for name in names]
+        if answer is None:
+            answer = [name for name in attributes if name in predicted]
+        elif not answer or len(set(answer)) != len(answer):
+            problems.append(f"labels.answer = {answer} must name at least one attribute, each once")
+        for name in answer:
+            if name not in predicted:
+                problems.append(
+                    f'labels.answer names "{name}", which no head predicts (heads predict {", ".join(predicted)})'
+                )
+        if problems:
+            raise ConfigError("\n".join(problems))
+        self.heads: dict[str, Head] = {
+            name: Head(name, tuple(self.attributes[part] for part in parts)) for name, parts in head_attributes.items()
+        }
+        self.answer_attributes: tuple[Attribute, ...] = tuple(self.attributes[name] for name in answer)
+
+    @property
+    def predicted_attributes(self) -> dict[str, Attribute]:
+        """The attributes that some head predicts, in the order of the heads."""
+        return {attribute.name: attribute for head in self.heads.values() for attribute in head.attributes}
+
+    @property
+    def num_answers(self) -> int:
+        return math.prod(len(attribute.class_names) for attribute in self.answer_attributes)
+
+    @property
+    def answer_names(self) -> tuple[str, ...]:
+        """The names of the combined classes, such as "wear male <30"."""
+        return _combined_names([attribute.class_names for attribute in self.answer_attributes])
+
+    def targets(self, raw: Mapping[str, Any]) -> dict[str, int]:
+        """By head, the class to train on; -1 where it is unknown. Raises DataError for a value that is no class."""
+        return {name: head.target(raw) for name, head in self.heads.items()}
+
+    def scoring_targets(self, raw: Mapping[str, Any]) -> dict[str, int]:
+        """By attribute that a head predicts, the class to score against; -1 where it is unknown."""
+        return {name: attribute.scoring_class(raw.get(name)) for name, attribute in self.predicted_attributes.items()}
+
+    def answers(self, scoring_targets: Mapping[str, Tensor]) -> Tensor:
+        """Classes by attribute, (B,) each -> the combined answer (B,), -1 where any part is unknown."""
+        answers = torch.zeros_like(scoring_targets[self.answer_attributes[0].name])
+        unknown = torch.zeros_like(answers, dtype=torch.bool)
+        for attribute in self.answer_attributes:
+            part = scoring_targets[attribute.name]
+            unknown |= part == UNKNOWN
+            answers = answers * len(attribute.class_names) + part
+        return answers.masked_fill(unknown, UNKNOWN)
+
+    def parts(self, answers: Tensor) -> dict[str, Tensor]:
+        """The combined answer (B,) -> classes by attribute, (B,) each; -1 stays -1."""
+        parts, rest = {}, answers
+        for attribute in reversed(self.answer_attributes):
+            parts[attribute.name] = torch.where(answers == UNKNOWN, answers, rest % len(attribute.class_names))
+            rest = rest // len(attribute.class_names)
+        return dict(reversed(parts.items()))
+
+    def attribute_probabilities(self, probabilities: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Probabilities by head, (B, C) over training classes -> by attribute, (B, S) over scored classes."""
+        by_attribute = {}
+        for name, head in self.heads.items():
+            joint = head.scoring_joint(probabilities[name])
+            for axis, attribute in enumerate(head.attributes, start=1):
+                others = [other for other in range(1, joint.dim()) if other != axis]
+                by_attribute[attribute.name] = joint.sum(dim=others) if others else joint
+        return by_attribute
+
+    def answer_probabilities(self, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Probabilities by head, (B, C) over training classes -> (B, num_answers): the heads' product.
+
+        Attributes that one head predicts together keep their dependence; those not in the answer are summed out."""
+        answer_names = [attribute.name for attribute in self.answer_attributes]
+        joint, axes = None, []
+        for name, head in self.heads.items():
+            part = head.scoring_joint(probabilities[name])
+            kept = [attribute.name for attribute in head.attributes if attribute.name in answer_names]
+            dropped = [axis for axis, attribute in enumerate(head.attributes, start=1) if attribute.name not in kept]
+            if not kept:
+                continue
+            part = part.sum(dim=dropped) if dropped else part
+            axes += kept
+            if joint is not None:
+                part = joint.unsqueeze(-1) * part.reshape(
+                    len(part), *[1] * (joint.dim() - 1), math.prod(part.shape[1:])
+                )
+            joint = part
+            joint = joint.reshape(-1, *(len(self.attributes[axis].class_names) for axis in axes))
+        assert joint is not None
+        order = [0, *(axes.index(name) + 1 for name in answer_names)]
+        return joint.permute(order).reshape(len(joint), self.num_answers)
+
+    def to_config(self) -> dict[str, Any]:
+        """The arguments that make this label space again: plain data, for the checkpoint."""
+        return {key: value for key, value in self._config.items() if value is not None}
+
+
+def is_unknown(raw: Any) -> bool:
+    """True for None, NaN and an empty text: the value is not known."""
+    return raw is None or (isinstance(raw, float) and math.isnan(raw)) or (isinstance(raw, str) and not raw.strip())
+
+
+def _combined_names(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    combined: list[str] = [""]
+    for part in names:
+        combined = [f"{before} {name}".strip() for before in combined for name in part]
+    return tuple(combined)
+
+
+def _bin_names(bins: Sequence[float]) -> tuple[str, ...]:
+    """[30, 60] -> "<30", "30-59", ">=60" (edges that are not whole numbers: "30-60")."""
+    whole = all(float(edge).is_integer() for edge in bins)
+    inner = [f"{low:g}-{high - 1 if whole else high:g}" for low, high in itertools.pairwise(bins)]
+    return (f"<{bins[0]:g}", *inner, f">={bins[-1]:g}")
+
+
+def _rises(place: str, bins: Sequence[float], problems: list[str]) -> bool:
+    good = len(bins) > 0 and all(map(math.isfinite, bins)) and all(low < high for low, high in itertools.pairwise(bins))
+    if not good:
+        problems.append(f"{place} = {bins} must hold at least one edge, and the edges must rise")
+    return good
+
+
+def _check_names(place: str, names: Iterable[str], problems: list[str]) -> None:
+    """Names become parts of metric names (val/mask_f1), of --set paths (labels.attributes.mask) and of layers'."""
+    for name in names:
+        if not re.fullmatch(r"[\w-]+", name):
+            problems.append(f'{place}: the name "{name}" must consist of letters, digits, "_" and "-"')
+
+
+def _attribute(name: str, spec: AttributeSpec, problems: list[str]) -> Attribute | None:
+    place = f"labels.attributes.{name}"
+    if ("classes" in spec) == ("bins" in spec):
+        problems.append(f'{place} must have either "classes" or "bins"')
+        return None
+    if "classes" in spec:
+        for key in ("training_bins", "training_to_scoring", "limits"):
+            if key in spec:
+                problems.append(f'{place}.{key} goes with "bins", not with "classes"')
+        classes = tuple(spec["classes"])
+        if len(classes) < 2 or len(set(classes)) != len(classes):
+            problems.append(f"{place}.classes = {list(classes)} must name at least two classes, each once")
+        elif any(not name or name != name.strip() for name in classes):
+            problems.append(
+                f"{place}.classes = {list(classes)} must not be empty or have spaces around: no value would fit"
+            )
+        return Attribute(name, classes, classes, tuple(range(len(classes))))
+    bins, training_bins = spec["bins"], spec.get("training_bins", spec["bins"])
+    limits = spec.get("limits")
+    if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
+        problems.append(f"{place}.limits = {limits} must be [lowest, highest]")
+        limits = None
+    if not (_rises(f"{place}.bins", bins, problems) and _rises(f"{place}.training_bins", training_bins, problems)):
+        return None
+    for key, edges in {"bins": bins, "training_bins": training_bins}.items():
+        if limits and key in spec and not limits[0] < edges[0] <= edges[-1] <= limits[1]:
+            problems.append(
+                f"{place}.{key} = {list(edges)} must lie within limits = {limits}, or some class has no value"
+            )
+    mapping = _training_to_scoring(place, bins, training_bins, spec.get("training_to_scoring"), problems)
+    return Attribute(
+        name,
+        _bin_names(bins),
+        _bin_names(training_bins),
+        mapping,
+        tuple(bins),
+        tuple(training_bins),
+        (limits[0], limits[1]) if limits else None,
+    )
+
+
+def _training_to_scoring(
+    place: str, bins: Sequence[float], training_bins: Sequence[float], given: list[int] | None, problems: list[str]
+) -> tuple[int, ...]:
+    classes = range(len(bins) + 1)
+    if given is not None:
+        if len(given) != len(training_bins) + 1 or set(given) != set(classes) or given != sorted(given):
+            problems.append(
+                f"{place}.training_to_scoring = {given} must give each of the {len(training_bins) + 1} training bins a "
+                f"scoring class of 0 to {len(bins)}, rising, each class at least once"
+            )
+        return tuple(given)
+    if len(training_bins) == len(bins):
+        return tuple(classes)
+    missing = [edge for edge in bins if edge not in training_bins]
+    if missing:
+        problems.append(
+            f"{place}.training_bins = {list(training_bins)} do not map to bins = {list(bins)}: they lack the edge "
+            f"{missing[0]:g}; add it, or say the mapping with training_to_scoring"
+        )
+    return tuple(bisect.bisect_right(bins, edge) for edge in (-math.inf, *training_bins))
+
+
+def _check_heads(heads: Mapping[str, list[str]], attributes: Mapping[str, Any], problems: list[str]) -> None:
+    seen: dict[str, str] = {}
+    if not heads:
+        problems.append("labels.heads is empty: name at least one head")
+    for head, parts in heads.items():
+        if not parts:
+            problems.append(f"labels.heads.{head} names no attribute")
+        for part in parts:
+            if part not in attributes:
+                problems.append(f'labels.heads.{head} names "{part}", which is not one of {", ".join(attributes)}')
+            elif part in seen:
+                problems.append(f'labels.heads.{head} names "{part}", which head "{seen[part]}" predicts already')
+            seen[part] = head

@@ -1,0 +1,46 @@
+"""The loading of a checkpoint's weights into a model: every tensor, of the right shape, finite."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Loads `weights`, read from the checkpoint `path`, into `model`.
+
+    Raises CheckpointError naming the layers that are missing, unknown, of another shape or not finite. Weights in half
+    precision are taken, with a warning."""
+    expected = model.state_dict()
+    lacking, unknown = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    if lacking or unknown:
+        raise CheckpointError(
+            f"{path}: does not fit the model: it lacks {_few(lacking)}, and has {_few(unknown)} that the model lacks"
+        )
+    wrong = [
+        f"{name} has shape {tuple(weights[name].shape)}, and the model's has {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if weights[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{path}: does not fit the model (another number of classes?): {'; '.join(wrong[:3])}")
+    bad = {name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()}
+    if bad:
+        raise CheckpointError(f"{path}: the weights of {_few(bad)} are not finite; use an earlier checkpoint")
+    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in weights.values()):
+        logger.warning("%s: holds half-precision weights; they are used in float32, no finer than they are", path)
+    model.load_state_dict(weights)
+
+
+def _few(names: set[str]) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
+    return (", ".join(ordered[:3]) + more) or "nothing"

@@ -1,0 +1,232 @@
+"""What a config may say: the table of its sections, and the checks that go beyond one section.
+
+A constructor's signature is the schema of its arguments, so a new loss, model or source needs no line here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from base.base_trainer import TrainerSettings
+from base.label_space import LabelSpace
+from base.scores import Metric, Scores
+from data_loader import loaders, sources, splits
+from data_loader.transforms import TransformSpec, transform_problems
+from model import architectures, loss, metric, optim, schedules
+from parse_config import ByName, ConfigParser, Group, Many, One, Settings, listed
+from utils.errors import ConfigError
+from utils.signatures import NonNegativeFloat, NonNegativeInt
+from utils.wording import not_one_of
+
+PROGRAMS_LOADER_ARGUMENTS = (
+    "split", "label_space", "transforms", "mean", "std", "seed", "rank", "world_size", "pin_memory", "image_check_cache",
+    "show_progress",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The plain keys of a config.
+
+    name: runs are kept under it; seed: every random draw follows from it; n_gpu: GPUs of this process, 0 for the CPU
+    (several: torchrun); metrics: of the combined answer and of each attribute; wandb: track the run there; visualize:
+    show the trackers the validation images that are most wrong; submit_dir: where test.py writes; info_dir: the folder
+    of the evaluation's info.csv and images.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[^\s/\\:*?\"<>|.][^/\\:*?\"<>|\x00]*$")]
+    seed: NonNegativeInt = 42
+    n_gpu: NonNegativeInt = 1
+    metrics: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["accuracy", "f1"])
+    wandb: bool = False
+    visualize: bool = False
+    submit_dir: str = "submit/"
+    info_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Beside a head's loss: its weight in the sum."""
+
+    weight: NonNegativeFloat = 1.0
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """Beside a schedule: when it advances (by default each epoch, OneCycleLR each step), and the metric it looks at."""
+
+    interval: Literal["epoch", "step"] | None = None
+    metric: str | None = None
+
+
+def transform_lists(train: list[TransformSpec], eval: list[TransformSpec]) -> dict[str, list[TransformSpec]]:  # noqa: A002
+    """What happens to training images, and to all others."""
+    return {"train": train, "eval": eval}
+
+
+SECTIONS = Group(
+    {
+        "labels": Settings(LabelSpace),
+        "data": Many(listed(sources)),
+        "split": One(listed(splits)),
+        "transforms": Settings(transform_lists),
+        "data_loader": One(listed(loaders), PROGRAMS_LOADER_ARGUMENTS),
+        "arch": One(listed(architectures), ("num_classes",)),
+        "loss": Group({"heads": ByName(One(listed(loss), (), HeadSettings))}),
+        "optimizer": One(listed(optim), ("params",)),
+        "lr_scheduler": One(listed(schedules), ("optimizer", "last_epoch"), ScheduleSettings, optional=True),
+        "trainer": Settings(TrainerSettings),
+    },
+    RunSettings,
+)
+
+
+def metric_functions(config: ConfigParser) -> dict[str, Metric]:
+    """The metrics that the config names."""
+    known = listed(metric)
+    return {name: known[name] for name in config.extra().metrics}
+
+
+def check_config(config: ConfigParser) -> LabelSpace:
+    """Checks what the sections say together, before a folder is made, an image opened or a GPU touched.
+
+    Raises ConfigError with all problems, a line each."""
+    problems: list[str] = []
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except ConfigError as error:
+            problems.extend(str(error).splitlines())
+            return None
+
+    labels: LabelSpace | None = attempt(lambda: config.build("labels"))
+    for place in ("data", "split"):
+        attempt(lambda place=place: config.build(place))
+    problems += _transform_problems(config)
+    problems += _arch_problems(config)
+    if labels is not None:
+        problems += _loss_problems(config, labels, attempt)
+        problems += _metric_problems(config, labels)
+    problems += _schedule_problems(config, attempt)
+    problems += _folder_problems(config)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    assert labels is not None
+    return labels
+
+
+def _transform_problems(config: ConfigParser) -> list[str]:
+    input_size = config["data_loader"].get("args", {}).get("input_size")
+    found = transform_problems(config["transforms"], input_size)
+    return [f"{config.origin(line.split(' ')[0].split('[')[0])}: {line}" for line in found]
+
+
+def _arch_problems(config: ConfigParser) -> list[str]:
+    arch = config["arch"]
+    try:
+        listed(architectures)[arch["type"]].check_arguments(**arch.get("args", {}))
+    except ValueError as error:
+        return [f"{config.origin('arch.args.model_name')}: arch.args.model_name: {error}"]
+    return []
+
+
+def _loss_problems(config: ConfigParser, labels: LabelSpace, attempt: Callable[[Callable[[], Any]], Any]) -> list[str]:
+    heads = config["loss"]["heads"]
+    problems = []
+    for name in heads:
+        if name not in labels.heads:
+            problems.append(
+                f"{config.origin(f'loss.heads.{name}')}: loss.heads.{name} is a loss for no head; "
+                f'"{name}" {not_one_of(name, labels.heads)}'
+            )
+            continue
+        head_loss = attempt(lambda name=name: config.build(f"loss.heads.{name}"))
+        try:
+            if head_loss is not None:
+                head_loss.check_num_classes(labels.heads[name].num_classes, labels.heads[name].class_names)
+        except ValueError as error:
+            problems.append(config.problem(f"loss.heads.{name}.args.class_weights", f": {error}"))
+    untrained = [name for name in labels.heads if name not in heads]
+    if untrained:
+        problems.append(
+            f"{config.origin('loss.heads')}: loss.heads has no loss for the head {', '.join(untrained)}; "
+            "add one, or leave the head out of labels.heads"
+        )
+    weights = [config.extra(f"loss.heads.{name}").weight for name in heads]
+    if not any(weights):
+        problems.append(f"{config.origin('loss.heads')}: loss.heads: every weight is 0, so nothing would be trained")
+    return problems
+
+
+def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    """Every number that an epoch gives, known before training."""
+    losses = ["loss", *(f"loss_{head}" for head in labels.heads)]
+    scores = Scores.names(labels, metric_functions(config))
+    return [*(f"{side}/{name}" for side in ("val", "train") for name in (*losses, *scores)), "lr"]
+
+
+def _metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    unknown = [name for name in config.extra().metrics if name not in listed(metric)]
+    if unknown:
+        return [config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown]
+    known = metric_names(config, labels)
+    if config["split"]["type"] == "NoSplit":
+        known = [name for name in known if not name.startswith("val/")]
+    trainer = config["trainer"]
+    monitors = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
+    monitors |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer.get("save_best", []))}
+    problems = []
+    for place, text in monitors.items():
+        mode, _, name = text.partition(" ")
+        if place == "trainer.monitor" and text == "off":
+            continue
+        if mode not in ("min", "max") or not name:
+            problems.append(config.problem(place, 'must be "min <metric>" or "max <metric>" ("off" watches nothing)'))
+        elif name not in known:
+            problems.append(config.problem(place, f"watches {name!r}, which {not_one_of(name, known)}"))
+    looked_at = (config.resolved.get("lr_scheduler") or {}).get("metric")
+    if looked_at is not None and looked_at not in known:
+        problems.append(config.problem("lr_scheduler.metric", not_one_of(looked_at, known)))
+    return problems
+
+
+def _schedule_problems(config: ConfigParser, attempt: Callable[[Callable[[], Any]], Any]) -> list[str]:
+    """The optimizer and the schedule are built for one number, to hear what they say of their arguments."""
+    optimizer = attempt(lambda: config.build("optimizer", params=[torch.nn.Parameter(torch.zeros(1))]))
+    spec = config.resolved.get("lr_scheduler")
+    if spec is None:
+        return []
+    if optimizer is not None:
+        attempt(lambda: build_scheduler(config, optimizer, total_steps=1000))
+    if schedules.needs_metric(spec["type"]) and spec.get("metric") is None:
+        return [
+            f'{config.origin("lr_scheduler")}: lr_scheduler lacks "metric", which {spec["type"]} looks at after each '
+            'epoch, such as "val/loss"'
+        ]
+    if schedules.needs_metric(spec["type"]) and spec.get("interval") == "step":
+        return [config.problem("lr_scheduler.interval", f"must be \"epoch\": {spec['type']} looks at an epoch's metric")]
+    return []
+
+
+def build_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
+    """torch's scheduler; one that must know how many times it steps, and is not told, is told `total_steps`."""
+    arguments = config["lr_scheduler"].get("args", {})
+    told = any(key in arguments for key in ("total_steps", "epochs", "steps_per_epoch"))
+    steps = {} if told else {"total_steps": total_steps}
+    return config.build("lr_scheduler", optimizer=optimizer, **steps)
+
+
+def _folder_problems(config: ConfigParser) -> list[str]:
+    folder = Path(config["trainer"].get("save_dir", TrainerSettings.save_dir))
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK):
+        return []
+    why = "may not be written" if there.is_dir() else "is not a folder"
+    return [config.problem("trainer.save_dir", f"cannot be made: {there} {why}")]

@@ -1,0 +1,163 @@
+"""A check of every image before training: each is decoded once, and what was found is remembered."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import PIL
+from tqdm import tqdm
+
+from utils.errors import DataError
+from utils.files import write_atomically
+from utils.image_decoding import DECODING_RULES, ImageFinding, inspect_image
+
+_SHOWN = 10
+"""How many bad files a message names; the rest are counted."""
+
+_RULES = f"{DECODING_RULES}, Pillow {PIL.__version__}"
+"""Findings made under other rules are void."""
+
+_Stamp = tuple[int, int]
+"""A file's size in bytes and its time of change in ns: the same stamp, the same content."""
+
+
+def check_images(
+    paths: Sequence[Path],
+    cache_file: Path | None,
+    on_bad: Literal["refuse", "skip"] = "refuse",
+    show_progress: bool = False,
+    log: logging.Logger | None = None,
+) -> list[Path]:
+    """Decodes every image in full, in as many threads as there are cores, and returns those that cannot be used.
+
+    Good images are remembered in `cache_file` by path, size and time of change, so that the next time they cost but a
+    look at those; a cache that is damaged, or was made under other rules, is made anew. The list is empty under
+    "refuse"; under "skip" it holds the bad images, which `log` is warned of. Images that can be read but look doubtful
+    are warned of in both cases. Raises DataError for missing files (before any image is opened, and under "skip" too)
+    and, under "refuse", for bad images: the first ten and the count.
+    """
+    log = log or logging.getLogger(__name__)
+    stamps = _stamps(paths)
+    known = _read_cache(cache_file)
+    findings: dict[Path, ImageFinding] = {}
+    for path, stamp in stamps.items():
+        size, changed, warning = known.get(_key(path), (None, None, None))
+        if (size, changed) == stamp:
+            findings[path] = ImageFinding(warning=warning)
+    unknown = [path for path in stamps if path not in findings]
+    if unknown:
+        try:
+            _inspect_all(unknown, findings, show_progress)
+        finally:  # an interrupted check goes on where it was
+            for path in unknown:
+                # a bad image is looked at again: its permissions, say, may be put right without a new stamp
+                if path in findings and findings[path].problem is None:
+                    known[_key(path)] = (*stamps[path], findings[path].warning)
+            _write_cache(cache_file, known, log)
+    return _judge(stamps, findings, on_bad, log)
+
+
+def _stamps(paths: Sequence[Path]) -> dict[Path, _Stamp]:
+    """Raises DataError if any file is missing."""
+    stamps: dict[Path, _Stamp] = {}
+    missing = []
+    for path in dict.fromkeys(paths):
+        try:
+            status = os.stat(path)  # noqa: PTH116 - Path.stat costs twice as much, and there are tens of thousands
+            stamps[path] = (status.st_size, status.st_mtime_ns)
+        except (FileNotFoundError, NotADirectoryError):
+            missing.append(path)
+        except (OSError, ValueError):
+            stamps[path] = (-1, -1)  # `inspect_image` says what is wrong
+    if missing:
+        raise DataError(
+            _listing(f"{_count(len(missing), 'missing image')}", missing)
+            + "\nrestore the files, correct the data's root, or remove their rows"
+        )
+    return stamps
+
+
+def _key(path: Path) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 - Path.resolve reads the disk, once for every part of the path
+
+
+def _inspect_all(paths: list[Path], findings: dict[Path, ImageFinding], show_progress: bool) -> None:
+    """Adds to `findings`; decoders release the interpreter's lock, so that threads are enough."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pool = ThreadPoolExecutor(max_workers=cores or 1)
+    bar = tqdm(total=len(paths), desc="checking images", leave=False, disable=None if show_progress else True)
+    try:
+        for path, finding in zip(paths, pool.map(inspect_image, paths), strict=True):
+            findings[path] = finding
+            bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+
+
+def _judge(
+    paths: dict[Path, _Stamp],
+    findings: dict[Path, ImageFinding],
+    on_bad: Literal["refuse", "skip"],
+    log: logging.Logger,
+) -> list[Path]:
+    warnings = [finding.warning for path in paths if (finding := findings[path]).warning]
+    if warnings:
+        log.warning(_listing(_count(len(warnings), "doubtful image"), warnings))
+    problems = {path: finding.problem for path in paths if (finding := findings[path]).problem}
+    if not problems:
+        return []
+    count = _count(len(problems), "image") + " cannot be read"
+    if on_bad == "refuse":
+        raise DataError(
+            _listing(count, list(problems.values()))
+            + '\nrepair them, or leave them out with data_loader.args.on_bad_image = "skip"'
+        )
+    log.warning(_listing(f"{count} and left out", list(problems.values())))
+    return list(problems)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _listing(title: str, items: Sequence[object]) -> str:
+    shown = [f"  {item}" for item in items[:_SHOWN]]
+    rest = [f"  ... and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else []
+    return "\n".join([f"{title}:", *shown, *rest])
+
+
+_Cache = dict[str, tuple[int, int, str | None]]
+"""By absolute path, of images that can be used: size, time of change, warning."""
+
+
+def _read_cache(cache_file: Path | None) -> _Cache:
+    """Empty where nothing usable is stored."""
+    try:
+        stored = json.loads(cache_file.read_bytes()) if cache_file else {}
+        if stored.get("rules") != _RULES:
+            return {}
+        for size, changed, warning in stored["files"].values():
+            if not (type(size) is int and type(changed) is int and isinstance(warning, str | None)):
+                return {}
+        return stored["files"]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
+
+
+def _write_cache(cache_file: Path | None, files: _Cache, log: logging.Logger) -> None:
+    if cache_file is None:
+        return
+    try:
+        cache_file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(cache_file, json.dumps({"rules": _RULES, "files": files}).encode())
+    except OSError as error:
+        log.warning(
+            f"{cache_file}: the image check cannot be remembered ({error.strerror}); it will be done again next time"
+        )

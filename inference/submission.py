@@ -1,0 +1,93 @@
+"""The CSV files that a trained model's answers are handed in as, and read back from for scoring."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from base.label_space import LabelSpace
+from utils.errors import DataError
+from utils.files import write_atomically
+
+ID_COLUMN, ANSWER_COLUMN, PERSON_COLUMN = "ImageID", "ans", "person"
+
+
+@dataclass
+class Answers:
+    """A table of answers: the images' names, the answer of each (N,) int64, and whose they are where it is told."""
+
+    ids: list[str]
+    answers: Tensor
+    persons: list[str] | None = None
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def write_submission(path: Path, ids: Sequence[str], answers: Tensor) -> None:
+    """Writes `ImageID,ans` rows in the given order."""
+    _write_csv(path, [ID_COLUMN, ANSWER_COLUMN], list(zip(ids, answers.tolist(), strict=True)))
+
+
+def write_probabilities(path: Path, ids: Sequence[str], labels: LabelSpace, by_head: Mapping[str, Tensor]) -> None:
+    """Writes one row an image: its name, then each attribute's probability of each scored class."""
+    by_attribute = labels.attribute_probabilities(by_head)
+    header = [f"{name} {text}" for name in by_attribute for text in labels.attributes[name].class_names]
+    table = torch.cat(list(by_attribute.values()), dim=1)
+    rows = [[name, *(f"{value:.6f}" for value in row)] for name, row in zip(ids, table.tolist(), strict=True)]
+    _write_csv(path, [ID_COLUMN, *header], rows)
+
+
+def read_answers(path: Path, num_answers: int) -> Answers:
+    """Reads a CSV with the columns ImageID, ans and perhaps person.
+
+    Raises DataError naming the row for a missing column, a doubled image, or an answer that is no class."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8; save it as UTF-8") from None
+    if not rows:
+        raise DataError(f"{path}: has no rows")
+    missing = [name for name in (ID_COLUMN, ANSWER_COLUMN) if name not in rows[0]]
+    if missing:
+        raise DataError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(map(str, rows[0]))}")
+    seen: dict[str, int] = {}
+    answers = []
+    for number, row in enumerate(rows, start=2):
+        text = row[ANSWER_COLUMN] or ""
+        if not text.isdigit() or int(text) >= num_answers:
+            raise DataError(f"{path} row {number}: {ANSWER_COLUMN} = {text!r} is not a class of 0 to {num_answers - 1}")
+        if row[ID_COLUMN] in seen:
+            raise DataError(f"{path} row {number}: {row[ID_COLUMN]} stands in row {seen[row[ID_COLUMN]]} already")
+        seen[row[ID_COLUMN]] = number
+        answers.append(int(text))
+    persons = [row[PERSON_COLUMN] for row in rows] if PERSON_COLUMN in rows[0] else None
+    return Answers(list(seen), torch.tensor(answers), persons)
+
+
+def aligned(truth: Answers, ids: Sequence[str], path: Path) -> Answers:
+    """The rows of `truth` in the order of `ids`. Raises DataError if an image is on one side only."""
+    position = {name: row for row, name in enumerate(truth.ids)}
+    lacking = [name for name in ids if name not in position]
+    if lacking or len(ids) != len(truth.ids):
+        extra = len(truth.ids) - (len(ids) - len(lacking))
+        example = f", such as {lacking[0]}" if lacking else ""
+        raise DataError(
+            f"{path}: lacks {len(lacking)} of the {len(ids)} images{example}, and has {extra} that are not asked for"
+        )
+    rows = [position[name] for name in ids]
+    return Answers(list(ids), truth.answers[rows], [truth.persons[row] for row in rows] if truth.persons else None)

@@ -1,0 +1,101 @@
+"""The text log of a run: lines on the console, all of them with their times in a file, and progress bars."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+LOG_NAME = "training"
+"""The project's one logger: `logging.getLogger(LOG_NAME)` is what `open_log` has prepared."""
+
+_CONSOLE_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+
+Item = TypeVar("Item")
+
+
+def open_log(path: Path | None, verbosity: int, rank: int = 0) -> logging.Logger:
+    """The project's logger: to stdout as `verbosity` asks, and to the end of the file `path` with everything.
+
+    verbosity: 0 warnings only, 1 also a line an epoch (INFO), 2 all (DEBUG). A process with a `rank` above 0 writes no
+    file, and on the console only warnings, with its rank. Opening again replaces what the earlier call set up. Raises
+    OSError where the file cannot be opened.
+    """
+    close_log()
+    log = logging.getLogger(LOG_NAME)
+    log.setLevel(logging.DEBUG if rank == 0 else logging.WARNING)
+    log.propagate = False  # what other packages do to the root logger is not to double the lines
+    console = _ConsoleHandler(rank)
+    console.setLevel(_CONSOLE_LEVELS[max(0, min(verbosity, 2))])
+    log.addHandler(console)
+    if path is not None and rank == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log.addHandler(_RunFileHandler(path))
+    return log
+
+
+def close_log() -> None:
+    """Flushes and closes what `open_log` opened; the logger stays usable and says warnings on stderr."""
+    log = logging.getLogger(LOG_NAME)
+    for handler in list(log.handlers):
+        if isinstance(handler, _ConsoleHandler | _RunFileHandler):
+            log.removeHandler(handler)
+            handler.close()
+    log.propagate = True
+
+
+def progress_bar(
+    iterable: Iterable[Item] | None, total: int | None, description: str, verbosity: int, initial: int = 0
+) -> tqdm[Item]:
+    """A bar on stderr over `iterable` (None: the caller updates it), of which `initial` steps were done before.
+
+    It is silent under verbosity 0 and where stderr is no terminal, and leaves nothing on the screen when it ends."""
+    disable = True if verbosity == 0 else None  # None: tqdm looks whether the stream is a terminal
+    return tqdm(
+        iterable, total=total, initial=initial, desc=description, disable=disable, leave=False, dynamic_ncols=True
+    )
+
+
+class _ConsoleHandler(logging.Handler):
+    """Lines on stdout that go above a progress bar instead of through it."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self._rank = rank
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            origin = f"[rank {self._rank}] " if self._rank else ""
+            level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+            tqdm.write(f"{origin}{level}{self.format(record)}", file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            pass  # `train.py | head`: nobody reads on, and training is not to end for it
+        except Exception:
+            self.handleError(record)
+
+
+class _RunFileHandler(logging.FileHandler):
+    """Every line with its time; a full disk is told once, in one line, and never stops a run."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            print(f"warning: {self.baseFilename}: cannot be written ({error.strerror or error})", file=sys.stderr)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # the last lines did not fit either, which was told
+            super().close()

@@ -1,0 +1,1 @@
+"""Models, losses, metrics, optimizers and schedules that a config may name."""

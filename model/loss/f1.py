@@ -1,0 +1,47 @@
+"""A differentiable macro F1."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from base.batch import UNKNOWN
+from model.loss.head_loss import HeadLoss
+
+
+class F1Loss(HeadLoss):
+    """1 - soft macro F1 of the batch: F1_c = 2 TP_c / (2 TP_c + FP_c + FN_c), counted with probabilities.
+
+    TP_c = sum_i y_ic p_ic, FP_c = sum_i (1 - y_ic) p_ic, FN_c = sum_i y_ic (1 - p_ic), p = softmax(logits), y one-hot;
+    so the denominator is sum_i (p_ic + y_ic). The mean is taken over the classes that occur among the known targets,
+    weighted with class_weights if given: a class that does not occur has F1 0 whatever the logits say, and would only
+    add a constant.
+
+    F1 is a ratio of sums over samples, not a sum: it is that of each batch, and wants large ones. Where batches share
+    a normaliser each counts by its number of known samples.
+    """
+
+    def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Each sample's share of the batch's loss: all alike, since F1 belongs to the batch as a whole."""
+        known = torch.ones_like(target, dtype=torch.bool)
+        return (self.total(logits, target, known) / len(target)).expand(len(target))
+
+    def total(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+        """(1 - F1) times the number of known samples."""
+        probabilities = logits.softmax(dim=1) * known.unsqueeze(1)
+        truth = F.one_hot(target, logits.shape[1]) * known.unsqueeze(1)
+        true_positives = (probabilities * truth).sum(dim=0)
+        occurrences = truth.sum(dim=0)
+        # At least 1 for a class that occurs; the floor is for the others, which get no weight.
+        scores = 2 * true_positives / (probabilities.sum(dim=0) + occurrences).clamp(min=1)
+        weights = (occurrences > 0).to(scores.dtype)
+        if self.class_weights is not None:
+            weights = weights * self.class_weights
+        weight = weights.sum()
+        loss = ((1 - scores) * weights).sum() / torch.where(weight > 0, weight, torch.inf)
+        return loss * known.sum()
+
+    def sample_weights(self, target: Tensor) -> Tensor:
+        """1 for a known sample: the class weights are in the mean over classes."""
+        return (target != UNKNOWN).float()

@@ -1,0 +1,87 @@
+"""What every loss of a head shares: class weights, unknown labels, and a normaliser that may span several batches."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from base.batch import UNKNOWN
+
+ClassWeights = list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+"""One weight a class, in the order of the head's classes."""
+
+
+class HeadLoss(nn.Module, ABC):
+    """The loss of one head: sum_i w_i l_i / sum_i w_i over the known samples, w_i the weight of the sample's class.
+
+    A subclass gives `per_sample`, the l_i, and needs no thought of weights or unknown labels:
+
+        class SquaredErrorLoss(HeadLoss):
+            def per_sample(self, logits, target):
+                return (1 - logits.softmax(dim=1).gather(1, target.unsqueeze(1)).squeeze(1)) ** 2
+
+    class_weights: one a class, each >= 0, at least one above 0; None weighs all classes alike.
+    Raises ValueError for other weights.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: ClassWeights | None = None) -> None:
+        super().__init__()
+        weights = None
+        if class_weights is not None:
+            if not all(math.isfinite(weight) and weight >= 0 for weight in class_weights) or not any(class_weights):
+                raise ValueError(f"class_weights = {class_weights} must be finite, not negative, and not all 0")
+            weights = torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)  # the config has them: none in a checkpoint
+
+    def check_num_classes(self, num_classes: int, class_names: Sequence[str] = ()) -> None:
+        """Raises ValueError if the class weights do not fit a head of `num_classes` classes."""
+        if self.class_weights is not None and len(self.class_weights) != num_classes:
+            names = f" ({', '.join(class_names)})" if class_names else ""
+            raise ValueError(
+                f"class_weights has {len(self.class_weights)} entries, but the head has {num_classes} classes{names}"
+            )
+
+    @abstractmethod
+    def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        """logits (B, C) float32; target (B,) int64, each 0 to C - 1 -> the losses (B,), before class weights."""
+
+    def weighted_per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        """As `per_sample`, each times the weight of its class."""
+        losses = self.per_sample(logits, target)
+        return losses if self.class_weights is None else losses * self.class_weights[target]
+
+    def total(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+        """The sum of the weighted losses over the samples where `known` (B,) bool is true: a scalar."""
+        return torch.where(known, self.weighted_per_sample(logits, target), 0.0).sum()
+
+    def sample_weights(self, target: Tensor) -> Tensor:
+        """target (B,) int64, -1 = unknown -> what each sample adds to the normaliser (B,) float32, 0 where unknown."""
+        known = target != UNKNOWN
+        if self.class_weights is None:
+            return known.float()
+        return torch.where(known, self.class_weights[torch.where(known, target, 0)], 0.0)
+
+    def forward(self, logits: Tensor, target: Tensor, normaliser: Tensor | None = None) -> Tensor:
+        """The loss, a scalar float32.
+
+        logits (B, C), raw, of any float type; target (B,) int64, -1 = unknown; normaliser: a scalar to divide by
+        instead of this batch's sum of `sample_weights`. With the sum over all batches of one update (accumulated, or
+        of several processes) the added gradients are those of one large batch. Where nothing is known the loss is 0.
+        """
+        known = target != UNKNOWN
+        # Masks, not boolean indexing, which would wait for the device. The logits are masked before the loss: behind
+        # it, a NaN of an unknown row would come back in the gradient as 0 * NaN.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = torch.where(known.unsqueeze(1), logits, 0.0)
+        total = self.total(logits, torch.where(known, target, 0), known)
+        if normaliser is None:
+            normaliser = self.sample_weights(target).sum()
+        return total / torch.where(normaliser > 0, normaliser, torch.inf)

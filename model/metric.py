@@ -1,0 +1,69 @@
+"""The metrics that a config may name: functions of a confusion matrix, so that they belong to a whole set.
+
+confusion (C, C) counts, [true, predicted]. Every function takes a matrix on any device and waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["accuracy", "f1"]
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One class's row of a table: ratios of 0 to 1, NaN where nothing was counted; support = samples truly of it."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def accuracy(confusion: Tensor) -> float:
+    """The share of samples that are right; NaN if there are none."""
+    counts = confusion.double()
+    return float(counts.diagonal().sum() / counts.sum())
+
+
+def f1(confusion: Tensor) -> float:
+    """Macro F1: the mean over classes of 2 TP / (2 TP + FP + FN), over the classes that are true or predicted at least
+    once (scikit-learn's `f1_score(average="macro")`); NaN if there are no samples."""
+    return float(_f1_by_class(confusion).nanmean())
+
+
+def _f1_by_class(confusion: Tensor) -> Tensor:
+    """(C,) float64, NaN for a class that is neither true nor predicted."""
+    counts = confusion.double()
+    return 2 * counts.diagonal() / (counts.sum(dim=0) + counts.sum(dim=1))
+
+
+def per_class(confusion: Tensor, class_names: Sequence[str]) -> list[ClassScores]:
+    """Precision, recall, F1 and support of each class, in the order of the classes."""
+    counts = confusion.double()
+    right = counts.diagonal()
+    precision, recall = right / counts.sum(dim=0), right / counts.sum(dim=1)
+    rows = zip(
+        class_names,
+        precision.tolist(),
+        recall.tolist(),
+        _f1_by_class(confusion).tolist(),
+        confusion.sum(dim=1).tolist(),
+        strict=True,
+    )
+    return [ClassScores(name, *scores) for name, *scores in rows]
+
+
+def majority_baseline(confusion: Tensor) -> Tensor:
+    """The confusion matrix (C, C) of a predictor that always says the most frequent true class (the first of equals).
+
+    What a model must beat to have learnt anything."""
+    support = confusion.sum(dim=1)
+    baseline = torch.zeros_like(confusion)
+    baseline[:, int(support.argmax())] = support
+    return baseline

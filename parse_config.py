@@ -1,0 +1,244 @@
+"""The config: read (JSON, comments allowed) -> extend -> override -> check -> build objects by name.
+
+config = ConfigParser.from_file(arguments.config, SECTIONS, arguments.overrides)
+optimizer = config.build("optimizer", params=model.parameters())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.command_line import CommandLine
+from utils.config_layers import Layers, Override
+from utils.config_sections import (
+    BuildError,
+    ByName,
+    Group,
+    Many,
+    One,
+    Section,
+    Settings,
+    build_extra,
+    listed,
+)
+from utils.errors import ConfigError
+from utils.signature_problems import Place, Problem, position
+from utils.wording import shown
+
+__all__ = [
+    "Arguments",
+    "ByName",
+    "ConfigParser",
+    "Group",
+    "Many",
+    "One",
+    "Override",
+    "Section",
+    "Settings",
+    "listed",
+    "parse_arguments",
+]
+
+
+class ConfigParser:
+    """A checked config.
+
+    resolved: plain data with everything applied, ready to be saved; notes: what the log should tell of it."""
+
+    def __init__(self, layers: Layers, sections: Group, overrides: Sequence[Override] = ()) -> None:
+        """Applies the overrides and checks everything. Raises ConfigError, a line for each problem."""
+        self.sections = sections
+        self.notes = layers.notes
+        self._layers = layers
+        # A new type drops the arguments of the old one, so it must come before overrides of the new one's.
+        for override in sorted(overrides, key=lambda each: each.place.split(".")[-1] != "type"):
+            self._override(override)
+        problems = self._problems()
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    @classmethod
+    def from_file(cls, path: Path | str, sections: Group, overrides: Sequence[Override] = ()) -> ConfigParser:
+        """The config of a file and of those that it extends. Raises ConfigError."""
+        return cls(Layers.from_file(Path(path)), sections, overrides)
+
+    @classmethod
+    def from_dict(
+        cls, values: dict[str, Any], sections: Group, origin: str, overrides: Sequence[Override] = ()
+    ) -> ConfigParser:
+        """A config that is at hand; `origin` is what errors name, such as "checkpoint saved/.../last.pth"."""
+        return cls(Layers.from_dict(values, origin), sections, overrides)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        return self._layers.values
+
+    def __getitem__(self, key: str) -> Any:
+        return self.resolved[key]
+
+    def build(self, place: str, **supplied: Any) -> Any:
+        """Builds what stands at a place: "optimizer", "loss.heads.age", "data" (a list), "loss.heads" (a dict by name).
+
+        Each constructor is given those of `supplied` that it has a parameter for. An optional section that is absent
+        gives None (a list: []). Raises ConfigError where a constructor refuses its arguments."""
+        section, value, steps = self._find(place)
+        return self._told(lambda: section.build(value, steps, supplied), steps)
+
+    def extra(self, place: str = "") -> Any:
+        """What a section's `extra` makes of the keys beside "type" and "args"; "" is the top level's plain keys."""
+        section, value, steps = self._find(place)
+        return self._told(lambda: build_extra(section, value, steps), steps)
+
+    def problem(self, place: str, text: str) -> str:
+        """A line of an error: the file or flag, the place, its value and `text`, such as `is not one of ...`."""
+        value = self._value(self._place(place))
+        return f"{self.origin(place)}: {place}{'' if value is None else f' = {shown(value)}'} {text}"
+
+    def origin(self, place: str) -> str:
+        """The file or the flag that has set the value at a place."""
+        return self._layers.origin(self._place(place))
+
+    @staticmethod
+    def json_schema(sections: Group) -> dict[str, Any]:
+        """The JSON Schema (draft 2020-12) of a config file, for editors. A file that extends another may leave out
+        whatever the other says."""
+        complete = sections.schema()
+        complete["properties"] = {
+            "$schema": {"type": "string"},
+            "extends": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+            **complete["properties"],
+        }
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "if": {"required": ["extends"]},
+            "then": {"$ref": "#/$defs/part"},
+            "else": {"$ref": "#/$defs/complete"},
+            "$defs": {"complete": complete, "part": _without_required(complete)},
+        }
+
+    def _problems(self) -> list[str]:
+        hidden = self._layers.hidden
+        told = [
+            problem
+            for problem in self.sections.problems(self.resolved, ())
+            if not any(problem.place[: len(place)] == place for place in hidden)
+        ]
+        return [*self._layers.problems, *self._lines(told)]
+
+    def _lines(self, problems: Sequence[Problem]) -> list[str]:
+        """With what has set each, in the order of the file."""
+        ordered = sorted(problems, key=lambda problem: position(problem.place, self.resolved))
+        return [f"{self._layers.origin(problem.place)}: {problem.text}" for problem in ordered]
+
+    def _override(self, override: Override) -> None:
+        """A value that reads as JSON, but stands where text is expected, is the text: `--set name=2024`."""
+        place = self._layers.override(override)
+        if place is None or not self._is_wrong(place):
+            return
+        self._layers.override(override, as_text=True)
+        if self._is_wrong(place):
+            self._layers.override(override)
+
+    def _is_wrong(self, place: Place) -> bool:
+        return any(problem.place == place for problem in self.sections.problems(self.resolved, ()))
+
+    def _find(self, place: str) -> tuple[Section, Any, Place]:
+        section: Section = self.sections
+        steps = self._place(place)
+        for step in steps:
+            section = section.part(step)
+        return section, self._value(steps), steps
+
+    def _place(self, dotted_place: str) -> Place:
+        """ "data.0.args" -> ("data", 0, "args"): a number is an index only where a list stands."""
+        place: Place = ()
+        for step in dotted_place.split(".") if dotted_place else ():
+            in_list = isinstance(self._value(place), list) and step.isdigit()
+            place = (*place, int(step) if in_list else step)
+        return place
+
+    def _value(self, place: Place) -> Any:
+        """The value at a place, None where there is none."""
+        value: Any = self.resolved
+        for step in place:
+            holds = step in value if isinstance(value, dict) else isinstance(value, list) and step in range(len(value))
+            value = value[step] if holds else None
+        return value
+
+    def _told(self, make: Callable[[], Any], place: Place) -> Any:
+        try:
+            return make()
+        except BuildError as error:
+            raise ConfigError("\n".join(self._lines(error.problems))) from error
+        except ConfigError as error:
+            lines = []
+            for line in str(error).splitlines():
+                named = self._place(line.split(" ")[0])
+                origin = self._layers.origin(named if named[:1] == place[:1] else place)
+                lines.append(f"{origin}: {line}")
+            raise ConfigError("\n".join(lines)) from error
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command line of train.py."""
+
+    config: Path | None
+    resume: str | None
+    device: str | None
+    overrides: tuple[Override, ...]
+    print_config: bool
+    dry_run: bool
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
+    """The command line of train.py, of this process where `argv` is None. Raises ConfigError."""
+    parser = CommandLine(description="Trains the model that a JSON config describes.")
+    parser.add_argument("-c", "--config", type=Path, help="the config file")
+    parser.add_argument("-r", "--resume", help="a checkpoint or run folder to go on from, or auto: the newest run")
+    parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 (default: the best there is)")
+    parser.add_argument("--lr", help="short for --set optimizer.args.lr=...")
+    parser.add_argument("--bs", help="short for --set data_loader.args.batch_size=...")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b.c=value",
+        help="sets one value of the config, any number of times; entries of lists by number: data.0.args.root=...",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, push one batch through, and stop")
+    given = parser.parse(argv)
+    overrides = [override_from(text) for text in given.set]
+    for flag, place in (("lr", "optimizer.args.lr"), ("bs", "data_loader.args.batch_size")):
+        text = getattr(given, flag)
+        if text is not None:
+            overrides.append(Override(place, text, f"--{flag}"))
+    return Arguments(given.config, given.resume, given.device, tuple(overrides), given.print_config, given.dry_run)
+
+
+def override_from(text: str) -> Override:
+    """`a.b.c=value` as an Override. Raises ConfigError."""
+    place, equals, value = text.partition("=")
+    if not equals or not all(place.split(".")):
+        shortened = place if equals else text
+        raise ConfigError(f"--set {shortened}: a.b.c=value is expected, such as --set trainer.epochs=10")
+    return Override(place, value)
+
+
+def _without_required(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a file that says only a part. Lists are replaced, not merged, so their entries stay complete."""
+    loose: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "properties":
+            loose[key] = {name: _without_required(inner) for name, inner in value.items()}
+        elif key in ("additionalProperties", "then") and isinstance(value, dict):
+            loose[key] = _without_required(value)
+        elif key in ("anyOf", "allOf"):
+            loose[key] = [_without_required(inner) for inner in value]
+        elif key != "required":
+            loose[key] = value
+    return loose

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+
+from base.confusion import ConfusionCounts
+
+
+def draw(count: int, num_classes: int, unknown_share: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = np.random.default_rng(count * 31 + num_classes)
+    target = generator.integers(0, num_classes, count)
+    target[generator.random(count) < unknown_share] = -1
+    return torch.from_numpy(target), torch.from_numpy(generator.integers(0, num_classes, count))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+@pytest.mark.parametrize("num_classes", [2, 18])
+def test_equals_scikit_learn_for_every_batch_size(batch_size: int, num_classes: int) -> None:
+    target, predicted = draw(500, num_classes)
+    counts = ConfusionCounts(num_classes, "cpu")
+    for start in range(0, 500, batch_size):
+        counts.update(target[start : start + batch_size], predicted[start : start + batch_size])
+    known = target != -1
+    expected = confusion_matrix(target[known], predicted[known], labels=range(num_classes))
+    assert counts.matrix.dtype == torch.int64
+    assert counts.matrix.tolist() == expected.tolist()
+
+
+def test_rows_are_true_and_columns_predicted() -> None:
+    counts = ConfusionCounts(3)
+    counts.update(torch.tensor([0, 0, 2]), torch.tensor([1, 1, 0]))
+    assert counts.matrix.tolist() == [[0, 2, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def test_unknown_targets_are_passed_over() -> None:
+    counts = ConfusionCounts(2)
+    counts.update(torch.tensor([-1, -1]), torch.tensor([0, 1]))
+    counts.update(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
+    assert counts.matrix.sum() == 0
+
+
+def test_counts_of_two_processes_add_up() -> None:
+    target, predicted = draw(100, 3)
+    whole, first, second = ConfusionCounts(3), ConfusionCounts(3), ConfusionCounts(3)
+    whole.update(target, predicted)
+    first.update(target[:41], predicted[:41])
+    second.update(target[41:], predicted[41:])
+    assert torch.equal(first.counts + second.counts, whole.counts)
+
+
+def test_state_continues_where_it_was_and_is_not_shared() -> None:
+    target, predicted = draw(90, 4)
+    whole, stopped, resumed = ConfusionCounts(4), ConfusionCounts(4), ConfusionCounts(4)
+    whole.update(target, predicted)
+    stopped.update(target[:50], predicted[:50])
+    state = stopped.state_dict()
+    stopped.update(target[:50], predicted[:50])
+    resumed.load_state_dict(state)
+    resumed.update(target[50:], predicted[50:])
+    assert torch.equal(resumed.matrix, whole.matrix)
+
+
+def test_matrix_is_a_copy_and_reset_begins_again() -> None:
+    counts = ConfusionCounts(2)
+    counts.update(torch.tensor([1]), torch.tensor([1]))
+    before = counts.matrix
+    counts.reset()
+    assert before.tolist() == [[0, 0], [0, 1]]
+    assert counts.matrix.sum() == 0
+
+
+def test_a_state_of_other_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 classes, where 2"):
+        ConfusionCounts(2).load_state_dict(ConfusionCounts(3).state_dict())

@@ -1,0 +1,396 @@
+"""The label space against brute force: loops over every class, every number, every pair."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from base.label_space import LabelSpace, is_unknown
+from utils.errors import ConfigError, DataError
+
+MASK = {"classes": ["wear", "incorrect", "not_wear"]}
+GENDER = {"classes": ["male", "female"]}
+AGE = {"bins": [30, 60], "limits": [0, 120]}
+DECADES = [20, 30, 40, 50, 60]
+
+
+def space(age: dict[str, Any] | None = None, **more: Any) -> LabelSpace:
+    attributes: dict[str, Any] = {"mask": MASK, "gender": GENDER, "age": {**AGE, **(age or {})}}
+    return LabelSpace(attributes, **more)
+
+
+def age_group(age: float) -> int:
+    """The competition's rule, in its own words: below 30, 30 to 59, 60 and more."""
+    if age < 30:
+        return 0
+    return 1 if age < 60 else 2
+
+
+def draw_probabilities(labels: LabelSpace, count: int = 5) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.rand(count, head.num_classes, generator=generator, dtype=torch.float64).softmax(dim=1)
+        for name, head in labels.heads.items()
+    }
+
+
+# The competition's space
+
+
+def test_competition_answer_is_mask_6_gender_3_age() -> None:
+    labels = space()
+    assert labels.num_answers == 18
+    seen = []
+    for (m, mask), (g, gender), age in itertools.product(
+        enumerate(MASK["classes"]), enumerate(GENDER["classes"]), range(121)
+    ):
+        raw = {"mask": mask, "gender": gender, "age": str(age)}
+        classes = {"mask": m, "gender": g, "age": age_group(age)}
+        assert labels.targets(raw) == classes
+        assert labels.scoring_targets(raw) == classes
+        answer = labels.answers({name: torch.tensor([value]) for name, value in classes.items()})
+        assert answer.tolist() == [m * 6 + g * 3 + age_group(age)]
+        seen.append(answer.item())
+    assert set(seen) == set(range(18))
+
+
+def test_competition_names() -> None:
+    labels = space()
+    assert labels.attributes["age"].class_names == ("<30", "30-59", ">=60")
+    expected = tuple(
+        f"{mask} {gender} {age}"
+        for mask in MASK["classes"]
+        for gender in GENDER["classes"]
+        for age in ("<30", "30-59", ">=60")
+    )
+    assert labels.answer_names == expected
+    assert [head.num_classes for head in labels.heads.values()] == [3, 2, 3]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["mask", "gender", "age"])))
+def test_parts_undo_answers_in_any_order(order: tuple[str, ...]) -> None:
+    labels = space(answer=list(order))
+    sizes = {"mask": 3, "gender": 2, "age": 3}
+    every = torch.arange(18)
+    parts = labels.parts(every)
+    assert list(parts) == list(order)
+    assert torch.equal(labels.answers(parts), every)
+    by_hand = list(itertools.product(*(range(sizes[name]) for name in order)))
+    assert list(zip(*(parts[name].tolist() for name in order), strict=True)) == by_hand
+    assert labels.answer_names == tuple(
+        " ".join(labels.attributes[name].class_names[k] for name, k in zip(order, row, strict=True)) for row in by_hand
+    )
+
+
+def test_unknown_parts_make_an_unknown_answer() -> None:
+    labels = space()
+    rows = list(itertools.product([-1, 0, 2], [-1, 0, 1], [-1, 0, 2]))
+    columns = [torch.tensor(column) for column in zip(*rows, strict=True)]
+    answers = labels.answers(dict(zip(["mask", "gender", "age"], columns, strict=True)))
+    assert answers.tolist() == [-1 if -1 in row else row[0] * 6 + row[1] * 3 + row[2] for row in rows]
+    parts = labels.parts(answers)
+    for index, row in enumerate(rows):
+        expected = [-1, -1, -1] if -1 in row else list(row)
+        assert [parts[name][index].item() for name in ("mask", "gender", "age")] == expected
+
+
+def test_answers_leave_their_input_alone() -> None:
+    labels = space()
+    targets = {"mask": torch.tensor([1]), "gender": torch.tensor([-1]), "age": torch.tensor([2])}
+    labels.answers(targets)
+    assert {name: value.item() for name, value in targets.items()} == {"mask": 1, "gender": -1, "age": 2}
+
+
+# Raw values
+
+
+@pytest.mark.parametrize("raw", [None, "", "  ", math.nan, np.float64("nan")])
+def test_unknown_values(raw: Any) -> None:
+    assert is_unknown(raw)
+    labels = space()
+    assert labels.targets({"mask": raw, "gender": "male", "age": raw}) == {"mask": -1, "gender": 0, "age": -1}
+    assert labels.scoring_targets({"gender": raw}) == {"mask": -1, "gender": -1, "age": -1}
+
+
+@pytest.mark.parametrize("raw", [0, "0", 0.0, False, "nan", "-1"])
+def test_known_values_are_not_unknown(raw: Any) -> None:
+    assert not is_unknown(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"), [(29.9, 0), ("29.9", 0), (30, 1), (" 59 ", 1), (60.0, 2), (0, 0), (120, 2), (np.int64(45), 1)]
+)
+def test_edges_of_age(raw: Any, expected: int) -> None:
+    assert space().scoring_targets({"age": raw})["age"] == expected
+
+
+@pytest.mark.parametrize("raw", ["abc", -1, "-1", 300, "300", 120.1, "nan", "inf", math.inf, True, [30]])
+def test_ages_that_are_none_are_refused(raw: Any) -> None:
+    labels = space()
+    for read in (labels.targets, labels.scoring_targets):
+        with pytest.raises(DataError, match=r"^age = .*(is not a number|is not within 0 to 120)$") as caught:
+            read({"mask": "wear", "gender": "male", "age": raw})
+        assert repr(raw) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "raw"), [("gender", "man"), ("gender", "Male"), ("mask", "mask1"), ("mask", 0)])
+def test_unknown_classes_are_refused_with_the_known_ones(name: str, raw: Any) -> None:
+    known = ", ".join({"gender": GENDER, "mask": MASK}[name]["classes"])
+    with pytest.raises(DataError) as caught:
+        space().targets({name: raw})
+    assert str(caught.value) == f"{name} = {raw!r} is not one of {known}"
+
+
+def test_without_limits_any_number_is_believed() -> None:
+    labels = LabelSpace({"height": {"bins": [1.5]}})
+    assert labels.targets({"height": -3})["height"] == 0
+    assert labels.targets({"height": 1e9})["height"] == 1
+    assert labels.attributes["height"].class_names == ("<1.5", ">=1.5")
+
+
+# Training bins
+
+
+def test_an_old_age_cut_for_training_is_not_the_one_that_is_scored() -> None:
+    labels = space({"training_bins": [30, 58]})
+    for age in range(121):
+        assert labels.targets({"age": age})["age"] == (0 if age < 30 else 1 if age < 58 else 2)
+        assert labels.scoring_targets({"age": age})["age"] == age_group(age)
+    assert labels.attributes["age"].training_to_scoring == (0, 1, 2)
+    assert labels.heads["age"].class_names == ("<30", "30-57", ">=58")
+
+
+def test_decades_are_summed_back() -> None:
+    labels = space({"training_bins": DECADES})
+    assert labels.attributes["age"].training_to_scoring == (0, 0, 1, 1, 1, 2)
+    assert labels.heads["age"].class_names == ("<20", "20-29", "30-39", "40-49", "50-59", ">=60")
+    for age in range(121):
+        decade = labels.targets({"age": age})["age"]
+        assert decade == sum(age >= edge for edge in DECADES)
+        assert labels.attributes["age"].training_to_scoring[decade] == age_group(age)
+    probabilities = draw_probabilities(labels)
+    summed = labels.attribute_probabilities(probabilities)["age"]
+    p = probabilities["age"]
+    torch.testing.assert_close(summed, torch.stack([p[:, 0] + p[:, 1], p[:, 2] + p[:, 3] + p[:, 4], p[:, 5]], dim=1))
+
+
+def test_finer_bins_that_move_an_edge_need_a_mapping() -> None:
+    with pytest.raises(ConfigError, match=r"training_bins = \[20, 30, 40, 58\].*lack the edge 60") as caught:
+        space({"training_bins": [20, 30, 40, 58]})
+    assert "training_to_scoring" in str(caught.value)
+    labels = space({"training_bins": [20, 30, 40, 58], "training_to_scoring": [0, 0, 1, 1, 2]})
+    assert labels.attributes["age"].training_to_scoring == (0, 0, 1, 1, 2)
+    assert labels.targets({"age": 59})["age"] == 4
+
+
+# Combined heads: probabilities against loops
+
+HEADS: dict[str, dict[str, list[str]] | None] = {
+    "three": None,
+    "gender_age": {"mask": ["mask"], "gender_age": ["gender", "age"]},
+    "age_first": {"age_gender": ["age", "gender"], "mask": ["mask"]},
+    "around": {"mask_age": ["mask", "age"], "gender": ["gender"]},
+    "all": {"mask_gender_age": ["mask", "gender", "age"]},
+    "all_turned": {"everything": ["age", "mask", "gender"]},
+}
+
+
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS.keys())
+@pytest.mark.parametrize("training_bins", [[30, 60], [30, 58], DECADES])
+@pytest.mark.parametrize("answer", [None, ["age", "mask", "gender"], ["gender", "mask"], ["age"]])
+def test_probabilities_equal_a_loop(
+    heads: dict[str, list[str]] | None, training_bins: list[int], answer: list[str] | None
+) -> None:
+    labels = space({"training_bins": training_bins}, heads=heads, answer=answer)
+    probabilities = draw_probabilities(labels, 3)
+    sizes = {"mask": 3, "gender": 2, "age": len(training_bins) + 1}
+    scoring = {"mask": 3, "gender": 2, "age": 3}
+    to_age = labels.attributes["age"].training_to_scoring
+    names = answer or ["mask", "gender", "age"]
+    expected = np.zeros((3, math.prod(scoring[name] for name in names)))
+    alone = {name: np.zeros((3, scoring[name])) for name in scoring}
+    head_parts = heads or {name: [name] for name in sizes}
+    for row in range(3):
+        for m, g, a in itertools.product(range(3), range(2), range(sizes["age"])):
+            classes = {"mask": m, "gender": g, "age": a}
+            probability = 1.0
+            for head, parts in head_parts.items():
+                index = 0
+                for part in parts:
+                    index = index * sizes[part] + classes[part]
+                probability *= probabilities[head][row, index].item()
+            scored = {"mask": m, "gender": g, "age": to_age[a]}
+            cell = 0
+            for name in names:
+                cell = cell * scoring[name] + scored[name]
+            expected[row, cell] += probability
+            for name, index in scored.items():
+                alone[name][row, index] += probability
+    np.testing.assert_allclose(labels.answer_probabilities(probabilities).numpy(), expected, atol=1e-12)
+    by_attribute = labels.attribute_probabilities(probabilities)
+    assert set(by_attribute) == set(scoring)
+    for name, sums in alone.items():
+        np.testing.assert_allclose(by_attribute[name].numpy(), sums, atol=1e-12)
+
+
+@pytest.mark.parametrize("heads", [HEADS["gender_age"], HEADS["all"], HEADS["all_turned"]])
+def test_targets_of_combined_heads_are_right_when_certain(heads: dict[str, list[str]]) -> None:
+    """A head that is certain of its target gives the answer that is scored, for every combination."""
+    labels = space({"training_bins": DECADES}, heads=heads)
+    for mask, gender, age in itertools.product(MASK["classes"], GENDER["classes"], range(15, 70, 3)):
+        raw = {"mask": mask, "gender": gender, "age": age}
+        certain = {
+            name: torch.eye(labels.heads[name].num_classes)[[target]] for name, target in labels.targets(raw).items()
+        }
+        answer = labels.answers({name: torch.tensor([c]) for name, c in labels.scoring_targets(raw).items()})
+        assert labels.answer_probabilities(certain).argmax(dim=1).tolist() == answer.tolist()
+        for name, index in labels.targets(raw).items():
+            words = labels.heads[name].class_names[index].split()
+            assert len(words) == len(labels.heads[name].attributes)
+
+
+def test_a_combined_head_is_unknown_where_a_part_is() -> None:
+    labels = space(heads={"mask": ["mask"], "gender_age": ["gender", "age"]})
+    assert labels.targets({"mask": "wear", "gender": "female", "age": ""}) == {"mask": 0, "gender_age": -1}
+    assert labels.targets({"gender": "female", "age": 61}) == {"mask": -1, "gender_age": 5}
+    assert labels.scoring_targets({"gender": "female"}) == {"mask": -1, "gender": 1, "age": -1}
+
+
+def test_one_head_only() -> None:
+    labels = space(heads={"mask": ["mask"]})
+    assert labels.num_answers == 3
+    assert labels.answer_names == ("wear", "incorrect", "not_wear")
+    assert list(labels.scoring_targets({"mask": "wear", "age": 20})) == ["mask"]
+    torch.testing.assert_close(labels.answer_probabilities({"mask": torch.eye(3)}), torch.eye(3))
+
+
+def test_probabilities_keep_their_kind_and_an_empty_batch() -> None:
+    labels = space({"training_bins": DECADES})
+    empty = {name: torch.zeros(0, head.num_classes) for name, head in labels.heads.items()}
+    assert labels.answer_probabilities(empty).shape == (0, 18)
+    assert labels.attribute_probabilities(empty)["age"].shape == (0, 3)
+    assert labels.answer_probabilities(draw_probabilities(labels)).dtype == torch.float64
+
+
+def test_config_makes_the_same_space_again() -> None:
+    labels = space({"training_bins": DECADES}, heads=HEADS["gender_age"], answer=["age", "mask"])
+    again = LabelSpace(**json.loads(json.dumps(labels.to_config())))
+    assert again.heads == labels.heads
+    assert again.attributes == labels.attributes
+    assert again.answer_attributes == labels.answer_attributes
+    assert LabelSpace(**space().to_config()).answer_names == space().answer_names
+
+
+# Config errors
+
+WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "no attribute": ({"attributes": {}}, ["labels.attributes is empty"]),
+    "neither": ({"attributes": {"a": {}}}, ["labels.attributes.a", '"classes" or "bins"']),
+    "both": ({"attributes": {"a": {"classes": ["x", "y"], "bins": [1]}}}, ["labels.attributes.a", "either"]),
+    "one class": ({"attributes": {"a": {"classes": ["x"]}}}, ["labels.attributes.a.classes = ['x']", "two"]),
+    "class twice": ({"attributes": {"a": {"classes": ["x", "y", "x"]}}}, ["labels.attributes.a.classes", "once"]),
+    "blank class": ({"attributes": {"a": {"classes": ["x", " "]}}}, ["labels.attributes.a.classes"]),
+    "padded class": ({"attributes": {"a": {"classes": ["x", "y "]}}}, ["labels.attributes.a.classes"]),
+    "limits on classes": (
+        {"attributes": {"a": {"classes": ["x", "y"], "limits": [0, 1]}}},
+        ["labels.attributes.a.limits", '"bins"'],
+    ),
+    "no bins": ({"attributes": {"a": {"bins": []}}}, ["labels.attributes.a.bins = []"]),
+    "bins fall": ({"attributes": {"a": {"bins": [60, 30]}}}, ["labels.attributes.a.bins = [60, 30]", "rise"]),
+    "bins stand": ({"attributes": {"a": {"bins": [30, 30]}}}, ["labels.attributes.a.bins = [30, 30]", "rise"]),
+    "bins nan": ({"attributes": {"a": {"bins": [math.nan]}}}, ["labels.attributes.a.bins"]),
+    "bins inf": ({"attributes": {"a": {"bins": [30, math.inf]}}}, ["labels.attributes.a.bins"]),
+    "training bins fall": (
+        {"attributes": {"a": {"bins": [30, 60], "training_bins": [30, 20, 60]}}},
+        ["labels.attributes.a.training_bins = [30, 20, 60]", "rise"],
+    ),
+    "training bins fewer": (
+        {"attributes": {"a": {"bins": [30, 60], "training_bins": [30]}}},
+        ["labels.attributes.a.training_bins = [30]", "bins = [30, 60]", "60"],
+    ),
+    "mapping short": (
+        {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [0, 1]}}},
+        ["labels.attributes.a.training_to_scoring = [0, 1]", "3 training bins"],
+    ),
+    "mapping misses a class": (
+        {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [0, 0, 0]}}},
+        ["labels.attributes.a.training_to_scoring = [0, 0, 0]"],
+    ),
+    "mapping beyond": (
+        {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [0, 1, 2]}}},
+        ["labels.attributes.a.training_to_scoring = [0, 1, 2]"],
+    ),
+    "mapping falls": (
+        {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [1, 0, 1]}}},
+        ["labels.attributes.a.training_to_scoring = [1, 0, 1]", "rising"],
+    ),
+    "limits turned": ({"attributes": {"a": {"bins": [30], "limits": [9, 1]}}}, ["labels.attributes.a.limits = [9, 1]"]),
+    "limits of three": ({"attributes": {"a": {"bins": [30], "limits": [0, 1, 2]}}}, ["labels.attributes.a.limits"]),
+    "limits nan": ({"attributes": {"a": {"bins": [30], "limits": [math.nan, 2]}}}, ["labels.attributes.a.limits"]),
+    "a bin beyond the limits": (
+        {"attributes": {"a": {"bins": [30, 130], "limits": [0, 120]}}},
+        ["labels.attributes.a.bins = [30, 130]", "limits"],
+    ),
+    "name with a dot": ({"attributes": {"a.b": {"classes": ["x", "y"]}}}, ["a.b", "letters"]),
+    "name with a slash": ({"attributes": {"a/b": {"classes": ["x", "y"]}}}, ["a/b"]),
+    "name without letters": ({"attributes": {"": {"classes": ["x", "y"]}}}, ["letters"]),
+    "head with a dot": ({"attributes": {"mask": MASK}, "heads": {"m.n": ["mask"]}}, ["labels.heads", "m.n"]),
+    "no heads": ({"attributes": {"mask": MASK}, "heads": {}}, ["labels.heads is empty"]),
+    "head of nothing": ({"attributes": {"mask": MASK}, "heads": {"h": []}}, ["labels.heads.h names no attribute"]),
+    "head of what is not": (
+        {"attributes": {"mask": MASK}, "heads": {"h": ["mask", "msk"]}},
+        ['labels.heads.h names "msk"', "mask"],
+    ),
+    "attribute in two heads": (
+        {"attributes": {"mask": MASK, "gender": GENDER}, "heads": {"h": ["mask"], "i": ["gender", "mask"]}},
+        ['labels.heads.i names "mask"', 'head "h"'],
+    ),
+    "attribute twice in a head": (
+        {"attributes": {"mask": MASK}, "heads": {"h": ["mask", "mask"]}},
+        ['labels.heads.h names "mask"'],
+    ),
+    "answer without a head": (
+        {"attributes": {"mask": MASK, "gender": GENDER}, "heads": {"h": ["mask"]}, "answer": ["gender"]},
+        ['labels.answer names "gender"', "mask"],
+    ),
+    "answer twice": ({"attributes": {"mask": MASK}, "answer": ["mask", "mask"]}, ["labels.answer", "once"]),
+    "answer empty": ({"attributes": {"mask": MASK}, "answer": []}, ["labels.answer = []"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG.keys())
+def test_config_errors_name_place_value_and_expectation(arguments: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LabelSpace(**arguments)
+    assert any(all(word in line for word in words) for line in str(caught.value).splitlines()), str(caught.value)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_one_mistake_is_one_line(name: str) -> None:
+    """No other problem follows from the first."""
+    with pytest.raises(ConfigError) as caught:
+        LabelSpace(**WRONG[name][0])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_mistakes_are_told_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        LabelSpace(
+            {"mask": {"classes": ["x"]}, "age": {"bins": [60, 30], "limits": [5, 1]}, "gender": {}},
+            heads={"mask": ["msk"]},
+        )
+    text = str(caught.value)
+    for word in (
+        "attributes.mask.classes",
+        "attributes.age.bins",
+        "attributes.age.limits",
+        "attributes.gender",
+        '"msk"',
+    ):
+        assert word in text

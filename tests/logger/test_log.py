@@ -1,0 +1,130 @@
+"""What reaches the console and the file, by verbosity and rank."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from logger.log import LOG_NAME, close_log, open_log, progress_bar
+
+
+@pytest.fixture(autouse=True)
+def _closed_log() -> Iterator[None]:
+    yield
+    close_log()
+
+
+def _say_all(log: logging.Logger) -> None:
+    log.debug("small 한글")
+    log.info("epoch 1")
+    log.warning("careful")
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "shown"),
+    [
+        (0, ["warning: careful"]),
+        (1, ["epoch 1", "warning: careful"]),
+        (2, ["small 한글", "epoch 1", "warning: careful"]),
+    ],
+)
+def test_the_console_follows_verbosity_and_the_file_holds_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verbosity: int, shown: list[str]
+) -> None:
+    path = tmp_path / "new" / "info.log"
+    _say_all(open_log(path, verbosity))
+    out, err = capsys.readouterr()
+    assert out.splitlines() == shown
+    assert err == ""
+    lines = path.read_text("utf-8").splitlines()
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    for line, rest in zip(lines, ["DEBUG small 한글", "INFO epoch 1", "WARNING careful"], strict=True):
+        assert re.fullmatch(f"{stamp} {rest}", line)
+
+
+def test_opening_again_replaces_and_goes_on_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "info.log"
+    assert open_log(None, 1) is open_log(path, 1)
+    open_log(path, 1).info("once")
+    assert capsys.readouterr().out == "once\n"
+    assert path.read_text().count("once") == 1
+    close_log()
+    open_log(path, 1).info("twice")
+    assert [line.split()[-1] for line in path.read_text().splitlines()] == ["once", "twice"]
+
+
+def test_a_closed_log_leaves_no_handler_and_no_open_file(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "info.log", 2)
+    handlers = list(log.handlers)
+    assert len(handlers) == 2
+    close_log()
+    assert log.handlers == []
+    assert log is logging.getLogger(LOG_NAME)
+    assert all(getattr(handler, "stream", None) is None for handler in handlers)
+
+
+def test_other_processes_only_warn_and_say_who_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "info.log"
+    _say_all(open_log(path, 2, rank=3))
+    assert capsys.readouterr().out == "[rank 3] warning: careful\n"
+    assert not path.exists()
+
+
+def test_handlers_of_the_root_logger_do_not_double_the_lines() -> None:
+    stream = StringIO()
+    handler = logging.StreamHandler(stream)
+    logging.getLogger().addHandler(handler)
+    try:
+        open_log(None, 2).warning("careful")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_told_once_and_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    log = open_log(Path("/dev/full"), 0)
+    for _ in range(3):
+        log.info("lost")
+    close_log()
+    err = capsys.readouterr().err
+    assert err == "warning: /dev/full: cannot be written (No space left on device)\n"
+
+
+def test_a_closed_pipe_stops_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class ClosedPipe(StringIO):
+        def write(self, text: str) -> int:  # noqa: ARG002
+            raise BrokenPipeError
+
+    log = open_log(None, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", ClosedPipe())
+        log.info("to no one")
+    assert capsys.readouterr().err == ""
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "verbosity", "shown"), [(Terminal, 1, True), (Terminal, 0, False), (StringIO, 2, False)]
+)
+def test_progress_bars_show_only_on_a_terminal_that_wants_them(
+    monkeypatch: pytest.MonkeyPatch, stream: type[StringIO], verbosity: int, shown: bool
+) -> None:
+    stderr = stream()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    bar = progress_bar(iter("cde"), total=5, description="epoch 2", verbosity=verbosity, initial=2)
+    assert list(bar) == ["c", "d", "e"]
+    assert ("epoch 2" in stderr.getvalue()) == shown
+    assert ("2/5" in stderr.getvalue()) == shown
+    if not shown:
+        assert stderr.getvalue() == ""

@@ -1,0 +1,239 @@
+"""What the wandb tracker recorded offline, read from the `.wandb` file that `wandb sync` would send; no network."""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from logger import wandb_tracker
+from logger.log import LOG_NAME
+from logger.wandb_tracker import WandbTracker, _has_credentials
+from utils.errors import ConfigError
+from utils.image_decoding import read_rgb
+
+wandb = pytest.importorskip("wandb")
+
+KEY = "0123456789" * 4
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No settings, keys or caches of whoever runs the tests, and no server."""
+    import os
+
+    for variable in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(variable)
+    for variable in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "wandb_home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_BASE_URL", NOWHERE)
+    monkeypatch.setattr(wandb_tracker, "START_SECONDS", 1)
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def _tracker(directory: Path, **options: Any) -> WandbTracker:
+    return WandbTracker("project", "run name", directory, {"seed": 42}, **options)
+
+
+def _records(directory: Path) -> list[list[Any]]:
+    """The records of each run in `directory`, oldest first. The file is LevelDB's log: blocks of 32 KiB, of pieces with
+    a checksum (4 bytes), a length (2) and a kind (1: whole, 2 first, 3 middle, 4 last), after a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    runs = []
+    for path in sorted(directory.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+        data, place, whole, records = path.read_bytes(), 7, b"", []
+        while place + 7 <= len(data):
+            if 32768 - place % 32768 < 7:
+                place += 32768 - place % 32768
+                continue
+            _, length, kind = struct.unpack_from("<IHB", data, place)
+            whole += data[place + 7 : place + 7 + length]
+            place += 7 + length
+            if kind in (1, 4):
+                records.append(wandb_internal_pb2.Record.FromString(whole))
+                whole = b""
+        runs.append(records)
+    return runs
+
+
+def _values(items: Any) -> dict[str, Any]:
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def _of(records: list[Any], kind: str) -> list[Any]:
+    return [getattr(record, kind) for record in records if record.WhichOneof("record_type") == kind]
+
+
+def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == LOG_NAME]
+
+
+def test_without_a_key_the_run_is_recorded_offline_and_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = _tracker(tmp_path / "log", monitor="max val/f1")
+    rows = [
+        {"train/loss": 3.0, "val/loss": 2.0, "val/f1": 0.1, "val/loss_mask": 0.5},
+        {"train/loss": 2.0, "val/loss": 1.0, "val/f1": 0.4, "val/loss_mask": 0.6},
+        {"train/loss": 1.0, "val/loss": 1.5, "val/f1": 0.2, "val/loss_mask": 0.7},
+    ]
+    for epoch, row in enumerate(rows, start=1):
+        tracker.log_metrics(epoch, row)
+    tracker.close(0)
+    assert capfd.readouterr() == ("", "")
+    assert _warnings(caplog) == []
+
+    (records,) = _records(tmp_path / "log")
+    (run,) = _of(records, "run")
+    assert (run.run_id, run.project, run.display_name) == (tracker.state()["run_id"], "project", "run name")
+    assert _values(run.config.update)["seed"] == 42
+    history = [_values(row.item) for row in _of(records, "history")]
+    assert [{name: row[name] for name in ("epoch", *rows[0])} for row in history] == [
+        {"epoch": epoch, **row} for epoch, row in enumerate(rows, start=1)
+    ]
+    assert [row["_step"] for row in history] == [1, 2, 3]
+    summary: dict[str, Any] = {}
+    for update in _of(records, "summary"):
+        summary |= _values(update.update)
+    assert summary["val/loss"] == {"min": 1.0}
+    assert summary["val/f1"] == {"max": 0.4}
+    assert summary["val/loss_mask"] == {"min": 0.5}
+    assert summary["train/loss"] == 1.0
+    metrics = {metric.name or metric.glob_name: metric for metric in _of(records, "metric")}
+    assert metrics["*"].step_metric == "epoch"
+    assert metrics["val/f1"].step_metric == "epoch"
+    assert metrics["val/f1"].summary.max
+    assert _of(records, "exit")[0].exit_code == 0
+
+
+def test_the_monitor_says_the_better_direction_of_its_metric(tmp_path: Path) -> None:
+    tracker = _tracker(tmp_path, monitor="min val/error_rate")
+    tracker.log_metrics(1, {"val/error_rate": 0.5})
+    tracker.close(0)
+    (records,) = _records(tmp_path)
+    metrics = {metric.name: metric for metric in _of(records, "metric")}
+    assert metrics["val/error_rate"].summary.min
+
+
+def test_a_resumed_run_keeps_its_id_and_its_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    first = _tracker(tmp_path)
+    first.log_metrics(1, {"val/f1": 0.1})
+    first.close(75)
+    resumed = _tracker(tmp_path, resume_id=first.state()["run_id"])
+    assert resumed.state() == first.state()
+    resumed.log_metrics(2, {"val/f1": 0.2})
+    resumed.close(0)
+    runs = _records(tmp_path)
+    assert [_of(records, "run")[0].run_id for records in runs] == [first.state()["run_id"]] * 2
+    assert [[_values(row.item)["_step"] for row in _of(records, "history")] for records in runs] == [[1], [2]]
+    assert _of(runs[0], "exit")[0].exit_code == 75
+
+
+def test_pictures_go_with_their_epoch_and_late_ones_with_the_end(tmp_path: Path) -> None:
+    picture = np.zeros((6, 9, 3), np.uint8)
+    picture[2, 3] = (255, 0, 10)
+    tracker = _tracker(tmp_path)
+    tracker.log_images(1, "worst", [(picture, "true 3, said 5"), (picture, "two")])
+    tracker.log_metrics(1, {"val/f1": 0.1})
+    tracker.log_images(1, "late", [(255 - picture, "three")])
+    tracker.close(0)
+    (records,) = _records(tmp_path)
+    first, second = (_values(row.item) for row in _of(records, "history"))
+    assert first["val/f1"] == 0.1
+    assert first["worst.captions"] == ["true 3, said 5", "two"]
+    assert second["late.captions"] == ["three"]
+    assert second["epoch"] == 1
+    for row, name, expected in ((first, "worst", picture), (second, "late", 255 - picture)):
+        (path,) = tmp_path.glob(f"wandb/offline-*/files/{row[f'{name}.filenames'][0]}")
+        np.testing.assert_array_equal(read_rgb(path), expected)
+
+
+def test_credentials_are_written_nowhere(tmp_path: Path) -> None:
+    config = {"seed": 1, "wandb": {"api_key": KEY, "project": "p"}, "sources": [{"password": KEY, "hub_token": KEY}]}
+    tracker = WandbTracker("project", "run", tmp_path / "log", config)
+    tracker.log_metrics(1, {"a": 1.0})
+    tracker.close(0)
+    (records,) = _records(tmp_path / "log")
+    stored = _values(_of(records, "run")[0].config.update)
+    assert (stored["seed"], stored["wandb"], stored["sources"]) == (1, {"project": "p"}, [{}])
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_no_server_is_one_warning_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with caplog.at_level(logging.WARNING):
+        tracker = _tracker(tmp_path, resume_id="abc123")
+        tracker.log_images(1, "worst", [(np.zeros((2, 2, 3), np.uint8), "a")])
+        tracker.log_metrics(1, {"val/f1": 0.1})
+        tracker.close(0)
+    (message,) = _warnings(caplog)
+    assert message.startswith("wandb failed (")
+    assert message.endswith("is left out from here on; metrics.jsonl keeps everything")
+    assert "\n" not in message
+    assert KEY not in message
+    assert tracker.state() == {"run_id": "abc123"}
+
+
+def test_a_failure_later_on_is_one_warning_without_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = _tracker(tmp_path)
+    calls = []
+
+    def fail(*args: Any, **options: Any) -> None:
+        calls.append((args, options))
+        raise ConnectionError(f"{KEY} was refused\nby the server")
+
+    monkeypatch.setattr(tracker._run, "log", fail)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with caplog.at_level(logging.WARNING):
+        for epoch in (1, 2):
+            tracker.log_metrics(epoch, {"val/f1": 0.1})
+        tracker.close(0)
+    assert len(calls) == 1
+    (message,) = _warnings(caplog)
+    assert "wandb failed (ConnectionError: *** was refused)" in message
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="pip install wandb"):
+        _tracker(tmp_path)
+
+
+def test_keys_are_found_where_wandb_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = SimpleNamespace(api_key=None, base_url="https://tracking.example.org")
+    netrc = tmp_path / "netrc"
+    assert not _has_credentials(settings)
+    assert _has_credentials(SimpleNamespace(api_key=KEY, base_url=""))
+    for text, found in [
+        ("machine other.example.org login a password b", False),
+        ("machine tracking.example.org login user password b", True),
+        ("machine api.wandb.ai login user password b", True),
+        ("nonsense {", False),
+    ]:
+        netrc.write_text(text)
+        assert _has_credentials(settings) == found
+    netrc.unlink()
+    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, KEY)
+            assert _has_credentials(settings)

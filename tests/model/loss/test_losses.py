@@ -1,0 +1,291 @@
+"""What every loss must do, and each loss against torch, torchvision, scikit-learn or its closed form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+from model import loss as losses
+from model.loss import CrossEntropyLoss, F1Loss, FocalLoss, LabelSmoothingLoss
+from model.loss.head_loss import HeadLoss
+
+WEIGHTS = [1.4, 7.0, 0.5]
+LOSSES: dict[str, Callable[[list[float] | None], HeadLoss]] = {
+    "CrossEntropyLoss": lambda weights: CrossEntropyLoss(weights),
+    "FocalLoss": lambda weights: FocalLoss(gamma=2.0, class_weights=weights),
+    "LabelSmoothingLoss": lambda weights: LabelSmoothingLoss(smoothing=0.2, class_weights=weights),
+    "F1Loss": lambda weights: F1Loss(weights),
+}
+each_loss = pytest.mark.parametrize("make", LOSSES.values(), ids=LOSSES.keys())
+each_sum = pytest.mark.parametrize("make", [LOSSES[n] for n in LOSSES if n != "F1Loss"], ids=lambda _: "")
+with_and_without_weights = pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
+
+
+def draw(count: int = 40, seed: int = 0, unknown_share: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = (3 * torch.randn(count, 3, generator=generator, dtype=torch.float64)).requires_grad_()
+    target = torch.randint(0, 3, (count,), generator=generator)
+    target[torch.rand(count, generator=generator) < unknown_share] = -1
+    return logits, target
+
+
+def gradient(value: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+
+def test_every_listed_loss_is_tested_here() -> None:
+    assert set(losses.__all__) == set(LOSSES)
+
+
+# What all losses share
+
+
+@each_loss
+@with_and_without_weights
+def test_unknown_labels_change_nothing(make: Callable[..., HeadLoss], weights: list[float] | None) -> None:
+    logits, target = draw(unknown_share=0.4)
+    known = target != -1
+    loss = make(weights)
+    value, expected = loss(logits, target), loss(logits[known], target[known])
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient(value, logits), gradient(expected, logits))
+
+
+@each_loss
+@with_and_without_weights
+def test_what_is_not_a_number_in_an_unknown_row_stays_there(
+    make: Callable[..., HeadLoss], weights: list[float] | None
+) -> None:
+    _, target = draw(unknown_share=0.4)
+    values = draw()[0].detach()
+    values[target == -1] = torch.tensor([math.nan, math.inf, -math.inf], dtype=torch.float64)
+    logits = values.requires_grad_()
+    value = make(weights)(logits, target)
+    value.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(value)
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad[target == -1] == 0).all()
+
+
+@each_loss
+@with_and_without_weights
+def test_nothing_known_gives_zero_and_no_gradient(make: Callable[..., HeadLoss], weights: list[float] | None) -> None:
+    logits, _ = draw(8)
+    value = make(weights)(logits, torch.full((8,), -1))
+    assert value.item() == 0
+    assert (gradient(value, logits) == 0).all()
+
+
+@each_loss
+def test_only_classes_of_weight_zero_give_zero(make: Callable[..., HeadLoss]) -> None:
+    logits, _ = draw(8)
+    value = make([0.0, 1.0, 1.0])(logits, torch.zeros(8, dtype=torch.int64))
+    assert value.item() == 0
+    assert (gradient(value, logits) == 0).all()
+
+
+@each_sum
+@with_and_without_weights
+def test_micro_batches_with_a_shared_normaliser_are_one_batch(
+    make: Callable[..., HeadLoss], weights: list[float] | None
+) -> None:
+    logits, target = draw(unknown_share=0.4)
+    target[30:] = -1  # the last micro-batch knows nothing
+    loss = make(weights)
+    whole = loss(logits, target)
+    pieces = [slice(0, 3), slice(3, 19), slice(19, 30), slice(30, 40)]
+    normaliser = torch.stack([loss.sample_weights(target[piece]).sum() for piece in pieces]).sum()
+    parts = torch.stack([loss(logits[piece], target[piece], normaliser) for piece in pieces])
+    torch.testing.assert_close(parts.sum(), whole)
+    torch.testing.assert_close(gradient(parts.sum(), logits), gradient(whole, logits))
+
+
+@each_loss
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_computed_in_float32(make: Callable[..., HeadLoss], kind: torch.dtype) -> None:
+    logits, target = draw(unknown_share=0.2)
+    half = logits.detach().to(kind)
+    value = make(WEIGHTS)(half, target)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, make(WEIGHTS)(half.float(), target), rtol=0, atol=0)
+
+
+@each_loss
+@with_and_without_weights
+def test_gradients_are_the_derivatives(make: Callable[..., HeadLoss], weights: list[float] | None) -> None:
+    logits, target = draw(6, seed=5)
+    target[2] = -1
+    loss = make(weights)
+    assert torch.autograd.gradcheck(lambda values: loss(values, target), logits)
+
+
+@each_loss
+def test_extreme_logits_stay_finite(make: Callable[..., HeadLoss]) -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, 1e4, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    value = make(None)(logits, torch.tensor([0, 0, 2]))
+    value.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(value)
+    assert torch.isfinite(logits.grad).all()
+
+
+@each_loss
+def test_class_weights_of_the_wrong_length_name_both_sides(make: Callable[..., HeadLoss]) -> None:
+    make(WEIGHTS).check_num_classes(3)
+    make(None).check_num_classes(2)
+    with pytest.raises(ValueError, match=r"^class_weights has 3 entries, but the head has 2 classes \(male, female\)$"):
+        make(WEIGHTS).check_num_classes(2, ["male", "female"])
+
+
+@each_loss
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, math.nan], [math.inf, 1.0], [0.0, 0.0], []])
+def test_weights_that_mean_nothing_are_refused(make: Callable[..., HeadLoss], weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="class_weights"):
+        make(weights)
+
+
+@each_loss
+def test_class_weights_are_not_in_the_state(make: Callable[..., HeadLoss]) -> None:
+    assert make(WEIGHTS).state_dict() == {}
+
+
+@each_sum
+def test_a_sample_counts_as_often_as_its_class_weighs(make: Callable[..., HeadLoss]) -> None:
+    """Weight 2 on a class is the same as having each of its samples twice (smoothing weighs its shares as well)."""
+    loss = make([2.0, 1.0, 1.0])
+    if isinstance(loss, LabelSmoothingLoss):
+        loss.smoothing = 0.0
+    plain = make(None)
+    if isinstance(plain, LabelSmoothingLoss):
+        plain.smoothing = 0.0
+    logits, target = draw()
+    twice = torch.cat([torch.arange(len(target)), torch.nonzero(target == 0).squeeze(1)])
+    torch.testing.assert_close(loss(logits, target), plain(logits[twice], target[twice]))
+
+
+def test_a_new_loss_is_one_method() -> None:
+    class SquaredErrorLoss(HeadLoss):
+        def per_sample(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return (1 - logits.softmax(dim=1).gather(1, target.unsqueeze(1)).squeeze(1)) ** 2
+
+    logits, target = draw(unknown_share=0.5)
+    probabilities = logits.detach().softmax(dim=1).tolist()
+    rows = [(WEIGHTS[t], (1 - p[t]) ** 2) for p, t in zip(probabilities, target.tolist(), strict=True) if t >= 0]
+    expected = sum(w * value for w, value in rows) / sum(w for w, _ in rows)
+    assert SquaredErrorLoss(WEIGHTS)(logits, target).item() == pytest.approx(expected, rel=1e-6)
+
+
+# Cross entropy and label smoothing against torch
+
+
+@with_and_without_weights
+def test_cross_entropy_is_torchs(weights: list[float] | None) -> None:
+    logits, target = draw(unknown_share=0.3)
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    expected = F.cross_entropy(logits, target, weight=weight, ignore_index=-1)
+    value = CrossEntropyLoss(weights)(logits, target)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient(value, logits), gradient(expected, logits), rtol=1e-5, atol=1e-9)
+
+
+@with_and_without_weights
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_label_smoothing_is_torchs(weights: list[float] | None, smoothing: float) -> None:
+    logits, target = draw(unknown_share=0.3)
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    expected = F.cross_entropy(logits, target, weight=weight, ignore_index=-1, label_smoothing=smoothing)
+    value = LabelSmoothingLoss(smoothing, weights)(logits, target)
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(gradient(value, logits), gradient(expected, logits), rtol=1e-5, atol=1e-9)
+
+
+def test_label_smoothing_is_cross_entropy_against_smoothed_labels() -> None:
+    logits, target = draw()
+    smoothed = 0.9 * F.one_hot(target, 3).double() + 0.1 / 3
+    torch.testing.assert_close(LabelSmoothingLoss(0.1)(logits, target), F.cross_entropy(logits, smoothed))
+
+
+# Focal loss
+
+
+@with_and_without_weights
+def test_focal_loss_with_gamma_0_is_cross_entropy(weights: list[float] | None) -> None:
+    logits, target = draw(unknown_share=0.3)
+    focal, cross_entropy = FocalLoss(0.0, weights)(logits, target), CrossEntropyLoss(weights)(logits, target)
+    torch.testing.assert_close(focal, cross_entropy)
+    torch.testing.assert_close(gradient(focal, logits), gradient(cross_entropy, logits))
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
+def test_focal_loss_of_two_classes_is_torchvisions(gamma: float) -> None:
+    """softmax over (0, z) is sigmoid of z; alpha weighs class 1, 1 - alpha class 0."""
+    score = draw()[0][:, 0].detach()
+    target = draw()[1].clamp(max=1)
+    expected = sigmoid_focal_loss(score, target.double(), alpha=0.25, gamma=gamma, reduction="sum")
+    loss = FocalLoss(gamma, [0.75, 0.25])
+    logits = torch.stack([torch.zeros_like(score), score], dim=1)
+    torch.testing.assert_close(loss(logits, target, torch.tensor(1.0)), expected, rtol=1e-6, atol=0)
+
+
+def test_focal_loss_of_one_sample_by_hand() -> None:
+    logits = torch.tensor([[math.log(0.2), math.log(0.3), math.log(0.5)]])
+    assert FocalLoss(2.0)(logits, torch.tensor([1])).item() == pytest.approx(-(0.7**2) * math.log(0.3), rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 2.0])
+def test_focal_loss_of_a_certain_sample_has_a_finite_gradient(gamma: float) -> None:
+    logits = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+    FocalLoss(gamma)(logits, torch.tensor([0])).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+# F1
+
+
+def test_f1_loss_of_certain_predictions_is_scikit_learns() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        truth = np.concatenate([[0, 1, 2], generator.integers(0, 3, 30)])
+        predicted = np.where(generator.random(33) < 0.6, truth, generator.integers(0, 3, 33))
+        logits = 1000.0 * F.one_hot(torch.from_numpy(predicted), 3).float()
+        expected = 1 - f1_score(truth, predicted, average="macro")
+        assert F1Loss()(logits, torch.from_numpy(truth)).item() == pytest.approx(expected, abs=1e-6)
+        by_class = f1_score(truth, predicted, average=None)
+        weighted = 1 - (np.array(WEIGHTS) * by_class).sum() / sum(WEIGHTS)
+        assert F1Loss(WEIGHTS)(logits, torch.from_numpy(truth)).item() == pytest.approx(weighted, abs=1e-6)
+
+
+def test_f1_loss_of_one_sample_by_hand() -> None:
+    """p = 1/4: TP 1/4, FP 0, FN 3/4, so F1 = (1/2) / (5/4)."""
+    logits = torch.tensor([[0.0, math.log(3)]])
+    assert F1Loss()(logits, torch.tensor([0])).item() == pytest.approx(1 - 0.4, rel=1e-6)
+
+
+def test_f1_loss_of_a_perfect_batch_without_some_class_is_zero() -> None:
+    target = torch.tensor([0, 0, 2])
+    assert F1Loss()(1000.0 * F.one_hot(target, 3).float(), target).item() == 0
+
+
+def test_f1_loss_counts_by_known_samples_under_a_shared_normaliser() -> None:
+    logits, target = draw(unknown_share=0.4)
+    loss = F1Loss()
+    first, second = slice(0, 12), slice(12, 40)
+    known = [int((target[piece] != -1).sum()) for piece in (first, second)]
+    normaliser = torch.tensor(float(sum(known)))
+    shared = loss(logits[first], target[first], normaliser) + loss(logits[second], target[second], normaliser)
+    alone = [loss(logits[piece], target[piece]) for piece in (first, second)]
+    torch.testing.assert_close(shared, (known[0] * alone[0] + known[1] * alone[1]) / sum(known))
+
+
+def test_f1_per_sample_adds_up_to_the_batch() -> None:
+    logits, target = draw()
+    torch.testing.assert_close(F1Loss().per_sample(logits, target).mean(), F1Loss()(logits, target))

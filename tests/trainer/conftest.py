@@ -1,0 +1,164 @@
+"""A trainer over a few random images in memory: everything that a real one has, in milliseconds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from base.base_data_loader import BaseDataLoader, ImageRecord
+from base.base_model import BaseModel
+from base.base_trainer import TrainerSettings
+from base.batch import Batch
+from base.label_space import LabelSpace
+from base.preprocessing import Preprocessing
+from logger.trackers import JsonLinesTracker, Trackers
+from model.loss import CrossEntropyLoss, FocalLoss
+from model.loss.multi_head import MultiHeadLoss
+from model.metric import accuracy, f1
+from trainer.checkpoint import Checkpoints
+from trainer.schedule import Schedule
+from trainer.trainer import Trainer
+from utils.random_streams import numpy_stream
+from utils.stop_signals import StopSignals
+
+LABELS = LabelSpace(
+    {"mask": {"classes": ["on", "off"]}, "age": {"bins": [30, 60], "training_bins": [20, 30, 60]}}  # type: ignore[typeddict-item]
+)
+IMAGE_SIDE = 6
+
+
+class SmallModel(BaseModel):
+    """With batch statistics and dropout, so that an inexact resume shows."""
+
+    def __init__(self, batch_norm: bool = True, dropout: float = 0.3) -> None:
+        super().__init__({name: head.num_classes for name, head in LABELS.heads.items()})
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4) if batch_norm else nn.Identity(),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+        )
+        self.outputs = nn.ModuleDict({name: nn.Linear(4 * 16, classes) for name, classes in self.num_classes.items()})
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.body(images)
+        return {name: output(features) for name, output in self.outputs.items()}
+
+
+class MemoryLoader(BaseDataLoader):
+    """Random images; the targets of some are unknown."""
+
+    def __init__(
+        self, num_train: int = 22, num_validation: int = 9, batch_size: int = 4, valid_batch_size: int = 4
+    ) -> None:
+        stream = numpy_stream(3, "test images")
+        total = num_train + num_validation
+        self.images = torch.from_numpy(stream.integers(0, 256, (total, 3, IMAGE_SIDE, IMAGE_SIDE)).astype("uint8"))
+        raw = [
+            {
+                "mask": ["on", "off", None][int(stream.integers(3))],
+                "age": [None, 18, 25, 40, 70][int(stream.integers(5))],
+            }
+            for _ in range(total)
+        ]
+        self.targets = {n: torch.tensor([LABELS.targets(row)[n] for row in raw]) for n in LABELS.heads}
+        self.truth = {n: torch.tensor([LABELS.scoring_targets(row)[n] for row in raw]) for n in LABELS.attributes}
+        self.num_train, self.total = num_train, total
+        self.batch_size, self.valid_batch_size = batch_size, valid_batch_size
+        self.label_space = LABELS
+        self.preprocessing = Preprocessing((IMAGE_SIDE, IMAGE_SIDE), (0.5,) * 3, (0.25,) * 3, [])  # type: ignore[arg-type]
+
+    @property
+    def train_records(self) -> list[ImageRecord]:
+        return [None] * self.num_train  # type: ignore[list-item]
+
+    @property
+    def validation_records(self) -> list[ImageRecord]:
+        return [None] * (self.total - self.num_train)  # type: ignore[list-item]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_train // self.batch_size
+
+    def batch(self, rows: Tensor) -> Batch:
+        targets = {name: target[rows] for name, target in self.targets.items()}
+        return Batch(self.images[rows], targets, {name: truth[rows] for name, truth in self.truth.items()}, rows)
+
+    def train_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        order = torch.from_numpy(numpy_stream(7, "order", epoch).permutation(self.num_train))
+        for number in range(start_batch, self.steps_per_epoch):
+            yield self.batch(order[number * self.batch_size : (number + 1) * self.batch_size])
+
+    def validation_batches(self) -> Iterator[Batch]:
+        for rows in torch.arange(self.num_train, self.total).split(self.valid_batch_size):
+            yield self.batch(rows)
+
+
+@dataclass
+class Built:
+    """A trainer and what it was built of."""
+
+    trainer: Trainer
+    folder: Path
+    metrics_file: Path
+    stop: StopSignals = field(default_factory=StopSignals)
+
+
+MakeTrainer = Callable[..., Built]
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> MakeTrainer:
+    """make_trainer(folder, resume=content, loader=..., scheduler=..., **settings): a trainer that writes to `folder`."""
+
+    def make(
+        folder: str = "run",
+        resume: dict[str, Any] | None = None,
+        loader: MemoryLoader | None = None,
+        model: SmallModel | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+        lr: float = 0.01,
+        schedule: Callable[[torch.optim.Optimizer], Schedule] | None = None,
+        **settings: Any,
+    ) -> Built:
+        loader = loader or MemoryLoader()
+        torch.manual_seed(0)
+        model = model or SmallModel()
+        used_optimizer = optimizer(model.parameters(), lr=lr)
+        stop = StopSignals()
+        path = tmp_path / folder
+        path.mkdir(exist_ok=True)
+        torch.set_num_threads(1)  # two threads cost more than they bring on six pixels
+        after = resume["completed_epochs"] if resume else None
+        trainer = Trainer(
+            TrainerSettings(**{"epochs": 3, "verbosity": 0, "monitor": "min val/loss", **settings}),
+            model=model,
+            criterion=MultiHeadLoss(
+                {"mask": CrossEntropyLoss([1.0, 2.0]), "age": FocalLoss(2.0)}, {"mask": 0.4, "age": 0.6}
+            ),
+            optimizer=used_optimizer,
+            schedule=schedule(used_optimizer) if schedule else None,
+            data_loader=loader,
+            labels=LABELS,
+            metrics={"accuracy": accuracy, "f1": f1},
+            device=torch.device("cpu"),
+            seed=11,
+            checkpoints=Checkpoints(path),
+            trackers=Trackers([JsonLinesTracker(path / "metrics.jsonl", after)]),
+            stop=stop,
+            log=logging.getLogger("test"),
+            run={"run_name": "test", "config": {}},
+        )
+        if resume:
+            trainer.load_state_dict(resume)
+        return Built(trainer, path, path / "metrics.jsonl", stop)
+
+    return make

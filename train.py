@@ -1,0 +1,276 @@
+"""Trains the model that a JSON config describes: python train.py --config config.json"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from base.base_model import BaseModel
+from base.base_trainer import TrainerSettings
+from base.label_space import LabelSpace
+from config_schema import SECTIONS, RunSettings, build_scheduler, check_config, metric_functions
+from data_loader.loaders import AttributeDataLoader
+from data_loader.records import read_records
+from data_loader.splits import Split
+from logger.log import close_log, open_log
+from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Trackers, WandbTracker
+from model import schedules
+from model.loss.multi_head import MultiHeadLoss
+from parse_config import Arguments, ConfigParser, parse_arguments
+from trainer.checkpoint import Checkpoints
+from trainer.resume import ResumePoint, newest_run, resume_point
+from trainer.schedule import Schedule
+from trainer.trainer import Trainer, describe
+from utils import process_group
+from utils.device import choose_device
+from utils.errors import ConfigError, UserError, run_command
+from utils.random_streams import torch_seed
+from utils.run_folders import RunFolders, new_run
+from utils.stop_signals import StopSignals
+
+DEFAULT_CONFIG = Path("config.json")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run has come to: where it lies, how far it went, and the best value of each monitor."""
+
+    folders: RunFolders | None
+    completed_epochs: int
+    best: dict[str, float | None]
+
+
+def train(
+    config: ConfigParser, resume: ResumePoint | None = None, device_name: str | None = None, dry_run: bool = False
+) -> RunResult:
+    """Trains a checked config to its end, from the beginning or from `resume`.
+
+    Raises a UserError for whatever is wrong with the config, the data or the checkpoint; StopSignal if it was asked to
+    stop, with all saved."""
+    labels = check_config(config)
+    run_settings: RunSettings = config.extra()
+    settings: TrainerSettings = config.build("trainer")
+    device = choose_device(device_name, run_settings.n_gpu)
+    process_group.start(device)
+    log = open_log(None, settings.verbosity, process_group.rank())
+    for note in [*config.notes, *_notes_of_devices(run_settings, device)]:
+        log.info("%s", note)
+    try:
+        split = divide_records(config, labels)
+        model = build_model(config, labels, device)
+        data_loader = build_data_loader(config, labels, split, model, device, settings)
+        optimizer = config.build("optimizer", params=model.parameters())
+        updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
+        folders = None if dry_run else open_folders(config, settings, resume)
+        log = open_log(folders.log / "info.log" if folders else None, settings.verbosity, process_group.rank())
+        log.debug("%s", model)
+        log.info("%s", describe_data(split, labels, data_loader, settings))
+        with StopSignals() as stop:
+            trainer = Trainer(
+                settings,
+                model=model,
+                criterion=build_criterion(config).to(device),
+                optimizer=optimizer,
+                schedule=build_schedule(config, optimizer, updates_per_epoch * settings.epochs),
+                data_loader=data_loader,
+                labels=labels,
+                metrics=metric_functions(config),
+                device=device,
+                seed=run_settings.seed,
+                checkpoints=Checkpoints(folders.models if folders else Path()),
+                trackers=build_trackers(config, settings, folders, resume),
+                stop=stop,
+                log=log,
+                run={
+                    "run_name": folders.run if folders else "",
+                    "config": config.resolved,
+                    "labels": labels.to_config(),
+                    "preprocessing": data_loader.preprocessing.to_config(),
+                },
+                visualize=run_settings.visualize,
+            )
+            if dry_run:
+                log.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
+                return RunResult(None, 0, {})
+            run_to_the_end(trainer, resume)
+            return RunResult(folders, trainer.completed_epochs, trainer.best)
+    finally:
+        close_log()
+        process_group.stop()
+
+
+def divide_records(config: ConfigParser, labels: LabelSpace) -> Split:
+    """Who trains, who validates and who tests. No image is opened."""
+    records = read_records(config.build("data"), labels)
+    return config.build("split").divide(records, labels, config.extra().seed)
+
+
+def build_model(config: ConfigParser, labels: LabelSpace, device: torch.device) -> BaseModel:
+    """The model on its device; the weights that are not read from a file follow from the seed."""
+    torch.manual_seed(torch_seed(config.extra().seed, "weights"))
+    return config.build("arch", num_classes={name: head.num_classes for name, head in labels.heads.items()}).to(device)
+
+
+def build_data_loader(
+    config: ConfigParser,
+    labels: LabelSpace,
+    split: Split,
+    model: BaseModel,
+    device: torch.device,
+    settings: TrainerSettings,
+) -> AttributeDataLoader:
+    """The loader of this process's share; it looks at every image that it did not look at before."""
+    return config.build(
+        "data_loader",
+        split=split,
+        label_space=labels,
+        transforms=config["transforms"],
+        mean=model.mean,
+        std=model.std,
+        seed=config.extra().seed,
+        rank=process_group.rank(),
+        world_size=process_group.world_size(),
+        pin_memory=device.type == "cuda",
+        image_check_cache=Path(settings.save_dir) / "checked_images.json",
+        show_progress=settings.verbosity > 0 and process_group.is_main_process(),
+    )
+
+
+def build_criterion(config: ConfigParser) -> MultiHeadLoss:
+    """The weighted sum of the heads' losses."""
+    heads = config.build("loss.heads")
+    return MultiHeadLoss(heads, {name: config.extra(f"loss.heads.{name}").weight for name in heads})
+
+
+def build_schedule(config: ConfigParser, optimizer: torch.optim.Optimizer, total_updates: int) -> Schedule | None:
+    """The learning rate's schedule, if the config has one."""
+    if config.resolved.get("lr_scheduler") is None:
+        return None
+    extra = config.extra("lr_scheduler")
+    interval = extra.interval or schedules.default_interval(config["lr_scheduler"]["type"])
+    total_steps = total_updates if interval == "step" else config["trainer"]["epochs"]
+    return Schedule(build_scheduler(config, optimizer, total_steps), interval, extra.metric)
+
+
+def open_folders(config: ConfigParser, settings: TrainerSettings, resume: ResumePoint | None) -> RunFolders:
+    """The run's folders, the resolved config in them; the main process makes them, and the others are told."""
+    if resume is not None:
+        folders = resume.folders
+    elif process_group.is_main_process():
+        folders = new_run(Path(settings.save_dir), config["name"])
+        process_group.broadcast_text(folders.run)
+    else:
+        folders = RunFolders(Path(settings.save_dir), config["name"], process_group.broadcast_text(""))
+    if process_group.is_main_process():
+        folders.write_config(config.resolved)
+    return folders
+
+
+def build_trackers(
+    config: ConfigParser, settings: TrainerSettings, folders: RunFolders | None, resume: ResumePoint | None
+) -> Trackers:
+    """JSON lines always, TensorBoard and wandb as the config says; only in the main process, and not in a dry run."""
+    if folders is None or not process_group.is_main_process():
+        return Trackers()
+    done = resume.content["completed_epochs"] if resume else None
+    trackers: list[Tracker] = [JsonLinesTracker(folders.log / "metrics.jsonl", done)]
+    if settings.tensorboard:
+        trackers.append(TensorBoardTracker(folders.log, None if done is None else done + 1))
+    if config.extra().wandb:
+        earlier = resume.content["trackers"].get("wandb", {}) if resume else {}
+        trackers.append(
+            WandbTracker(
+                config["name"], folders.run, folders.log, config.resolved, settings.monitor, earlier.get("run_id")
+            )
+        )
+    return Trackers(trackers)
+
+
+def run_to_the_end(trainer: Trainer, resume: ResumePoint | None) -> None:
+    """Trains what is left, and ends the trackers with the run's exit code."""
+    exit_code = 1
+    try:
+        if resume is not None:
+            trainer.load_state_dict(resume.content)
+            trainer.log.info("going on from %s, %d epochs done", resume.path, trainer.completed_epochs)
+        if trainer.finished:
+            trainer.log.info("the run is finished; nothing was changed (more epochs: --set trainer.epochs=...)")
+        trainer.train()
+        exit_code = 0
+    except UserError as error:
+        exit_code = error.exit_code
+        raise
+    finally:
+        trainer.trackers.close(exit_code)
+
+
+def describe_data(split: Split, labels: LabelSpace, data_loader: AttributeDataLoader, settings: TrainerSettings) -> str:
+    """How much there is to learn from, and what one update of the weights sees."""
+    sides = [
+        f"{len(records)} images of {len({record.person for record in records})} persons to {verb}"
+        for records, verb in ((split.train, "train"), (split.validation, "validate"), (split.test, "test"))
+        if records
+    ]
+    batch = data_loader.batch_size
+    return (
+        f"{', '.join(sides)}; heads: {', '.join(f'{n} ({h.num_classes})' for n, h in labels.heads.items())}; "
+        f"global batch {batch * process_group.world_size() * settings.accumulation_steps} ({batch} x "
+        f"{process_group.world_size()} processes x {settings.accumulation_steps} accumulated)"
+    )
+
+
+def _notes_of_devices(settings: RunSettings, device: torch.device) -> list[str]:
+    if settings.n_gpu > 0 and device.type == "cpu":
+        return [f"n_gpu = {settings.n_gpu}, and there is no GPU here: training on the CPU"]
+    if settings.n_gpu > 1 and process_group.world_size() == 1:
+        return [f"n_gpu = {settings.n_gpu}: one GPU is used; for all: torchrun --nproc-per-node={settings.n_gpu} train.py"]
+    return []
+
+
+def configure(arguments: Arguments) -> tuple[ConfigParser, ResumePoint | None]:
+    """The config that the command line means, and the run to go on with if it names one.
+
+    A resumed run brings its own config; `--config` beside it replaces it, as long as the model stays the same."""
+    named = arguments.resume not in (None, "auto")
+    resume = resume_point(Path(str(arguments.resume))) if named else None
+    if resume is not None and arguments.config is None:
+        origin = f"checkpoint {resume.path}"
+        return ConfigParser.from_dict(resume.content["config"], SECTIONS, origin, arguments.overrides), resume
+    config = ConfigParser.from_file(arguments.config or DEFAULT_CONFIG, SECTIONS, arguments.overrides)
+    if arguments.resume == "auto":
+        save_dir = config["trainer"].get("save_dir", TrainerSettings.save_dir)
+        resume = newest_run(Path(save_dir), config.resolved)
+    elif resume is not None:
+        _refuse_another_model(config, resume.content["config"])
+    return config, resume
+
+
+def _refuse_another_model(config: ConfigParser, trained: dict[str, Any]) -> None:
+    changed = [key for key in ("labels", "arch") if config[key] != trained[key]]
+    if changed:
+        lines = [config.problem(key, f"differs from the checkpoint's: {json.dumps(trained[key])}") for key in changed]
+        raise ConfigError("\n".join([*lines, "leave --config out to go on with the run's own config"]))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    arguments = parse_arguments(argv)
+    config, resume = configure(arguments)
+    if arguments.print_config:
+        check_config(config)
+        print(json.dumps(config.resolved, indent=4, ensure_ascii=False))
+        return
+    result = train(config, resume, arguments.device, arguments.dry_run)
+    if result.folders is not None and process_group.is_main_process():
+        print(f"{result.folders.models}: {result.completed_epochs} epochs", end="")
+        print("".join(f", best {name} {value:.4f}" for name, value in result.best.items() if value is not None))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

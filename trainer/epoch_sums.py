@@ -1,0 +1,69 @@
+"""What an epoch adds up: losses by head, and confusion counts. Sums stay on the device and are divided once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from base.scores import Scores
+from utils import process_group
+
+
+class Criterion(Protocol):
+    """The weighted loss over heads, as the trainer uses it."""
+
+    weights: dict[str, float]
+
+    def __call__(
+        self,
+        logits: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        normalisers: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def sample_weight_sums(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
+
+class EpochSums:
+    """The running sums of one pass over a set, and the metrics they make."""
+
+    def __init__(self, scores: Scores, head_weights: Mapping[str, float], device: torch.device) -> None:
+        self.scores = scores
+        self.head_weights = head_weights
+        # One row a head: the sum of weighted losses, and the sum of weights.
+        self.losses = torch.zeros(len(head_weights), 2, dtype=torch.float64, device=device)
+
+    def add_losses(
+        self, parts: Mapping[str, Tensor], normalisers: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+    ) -> None:
+        """Adds a batch: its loss by head over the normalisers it was divided by, and its own sums of weights."""
+        totals = torch.stack([parts[head] * normalisers[head] for head in self.head_weights])
+        self.losses[:, 0] += totals
+        self.losses[:, 1] += torch.stack([weights[head] for head in self.head_weights])
+
+    def reduced(self) -> EpochSums:
+        """These sums over all processes, in place; call it once, at the end."""
+        process_group.all_reduce_sum(self.losses)
+        self.scores.reduce()
+        return self
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Every number of the set by name: <prefix>loss, <prefix>loss_<head>, and the scores'.
+
+        A head that had no known label has no loss of its own, and adds nothing to the whole."""
+        values: dict[str, float] = {f"{prefix}loss": 0.0}
+        for (head, weight), (total, weights) in zip(self.head_weights.items(), self.losses.tolist(), strict=True):
+            if weights > 0:
+                values[f"{prefix}loss_{head}"] = total / weights
+                values[f"{prefix}loss"] += weight * total / weights
+        return values | self.scores.values(prefix)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self.losses.cpu(), "scores": self.scores.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.losses.copy_(state["losses"])
+        self.scores.load_state_dict(state["scores"])

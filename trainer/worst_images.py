@@ -1,0 +1,46 @@
+"""The validation images that a model gets most wrong, for the trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from base.batch import UNKNOWN, Batch
+from base.label_space import LabelSpace
+from utils import process_group
+
+NUM_IMAGES = 16
+
+
+class WorstImages:
+    """Keeps the images whose true combined answer was given the least probability, of one pass over a set."""
+
+    def __init__(self, labels: LabelSpace) -> None:
+        self.labels = labels
+        self.rows: list[tuple[float, int, int, int]] = []  # probability of the truth, index, true and predicted answer
+
+    def update(self, logits: Mapping[str, Tensor], batch: Batch) -> None:
+        """Looks at a batch; images without a known answer are passed over."""
+        probabilities = {head: output.float().softmax(dim=1) for head, output in logits.items()}
+        answers = self.labels.answer_probabilities(probabilities)
+        truth = self.labels.answers(batch.scoring_targets)
+        known = truth != UNKNOWN
+        given = answers.gather(1, torch.where(known, truth, 0).unsqueeze(1)).squeeze(1)
+        given = torch.where(known, given, torch.inf)
+        _, order = given.topk(min(NUM_IMAGES, len(given)), largest=False)
+        columns = (given, batch.indices, truth, answers.argmax(dim=1))
+        rows = zip(*(column[order].tolist() for column in columns), strict=True)
+        self.rows = sorted([*self.rows, *(row for row in rows if row[2] != UNKNOWN)])[:NUM_IMAGES]
+
+    def images(self, read: Callable[[int], np.ndarray]) -> list[tuple[np.ndarray, str]]:
+        """The worst first, uint8 (H, W, 3), each with what is true and what was said. Every process must call it."""
+        gathered = cast("list[list[tuple[float, int, int, int]]]", process_group.gather(self.rows))
+        rows: list[tuple[float, int, int, int]] = sorted(row for rows in gathered for row in rows)[:NUM_IMAGES]
+        if not process_group.is_main_process():
+            return []
+        names = self.labels.answer_names
+        return [(read(index), f"true: {names[truth]}, said: {names[said]}") for _, index, truth, said in rows]

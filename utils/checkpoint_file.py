@@ -1,0 +1,137 @@
+"""The one reader and writer of checkpoint files: plain data, checked by a checksum, never run.
+
+A file is what `torch.save` writes (a ZIP archive) with its SHA-256 as the archive's comment, so one file holds all,
+a rename replaces all, and `torch.load(path, weights_only=True)` takes it too. torch itself does not notice flipped
+bits: the checksum does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import CheckpointError
+from utils.files import write_atomically
+
+FORMAT = "attribute-training-checkpoint"
+VERSION = 1
+_MARK = b"sha256:"
+_COMMENT_LENGTH = len(_MARK) + 64
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Writes plain data (tensors, numbers, texts, lists, dicts) so that the file is whole or absent. Raises OSError."""
+    buffer = io.BytesIO()
+    torch.save(_canonical({"format": FORMAT, "version": VERSION, **content}), buffer)
+    archive = buffer.getbuffer()
+    comment = _MARK + hashlib.sha256(archive).hexdigest().encode()
+    # The last two bytes of a ZIP archive without a comment are the comment's length, 0.
+    write_atomically(path, b"".join((archive[:-2], len(comment).to_bytes(2, "little"), comment)))
+
+
+def _canonical(value: Any) -> Any:
+    """The same value in fresh containers and interned texts: pickle writes what is one object twice otherwise than what
+    is two equal ones, and a resumed run must write the bytes of an uninterrupted one."""
+    if isinstance(value, str):
+        return sys.intern(value)
+    if isinstance(value, Counter):
+        return Counter(dict(value))
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_canonical(part) for part in value])
+    return value
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint that `write_checkpoint` wrote, on the CPU.
+
+    Raises CheckpointError, naming the file and the reason, for anything else. Nothing in the file is executed."""
+    archive = _checked_archive(path, _read_bytes(path))
+    try:
+        content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: refused, nothing was executed: {_first_line(error)}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(_foreign(path, content))
+    if content["version"] > VERSION:
+        raise CheckpointError(
+            f"{path}: has format version {content['version']}, and this program reads up to {VERSION}; "
+            "update the program"
+        )
+    return content
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    if not data:
+        raise CheckpointError(f"{path}: is empty; use an earlier checkpoint")
+    return data
+
+
+def _checked_archive(path: Path, data: bytes) -> bytes:
+    """The archive as torch wrote it, its checksum verified."""
+    comment = data[-_COMMENT_LENGTH:]
+    if data[:2] == b"PK" and comment.startswith(_MARK):
+        archive = data[:-_COMMENT_LENGTH][:-2] + b"\0\0"
+        if hashlib.sha256(archive).hexdigest().encode() != comment[len(_MARK) :]:
+            raise CheckpointError(f"{path}: is damaged (its checksum differs); use an earlier checkpoint")
+        return archive
+    raise CheckpointError(_why_no_checksum(path, data))
+
+
+def _why_no_checksum(path: Path, data: bytes) -> str:
+    if data[:2] != b"PK":
+        if data[:1] == b"\x80":
+            return f"{path}: is a bare pickle, which could run code: refused, nothing was executed"
+        return f"{path}: is not a checkpoint (it begins with {data[:16]!r})"
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        names, rest_of_checksum = archive.namelist(), archive.comment
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError):
+        names, rest_of_checksum = [], b""
+    if not names or rest_of_checksum:
+        return f"{path}: is truncated or damaged (its end is missing); use an earlier checkpoint"
+    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
+        return f"{path}: is a TorchScript archive, which holds code: refused, nothing was executed"
+    try:
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
+        content = None if unsafe else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # the file is foreign: whatever its reading raises is a reason to refuse it
+        return f"{path}: refused, nothing was executed: {_first_line(error)}"
+    if any(name.startswith("torch.nn.modules") for name in unsafe):
+        return f"{path}: is a whole nn.Module, which could run code: refused, nothing was executed; save its state_dict"
+    if unsafe:
+        return f"{path}: names Python objects ({', '.join(sorted(unsafe)[:5])}): refused, nothing was executed"
+    return _foreign(path, content)
+
+
+def _foreign(path: Path, content: object) -> str:
+    keys = list(content) if isinstance(content, dict) else []
+    if {"arch", "state_dict", "epoch"} <= set(keys):
+        return (
+            f"{path}: is a pytorch-template checkpoint (keys {', '.join(map(str, keys[:6]))}); to convert it, save "
+            "only its state_dict with torch.save and train with arch.args.weights_file naming that file"
+        )
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        return f"{path}: has no checksum; use an earlier checkpoint"
+    kind = f"a dict with keys {', '.join(map(str, keys[:6]))}" if keys else f"a {type(content).__name__}"
+    return f"{path}: is not a checkpoint of this program (it holds {kind})"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

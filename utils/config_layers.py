@@ -1,0 +1,192 @@
+"""Where a config's values come from: files that extend one another, then overrides from the command line.
+
+Every value remembers what set it, so that an error names the file or the flag to change.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.credentials import credential_places
+from utils.errors import ConfigError
+from utils.json_text import parse_json, read_json
+from utils.published_form import is_published_form, translate
+from utils.signature_problems import Place, dotted
+from utils.wording import did_you_mean, kind, shown
+
+HIDDEN = "(hidden)"
+NOT_SETTINGS = ("extends", "$schema")
+
+
+@dataclass(frozen=True)
+class Override:
+    """One value from the command line: the place in the config, the text, and the flag as errors name it."""
+
+    place: str
+    text: str
+    flag: str = "--set"
+
+    @property
+    def origin(self) -> str:
+        text = textwrap.shorten(self.text, 60, placeholder="...")
+        return f"--set {self.place}={text}" if self.flag == "--set" else f"{self.flag} {text}"
+
+    @property
+    def value(self) -> Any:
+        """The text as JSON, or as it stands where it is none. Raises ConfigError for half a list, object or text."""
+        try:
+            return parse_json(self.text, self.origin)
+        except ConfigError:
+            if self.text[:1] in ("[", "{", '"'):
+                raise
+            return self.text
+
+
+class Layers:
+    """Plain data, layer over layer: `values`, and by place what has set them."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.problems: list[str] = []
+        self.hidden: list[Place] = []
+        self.notes: list[str] = []
+        self._origins: dict[Place, str] = {}
+
+    @classmethod
+    def from_file(cls, path: Path) -> Layers:
+        """A file, over the files that it extends. Raises ConfigError."""
+        layers = cls()
+        layers._add_file(path, ())
+        return layers
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], origin: str) -> Layers:
+        layers = cls()
+        layers.add(values, origin)
+        return layers
+
+    def origin(self, place: Place) -> str:
+        """What has set the value at a place, or the nearest one around it."""
+        for length in range(len(place), -1, -1):
+            if place[:length] in self._origins:
+                return self._origins[place[:length]]
+        return ""
+
+    def _add_file(self, path: Path, chain: tuple[Path, ...]) -> None:
+        path = Path(os.path.normpath(path))
+        values = read_json(path)
+        if is_published_form(values):
+            try:
+                values, notes = translate(values)
+            except ConfigError as error:
+                raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+            self.notes += [f"{path}: {note}" for note in notes]
+        for parent in _parents(path, values):
+            self._add_parent(path, parent, (*chain, path))
+        self.add(values, str(path))
+
+    def _add_parent(self, path: Path, named: str, chain: tuple[Path, ...]) -> None:
+        parent = Path(os.path.normpath(path.parent / named))
+        way = " -> ".join(map(str, (*chain, parent)))
+        if any(parent.resolve() == earlier.resolve() for earlier in chain):
+            raise ConfigError(f"{path}: extends = {shown(named)} loops: {way}")
+        if not parent.is_file():
+            neighbours = [other.name for other in parent.parent.glob("*.json")] if parent.parent.is_dir() else []
+            meant = did_you_mean(parent.name, neighbours)
+            raise ConfigError(f"{path}: extends = {shown(named)}: there is no file {parent}{meant} (read: {way})")
+        self._add_file(parent, chain)
+
+    def add(self, values: dict[str, Any], origin: str) -> None:
+        """Lays `values` over what is there: objects are merged, everything else is replaced.
+
+        Where an object changes its `type`, nothing of the old one's is inherited: it was written for another."""
+        values = {key: copy.deepcopy(value) for key, value in values.items() if key not in NOT_SETTINGS}
+        for place in credential_places(values):
+            self._refuse_credential(place, origin)
+            _at(values, place[:-1])[place[-1]] = HIDDEN
+        self._merge(self.values, values, (), origin)
+
+    def override(self, override: Override, as_text: bool = False) -> Place | None:
+        """Sets one value and returns its place, or None where it has none; `problems` then says why.
+
+        as_text: the value is the text as it stands, whatever JSON would make of it."""
+        try:
+            value = override.text if as_text else override.value
+        except ConfigError as error:
+            self.problems.append(f"{override.origin}: is not valid JSON: {str(error).rsplit(': ', 1)[-1]}")
+            return None
+        steps = override.place.split(".")
+        if credential_places({steps[-1]: value}):
+            self._refuse_credential(tuple(steps), f"--set {override.place}=...")
+            return None
+        node: Any = self.values
+        place: Place = ()
+        for number, step in enumerate(steps):
+            last = number == len(steps) - 1
+            if isinstance(node, dict) and step:
+                if last or node.get(step) is None:  # an object that the files leave out is made
+                    self._merge(node, {step: value if last else {}}, place, override.origin, deep=False)
+                place, node = (*place, step), node[step]
+            elif isinstance(node, list) and step.isdigit() and int(step) < len(node):
+                place = (*place, int(step))
+                if last:
+                    node[int(step)] = value
+                    self._record(value, place, override.origin)
+                node = node[int(step)]
+            else:
+                what = f"a list of {len(node)}" if isinstance(node, list) else kind(node)
+                holder = dotted(place) or "the top level"
+                self.problems.append(f"{override.origin}: {holder} is {what}; it has no {json.dumps(step)}")
+                return None
+        return place
+
+    def _refuse_credential(self, place: Place, origin: str) -> None:
+        self.hidden.append(place)
+        self.problems.append(
+            f"{origin}: {dotted(place)} holds a credential; remove it, and renew it if anyone has seen the file "
+            "(wandb reads WANDB_API_KEY from the environment)"
+        )
+
+    def _merge(self, base: dict[str, Any], over: dict[str, Any], place: Place, origin: str, deep: bool = True) -> None:
+        types = base.get("type"), over.get("type")
+        if all(isinstance(name, str) for name in types) and types[0] != types[1]:
+            base.clear()
+            self._forget(place)
+        if deep:
+            self._origins[place] = origin
+        for key, value in over.items():
+            if deep and isinstance(value, dict) and isinstance(base.get(key), dict):
+                self._merge(base[key], value, (*place, key), origin)
+            else:
+                base[key] = value
+                self._forget((*place, key))
+                self._record(value, (*place, key), origin)
+
+    def _forget(self, place: Place) -> None:
+        self._origins = {other: origin for other, origin in self._origins.items() if other[: len(place)] != place}
+
+    def _record(self, value: Any, place: Place, origin: str) -> None:
+        self._origins[place] = origin
+        steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for step, inner in steps:
+            self._record(inner, (*place, step), origin)
+
+
+def _parents(path: Path, values: dict[str, Any]) -> list[str]:
+    extends = values.get("extends", [])
+    parents = extends if isinstance(extends, list) else [extends]
+    if not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{path}: extends = {shown(extends)} must be a path or a list of paths")
+    return parents
+
+
+def _at(values: Any, place: Place) -> Any:
+    for step in place:
+        values = values[step]
+    return values

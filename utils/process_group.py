@@ -1,0 +1,86 @@
+"""The processes that train together: torchrun's environment, and the few collective calls that the project uses.
+
+With one process every call here is a plain function that changes nothing, so no other code asks which case it is."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from utils.errors import ConfigError
+
+TIME_LIMIT = timedelta(minutes=10)
+"""How long a process waits for the others before it gives up: never for ever."""
+
+
+def _environment_number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise ConfigError(f"environment variable {name} = {text!r} is not a whole number; torchrun sets it")
+    return int(text)
+
+
+def rank() -> int:
+    """This process's number, 0 to world_size() - 1."""
+    return _environment_number("RANK", 0)
+
+
+def local_rank() -> int:
+    """This process's number on its machine: the number of its GPU."""
+    return _environment_number("LOCAL_RANK", 0)
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return max(1, _environment_number("WORLD_SIZE", 1))
+
+
+def is_main_process() -> bool:
+    """True in the one process that writes files and speaks."""
+    return rank() == 0
+
+
+def start(device: torch.device) -> None:
+    """Joins the group that torchrun has made; does nothing for a single process."""
+    if world_size() > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIME_LIMIT)
+
+
+def stop() -> None:
+    """Leaves the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sums `tensor` over the processes, in place, and returns it."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def broadcast_text(text: str) -> str:
+    """The main process's `text`, in every process."""
+    if not dist.is_initialized():
+        return text
+    texts = [text]
+    dist.broadcast_object_list(texts, src=0)
+    return texts[0]
+
+
+def gather(value: object) -> list[object]:
+    """Every process's `value` (plain data), in order of rank, in every process."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[object] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,68 @@
+"""Where a run's files lie: <save_dir>/models/<name>/<run> and <save_dir>/log/<name>/<run>."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from utils.errors import ConfigError
+from utils.files import write_atomically
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class RunFolders:
+    """The folders of one run. `run` sorts by time and holds no character that a file system dislikes."""
+
+    save_dir: Path
+    name: str
+    run: str
+
+    @property
+    def models(self) -> Path:
+        return self.save_dir / "models" / self.name / self.run
+
+    @property
+    def log(self) -> Path:
+        return self.save_dir / "log" / self.name / self.run
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Keeps the resolved config beside the checkpoints."""
+        text = json.dumps(config, indent=4, ensure_ascii=False)
+        write_atomically(self.models / CONFIG_FILE, f"{text}\n".encode())
+
+
+def new_run(save_dir: Path, name: str) -> RunFolders:
+    """Makes the folders of a run that begins now; two that begin in the same second get different ones.
+
+    Raises ConfigError if nothing can be written there."""
+    second = datetime.now().strftime("%Y%m%d-%H%M%S")
+    number = 0
+    while True:
+        folders = RunFolders(save_dir, name, second if number == 0 else f"{second}-{number}")
+        try:
+            folders.models.mkdir(parents=True)
+            folders.log.mkdir(parents=True, exist_ok=True)
+            return folders
+        except FileExistsError:
+            if not folders.models.is_dir():
+                raise ConfigError(f"trainer.save_dir = {str(save_dir)!r}: {folders.models} is in the way") from None
+            number += 1
+        except OSError as error:
+            raise ConfigError(f"trainer.save_dir = {str(save_dir)!r} cannot be written: {error.strerror}") from None
+
+
+def runs_with_config(save_dir: Path, name: str) -> Iterator[tuple[RunFolders, dict[str, Any]]]:
+    """The runs of this name that kept their config, the newest first."""
+    parent = save_dir / "models" / name
+    for folder in sorted(parent.iterdir(), reverse=True) if parent.is_dir() else []:
+        if (folder / CONFIG_FILE).is_file():
+            yield (
+                RunFolders(save_dir, name, folder.name),
+                json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")),
+            )

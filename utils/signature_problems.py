@@ -1,0 +1,237 @@
+"""pydantic's findings in the user's terms: the place, the value, what is expected, the nearest right name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from utils.wording import did_you_mean, kind, shown
+
+Place = tuple[str | int, ...]
+"""Where a value stands: ("data", 0, "args", "root")."""
+
+_NOUNS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "path_type": "a path",
+    "none_required": "null",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "an object",
+}
+_LIMITS = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "too_short": "has {actual_length} entries; at least {min_length} are expected",
+    "too_long": "has {actual_length} entries; at most {max_length} are expected",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must look like {pattern}",
+    "finite_number": "must be a finite number",
+}
+_OPEN_LIMITS = {"greater_than": "gt", "less_than": "lt"}
+_CHOICES = ("literal_error", "enum")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line for the user, and the place that it speaks of."""
+
+    place: Place
+    text: str
+
+
+@dataclass(frozen=True)
+class _Finding:
+    place: Place
+    value: Any
+    error: Any
+
+    @property
+    def type(self) -> str:
+        return str(self.error["type"])
+
+
+def dotted(place: Place) -> str:
+    return ".".join(map(str, place))
+
+
+def position(place: Place, root: Any) -> tuple[float, ...]:
+    """Sorts places in the order of the values in `root`; what is not there comes last in its object."""
+    numbers: list[float] = []
+    for step in place:
+        steps = list(root) if isinstance(root, dict) else list(range(len(root))) if isinstance(root, list) else []
+        if step not in steps:
+            return (*numbers, float("inf"))
+        numbers.append(steps.index(step))
+        root = root[step]
+    return tuple(numbers)
+
+
+def explain(
+    error: ValidationError,
+    arguments: dict[str, Any],
+    place: Place,
+    schema: dict[str, Any],
+    owner: str,
+    supplied: tuple[str, ...],
+    also_known: tuple[str, ...] | None,
+) -> list[Problem]:
+    """A line for each place that is wrong, in the order of `arguments`.
+
+    schema: of the arguments, for the names that each place takes; owner: the callable's name; supplied: the parameters
+    that the program passes; also_known: see `argument_problems`."""
+    findings = _findings([(step["loc"], step) for step in error.errors(include_url=False)], arguments, ())
+    by_place: dict[Place, list[_Finding]] = {}
+    for finding in findings:
+        by_place.setdefault(finding.place, []).append(finding)
+    problems = []
+    for where in sorted(by_place, key=lambda each: position(each, arguments)):
+        first = by_place[where][0]
+        if first.type in ("missing", "extra_forbidden"):
+            text = _key_text(first, where, place, schema, owner, supplied, also_known)
+        else:
+            text = f"{dotted((*place, *where))} = {_value_text(by_place[where])}"
+        problems.append(Problem((*place, *where), text))
+    return problems
+
+
+def _findings(errors: list[tuple[tuple[Any, ...], Any]], value: Any, place: Place) -> list[_Finding]:
+    """Errors with pydantic's locations, relative to `value` -> findings at places that the user knows.
+
+    A location also holds the names of a union's members, which no user has written: of the members that fit so far
+    the one with the fewest errors speaks; where none does, all of them."""
+    here: list[_Finding] = []
+    inside: dict[Any, list[tuple[tuple[Any, ...], Any]]] = {}
+    members: dict[Any, list[tuple[tuple[Any, ...], Any]]] = {}
+    for location, error in errors:
+        head: Any = location[0] if location else None
+        known = head in value if isinstance(value, dict) else isinstance(value, list) and head in range(len(value))
+        if not location:
+            here.append(_Finding(place, value, error))
+        elif len(location) == 1 and error["type"] in ("missing", "extra_forbidden"):
+            here.append(
+                _Finding((*place, head), value, error) if isinstance(value, dict) else _short(place, value, error)
+            )
+        elif known:
+            inside.setdefault(head, []).append((location[1:], error))
+        else:
+            members.setdefault(head, []).append((location[1:], error))
+    for head, group in inside.items():
+        here += _findings(group, value[head], (*place, head))
+    found = [_findings(group, value, place) for group in members.values()]
+    deeper = [member for member in found if any(finding.place != place for finding in member)]
+    return here + (min(deeper, key=len) if deeper else [finding for member in found for finding in member])
+
+
+def _short(place: Place, value: list[Any], error: Any) -> _Finding:
+    """A list that lacks an entry, as an error of the list."""
+    context = {"actual_length": len(value), "min_length": error["loc"][-1] + 1}
+    return _Finding(place, value, {**error, "type": "too_short", "ctx": context})
+
+
+def _key_text(
+    finding: _Finding,
+    where: Place,
+    place: Place,
+    schema: dict[str, Any],
+    owner: str,
+    supplied: tuple[str, ...],
+    also_known: tuple[str, ...] | None,
+) -> str:
+    name, inner = str(where[-1]), len(where) > 1
+    if finding.type == "missing":
+        holder = dotted((*place, *where[:-1])) or "the top level"
+        needs = "" if inner or also_known is not None else f", which {owner} needs"
+        return f"{holder} lacks {json.dumps(name)}{needs}"
+    text = dotted((*place, *where))
+    if name in supplied and not inner:
+        return f"{text} is set by the program; remove it"
+    known = _names_at(schema, where[:-1])
+    if inner or also_known is not None:
+        known = known if inner else [*(also_known or ()), *known]
+        listed = f" (known: {', '.join(known)})" if known else ""
+        return f"{text} is not a known key{did_you_mean(name, known)}{listed}"
+    takes = f"it takes {', '.join(known)}" if known else "it takes none"
+    return f"{text} is not an argument of {owner}{did_you_mean(name, known)} ({takes})"
+
+
+def _names_at(schema: dict[str, Any], place: Place) -> list[str]:
+    """The keys that the schema knows of at a place."""
+    if not place:
+        own = list(schema.get("properties", {}))
+        return own + [name for member in schema.get("anyOf", []) for name in _names_at(member, ())]
+    step, rest = place[0], place[1:]
+    inner = schema.get("properties", {}).get(step) or schema.get("additionalProperties") or schema.get("items")
+    names = _names_at(inner, rest) if isinstance(inner, dict) else []
+    return names + [name for member in schema.get("anyOf", []) for name in _names_at(member, place)]
+
+
+def _value_text(findings: list[_Finding]) -> str:
+    """What is wrong with one value, of which each member of a union may have said something."""
+    value = findings[0].value
+    nouns, limits = [], []
+    for finding in findings:
+        context = finding.error.get("ctx", {})
+        if finding.type in _NOUNS:
+            nouns.append(_NOUNS[finding.type])
+        elif finding.type in _CHOICES:
+            nouns.append("one of " + context["expected"].replace("'", '"').replace(" or ", ", "))
+        elif finding.type in _OPEN_LIMITS and isinstance(context[_OPEN_LIMITS[finding.type]], int):
+            limit = context[_OPEN_LIMITS[finding.type]]
+            limits.append(f"must be at least {limit + 1}" if "gt" in context else f"must be at most {limit - 1}")
+        elif finding.type in _LIMITS:
+            limits.append(_LIMITS[finding.type].format(**{name: _plain(number) for name, number in context.items()}))
+        else:
+            message = finding.error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            limits.append(message[0].lower() + message[1:])
+    if limits:
+        longest = [limit for limit in limits if "entries" in limit][-1:]  # [] lacks entry 0 and entry 1: say it once
+        others = [limit for limit in limits if "entries" not in limit]
+        return f"{shown(value)}: {' or '.join(dict.fromkeys(others + longest))}"
+    if "a number" in nouns:
+        nouns = [noun for noun in nouns if noun != "a whole number"]
+    nouns = list(dict.fromkeys(nouns))
+    choices = [noun for noun in nouns if noun.startswith("one of ")]
+    meant = ""
+    if choices and isinstance(value, str):
+        meant = did_you_mean(value, [part.strip('" ') for part in choices[0].removeprefix("one of ").split(",")])
+    if nouns == choices:
+        return f"{shown(value)} is not {' or '.join(nouns)}{meant}"
+    return f"{shown(value)} is {kind(value)}; {' or '.join(nouns)} is expected{meant}"
+
+
+def _plain(number: Any) -> Any:
+    """2.0 -> 2: a limit as its author wrote it."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def resolved_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with its `$defs` put in where they are named, and without the titles that pydantic makes up."""
+    definitions = schema.get("$defs", {})
+
+    def resolve(node: Any, inside_properties: bool = False) -> Any:
+        if isinstance(node, list):
+            return [resolve(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return resolve(definitions[node["$ref"].rsplit("/", 1)[-1]])
+        hidden = () if inside_properties else ("$defs", "title")
+        return {
+            key: resolve(each, key == "properties" and not inside_properties)
+            for key, each in node.items()
+            if key not in hidden
+        }
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved

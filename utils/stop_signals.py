@@ -1,0 +1,58 @@
+"""SIGTERM, SIGUSR1 and Ctrl-C ask a run to stop; the run answers between two steps. A second one ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+from utils.errors import KeyboardStop, StopSignal
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class StopSignals:
+    """While it is entered, the signals only set `received`; outside it they act as before.
+
+    Long work asks `requested` between its steps, saves what it has and raises `error()`."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        return self.received is not None
+
+    def request(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Asks to stop, as the signal does."""
+        self.received = number
+
+    def error(self, saved: str = "") -> StopSignal:
+        """The error to raise once all is saved: its exit code is 130 for Ctrl-C and 75 for the others."""
+        number = self.received or signal.SIGTERM
+        text = f"stopped by {number.name}" + (f"; {saved}" if saved else "")
+        return KeyboardStop(text) if number == signal.SIGINT else StopSignal(text)
+
+    def raise_if_requested(self) -> None:
+        if self.requested:
+            raise self.error()
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(KeyboardStop.exit_code if number == signal.SIGINT else StopSignal.exit_code)
+        self.received = signal.Signals(number)
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous.clear()

@@ -1,0 +1,53 @@
+"""The words that messages share: how a value is shown, what kind it is, which name was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Iterable
+from typing import Any
+
+LONGEST_VALUE = 100
+LONGEST_LIST = 40
+
+
+def shown(value: Any) -> str:
+    """The value as JSON has it, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 4] + " ..."
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, in words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a truth value"
+    names = {int: "a whole number", float: "a decimal number", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), type(value).__name__)
+
+
+def nearest(name: str, known: Iterable[str], count: int = 1) -> list[str]:
+    """Up to `count` of the known names that look like `name`, the likeliest first; letter case does not matter."""
+    by_lower = {other.lower(): other for other in known}
+    return [by_lower[other] for other in difflib.get_close_matches(name.lower(), by_lower, count, 0.6)]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean "Adam"?`, or nothing where no known name looks like `name`."""
+    found = nearest(name, known)
+    return f'; did you mean "{found[0]}"?' if found else ""
+
+
+def one_of(known: Collection[str]) -> str:
+    """`one of Adam, SGD`; of a long list only the count."""
+    return f"one of {', '.join(known)}" if len(known) <= LONGEST_LIST else f"one of {len(known)} known names"
+
+
+def not_one_of(name: str, known: Collection[str]) -> str:
+    """`is not one of Adam, SGD; did you mean "Adam"?`; of a long list only the near ones and the count."""
+    if len(known) <= LONGEST_LIST:
+        return f"is not {one_of(known)}{did_you_mean(name, known)}"
+    found = nearest(name, known, 5)
+    near = f"did you mean {' or '.join(json.dumps(other) for other in found)}?" if found else "none looks like it"
+    return f"is not one of the {len(known)} known names; {near}"
