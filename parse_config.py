@@ -31,6 +31,7 @@ from utils.wording import shown
 __all__ = [
     "Arguments",
     "ByName",
+    "CommandLine",
     "ConfigParser",
     "Group",
     "Many",
@@ -176,8 +177,8 @@ class ConfigParser:
         except ConfigError as error:
             lines = []
             for line in str(error).splitlines():
-                named = self._place(line.split(" ")[0])
-                origin = self._layers.origin(named if named[:1] == place[:1] else place)
+                named = self._place(line.split(" ")[0].rstrip(":"))
+                origin = self._layers.origin(named if named and named[0] in self.resolved else place)
                 lines.append(f"{origin}: {line}")
             raise ConfigError("\n".join(lines)) from error
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,152 @@ from pathlib import Path
 from torch import Tensor
 
 from base.batch import UNKNOWN
+from data_loader import sources, splits
+from data_loader.image_check import check_images
 from data_loader.loaders import evaluation_loader
 from data_loader.records import Record, read_records
 from data_loader.sources import read_evaluation_folder
 from inference.evaluation import SetScores, class_distribution, evaluate_answers, evaluate_classes
-from inference.predictor import Predictor, find_checkpoint
-from inference.submission import aligned, read_answers, write_probabilities, write_submission
-from logger.log import open_log
-from parse_config import CommandLine, build_listed, listed
+from inference.predictor import Predictor, Probabilities, find_checkpoint
+from inference.submission import align, read_answers, write_probabilities, write_submission
+from logger.log import close_log, open_log, progress_bar
+from parse_config import listed
+from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_command
 from utils.stop_signals import StopSignals
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What test.py has made: the CSV of answers, and the scores where the truth is known (else none)."""
+
+    __test__ = False  # not a test of pytest's
+
+    submission: Path
+    scores: list[SetScores]
+
+
+def test(arguments: Namespace) -> TestResult:
+    """Judges the images that the command line means, writes the answers, and scores them where the truth is known.
+
+    Raises CheckpointError, DataError, ConfigError; StopSignal between two batches."""
+    checkpoint = find_checkpoint(Path(arguments.resume), arguments.checkpoint)
+    device = choose_device(arguments.device)
+    predictor = Predictor.from_checkpoint(checkpoint, device)
+    log = open_log(None, 1)
+    log.info("%s: %s, %d epochs", checkpoint, predictor.config["name"], predictor.completed_epochs)
+    records = choose_records(predictor, arguments)
+    check_images([record.path for record in records], None)
+    probabilities = judge(predictor, records, arguments)
+    answers = predictor.labels.answer_probabilities(probabilities.by_head).argmax(dim=1)
+
+    submission = output_file(predictor, checkpoint, arguments)
+    names = [record.name for record in records]
+    write_submission(submission, names, answers)
+    log.info("%s: %d answers", submission, len(answers))
+    if arguments.probabilities:
+        file = submission.with_name(f"{submission.stem}_probabilities.csv")
+        write_probabilities(file, names, predictor.labels, probabilities.by_head)
+        log.info("%s: their probabilities", file)
+    for line in class_distribution(predictor.labels, answers):
+        log.info("%s", line)
+    scores = score(predictor, records, answers, probabilities, arguments)
+    for row in scores:
+        log.info("%s", row)
+    return TestResult(submission, scores)
+
+
+def choose_records(predictor: Predictor, arguments: Namespace) -> list[Record]:
+    """The evaluation folder of --info-dir or the config, or the side of the run's own split that --split names."""
+    info_dir = arguments.info_dir or predictor.config.get("info_dir")
+    if arguments.split is None and info_dir is not None:
+        return read_evaluation_folder(info_dir)
+    config = predictor.config
+    built = [listed(sources)[spec["type"]](**spec.get("args", {})) for spec in config["data"]]
+    rule = listed(splits)[config["split"]["type"]](**config["split"].get("args", {}))
+    divided = rule.divide(read_records(built, predictor.labels), predictor.labels, config.get("seed", 42))
+    side = arguments.split or "test"
+    records: list[Record] = getattr(divided, side)
+    if not records:
+        raise ConfigError(f"--split {side}: the run's data has no {side} images; name --info-dir or another --split")
+    return records
+
+
+def judge(predictor: Predictor, records: Sequence[Record], arguments: Namespace) -> Probabilities:
+    """The probabilities of every record, in order."""
+    own = predictor.config["data_loader"].get("args", {})
+    batch_size = arguments.bs or own.get("valid_batch_size") or own.get("batch_size", 32)
+    num_workers = arguments.num_workers if arguments.num_workers is not None else own.get("num_workers", 0)
+    batches = evaluation_loader(
+        records,
+        predictor.preprocessing,
+        predictor.labels,
+        batch_size,
+        min(num_workers, len(records) // batch_size),  # a worker without a batch would only cost its start
+        pin_memory=predictor.device.type == "cuda",
+    )
+    with StopSignals() as stop:
+        return predictor.probabilities(progress_bar(batches, len(batches), "test", 1), stop)
+
+
+def output_file(predictor: Predictor, checkpoint: Path, arguments: Namespace) -> Path:
+    """submit/<name>_<run>.csv; a side of the split goes to the run's own folder."""
+    if arguments.output is not None:
+        return Path(arguments.output)
+    if arguments.split is not None:
+        return checkpoint.parent / f"predictions_{arguments.split}.csv"
+    submit_dir = Path(predictor.config.get("submit_dir", "submit/"))
+    return submit_dir / f"{predictor.config['name']}_{predictor.run_name}.csv"
+
+
+def score(
+    predictor: Predictor,
+    records: Sequence[Record],
+    answers: Tensor,
+    probabilities: Probabilities,
+    arguments: Namespace,
+) -> list[SetScores]:
+    """The scores against --answers, or against what the records themselves know; none where nothing is known."""
+    labels = predictor.labels
+    if arguments.answers is not None:
+        path = Path(arguments.answers)
+        truth = align(read_answers(path, labels.num_answers), [record.name for record in records], path)
+        return evaluate_answers(labels, answers, truth.answers, truth.persons or truth.ids)
+    known = labels.known_targets([record.attributes for record in records])
+    if all((target == UNKNOWN).all() for target in known.values()):
+        return []
+    said = {name: p.argmax(dim=1) for name, p in labels.attribute_probabilities(probabilities.by_head).items()}
+    return evaluate_classes(labels, answers, said, known, [record.person for record in records])
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """The command line. Raises ConfigError."""
+    parser = CommandLine(description="Writes the answers of a trained model, and scores them where the truth is known.")
+    parser.add_argument("-r", "--resume", required=True, help="a run folder, such as saved/models/<name>/<run>, or a file")
+    parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 (default: the best there is)")
+    parser.add_argument("--checkpoint", default="best", help="of a run folder: best (default), last, best_f1, ...")
+    parser.add_argument("--info-dir", help="a folder with info.csv and images/ (default: the config's info_dir)")
+    parser.add_argument("--split", choices=("train", "validation", "test"), help="judge a side of the run's own split")
+    parser.add_argument("--answers", help="a CSV with the true answers (ImageID, ans and perhaps person)")
+    parser.add_argument("--output", help="the CSV to write (default: <submit_dir>/<name>_<run>.csv)")
+    parser.add_argument("--probabilities", action="store_true", help="also write each class's probability")
+    parser.add_argument("--bs", type=int, help="images to a batch (default: the config's)")
+    parser.add_argument("--num-workers", type=int, help="processes that read images (default: the config's)")
+    arguments = parser.parse(argv)
+    for flag, value, least in (("--bs", arguments.bs, 1), ("--num-workers", arguments.num_workers, 0)):
+        if value is not None and value < least:
+            raise ConfigError(f"{flag} {value}: must be at least {least}")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of this process, or `argv`."""
+    try:
+        test(parse(argv))
+    finally:
+        close_log()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -69,7 +69,7 @@ def train(
         updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
         folders = None if dry_run else open_folders(config, settings, resume)
         log = open_log(folders.log / "info.log" if folders else None, settings.verbosity, process_group.rank())
-        log.debug("%s", model)
+        log.info("%s", model.summary())
         log.info("%s", describe_data(split, labels, data_loader, settings))
         with StopSignals() as stop:
             trainer = Trainer(

@@ -155,7 +155,7 @@ class LabelSpace:
         for name in answer:
             if name not in predicted:
                 problems.append(
-                    f'labels.answer names "{name}", which no head predicts (heads predict {", ".join(predicted)})'
+                    f'labels.answer names "{name}", which no head predicts: they predict {", ".join(predicted)}'
                 )
         if problems:
             raise ConfigError("\n".join(problems))
@@ -185,6 +185,11 @@ class LabelSpace:
     def scoring_targets(self, raw: Mapping[str, Any]) -> dict[str, int]:
         """By attribute that a head predicts, the class to score against; -1 where it is unknown."""
         return {name: attribute.scoring_class(raw.get(name)) for name, attribute in self.predicted_attributes.items()}
+
+    def known_targets(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """By attribute that a head predicts, the classes (N,) int64 to score the rows' raw attributes against."""
+        targets = [self.scoring_targets(row) for row in rows]
+        return {name: torch.tensor([target[name] for target in targets]) for name in self.predicted_attributes}
 
     def answers(self, scoring_targets: Mapping[str, Tensor]) -> Tensor:
         """Classes by attribute, (B,) each -> the combined answer (B,), -1 where any part is unknown."""

@@ -67,6 +67,7 @@ class AttributeDataLoader(BaseDataLoader):
         paths = [record.path for record in [*split.train, *split.validation]]
         bad = set(check_images(paths, image_check_cache, on_bad_image, show_progress))
         self.label_space = label_space
+        self.batch_size = batch_size
         self.preprocessing = pipelines.preprocessing
         self._train_records = [record for record in split.train if record.path not in bad]
         self._validation_records = [record for record in split.validation if record.path not in bad]

@@ -18,7 +18,7 @@ from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
 from data_loader.pipeline import AugmentationKey
-from data_loader.transforms import evaluation_pipeline
+from data_loader.transforms import eval_pipeline
 from model import architectures
 from parse_config import listed
 from utils.checkpoint_file import read_checkpoint
@@ -52,7 +52,7 @@ class Predictor:
     ) -> None:
         self.model = model.to(device).eval()
         self.labels, self.preprocessing, self.device = labels, preprocessing, device
-        self._pipeline = evaluation_pipeline(preprocessing)
+        self._pipeline = eval_pipeline(preprocessing)
         self.config: dict[str, Any] = content["config"]
         self.run_name: str = content["run_name"]
         self.completed_epochs: int = content["completed_epochs"]

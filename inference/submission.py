@@ -79,7 +79,7 @@ def read_answers(path: Path, num_answers: int) -> Answers:
     return Answers(list(seen), torch.tensor(answers), persons)
 
 
-def aligned(truth: Answers, ids: Sequence[str], path: Path) -> Answers:
+def align(truth: Answers, ids: Sequence[str], path: Path) -> Answers:
     """The rows of `truth` in the order of `ids`. Raises DataError if an image is on one side only."""
     position = {name: row for row, name in enumerate(truth.ids)}
     lacking = [name for name in ids if name not in position]

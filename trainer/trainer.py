@@ -193,7 +193,8 @@ class Trainer(BaseTrainer):
         self.completed_epochs, self.batches_done, self.sums = epoch, 0, self._new_sums()
         with self._full_disk_tolerated(final=self.finished):
             self.trackers.log_metrics(epoch, metrics)
-        self.log.info("epoch %d: %s%s", epoch, describe(metrics), " (best)" if better else "")
+        self.log.info("epoch %d/%d: %s%s", epoch, self.epochs, describe(summary(metrics)), " (best)" if better else "")
+        self.log.debug("epoch %d: %s", epoch, describe(metrics))
         self._save(names, final=self.finished)
         if self.stopped_early:
             best = f"{self.monitor.metric} = {self.monitor.best:.4f}" if self.monitor.best is not None else "none"
@@ -302,6 +303,15 @@ def choose_compute_type(precision: str, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def summary(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a person reads of an epoch: the learning rate, the losses, and the validation's scores."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name in ("lr", "train/loss") or (name.startswith("val/") and "loss_" not in name)
+    }
 
 
 def describe(metrics: Mapping[str, float]) -> str:

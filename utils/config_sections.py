@@ -102,8 +102,8 @@ class One(Section):
 
     names: Mapping[str, Component]
     supplied: tuple[str, ...] = ()
-    filled: tuple[str, ...] = ()
     extra: Component | None = None
+    filled: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> str:
@@ -128,7 +128,9 @@ class One(Section):
         own = argument_names(component) if component is not None else []
         for key in [key for key in others if key in own and key not in argument_names(self.extra or _no_extra)]:
             where = (*place, key)
-            problems.append(Problem(where, f"{dotted(where)} is not a known key; did you mean {dotted(place)}.args.{key}?"))
+            problems.append(
+                Problem(where, f"{dotted(where)} is not a known key; did you mean {dotted(place)}.args.{key}?")
+            )
             del others[key]
         return problems + argument_problems(self.extra or _no_extra, others, place, also_known=("type", "args"))
 
@@ -172,7 +174,7 @@ class Many(Section):
         return 'a list of objects with "type" and "args"'
 
     def part(self, step: str | int) -> Section:  # noqa: ARG002
-        return One(self.names, self.supplied, self.filled)
+        return One(self.names, self.supplied, filled=self.filled)
 
     def _inner_problems(self, value: Any, place: Place) -> list[Problem]:
         one = self.part(0)
@@ -258,6 +260,6 @@ def _no_extra() -> None:
 def _call(component: Component, arguments: Mapping[str, Any], place: Place, supplied: Mapping[str, Any]) -> Any:
     passed = {name: value for name, value in supplied.items() if name in argument_names(component)}
     try:
-        return component(**{**passed, **convert_arguments(component, arguments, tuple(passed))})
+        return component(**{**passed, **convert_arguments(component, arguments)})
     except (ValueError, TypeError) as error:
         raise BuildError(constructor_problems(component, arguments, place, error)) from error

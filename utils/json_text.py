@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.errors import ConfigError
-from utils.wording import did_you_mean
+from utils.wording import did_you_mean, kind
 
 DEEPEST_NESTING = 50
 
@@ -42,7 +42,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     value = parse_json(text, str(path))
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}:1:1: the file must hold an object, {{...}}, not {type(value).__name__}")
+        raise ConfigError(f"{path}:1:1: the file must hold an object, {{...}}, not {kind(value)}")
     return value
 
 

@@ -94,14 +94,10 @@ def argument_problems(
     return []
 
 
-def convert_arguments(
-    callable_: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    supplied: tuple[str, ...] = (),
-    filled: tuple[str, ...] = (),
-) -> dict[str, Any]:
+def convert_arguments(callable_: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Checked `arguments` as the annotations want them: a list for a tuple becomes a tuple, text for a Path a Path."""
-    return dict(_adapter(callable_, supplied, filled).validate_json(json.dumps(arguments)))
+    adapter = _adapter(callable_, (), tuple(_parameters(callable_)))
+    return dict(adapter.validate_json(json.dumps(arguments)))
 
 
 def constructor_problems(
@@ -212,7 +208,8 @@ def _namespace(callable_: Callable[..., Any]) -> dict[str, Any]:
     """The names that a string annotation may use: those of the modules that define the callable and its parents."""
     owners = list(callable_.__mro__) if inspect.isclass(callable_) else [inspect.unwrap(callable_)]
     owners.sort(key=lambda owner: inspect.isclass(owner) and "__init__" not in vars(owner))
-    namespace: dict[str, Any] = {}
+    # What modules often import for type checkers only.
+    namespace: dict[str, Any] = {**vars(typing), **vars(collections.abc)}
     for owner in reversed(owners):
         namespace.update(vars(sys.modules.get(owner.__module__, types.ModuleType("none"))))
     return namespace

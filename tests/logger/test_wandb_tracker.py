@@ -52,8 +52,9 @@ def _records(directory: Path) -> list[list[Any]]:
     a checksum (4 bytes), a length (2) and a kind (1: whole, 2 first, 3 middle, 4 last), after a header of 7 bytes."""
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # its process writes on for a moment after a run's finish, and is done when it ends
     runs = []
-    for path in sorted(directory.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted(directory.glob("wandb/offline-run-*/*.wandb")):
         data, place, whole, records = path.read_bytes(), 7, b"", []
         while place + 7 <= len(data):
             if 32768 - place % 32768 < 7:
