@@ -7,12 +7,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 
+from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from base.scores import Metric, Scores
@@ -25,8 +27,8 @@ from utils.signatures import NonNegativeFloat, NonNegativeInt
 from utils.wording import not_one_of
 
 PROGRAMS_LOADER_ARGUMENTS = (
-    "split", "label_space", "transforms", "mean", "std", "seed", "rank", "world_size", "pin_memory", "image_check_cache",
-    "show_progress",
+    "split", "label_space", "transforms", "mean", "std", "seed", "rank", "world_size", "pin_memory",
+    "image_check_cache", "show_progress",
 )  # fmt: skip
 
 
@@ -43,7 +45,7 @@ class RunSettings:
     name: Annotated[str, Field(pattern=r"^[^\s/\\:*?\"<>|.][^/\\:*?\"<>|\x00]*$")]
     seed: NonNegativeInt = 42
     n_gpu: NonNegativeInt = 1
-    metrics: Annotated[list[str], Field(min_length=1)] = Field(default_factory=lambda: ["accuracy", "f1"])
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("accuracy", "f1")
     wandb: bool = False
     visualize: bool = False
     submit_dir: str = "submit/"
@@ -65,7 +67,7 @@ class ScheduleSettings:
     metric: str | None = None
 
 
-def transform_lists(train: list[TransformSpec], eval: list[TransformSpec]) -> dict[str, list[TransformSpec]]:  # noqa: A002
+def transform_lists(train: list[TransformSpec], eval: list[TransformSpec]) -> dict[str, list[TransformSpec]]:
     """What happens to training images, and to all others."""
     return {"train": train, "eval": eval}
 
@@ -107,8 +109,8 @@ def check_config(config: ConfigParser) -> LabelSpace:
             return None
 
     labels: LabelSpace | None = attempt(lambda: config.build("labels"))
-    for place in ("data", "split"):
-        attempt(lambda place=place: config.build(place))
+    attempt(lambda: config.build("data"))
+    attempt(lambda: config.build("split"))
     problems += _transform_problems(config)
     problems += _arch_problems(config)
     if labels is not None:
@@ -130,8 +132,9 @@ def _transform_problems(config: ConfigParser) -> list[str]:
 
 def _arch_problems(config: ConfigParser) -> list[str]:
     arch = config["arch"]
+    architecture: type[BaseModel] = getattr(architectures, arch["type"])
     try:
-        listed(architectures)[arch["type"]].check_arguments(**arch.get("args", {}))
+        architecture.check_arguments(**arch.get("args", {}))
     except ValueError as error:
         return [f"{config.origin('arch.args.model_name')}: arch.args.model_name: {error}"]
     return []
@@ -147,7 +150,7 @@ def _loss_problems(config: ConfigParser, labels: LabelSpace, attempt: Callable[[
                 f'"{name}" {not_one_of(name, labels.heads)}'
             )
             continue
-        head_loss = attempt(lambda name=name: config.build(f"loss.heads.{name}"))
+        head_loss = attempt(partial(config.build, f"loss.heads.{name}"))
         try:
             if head_loss is not None:
                 head_loss.check_num_classes(labels.heads[name].num_classes, labels.heads[name].class_names)
@@ -175,7 +178,9 @@ def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
 def _metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
     unknown = [name for name in config.extra().metrics if name not in listed(metric)]
     if unknown:
-        return [config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown]
+        return [
+            config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown
+        ]
     known = metric_names(config, labels)
     if config["split"]["type"] == "NoSplit":
         known = [name for name in known if not name.startswith("val/")]
@@ -211,7 +216,7 @@ def _schedule_problems(config: ConfigParser, attempt: Callable[[Callable[[], Any
             'epoch, such as "val/loss"'
         ]
     if schedules.needs_metric(spec["type"]) and spec.get("interval") == "step":
-        return [config.problem("lr_scheduler.interval", f"must be \"epoch\": {spec['type']} looks at an epoch's metric")]
+        return [config.problem("lr_scheduler.interval", f'must be "epoch": {spec["type"]} looks at an epoch\'s metric')]
     return []
 
 

@@ -59,8 +59,7 @@ def test(arguments: Namespace) -> TestResult:
         file = submission.with_name(f"{submission.stem}_probabilities.csv")
         write_probabilities(file, names, predictor.labels, probabilities.by_head)
         log.info("%s: their probabilities", file)
-    for line in class_distribution(predictor.labels, answers):
-        log.info("%s", line)
+    log.info("%s", "\n".join(class_distribution(predictor.labels, answers)))
     scores = score(predictor, records, answers, probabilities, arguments)
     for row in scores:
         log.info("%s", row)
@@ -133,7 +132,9 @@ def score(
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line. Raises ConfigError."""
     parser = CommandLine(description="Writes the answers of a trained model, and scores them where the truth is known.")
-    parser.add_argument("-r", "--resume", required=True, help="a run folder, such as saved/models/<name>/<run>, or a file")
+    parser.add_argument(
+        "-r", "--resume", required=True, help="a run folder, such as saved/models/<name>/<run>, or a file"
+    )
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 (default: the best there is)")
     parser.add_argument("--checkpoint", default="best", help="of a run folder: best (default), last, best_f1, ...")
     parser.add_argument("--info-dir", help="a folder with info.csv and images/ (default: the config's info_dir)")

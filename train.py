@@ -24,9 +24,10 @@ from model import schedules
 from model.loss.multi_head import MultiHeadLoss
 from parse_config import Arguments, ConfigParser, parse_arguments
 from trainer.checkpoint import Checkpoints
+from trainer.epoch_sums import describe
 from trainer.resume import ResumePoint, newest_run, resume_point
 from trainer.schedule import Schedule
-from trainer.trainer import Trainer, describe
+from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
 from utils.errors import ConfigError, UserError, run_command
@@ -229,7 +230,9 @@ def _notes_of_devices(settings: RunSettings, device: torch.device) -> list[str]:
     if settings.n_gpu > 0 and device.type == "cpu":
         return [f"n_gpu = {settings.n_gpu}, and there is no GPU here: training on the CPU"]
     if settings.n_gpu > 1 and process_group.world_size() == 1:
-        return [f"n_gpu = {settings.n_gpu}: one GPU is used; for all: torchrun --nproc-per-node={settings.n_gpu} train.py"]
+        return [
+            f"n_gpu = {settings.n_gpu}: one GPU is used; for all: torchrun --nproc-per-node={settings.n_gpu} train.py"
+        ]
     return []
 
 

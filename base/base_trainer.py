@@ -19,7 +19,8 @@ class TrainerSettings:
     epoch, 2 full; monitor: "min val/loss" or the like, "off" to disable; early_stop: epochs without a better monitor
     before the run stops (0: never); tensorboard: write its events; precision: "auto" is the card's mixed precision
     (bfloat16, or float16 on older cards) and float32 on a CPU; accumulation_steps: batches to one update of the
-    weights; max_grad_norm: the gradients' norm is clipped to it.
+    weights; max_grad_norm: the gradients' norm is clipped to it; channels_last: lay images and weights out as (H, W, C)
+    in memory, which convolutions are faster in.
     """
 
     epochs: PositiveInt
@@ -33,6 +34,7 @@ class TrainerSettings:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     accumulation_steps: PositiveInt = 1
     max_grad_norm: PositiveFloat | None = None
+    channels_last: bool = True
 
 
 class BaseTrainer(ABC):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -153,13 +155,22 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _start_worker(_number: int) -> None:
-    """One thread a worker; signals to the whole process group are the main process's business.
+    """One thread a worker; signals that reach all processes (Ctrl-C, a scheduler's) are the main process's business.
 
-    A worker ends when its loader does, or its parent, which torch's workers look for every few seconds."""
+    A worker ends with its loader; when its parent says so by SIGTERM, as Python does at its exit; or when the parent
+    is gone, which torch's workers look for every few seconds."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread, which learns who sent it
+    threading.Thread(target=_end_when_parent_says, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_parent_says(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _batches(loader: DataLoader[Any]) -> Iterator[Batch]:

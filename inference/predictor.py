@@ -20,7 +20,6 @@ from base.weights import load_weights
 from data_loader.pipeline import AugmentationKey
 from data_loader.transforms import eval_pipeline
 from model import architectures
-from parse_config import listed
 from utils.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError
 from utils.stop_signals import StopSignals
@@ -122,9 +121,9 @@ def find_checkpoint(path: Path, name: str = "best") -> Path:
 
 def build_model(arch: Mapping[str, Any], labels: LabelSpace) -> BaseModel:
     """The model that the "arch" section of a checkpoint's config names, its weights random: they are loaded next."""
-    names = listed(architectures)
-    if arch["type"] not in names:
-        raise CheckpointError(f"the checkpoint's model {arch['type']!r} is not one of {', '.join(names)}")
-    architecture = names[arch["type"]]
+    if arch["type"] not in architectures.__all__:
+        known = ", ".join(architectures.__all__)
+        raise CheckpointError(f"the checkpoint's model {arch['type']!r} is not one of {known}")
+    architecture: type[BaseModel] = getattr(architectures, arch["type"])
     arguments = architecture.arguments_without_weights(arch.get("args", {}))
     return architecture(num_classes={name: head.num_classes for name, head in labels.heads.items()}, **arguments)

@@ -12,7 +12,10 @@ from typing import TypeVar
 from tqdm import tqdm
 
 LOG_NAME = "training"
-"""The project's one logger: `logging.getLogger(LOG_NAME)` is what `open_log` has prepared."""
+"""The project's logger: `logging.getLogger(LOG_NAME)` is what `open_log` has prepared."""
+
+PACKAGES = ("base", "data_loader", "inference", "model", "trainer", "utils")
+"""Their modules log to `logging.getLogger(__name__)`, which says the same things in the same places."""
 
 _CONSOLE_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
@@ -27,26 +30,30 @@ def open_log(path: Path | None, verbosity: int, rank: int = 0) -> logging.Logger
     OSError where the file cannot be opened.
     """
     close_log()
-    log = logging.getLogger(LOG_NAME)
-    log.setLevel(logging.DEBUG if rank == 0 else logging.WARNING)
-    log.propagate = False  # what other packages do to the root logger is not to double the lines
     console = _ConsoleHandler(rank)
     console.setLevel(_CONSOLE_LEVELS[max(0, min(verbosity, 2))])
-    log.addHandler(console)
+    handlers: list[logging.Handler] = [console]
     if path is not None and rank == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        log.addHandler(_RunFileHandler(path))
-    return log
+        handlers.append(_RunFileHandler(path))
+    for name in (LOG_NAME, *PACKAGES):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG if rank == 0 else logging.WARNING)
+        logger.propagate = False  # what other packages do to the root logger is not to double the lines
+        for handler in handlers:
+            logger.addHandler(handler)
+    return logging.getLogger(LOG_NAME)
 
 
 def close_log() -> None:
     """Flushes and closes what `open_log` opened; the logger stays usable and says warnings on stderr."""
-    log = logging.getLogger(LOG_NAME)
-    for handler in list(log.handlers):
-        if isinstance(handler, _ConsoleHandler | _RunFileHandler):
-            log.removeHandler(handler)
-            handler.close()
-    log.propagate = True
+    for name in (LOG_NAME, *PACKAGES):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            if isinstance(handler, _ConsoleHandler | _RunFileHandler):
+                logger.removeHandler(handler)
+                handler.close()
+        logger.propagate = True
 
 
 def progress_bar(

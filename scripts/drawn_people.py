@@ -159,9 +159,9 @@ def _gender_cues(female: bool, random: np.random.Generator) -> dict[str, Any]:
         "hair_style": style,
         "hair_length": float(random.uniform(0.75, 1.15) if style == "bob" else random.uniform(1.3, 2.1)),
         "fringe": float(random.uniform(0.08, 0.3)) if chance(0.45, 0.4) else 0.0,
-        "jaw": float(np.clip(normal(0.665, 0.80, 0.055), 0.54, 0.92)),
+        "jaw": float(np.clip(normal(0.665, 0.80, 0.06), 0.54, 0.92)),
         "chin": float(np.clip(normal(0.22, 0.31, 0.04), 0.14, 0.42)),
-        "brow_thickness": float(np.clip(normal(0.045, 0.078, 0.014), 0.02, 0.12)),
+        "brow_thickness": float(np.clip(normal(0.045, 0.078, 0.015), 0.02, 0.12)),
         "brow_height": float(np.clip(normal(0.245, 0.205, 0.02), 0.16, 0.3)),
         "eye_size": float(np.clip(normal(1.08, 0.93, 0.09), 0.75, 1.35)),
         "lashes": float(random.uniform(0.5, 1.0)) if chance(0.75, 0.08) else float(random.uniform(0, 0.3)),
@@ -183,25 +183,25 @@ def _age_cues(age: int, female: bool, random: np.random.Generator) -> dict[str, 
     """Strengths that grow with the years, smoothly: nothing happens at 30 or at 60.
 
     Some people look older or younger than they are in all of their cues, and each cue has noise of its own."""
-    years = age + random.random() if age < 60 else 60 + 18 * random.random()
-    looks = (years - 18) / 50 + random.normal(0, 0.035)
+    years = age + random.random() if age < 60 else 60 + 18 * random.random() ** 0.8
+    looks = (years - 18) / 50 + random.normal(0, 0.025)
 
-    def strength(start: float, full: float, spread: float = 0.07) -> float:
+    def strength(start: float, full: float, spread: float = 0.05) -> float:
         """0 before `start`, 1 from `full` on (on the scale where 18 years is 0 and 68 is 1)."""
         return float(np.clip((looks + random.normal(0, spread) - start) / (full - start), 0, 1))
 
-    greying = strength(0.25, 1.0, 0.12)
+    greying = strength(0.4, 0.95, 0.1)
     dyed = random.random() < (0.35 if female else 0.25)
     thinning = strength(0.15, 0.95, 0.15) * float(random.random() < (0.1 if female else 0.6))
     return {
         "forehead_lines": strength(0.1, 0.95),
         "crows_feet": strength(0.15, 0.95),
-        "bags": strength(0.05, 1.0, 0.09),
+        "bags": strength(0.05, 1.0, 0.07),
         "folds": strength(0.1, 0.9),
-        "sag": strength(0.3, 1.05, 0.09),
-        "droop": strength(0.25, 1.05, 0.09),
-        "blotches": strength(0.1, 1.0, 0.12),
-        "spots": strength(0.4, 1.0, 0.1),
+        "sag": strength(0.4, 1.0, 0.07),
+        "droop": strength(0.3, 1.0, 0.07),
+        "blotches": strength(0.1, 1.0, 0.1),
+        "spots": strength(0.55, 1.0, 0.08),
         "grey": greying * (0.1 if dyed else 1.0),
         "brow_grey": greying * float(random.uniform(0.3, 0.9)) * (0.5 if dyed else 1.0),
         "hairline": float(random.normal(-0.6, 0.04)) - 0.08 * thinning,

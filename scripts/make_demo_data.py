@@ -160,7 +160,8 @@ def _draw_files(jobs: list[Job], workers: int | None) -> None:
             for job in jobs:
                 bar.update(_draw_job(job))
             return
-        with multiprocessing.Pool(workers, _start_worker) as pool:
+        # Not forked: a copy of a process whose OpenCV has threads running waits for them for ever.
+        with multiprocessing.get_context("spawn").Pool(workers, _start_worker) as pool:
             for count in pool.imap_unordered(_draw_job, jobs, chunksize=4):
                 bar.update(count)
 

@@ -67,3 +67,17 @@ class EpochSums:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.losses.copy_(state["losses"])
         self.scores.load_state_dict(state["scores"])
+
+
+def summary(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a person reads of an epoch: the learning rate, the losses, and the validation's scores."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name in ("lr", "train/loss") or (name.startswith("val/") and "loss_" not in name)
+    }
+
+
+def describe(metrics: Mapping[str, float]) -> str:
+    """The metrics in one line, in the order they were made."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

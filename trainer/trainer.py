@@ -23,11 +23,12 @@ from base.weights import load_weights
 from logger.log import progress_bar
 from logger.trackers import Trackers
 from trainer.checkpoint import BEST, Checkpoints
-from trainer.epoch_sums import Criterion, EpochSums
+from trainer.epoch_sums import Criterion, EpochSums, describe, summary
 from trainer.monitor import EarlyStopping, Monitor
 from trainer.schedule import Schedule
 from trainer.worst_images import WorstImages
 from utils import process_group
+from utils.device import choose_compute_type
 from utils.errors import CheckpointError, DivergenceError, StorageFullError
 from utils.image_decoding import read_rgb
 from utils.random_streams import torch_seed
@@ -61,6 +62,8 @@ class Trainer(BaseTrainer):
     ) -> None:
         super().__init__(settings.epochs)
         self.settings, self.device, self.seed, self.log, self.run = settings, device, seed, log, run
+        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        model.to(memory_format=self.memory_format)
         self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
         self.network: nn.Module = DistributedDataParallel(model) if process_group.world_size() > 1 else model
         self.data_loader, self.labels, self.metrics = data_loader, labels, metrics
@@ -84,7 +87,7 @@ class Trainer(BaseTrainer):
             torch.manual_seed(torch_seed(self.seed, "model", epoch, first_batch + number, process_group.rank()))
             with self._synchronised_only_if(number == len(window) - 1):
                 with self.autocast():
-                    logits = self.network(self.data_loader.preprocessing.normalise(batch.images))
+                    logits = self.network(self._normalised(batch))
                     loss, parts = self.criterion(logits, batch.targets, normalisers)
                 # Processes' gradients are averaged, and the normalisers span all of them already.
                 self.scaler.scale(loss * process_group.world_size()).backward()
@@ -116,6 +119,10 @@ class Trainer(BaseTrainer):
             sums = reduced[:-1]
             self.stop_agreed = bool(reduced[-1] > 0)
         return weights, dict(zip(heads, sums, strict=True))
+
+    def _normalised(self, batch: Batch) -> Tensor:
+        """The batch's images as the model takes them."""
+        return self.data_loader.preprocessing.normalise(batch.images, memory_format=self.memory_format)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision, where the run uses it."""
@@ -167,7 +174,7 @@ class Trainer(BaseTrainer):
             for batch in self.data_loader.validation_batches():
                 batch = batch.to(self.device)
                 with self.autocast():
-                    logits = self.model(self.data_loader.preprocessing.normalise(batch.images))
+                    logits = self.model(self._normalised(batch))
                     weights = self.criterion.sample_weight_sums(batch.targets)
                     _, parts = self.criterion(logits, batch.targets, weights)
                 sums.add_losses(parts, weights, weights)
@@ -194,7 +201,6 @@ class Trainer(BaseTrainer):
         with self._full_disk_tolerated(final=self.finished):
             self.trackers.log_metrics(epoch, metrics)
         self.log.info("epoch %d/%d: %s%s", epoch, self.epochs, describe(summary(metrics)), " (best)" if better else "")
-        self.log.debug("epoch %d: %s", epoch, describe(metrics))
         self._save(names, final=self.finished)
         if self.stopped_early:
             best = f"{self.monitor.metric} = {self.monitor.best:.4f}" if self.monitor.best is not None else "none"
@@ -216,7 +222,7 @@ class Trainer(BaseTrainer):
         self.network.eval()
         with torch.inference_mode():
             for batch in itertools.islice(self.data_loader.validation_batches(), 1):
-                self.model(self.data_loader.preprocessing.normalise(batch.to(self.device).images))
+                self.model(self._normalised(batch.to(self.device)))
         return self.sums.reduced().metrics("train/")
 
     # --- stopping, saving and going on ---
@@ -278,8 +284,8 @@ class Trainer(BaseTrainer):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state["batches_done"] and state["world_size"] != process_group.world_size():
             raise CheckpointError(
-                f"{self.checkpoints.folder}: was stopped within an epoch of {state['world_size']} processes, and there are "
-                f"{process_group.world_size()} now; go on with as many, or from a checkpoint-epoch file"
+                f"{self.checkpoints.folder}: was stopped within an epoch of {state['world_size']} processes, and there "
+                f"are {process_group.world_size()} now; go on with as many, or from a checkpoint-epoch file"
             )
         load_weights(self.model, state["model"], self.checkpoints.folder)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -294,26 +300,3 @@ class Trainer(BaseTrainer):
         self.updates, self.batches_done = state["updates"], state["batches_done"]
         if self.batches_done:
             self.sums.load_state_dict(state["sums"][process_group.rank()])
-
-
-def choose_compute_type(precision: str, device: torch.device) -> torch.dtype:
-    """The type that the model computes in: "auto" is the card's own mixed precision, and float32 on a CPU."""
-    if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-def summary(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What a person reads of an epoch: the learning rate, the losses, and the validation's scores."""
-    return {
-        name: value
-        for name, value in metrics.items()
-        if name in ("lr", "train/loss") or (name.startswith("val/") and "loss_" not in name)
-    }
-
-
-def describe(metrics: Mapping[str, float]) -> str:
-    """The metrics in one line, in the order they were made."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -30,3 +30,12 @@ def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
     if device.type != "cpu":
         raise ConfigError(f"--device {name}: only cpu and cuda are supported")
     return device
+
+
+def choose_compute_type(precision: str, device: torch.device) -> torch.dtype:
+    """The type that the model computes in: "auto" is the card's own mixed precision, and float32 on a CPU."""
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

@@ -6,6 +6,7 @@ Whatever it does not say is taken from the project's own config.json, key by key
 from __future__ import annotations
 
 import copy
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,16 @@ def translate(config: dict[str, Any], default_config: Path = DEFAULT_CONFIG) -> 
     translated |= {key: value for key, value in config.items() if key not in ("loss", "loss_name", "data_loader")}
     problems: list[str] = []
     notes: list[str] = []
-    age_weights = _loss(config, translated, notes, problems)
+    _loss(config, translated, notes, problems)
     if not problems:
-        _labels(age_weights, translated, notes, problems)
+        _labels(config, translated, notes, problems)
     _data(config, translated, notes, problems)
     if problems:
         raise ConfigError("\n".join(problems))
     return translated, notes
 
 
-def _loss(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[str]) -> Any:
-    """Returns the class weights of age: their number says how many ages are told apart."""
+def _loss(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[str]) -> None:
     if config.get("loss", "all_loss") != "all_loss":
         problems.append(f'loss = {shown(config["loss"])} must be "all_loss"; to name one loss a head, write loss.heads')
     triples = config.get("loss_name")
@@ -52,7 +52,7 @@ def _loss(config: dict[str, Any], translated: dict[str, Any], notes: list[str], 
         problems.append(
             f"loss_name = {shown(triples)} must hold three [loss, class weights, head weight], for {', '.join(HEADS)}"
         )
-        return None
+        return
     heads = {}
     for number, (head, triple) in enumerate(zip(HEADS, triples, strict=True)):
         if not isinstance(triple, list) or len(triple) != 3 or not isinstance(triple[0], str):
@@ -61,23 +61,23 @@ def _loss(config: dict[str, Any], translated: dict[str, Any], notes: list[str], 
         name, class_weights, weight = triple
         arguments = {"class_weights": class_weights} if class_weights not in (None, []) else {}
         heads[head] = {"type": LOSS_NAMES.get(name, name), "args": arguments, "weight": weight}
-        notes.append(f"loss_name.{number} is now loss.heads.{head} = {shown(heads[head])}")
+        notes.append(f"loss_name.{number} is now loss.heads.{head} = {json.dumps(heads[head])}")
     translated["loss"] = {"heads": heads}
-    return None if problems else triples[-1][1]
 
 
-def _labels(age_weights: Any, translated: dict[str, Any], notes: list[str], problems: list[str]) -> None:
+def _labels(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[str]) -> None:
     translated["labels"] = copy.deepcopy(translated["labels"])
     age = translated["labels"]["attributes"]["age"]
     age.pop("training_bins", None)
+    age_weights = config["loss_name"][2][1]  # their number says how many ages are told apart
     count = len(age_weights) if isinstance(age_weights, list) else 0
     if count == len(DECADES) + 1:
         age["training_bins"] = DECADES
-        notes.append(f"six ages are now labels.attributes.age = {shown(age)}")
+        notes.append(f"six ages are now labels.attributes.age = {json.dumps(age)}")
     elif count not in (0, len(age["bins"]) + 1):
         problems.append(
-            f"loss_name.2 = {shown(age_weights)} (age): {count} class weights; 3 (<30, 30-59, >=60) or 6 (by decades) "
-            "are expected"
+            f"loss_name.2 = {shown(config['loss_name'][2])} (age): {count} class weights; 3 (<30, 30-59, >=60) or "
+            "6 (by decades) are expected"
         )
 
 
@@ -101,8 +101,8 @@ def _data(config: dict[str, Any], translated: dict[str, Any], notes: list[str], 
         "type": "PersonSplit",
         "args": {"validation_share": 0.1, "stratify": ["gender", "age"]},
     }
-    notes.append(f"data_loader is now {shown(translated['data_loader'])}")
+    notes.append(f"data_loader is now {json.dumps(translated['data_loader'])}")
     notes.append("data_loader.args.stage is gone: train.py trains, test.py answers")
-    notes.append(f"the training folder is now data = {shown(translated['data'])}")
-    notes.append(f"the split, by person, is now split = {shown(translated['split'])}")
+    notes.append(f"the training folder is now data = {json.dumps(translated['data'])}")
+    notes.append(f"the split, by person, is now split = {json.dumps(translated['split'])}")
     notes.append("the augmentation is now transforms, here that of config.json")

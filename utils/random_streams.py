@@ -1,6 +1,6 @@
 """Randomness as a function: each draw comes from a counter-based generator keyed by what it is for.
 
-Nothing here keeps a state, so a stream is the same for any number of workers and a resumed run needs no saved generator.
+Nothing here keeps a state: a stream is the same for any number of workers, and a resumed run needs no saved generator.
 """
 
 from __future__ import annotations

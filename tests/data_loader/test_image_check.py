@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -96,6 +97,16 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, paths: list[Path], opened:
     assert cache.read_bytes() == whole
 
 
+def test_a_cache_of_other_rules_is_made_anew(tmp_path: Path, paths: list[Path], opened: list[Path]) -> None:
+    cache = tmp_path / "check.json"
+    check_images(paths, cache)
+    stored = json.loads(cache.read_bytes())
+    cache.write_text(json.dumps(stored | {"rules": "0, Pillow 1"}))
+    opened.clear()
+    check_images(paths, cache)
+    assert sorted(opened) == paths
+
+
 @pytest.mark.parametrize("entry", [None, [1, 2], ["1", 2, None], [1, 2, 3], [True, 2, None]])
 def test_a_cache_with_a_malformed_entry_is_made_anew(
     tmp_path: Path, paths: list[Path], opened: list[Path], entry: object
@@ -180,18 +191,22 @@ def test_an_interrupted_check_goes_on_where_it_was(
     interrupt = True
 
     def inspect(path: Path) -> ImageFinding:
-        if interrupt and path == paths[9]:
+        if interrupt and path == paths[2]:
             raise KeyboardInterrupt
+        if interrupt:
+            time.sleep(0.02)
         seen.append(path)
         return inspect_image(path)
 
     monkeypatch.setattr(image_check, "inspect_image", inspect)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     with pytest.raises(KeyboardInterrupt):
         check_images(paths, cache)
+    assert len(seen) < len(paths) - 1  # those that had not begun were let be
     interrupt = False
     seen.clear()
     assert check_images(paths, cache) == []
-    assert sorted(seen) == paths[9:]
+    assert sorted(seen) == paths[2:]
 
 
 def test_the_progress_bar_is_silent_where_no_one_looks(paths: list[Path], capfd: pytest.CaptureFixture[str]) -> None:

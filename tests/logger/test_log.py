@@ -128,3 +128,14 @@ def test_progress_bars_show_only_on_a_terminal_that_wants_them(
     assert ("2/5" in stderr.getvalue()) == shown
     if not shown:
         assert stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("module", ["data_loader.splits", "inference.predictor", "trainer.resume"])
+def test_what_other_modules_warn_of_is_in_the_file_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], module: str
+) -> None:
+    open_log(tmp_path / "info.log", verbosity=0)
+    logging.getLogger(module).warning("a class is absent")
+    close_log()
+    assert (tmp_path / "info.log").read_text().count("a class is absent") == 1
+    assert capsys.readouterr().out == "warning: a class is absent\n"

@@ -1,4 +1,4 @@
-"""The drawn data set: its layout, its answers, its sameness for any number of processes, and what its cues give away."""
+"""The drawn data set: its layout, its answers, its sameness for any number of processes, what gives labels away."""
 
 from __future__ import annotations
 
@@ -193,7 +193,9 @@ def test_tables_give_their_very_people_and_files(tmp_path: Path) -> None:
     output = tmp_path / "out"
     make_from_tables(output, *write_tables(tmp_path), seed=SEED, workers=1)
     assert (output / "train" / "train.csv").read_text() == TRAIN_TABLE
-    files = {path.relative_to(output / "train" / "images").as_posix() for path in (output / "train").rglob("*.*g")}
+    files = {
+        path.relative_to(output / "train" / "images").as_posix() for path in (output / "train/images").glob("*/*.*")
+    }
     assert files == {line.split(",")[0] for line in TRAIN_FILES.splitlines()[1:]}
     assert (output / "train/images/003397_female_Asian_20/mask1.png").read_bytes()[1:4] == b"PNG"
     for name in ("003397_female_Asian_20/normal.JPG", "003397_female_Asian_19/mask1.jpeg"):
@@ -280,7 +282,7 @@ def test_what_gives_gender_and_age_away() -> None:
         cues = np.array([[getattr(person, name) for name in names] for person in people])
         assert score(cues, target, alone) > 0.9
         if target is female:
-            assert max(score(cue[:, None], target, alone) for cue in cues.T) < 0.93
+            assert max(score(cue[:, None], target, alone) for cue in cues.T) < 0.95
 
 
 def test_contact_sheet_shows_seven_pictures_a_person(tmp_path: Path) -> None:

@@ -28,9 +28,7 @@ from trainer.trainer import Trainer
 from utils.random_streams import numpy_stream
 from utils.stop_signals import StopSignals
 
-LABELS = LabelSpace(
-    {"mask": {"classes": ["on", "off"]}, "age": {"bins": [30, 60], "training_bins": [20, 30, 60]}}  # type: ignore[typeddict-item]
-)
+LABELS = LabelSpace({"mask": {"classes": ["on", "off"]}, "age": {"bins": [30, 60], "training_bins": [20, 30, 60]}})
 IMAGE_SIDE = 6
 
 
@@ -74,7 +72,7 @@ class MemoryLoader(BaseDataLoader):
         self.num_train, self.total = num_train, total
         self.batch_size, self.valid_batch_size = batch_size, valid_batch_size
         self.label_space = LABELS
-        self.preprocessing = Preprocessing((IMAGE_SIDE, IMAGE_SIDE), (0.5,) * 3, (0.25,) * 3, [])  # type: ignore[arg-type]
+        self.preprocessing = Preprocessing((IMAGE_SIDE, IMAGE_SIDE), (0.5,) * 3, (0.25,) * 3, [])
 
     @property
     def train_records(self) -> list[ImageRecord]:
@@ -117,7 +115,7 @@ MakeTrainer = Callable[..., Built]
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> MakeTrainer:
-    """make_trainer(folder, resume=content, loader=..., scheduler=..., **settings): a trainer that writes to `folder`."""
+    """make_trainer(folder, resume=content, loader=..., **settings): a trainer that writes to `folder`."""
 
     def make(
         folder: str = "run",

@@ -120,19 +120,13 @@ def test_a_run_may_be_extended_and_a_finished_one_is_left_alone(make_trainer: Ma
 
 def test_accumulation_equals_one_large_batch(make_trainer: MakeTrainer) -> None:
     """Also where the batches know different numbers of labels. Without batch statistics and dropout the two are one."""
+    models = [SmallModel(False, 0), SmallModel(False, 0)]
+    models[1].load_state_dict(models[0].state_dict())
+    arguments = {"epochs": 1, "lr": 0.1, "optimizer": torch.optim.SGD}
     small = make_trainer(
-        "small", loader=MemoryLoader(24, 8, batch_size=4), model=SmallModel(False, 0), epochs=1, accumulation_steps=3, lr=0.1,
-        optimizer=torch.optim.SGD,
-    )  # fmt: skip
-    large = make_trainer(
-        "large", loader=MemoryLoader(24, 8, batch_size=12), model=None, epochs=1, lr=0.1, optimizer=torch.optim.SGD
+        "small", loader=MemoryLoader(24, 8, batch_size=4), model=models[0], accumulation_steps=3, **arguments
     )
-    torch.manual_seed(0)
-    model = SmallModel(False, 0)
-    small.trainer.model.load_state_dict(model.state_dict())
-    large = make_trainer(
-        "large", loader=MemoryLoader(24, 8, batch_size=12), model=model, epochs=1, lr=0.1, optimizer=torch.optim.SGD
-    )
+    large = make_trainer("large", loader=MemoryLoader(24, 8, batch_size=12), model=models[1], **arguments)
     small.trainer.train()
     large.trainer.train()
     assert small.trainer.updates == large.trainer.updates == 2
@@ -222,20 +216,12 @@ def test_best_is_saved_on_epochs_that_are_not_periodic(make_trainer: MakeTrainer
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_clipping_bounds_the_step(make_trainer: MakeTrainer, precision: str) -> None:
-    built = make_trainer(
-        "run",
-        epochs=1,
-        lr=1.0,
-        optimizer=torch.optim.SGD,
-        max_grad_norm=0.01,
-        precision=precision,
-        loader=MemoryLoader(4, 2),
-    )
+    settings = {"epochs": 1, "max_grad_norm": 0.01, "precision": precision}
+    built = make_trainer("run", lr=1.0, optimizer=torch.optim.SGD, loader=MemoryLoader(4, 2), **settings)
     before = {name: parameter.detach().clone() for name, parameter in built.trainer.model.named_parameters()}
     built.trainer.train()
-    moved = sum(
-        float((parameter.detach() - before[name]).square().sum()) for name, parameter in built.trainer.model.named_parameters()
-    )
+    after = dict(built.trainer.model.named_parameters())
+    moved = sum(float((after[name].detach() - before[name]).square().sum()) for name in before)
     assert 0 < math.sqrt(moved) <= 0.0101
 
 

@@ -279,7 +279,6 @@ def test_schema_has_description_defaults_and_no_references() -> None:
     assert schema["properties"]["attributes"]["anyOf"][0]["additionalProperties"]["additionalProperties"] is False
     assert "$ref" not in json.dumps(schema)
     assert "params" not in arguments_schema(Adam, ("params",))["properties"]
-    assert "required" not in arguments_schema(Settings, filled=("epochs",))
 
 
 def _components() -> list[type]:

@@ -1,0 +1,244 @@
+"""Where a config's values come from: files that extend one another, flags; and what none of them may hold."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from parse_config import Arguments, ConfigParser, Override, parse_arguments
+from tests.small_config import CONFIG, SECTIONS, edited, exit_code_of, lines_of, read, write
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("config.json", CONFIG)
+
+
+def test_objects_merge_lists_and_types_replace() -> None:
+    write("configs/mid.json", {"extends": "../config.json", "optimizer": {"args": {"lr": 0.5}}, "data": []})
+    write(
+        "configs/child.json", {"extends": "mid.json", "loss": {"heads": {"age": {"type": "CrossEntropy"}}}, "name": "C"}
+    )
+    config = read("configs/child.json")
+    assert config["optimizer"] == {"type": "Adam", "args": {"lr": 0.5, "amsgrad": True}}
+    assert config["data"] == []
+    assert config["loss"]["heads"]["age"] == {"type": "CrossEntropy"}  # neither gamma nor weight: they were Focal's
+    assert "extends" not in config.resolved
+    assert config.origin("name") == "configs/child.json"
+    assert config.origin("optimizer.args.lr") == "configs/mid.json"
+    assert config.origin("optimizer.args.amsgrad") == "config.json"
+    write("same.json", {"extends": "config.json", "optimizer": {"type": "Adam", "args": {"lr": 1}}})
+    assert read("same.json")["optimizer"]["args"] == {"lr": 1, "amsgrad": True}
+
+
+def test_several_parents_are_laid_over_one_another_in_order() -> None:
+    write("a.json", {"name": "A", "seed": 1})
+    write("b.json", {"name": "B"})
+    write("child.json", {"extends": ["config.json", "a.json", "b.json"]})
+    assert (read("child.json")["name"], read("child.json")["seed"]) == ("B", 1)
+
+
+def test_each_error_names_the_file_that_set_the_value() -> None:
+    write("bad.json", edited("trainer.epochs", "3"))
+    write("child.json", {"extends": "bad.json", "seed": -1, "optimizer": {"args": {"lrr": 1}}})
+    lines = lines_of(lambda: read("child.json"))
+    assert [line.split(" ")[:2] for line in lines] == [
+        ["child.json:", "optimizer.args.lrr"],
+        ["bad.json:", "trainer.epochs"],
+        ["child.json:", "seed"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.json": '{"extends": "a.json"}'}, 'a.json: extends = "a.json" loops: a.json -> a.json'),
+        (
+            {"a.json": '{"extends": "b.json"}', "b.json": '{"extends": "./a.json"}'},
+            'b.json: extends = "./a.json" loops: a.json -> b.json -> a.json',
+        ),
+        (
+            {"a.json": '{"extends": "b.json"}', "b.json": '{"extends": "confg.json"}'},
+            'b.json: extends = "confg.json": there is no file confg.json; did you mean "config.json"? '
+            "(read: a.json -> b.json -> confg.json)",
+        ),
+        ({"a.json": '{"extends": 3}'}, "a.json: extends = 3 must be a path or a list of paths"),
+        (
+            {"a.json": '{"extends": "b.json"}', "b.json": "{,}"},
+            "b.json:1:2: a comma before } is one too many; remove it",
+        ),
+    ],
+    ids=["fault18-itself", "fault18-loop", "fault18-missing", "fault18-kind", "fault2-in-a-parent"],
+)
+def test_extends_that_cannot_be(files: dict[str, str], message: str) -> None:
+    for path, text in files.items():
+        write(path, text)
+    assert lines_of(lambda: read("a.json")) == [message]
+
+
+def test_overrides_set_what_they_say() -> None:
+    config = read(
+        "config.json",
+        "optimizer.args.momentum=0.9",
+        "optimizer.type=SGD",
+        "data.0.args.root=b=c",
+        "name=2024",
+        'transforms.train=[{"type": "Blur", "args": {"p": 1}}]',
+        "trainer.monitor=min val/loss",
+        "lr_scheduler=null",
+        "metrics=[]",
+    )
+    expected = copy.deepcopy(CONFIG) | {"name": "2024", "lr_scheduler": None, "metrics": []}
+    expected["optimizer"] = {"type": "SGD", "args": {"momentum": 0.9}}  # in whatever order they were given
+    expected["data"][0]["args"]["root"] = "b=c"
+    expected["transforms"]["train"] = [{"type": "Blur", "args": {"p": 1}}]
+    expected["trainer"]["monitor"] = "min val/loss"
+    assert config.resolved == expected
+    assert config.origin("trainer.monitor") == "--set trainer.monitor=min val/loss"
+
+
+def test_an_override_may_name_an_object_that_the_file_leaves_out() -> None:
+    write("x.json", edited("lr_scheduler", None))
+    config = read("x.json", "lr_scheduler.type=StepLR", "lr_scheduler.args.step_size=3")
+    assert config["lr_scheduler"] == {"type": "StepLR", "args": {"step_size": 3}}
+
+
+BAD_OVERRIDES = {
+    "fault24-unknown": (
+        "trainer.epoch=3",
+        "--set trainer.epoch=3: trainer.epoch is not a known key; did you mean "
+        '"epochs"? (known: epochs, save_dir, monitor)',
+    ),
+    "fault24-unknown-section": (
+        "trainr.epochs=3",
+        '--set trainr.epochs=3: trainr is not a known key; did you mean "trainer"?',
+    ),
+    "fault24-kind": (
+        "trainer.epochs=abc",
+        '--set trainer.epochs=abc: trainer.epochs = "abc" is text; a whole number is expected',
+    ),
+    "fault24-half-a-list": (
+        "metrics=[1,",
+        "--set metrics=[1,: is not valid JSON: the file ends, but the [ of line 1 is not closed",
+    ),
+    "fault24-no-value": (
+        "trainer.epochs",
+        "--set trainer.epochs: a.b.c=value is expected, such as --set trainer.epochs=10",
+    ),
+    "fault24-no-place": ("=3", "--set : a.b.c=value is expected, such as --set trainer.epochs=10"),
+    "fault24-empty-step": ("a..b=3", "--set a..b: a.b.c=value is expected, such as --set trainer.epochs=10"),
+    "fault24-no-such-entry": ("data.1.args.root=x", '--set data.1.args.root=x: data is a list of 1; it has no "1"'),
+    "fault24-inside-a-number": (
+        "trainer.epochs.x=3",
+        '--set trainer.epochs.x=3: trainer.epochs is a whole number; it has no "x"',
+    ),
+    "fault5-nan": (
+        "optimizer.args.lr=NaN",
+        '--set optimizer.args.lr=NaN: optimizer.args.lr = "NaN" is text; a number is expected',
+    ),
+    "fault10": ("trainer.epochs=-1", "--set trainer.epochs=-1: trainer.epochs = -1: must be at least 1"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_OVERRIDES.values(), ids=BAD_OVERRIDES)
+def test_overrides_that_cannot_be(text: str, message: str) -> None:
+    [line] = lines_of(lambda: read("config.json", text))
+    assert line.startswith(message)
+    assert exit_code_of(lambda: read("config.json", text)) == 2
+
+
+def test_the_command_line() -> None:
+    assert parse_arguments([]) == Arguments(None, None, None, (), False, False)
+    given = parse_arguments(
+        [
+            "-c",
+            "a.json",
+            "-r",
+            "auto",
+            "-d",
+            "cuda:1",
+            "--lr",
+            "0.5",
+            "--bs",
+            "8",
+            "--set",
+            "a.b=1",
+            "--set",
+            "c=x",
+            "--print-config",
+            "--dry-run",
+        ]
+    )
+    overrides = (Override("a.b", "1"), Override("c", "x"), Override("optimizer.args.lr", "0.5", "--lr"))
+    assert given.overrides == (*overrides, Override("data_loader.args.batch_size", "8", "--bs"))
+    assert (given.config, given.resume, given.device) == (Path("a.json"), "auto", "cuda:1")
+    assert given.print_config
+    assert given.dry_run
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--confg", "x"], '--confg is not a known flag; did you mean "--config"? (--help lists them)'),
+        (["--epochs=3"], "--epochs is not a known flag (--help lists them)"),
+        (["config.json"], "'config.json' belongs to no flag (--help lists them)"),
+        (["--conf", "x"], '--conf is not a known flag; did you mean "--config"? (--help lists them)'),
+        (["--lr"], "argument --lr: expected one argument"),
+    ],
+    ids=["fault69", "fault69-with-value", "fault69-plain-word", "fault69-abbreviation", "fault69-no-value"],
+)
+def test_unknown_flags(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(lambda: parse_arguments(argv)) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].endswith(f": {message}")
+
+
+def test_short_flags_are_named_in_errors() -> None:
+    overrides = parse_arguments(["--lr", "fast", "--bs", "0"]).overrides
+    assert lines_of(lambda: ConfigParser.from_file("config.json", SECTIONS, overrides)) == [
+        "--bs 0: data_loader.args.batch_size = 0: must be at least 1",
+        '--lr fast: optimizer.args.lr = "fast" is text; a number is expected',
+    ]
+
+
+SECRETS = {
+    "wandb_key": "hello",
+    "WANDB_API_KEY": "hello",
+    "apiKey": "hello",
+    "password": 12345,
+    "hub-token": "hello",
+    "note": "0123456789abcdef" * 2 + "01234567",
+    "other": "local-" + "a1" * 12,
+    "aws": "AKIA" + "ABCD2345" * 2,
+    "hub": "hf_" + "Ab1" * 10,
+    "uri": "https://me:hunter2@tracker.example/x",
+}
+
+
+@pytest.mark.parametrize("key", SECRETS, ids=lambda key: f"fault16-{key}")
+@pytest.mark.parametrize("place", ["", "optimizer.args."])
+def test_credentials_are_refused_and_not_echoed(key: str, place: str) -> None:
+    write("x.json", edited(place + key, SECRETS[key]))
+    [line] = lines_of(lambda: read("x.json"))
+    assert line.startswith(f"x.json: {place}{key} holds a credential; remove it")
+    assert str(SECRETS[key]) not in line
+    [line] = lines_of(lambda: read("config.json", f"{place}{key}={SECRETS[key]}"))
+    assert line.startswith(f"--set {place}{key}=...: {place}{key} holds a credential; remove it")
+    assert str(SECRETS[key]) not in line
+
+
+def test_fault16_other_problems_are_told_beside_a_credential() -> None:
+    write("x.json", edited("trainer.token", "hunter2") | {"seed": -1, "name": "f" * 40})
+    lines = lines_of(lambda: read("x.json"))
+    assert [line.split(" ")[1] for line in lines] == ["name", "trainer.token", "seed"]
+    assert "hunter2" not in "".join(lines)
+    assert "ffff" not in "".join(lines)
+
+
+def test_innocent_values_are_no_credentials() -> None:
+    write("x.json", edited("trainer.save_dir", "runs/" + "0123456789abcdef" * 3) | {"name": "tokens and passwords"})
+    read("x.json")

@@ -1,0 +1,313 @@
+"""The config parser on a small table of sections: each refusal with its file, place, value and expectation."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import types
+from pathlib import Path
+from typing import Any
+
+import albumentations
+import jsonschema
+import pytest
+import torch
+
+from parse_config import ConfigParser, Override, listed
+from tests.small_config import (
+    CONFIG,
+    SECTIONS,
+    TRANSFORMS,
+    Focal,
+    RunSettings,
+    ScheduleSettings,
+    TrainerSettings,
+    edited,
+    exit_code_of,
+    lines_of,
+    read,
+    write,
+)
+from utils.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("config.json", CONFIG)
+
+
+REFUSED: dict[str, tuple[str, Any, str]] = {
+    "fault7-top": (
+        "nmae",
+        1,
+        'nmae is not a known key; did you mean "name"? (known: labels, data, transforms, '
+        "data_loader, loss, optimizer, lr_scheduler, trainer, name, seed, metrics)",
+    ),
+    "fault7-settings": (
+        "trainer.epoch",
+        1,
+        'trainer.epoch is not a known key; did you mean "epochs"? (known: epochs, save_dir, monitor)',
+    ),
+    "fault7-args": (
+        "loss.heads.age.args.gama",
+        1,
+        'loss.heads.age.args.gama is not an argument of Focal; did you mean "gamma"? (it takes gamma, class_weights)',
+    ),
+    "fault7-beside-type": (
+        "lr_scheduler.intervall",
+        "step",
+        'lr_scheduler.intervall is not a known key; did you mean "interval"? (known: type, args, interval, metric)',
+    ),
+    "fault7-argument-beside-type": (
+        "optimizer.lr",
+        1,
+        "optimizer.lr is not a known key; did you mean optimizer.args.lr?",
+    ),
+    "fault7-group": ("loss.head", {}, 'loss.head is not a known key; did you mean "heads"? (known: heads)'),
+    "fault7-label": (
+        "labels.attributes.age.bin",
+        [1],
+        'labels.attributes.age.bin is not a known key; did you mean "bins"? (known: classes, bins)',
+    ),
+    "fault8": ("trainer.epochs", "50", 'trainer.epochs = "50" is text; a whole number is expected'),
+    "fault8-args": ("optimizer.args.lr", "0.1", 'optimizer.args.lr = "0.1" is text; a number is expected'),
+    "fault8-section": ("optimizer", "Adam", 'optimizer = "Adam" is text; an object with "type" and "args" is expected'),
+    "fault8-section-in-list": (
+        "data.0",
+        3,
+        'data.0 = 3 is a whole number; an object with "type" and "args" is expected',
+    ),
+    "fault8-list": ("data", {}, 'data = {} is an object; a list of objects with "type" and "args" is expected'),
+    "fault8-group": ("transforms", [], "transforms = [] is a list; an object is expected"),
+    "fault8-args-are-a-list": ("optimizer.args", [], "optimizer.args = [] is a list; an object is expected"),
+    "fault8-null": ("optimizer", None, 'optimizer = null is null; an object with "type" and "args" is expected'),
+    "fault9": ("seed", True, "seed = true is a truth value; a whole number is expected"),
+    "fault10-zero": ("trainer.epochs", 0, "trainer.epochs = 0: must be at least 1"),
+    "fault10-negative": ("trainer.epochs", -1, "trainer.epochs = -1: must be at least 1"),
+    "fault11": ("data_loader.args.batch_size", 0, "data_loader.args.batch_size = 0: must be at least 1"),
+    "fault14": (
+        "loss.heads.age.type",
+        "Focall",
+        'loss.heads.age.type = "Focall" is not one of Focal, CrossEntropy; did you mean "Focal"?',
+    ),
+    "fault14-of-many": (
+        "transforms.train.0.type",
+        "Bluur",
+        f'transforms.train.0.type = "Bluur" is not one of the {len(TRANSFORMS)} known names; did you mean "Blur" or ',
+    ),
+    "fault14-no-text": ("optimizer.type", 3, "optimizer.type = 3 is a whole number; a name is expected"),
+    "fault14-none": ("data.0.type", ..., 'data.0 lacks "type": one of Folder'),
+    "fault15": (
+        "transforms.train.0.args",
+        {"blur": 3},
+        "transforms.train.0.args.blur is not an argument of Blur (it takes blur_limit, p)",
+    ),
+    "fault19-negative": (
+        "loss.heads.age.args.class_weights",
+        [1, -1],
+        "loss.heads.age.args.class_weights.1 = -1: must be at least 0",
+    ),
+    "fault23": ("lr_scheduler.args", {}, 'lr_scheduler.args lacks "step_size", which StepLR needs'),
+    "faultS2-module": ("optimizer.type", "os.system", 'optimizer.type = "os.system" is not one of Adam, SGD'),
+    "faultS2-through-a-module": (
+        "optimizer.type",
+        "logging.os.system",
+        'optimizer.type = "logging.os.system" is not one of Adam, SGD',
+    ),
+    "faultS2-dunder": ("optimizer.type", "__class__", 'optimizer.type = "__class__" is not one of Adam, SGD'),
+    "faultS2-dunder-argument": ("optimizer.args.__class__", 1, "optimizer.args.__class__ is not an argument of Adam"),
+    "supplied": ("optimizer.args.params", 1, "optimizer.args.params is set by the program; remove it"),
+    "choice": (
+        "lr_scheduler.interval",
+        "steps",
+        'lr_scheduler.interval = "steps" is not one of "epoch", "step"; did you mean "step"?',
+    ),
+    "missing-section": ("optimizer", ..., 'the top level lacks "optimizer", an object with "type" and "args"'),
+    "missing-inner-section": (
+        "transforms.eval",
+        ...,
+        'transforms lacks "eval", a list of objects with "type" and "args"',
+    ),
+    "missing-plain-key": ("name", ..., 'the top level lacks "name"'),
+    "missing-setting": ("trainer.epochs", ..., 'trainer lacks "epochs"'),
+}
+
+
+@pytest.mark.parametrize(("place", "value", "message"), REFUSED.values(), ids=REFUSED)
+def test_refusals_name_file_place_value_and_expectation(place: str, value: Any, message: str) -> None:
+    write("configs/b4.json", edited(place, value))
+    [line] = lines_of(lambda: read("configs/b4.json"))
+    assert line.startswith(f"configs/b4.json: {message}")
+    assert exit_code_of(lambda: read("configs/b4.json")) == 2
+
+
+ACCEPTED: dict[str, tuple[str, Any]] = {
+    "as it is": ("name", "Test"),
+    "no schedule": ("lr_scheduler", ...),
+    "null for what is optional": ("lr_scheduler", None),
+    "no args": ("optimizer", {"type": "Adam"}),
+    "no heads": ("loss.heads", {}),
+    "a list for a tuple": ("metrics", ["a", "b"]),
+    "another type": ("loss.heads.mask", {"type": "Focal", "weight": 1}),
+    "null in a union": ("lr_scheduler.metric", None),
+}
+
+
+@pytest.mark.parametrize(("place", "value"), ACCEPTED.values(), ids=ACCEPTED)
+def test_right_configs_are_taken_as_they_are(place: str, value: Any) -> None:
+    write("x.json", edited(place, value))
+    assert read("x.json").resolved == edited(place, value)
+
+
+def test_schema_is_valid_and_each_type_is_described() -> None:
+    schema = ConfigParser.json_schema(SECTIONS)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    heads = schema["$defs"]["complete"]["properties"]["loss"]["properties"]["heads"]["additionalProperties"]
+    assert {"const": "Focal", "description": "Looks at what is hard."} in heads["properties"]["type"]["oneOf"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(place, value) for place, value, *_ in (*REFUSED.values(), *ACCEPTED.values())],
+    ids=[*REFUSED, *ACCEPTED],
+)
+def test_schema_and_checker_agree(place: str, value: Any) -> None:
+    config = edited(place, value)
+    try:
+        ConfigParser.from_dict(config, SECTIONS, "x")
+        taken = True
+    except ConfigError:
+        taken = False
+    assert jsonschema.Draft202012Validator(ConfigParser.json_schema(SECTIONS)).is_valid(config) is taken
+
+
+@pytest.mark.parametrize(
+    ("part", "good"),
+    [
+        ({}, True),
+        ({"optimizer": {"args": {"lr": 1}}}, True),
+        ({"loss": {"heads": {"age": {"weight": 2}}}, "$schema": "x.json"}, True),
+        ({"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 3}}}, True),
+        ({"trainer": {"epoch": 3}}, False),
+        ({"optimizer": {"type": "SGD", "args": {"amsgrad": True}}}, False),
+        ({"data": [{"args": {"root": "x"}}]}, False),
+        ({"loss": {"heads": {"age": {"weight": 0}}}}, False),
+    ],
+)
+def test_schema_and_checker_agree_on_files_that_extend(part: dict[str, Any], good: bool) -> None:
+    child = {"extends": "config.json", **part}
+    write("child.json", child)
+    assert jsonschema.Draft202012Validator(ConfigParser.json_schema(SECTIONS)).is_valid(child) is good
+    if good:
+        read("child.json")
+    else:
+        assert lines_of(lambda: read("child.json"))
+
+
+def test_building() -> None:
+    config = read()
+    assert config.build("labels").names == ["age", "mask"]
+    assert [source.root for source in config.build("data")] == [Path("a")]
+    assert config.build("data.0").root == Path("a")
+    assert [type(each) for each in config.build("transforms")["train"]] == [albumentations.Blur]
+    assert config.build("data_loader", records=["r"], unused=1) == {"records": ["r"], "batch_size": 4, "size": (2, 3)}
+    heads = config.build("loss.heads")
+    assert (list(heads), heads["age"].gamma) == (["age", "mask"], 1)
+    assert (config.extra("loss.heads.age").weight, config.extra("loss.heads.mask").weight) == (0.3, 1.0)
+    optimizer = config.build("optimizer", params=[torch.zeros(1, requires_grad=True)])
+    assert optimizer.param_groups[0]["amsgrad"] is True
+    scheduler = config.build("lr_scheduler", optimizer=optimizer, total_steps=10)  # StepLR takes no total_steps
+    assert scheduler.step_size == 5
+    assert config.extra("lr_scheduler") == ScheduleSettings("step")
+    assert config.extra() == RunSettings("Test")
+    assert config.build("trainer") == TrainerSettings(3)
+    assert config["trainer"] == {"epochs": 3}
+
+
+def test_building_what_is_left_out() -> None:
+    write("x.json", edited("lr_scheduler", ...))
+    assert read("x.json").build("lr_scheduler") is None
+    assert read("x.json").extra("lr_scheduler") == ScheduleSettings()
+
+
+def test_constructors_own_refusals_are_config_errors() -> None:
+    write("b.json", {"extends": "config.json", "loss": {"heads": {"age": {"args": {"class_weights": [0, 0]}}}}})
+    parameters = [torch.zeros(1, requires_grad=True)]
+    config = read("b.json", "optimizer.args.lr=-1", "labels.attributes.age.bins=[2,1]")
+    assert lines_of(lambda: config.build("loss.heads")) == [
+        "b.json: loss.heads.age.args.class_weights = [0.0, 0.0] must not be all 0"
+    ]
+    assert lines_of(lambda: config.build("optimizer", params=parameters)) == [
+        "--set optimizer.args.lr=-1: optimizer.args.lr = -1: Adam refuses it: Invalid learning rate: -1.0"
+    ]
+    assert lines_of(lambda: config.build("labels")) == [
+        "--set labels.attributes.age.bins=[2,1]: labels.attributes.age.bins must rise"
+    ]
+    write("c.json", edited("transforms.train.0.args", {"p": 2}))
+    assert lines_of(lambda: read("c.json").build("transforms.train")) == [
+        "c.json: transforms.train.0.args.p = 2: must be at most 1"
+    ]
+
+
+def test_problem_lines_for_others() -> None:
+    config = read("config.json", "trainer.monitor=min val/los")
+    assert config.problem("trainer.monitor", "is not one of min val/loss") == (
+        '--set trainer.monitor=min val/los: trainer.monitor = "min val/los" is not one of min val/loss'
+    )
+    assert config.problem("data.0.args.root", "is empty") == 'config.json: data.0.args.root = "a" is empty'
+    assert config.problem("trainer.save_dir", "cannot be written") == "config.json: trainer.save_dir cannot be written"
+
+
+def test_a_config_at_hand_is_copied_and_named() -> None:
+    values = copy.deepcopy(CONFIG)
+    config = ConfigParser.from_dict(values, SECTIONS, "checkpoint x.pth", [Override("trainer.epochs", "9")])
+    assert (config["trainer"]["epochs"], values) == (9, CONFIG)
+    assert ConfigParser.from_dict(config.resolved, SECTIONS, "again").resolved == config.resolved
+    bad = edited("seed", "x")
+    assert lines_of(lambda: ConfigParser.from_dict(bad, SECTIONS, "checkpoint x.pth")) == [
+        'checkpoint x.pth: seed = "x" is text; a whole number is expected'
+    ]
+
+
+def test_listed_takes_only_what_a_module_lists() -> None:
+    module = types.ModuleType("losses")
+    module.__dict__.update(Focal=Focal, json=json, __all__=["Focal"])
+    assert listed(module) == {"Focal": Focal}
+
+
+def test_all_problems_at_once_in_the_order_of_the_file_and_always_the_same() -> None:
+    config = copy.deepcopy(CONFIG)
+    config["optimizer"]["args"]["lr"] = "a"
+    config["loss"]["heads"]["mask"] = {"type": "Focall", "wieght": 1}
+    config["trainer"] = {"epoch": 1}
+    config["zzz"] = 1
+    write("x.json", config)
+    lines = lines_of(lambda: read("x.json"))
+    assert lines == lines_of(lambda: read("x.json"))
+    assert [re.sub(r"^x\.json: (\S+ lacks \S+|\S+).*", r"\1", line) for line in lines] == [
+        "loss.heads.mask.type",
+        "loss.heads.mask.wieght",
+        "optimizer.args.lr",
+        "trainer.epoch",
+        'trainer lacks "epochs"',
+        "zzz",
+    ]
+
+
+def test_the_published_form_is_translated_on_reading() -> None:
+    published = {
+        "name": "P",
+        "data_loader": {
+            "type": "setup",
+            "args": {"stage": "train", "input_size": 240, "batch_size": 1, "num_workers": 0},
+        },
+        "loss": "all_loss",
+        "loss_name": [["focal", [], 1], ["focal", [], 1], ["focal", [1, 2], 1]],
+    }
+    write("p.json", published)
+    assert lines_of(lambda: read("p.json")) == [
+        'p.json: loss_name.2 = ["focal", [1, 2], 1] (age): 2 class weights; 3 (<30, 30-59, >=60) or 6 (by decades) are '
+        "expected"
+    ]
