@@ -31,7 +31,6 @@ from utils.wording import shown
 __all__ = [
     "Arguments",
     "ByName",
-    "CommandLine",
     "ConfigParser",
     "Group",
     "Many",
@@ -108,7 +107,7 @@ class ConfigParser:
         whatever the other says."""
         complete = sections.schema()
         complete["properties"] = {
-            "$schema": {"type": "string"},
+            "$schema": {},
             "extends": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
             **complete["properties"],
         }
@@ -154,7 +153,7 @@ class ConfigParser:
         return section, self._value(steps), steps
 
     def _place(self, dotted_place: str) -> Place:
-        """ "data.0.args" -> ("data", 0, "args"): a number is an index only where a list stands."""
+        """The steps of a dotted place; a number is an index only where a list stands."""
         place: Place = ()
         for step in dotted_place.split(".") if dotted_place else ():
             in_list = isinstance(self._value(place), list) and step.isdigit()
@@ -213,7 +212,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("--dry-run", action="store_true", help="build everything, push one batch through, and stop")
     given = parser.parse(argv)
-    overrides = [override_from(text) for text in given.set]
+    overrides = [_override_from(text) for text in given.set]
     for flag, place in (("lr", "optimizer.args.lr"), ("bs", "data_loader.args.batch_size")):
         text = getattr(given, flag)
         if text is not None:
@@ -221,7 +220,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     return Arguments(given.config, given.resume, given.device, tuple(overrides), given.print_config, given.dry_run)
 
 
-def override_from(text: str) -> Override:
+def _override_from(text: str) -> Override:
     """`a.b.c=value` as an Override. Raises ConfigError."""
     place, equals, value = text.partition("=")
     if not equals or not all(place.split(".")):

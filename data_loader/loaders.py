@@ -146,6 +146,7 @@ def _torch_loader(
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # torch draws seeds for workers, else from the generator that dropout uses
     )
 
 

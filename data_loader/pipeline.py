@@ -33,7 +33,9 @@ class Pipeline:
         self.image_hw = image_hw
 
     def __call__(self, image: np.ndarray, key: AugmentationKey | None = None, name: str = "image") -> np.ndarray:
-        """`key` may be left out where no transform is random. Raises DataError, which calls the image `name`, if the transforms cannot take it."""
+        """`key` may be left out where no transform is random.
+
+        Raises DataError, which calls the image `name`, if the transforms cannot take it."""
         height, width = image.shape[:2]
         if key is not None:
             set_random_state(self.transforms, key)

@@ -117,8 +117,9 @@ def eval_pipeline(preprocessing: Preprocessing) -> Pipeline:
 
 def transform_problems(lists: TransformLists, input_size: int | Sequence[int] | None) -> list[str]:
     """All that is wrong with the two lists, a line each; none if they can be used."""
+    unlike_any = (-1.0, -1.0, -1.0)  # the backbone's own is not known yet, and no config can give this
     try:
-        build_transforms(lists, input_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        build_transforms(lists, input_size, unlike_any, unlike_any)
     except ConfigError as error:
         return str(error).split("\n")
     return []

@@ -29,6 +29,8 @@ def open_log(path: Path | None, verbosity: int, rank: int = 0) -> logging.Logger
     file, and on the console only warnings, with its rank. Opening again replaces what the earlier call set up. Raises
     OSError where the file cannot be opened.
     """
+    consoles = [handler for handler in logging.getLogger(LOG_NAME).handlers if isinstance(handler, _ConsoleHandler)]
+    earlier = [record for console in consoles for record in console.unfiled or []]
     close_log()
     console = _ConsoleHandler(rank)
     console.setLevel(_CONSOLE_LEVELS[max(0, min(verbosity, 2))])
@@ -36,6 +38,9 @@ def open_log(path: Path | None, verbosity: int, rank: int = 0) -> logging.Logger
     if path is not None and rank == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(_RunFileHandler(path))
+        for record in earlier:  # a run says things before it has a folder
+            handlers[-1].handle(record)
+        console.unfiled = None
     for name in (LOG_NAME, *PACKAGES):
         logger = logging.getLogger(name)
         logger.setLevel(logging.DEBUG if rank == 0 else logging.WARNING)
@@ -74,8 +79,11 @@ class _ConsoleHandler(logging.Handler):
     def __init__(self, rank: int) -> None:
         super().__init__()
         self._rank = rank
+        self.unfiled: list[logging.LogRecord] | None = []  # what was said since the log was opened without a file
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self.unfiled is not None:
+            self.unfiled.append(record)
         try:
             origin = f"[rank {self._rank}] " if self._rank else ""
             level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""

@@ -25,7 +25,8 @@ def test_objects_merge_lists_and_types_replace() -> None:
     config = read("configs/child.json")
     assert config["optimizer"] == {"type": "Adam", "args": {"lr": 0.5, "amsgrad": True}}
     assert config["data"] == []
-    assert config["loss"]["heads"]["age"] == {"type": "CrossEntropy"}  # neither gamma nor weight: they were Focal's
+    # gamma was FocalLoss's; the weight is the head's
+    assert config["loss"]["heads"]["age"] == {"type": "CrossEntropy", "weight": 0.3}
     assert "extends" not in config.resolved
     assert config.origin("name") == "configs/child.json"
     assert config.origin("optimizer.args.lr") == "configs/mid.json"
@@ -50,6 +51,12 @@ def test_each_error_names_the_file_that_set_the_value() -> None:
         ["bad.json:", "trainer.epochs"],
         ["child.json:", "seed"],
     ]
+
+
+def test_what_was_replaced_is_no_longer_named() -> None:
+    write("a.json", {"extends": "config.json", "trainer": None})
+    write("b.json", {"extends": "a.json", "trainer": {}})
+    assert lines_of(lambda: read("b.json")) == ['b.json: trainer lacks "epochs"']
 
 
 @pytest.mark.parametrize(
@@ -231,12 +238,21 @@ def test_credentials_are_refused_and_not_echoed(key: str, place: str) -> None:
     assert str(SECRETS[key]) not in line
 
 
+def test_fault16_a_credential_that_is_not_valid_json_is_not_echoed_either() -> None:
+    [line] = lines_of(lambda: read("config.json", 'wandb_key="hunter2'))
+    assert line.startswith("--set wandb_key=...: wandb_key holds a credential")
+    assert "hunter2" not in line
+
+
 def test_fault16_other_problems_are_told_beside_a_credential() -> None:
     write("x.json", edited("trainer.token", "hunter2") | {"seed": -1, "name": "f" * 40})
     lines = lines_of(lambda: read("x.json"))
     assert [line.split(" ")[1] for line in lines] == ["name", "trainer.token", "seed"]
-    assert "hunter2" not in "".join(lines)
     assert "ffff" not in "".join(lines)
+    assert "hunter2" not in "".join(lines)
+    write("x.json", edited("trainer", [{"token": "hunter2"}]))
+    lines = lines_of(lambda: read("x.json"))
+    assert lines[1] == 'x.json: trainer = [{"token": "(hidden)"}] is a list; an object is expected'
 
 
 def test_innocent_values_are_no_credentials() -> None:

@@ -190,6 +190,7 @@ def test_schema_and_checker_agree(place: str, value: Any) -> None:
         ({"optimizer": {"args": {"lr": 1}}}, True),
         ({"loss": {"heads": {"age": {"weight": 2}}}, "$schema": "x.json"}, True),
         ({"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 3}}}, True),
+        ({"lr_scheduler": {"type": "StepLR", "interval": "epoch"}}, True),
         ({"trainer": {"epoch": 3}}, False),
         ({"optimizer": {"type": "SGD", "args": {"amsgrad": True}}}, False),
         ({"data": [{"args": {"root": "x"}}]}, False),

@@ -105,7 +105,7 @@ class Layers:
     def add(self, values: dict[str, Any], origin: str) -> None:
         """Lays `values` over what is there: objects are merged, everything else is replaced.
 
-        Where an object changes its `type`, nothing of the old one's is inherited: it was written for another."""
+        Where an object changes its `type`, the old one's `args` are dropped: they were written for another."""
         values = {key: copy.deepcopy(value) for key, value in values.items() if key not in NOT_SETTINGS}
         for place in credential_places(values):
             self._refuse_credential(place, origin)
@@ -116,14 +116,17 @@ class Layers:
         """Sets one value and returns its place, or None where it has none; `problems` then says why.
 
         as_text: the value is the text as it stands, whatever JSON would make of it."""
+        steps = override.place.split(".")
+        invalid = ""
         try:
             value = override.text if as_text else override.value
         except ConfigError as error:
-            self.problems.append(f"{override.origin}: is not valid JSON: {str(error).rsplit(': ', 1)[-1]}")
-            return None
-        steps = override.place.split(".")
+            value, invalid = override.text, str(error).rsplit(": ", 1)[-1]
         if credential_places({steps[-1]: value}):
             self._refuse_credential(tuple(steps), f"--set {override.place}=...")
+            return None
+        if invalid:
+            self.problems.append(f"{override.origin}: is not valid JSON: {invalid}")
             return None
         node: Any = self.values
         place: Place = ()
@@ -156,8 +159,8 @@ class Layers:
     def _merge(self, base: dict[str, Any], over: dict[str, Any], place: Place, origin: str, deep: bool = True) -> None:
         types = base.get("type"), over.get("type")
         if all(isinstance(name, str) for name in types) and types[0] != types[1]:
-            base.clear()
-            self._forget(place)
+            base.pop("args", None)
+            self._forget((*place, "args"))
         if deep:
             self._origins[place] = origin
         for key, value in over.items():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +23,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def _replace(path: Path, make: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    # Not mkstemp, whose files only their owner may read.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         make(temporary)
         temporary.replace(path)
@@ -43,7 +42,6 @@ def _write_and_flush(path: Path, data: bytes) -> None:
 
 
 def _link(source: Path, temporary: Path) -> None:
-    temporary.unlink()
     try:
         os.link(source, temporary)
     except OSError:

@@ -139,3 +139,15 @@ def test_what_other_modules_warn_of_is_in_the_file_once(
     close_log()
     assert (tmp_path / "info.log").read_text().count("a class is absent") == 1
     assert capsys.readouterr().out == "warning: a class is absent\n"
+
+
+def test_what_was_said_before_the_run_had_a_folder_is_in_its_file(tmp_path: Path) -> None:
+    open_log(None, verbosity=2)
+    logging.getLogger("data_loader.splits").warning("said early")
+    log = open_log(tmp_path / "info.log", verbosity=2)
+    log.info("said late")
+    open_log(tmp_path / "info.log", verbosity=2)
+    close_log()
+    text = (tmp_path / "info.log").read_text()
+    assert text.index("said early") < text.index("said late")
+    assert text.count("said early") == 1

@@ -90,9 +90,12 @@ def test_the_whole_config() -> None:
 
 
 @pytest.mark.parametrize("weights", [None, [], [1.0, 2.0, 3.0]])
-def test_three_ages_are_the_scored_ones(weights: list[float] | None) -> None:
+def test_three_ages_are_the_scored_ones(weights: list[float] | None, tmp_path: Path) -> None:
+    default = read_json(DEFAULT_CONFIG)
+    default["labels"]["attributes"]["age"]["training_bins"] = [30, 58]
+    (tmp_path / "config.json").write_text(json.dumps(default), encoding="utf-8")
     triples = [["f1", None, 1], ["label_smoothing", [], 1], ["ArcFaceLoss", weights, 1]]
-    translated, _ = translate(_changed(loss_name=triples))
+    translated, _ = translate(_changed(loss_name=triples), tmp_path / "config.json")
     assert "training_bins" not in translated["labels"]["attributes"]["age"]
     heads = translated["loss"]["heads"]
     assert [head["type"] for head in heads.values()] == ["F1Loss", "LabelSmoothingLoss", "ArcFaceLoss"]

@@ -1,0 +1,292 @@
+"""The main road: from a JSON file to a trained model to a submission, stopped and resumed, alone and in company."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+import test as test_script
+import train as train_script
+from scripts.make_demo_data import make_demo_data
+from utils.checkpoint_file import read_checkpoint
+
+ROOT = Path(__file__).parents[2]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""Another number of threads adds floats up in another order: bits are equal for equal numbers."""
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten drawn people to train on, three to be judged."""
+    folder = tmp_path_factory.mktemp("drawn") / "data"
+    make_demo_data(folder, 10, 3, seed=5, workers=1)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def config(tmp_path: Path, drawn: Path) -> Path:
+    """A config of a few lines over config.json, for a small model on small images."""
+    return write_config(tmp_path, drawn)
+
+
+def write_config(folder: Path, drawn: Path, **changes: Any) -> Path:
+    values = {
+        "extends": os.path.relpath(ROOT / "configs" / "demo.json", folder),
+        "name": "Road",
+        "data": [{"type": "CompetitionFolder", "args": {"root": str(drawn / "train")}}],
+        "split": {"args": {"validation_share": 0.3}},
+        "data_loader": {"args": {"batch_size": 8, "valid_batch_size": 5, "input_size": [40, 32], "num_workers": 0}},
+        "arch": {"type": "BaselineCNN", "args": {"width": 4, "drop_rate": 0.2}},
+        "optimizer": {"type": "Adam", "args": {"lr": 0.01, "amsgrad": True}},
+        "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.02}},
+        "trainer": {"epochs": 3, "save_dir": str(folder / "saved"), "verbosity": 0, "tensorboard": False},
+        "submit_dir": str(folder / "submit"),
+        "info_dir": str(drawn / "eval"),
+        **changes,
+    }
+    path = folder / "road.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def run(config: Path, *arguments: str) -> Path:
+    """Trains in this process and returns the run's folder of checkpoints."""
+    given = train_script.parse_arguments(["-c", str(config), *arguments])
+    result = train_script.train(*train_script.configure(given))
+    assert result.folders is not None
+    return result.folders.models
+
+
+def weights_and_metrics(models: Path) -> tuple[dict[str, torch.Tensor], bytes]:
+    log = models.parents[2] / "log" / models.parent.name / models.name
+    return read_checkpoint(models / "last.pth")["model"], (log / "metrics.jsonl").read_bytes()
+
+
+def assert_same_end(first: Path, second: Path) -> None:
+    weights, metrics = weights_and_metrics(first)
+    other_weights, other_metrics = weights_and_metrics(second)
+    assert metrics == other_metrics
+    assert weights.keys() == other_weights.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, other_weights[name]), name
+
+
+def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "train.py", "-c", str(config), *arguments],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ONE_THREAD,
+    )  # fmt: skip
+
+
+def test_from_json_to_submission(config: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = run(config)
+    assert {"config.json", "last.pth", "model_best.pth", "best_loss.pth"} <= {path.name for path in models.iterdir()}
+
+    arguments = ["--resume", str(models), "--answers", str(drawn / "eval_answers.csv"), "--probabilities"]
+    result = test_script.test(test_script.parse(arguments))
+    rows = list(csv.reader(result.submission.open()))
+    asked = list(csv.reader((drawn / "eval" / "info.csv").open()))
+    assert rows[0] == ["ImageID", "ans"]
+    assert [row[0] for row in rows] == [row[0] for row in asked]
+    truth = {row["ImageID"]: int(row["ans"]) for row in csv.DictReader((drawn / "eval_answers.csv").open())}
+    said = [int(row[1]) for row in rows[1:]]
+    expected = f1_score([truth[row[0]] for row in rows[1:]], said, average="macro", zero_division=0)
+    assert result.scores[0].macro_f1 == pytest.approx(expected)
+    assert result.scores[0].interval[0] <= expected <= result.scores[0].interval[1]
+
+    printed = capsys.readouterr().out
+    assert "wear male <30" in printed
+    file = result.submission.with_name(f"{result.submission.stem}_probabilities.csv")
+    table = list(csv.reader(file.open()))
+    assert table[0][1:] == ["mask wear", "mask incorrect", "mask not_wear", "gender male", "gender female",
+                            "age <30", "age 30-59", "age >=60"]  # fmt: skip
+    for row, answer in zip(table[1:], said, strict=True):
+        p = [float(text) for text in row[1:]]
+        parts = [
+            max(range(3), key=lambda i: p[i]),
+            max(range(2), key=lambda i: p[3 + i]),
+            max(range(3), key=lambda i: p[5 + i]),
+        ]
+        assert sum(p) == pytest.approx(3, abs=1e-5)
+        assert answer == parts[0] * 6 + parts[1] * 3 + parts[2]
+
+
+def test_the_best_checkpoint_scores_on_the_validation_split_what_training_said(config: Path) -> None:
+    models = run(config)
+    best = read_checkpoint(models / "model_best.pth")
+    metrics = [json.loads(line) for line in weights_and_metrics(models)[1].splitlines()]
+    result = test_script.test(test_script.parse(["--resume", str(models), "--split", "validation"]))
+    scored = {row.name: row for row in result.scores}
+    line = metrics[best["completed_epochs"] - 1]
+    assert scored["answer"].macro_f1 == pytest.approx(line["val/f1"])
+    assert scored["answer"].accuracy == pytest.approx(line["val/accuracy"])
+    for name in ("mask", "gender", "age"):
+        assert scored[name].macro_f1 == pytest.approx(line[f"val/{name}_f1"])
+    last = test_script.test(
+        test_script.parse(["--resume", str(models), "--split", "validation", "--checkpoint", "last"])
+    )
+    assert last.scores[0].macro_f1 == pytest.approx(metrics[-1]["val/f1"])
+    assert result.submission == models / "predictions_validation.csv"
+
+
+def test_the_same_run_twice_and_with_other_workers_is_identical(config: Path) -> None:
+    first = run(config)
+    assert_same_end(first, run(config))
+    assert_same_end(first, run(config, "--set", "data_loader.args.num_workers=2"))
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not(
+    config: Path, tmp_path: Path, number: signal.Signals, exit_code: int
+) -> None:
+    whole = run(config, "--set", "trainer.epochs=40")
+    process = start(config, "--set", "trainer.epochs=40", "--set", f"trainer.save_dir={tmp_path / 'stopped'}")
+    metrics = tmp_path / "stopped" / "log"
+    deadline = time.monotonic() + 60
+    while not any(file.stat().st_size for file in metrics.rglob("metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == exit_code, errors
+    assert len(errors.strip().splitlines()) == 1
+    assert f"stopped by {number.name}; saved in" in errors
+    models = next((tmp_path / "stopped" / "models" / "Road").iterdir())
+    stopped = read_checkpoint(models / "last.pth")
+    assert 0 < stopped["completed_epochs"] < 40
+
+    arguments = ["--resume", str(models), "--set", "data_loader.args.num_workers=1"]
+    train_script.train(*train_script.configure(train_script.parse_arguments(arguments)))
+    assert_same_end(whole, models)
+
+
+def test_resume_auto_begins_goes_on_and_leaves_a_finished_run_alone(config: Path) -> None:
+    first = run(config, "--resume", "auto")
+    before = {path.name: path.stat().st_mtime_ns for path in first.glob("*.pth")}
+    assert run(config, "--resume", "auto") == first
+    assert {path.name: path.stat().st_mtime_ns for path in first.glob("*.pth")} == before
+    longer = run(config, "--resume", "auto", "--set", "trainer.epochs=3", "--set", "seed=7")
+    assert longer != first
+
+
+def test_a_dry_run_leaves_no_run(config: Path, tmp_path: Path) -> None:
+    given = train_script.parse_arguments(["-c", str(config), "--dry-run"])
+    train_script.train(*train_script.configure(given), dry_run=True)
+    assert not (tmp_path / "saved" / "models").exists()
+
+
+def test_unknown_labels_and_several_sources_train_one_model(tmp_path: Path, drawn: Path) -> None:
+    """One source knows masks alone, another gender and age alone: every head learns, from its own."""
+    rows = list(csv.DictReader((drawn / "train" / "train.csv").open()))
+    for name, keeps in (("masks", ("mask",)), ("people", ("gender", "age"))):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "person", "mask", "gender", "age", "split"])
+            for place, row in enumerate(rows):
+                if (place % 2 == 0) == (name == "masks"):
+                    for stem, mask in (("mask1", "wear"), ("incorrect_mask", "incorrect"), ("normal", "not_wear")):
+                        known = {"mask": mask, "gender": row["gender"], "age": row["age"]}
+                        cells = [known[key] if key in keeps else "" for key in ("mask", "gender", "age")]
+                        side = "eval" if place in (0, 1) else "train"
+                        writer.writerow([f"{row['path']}/{stem}.jpg", row["id"], *cells, side])
+    sources = [
+        {"type": "AttributeTable",
+         "args": {"path": str(tmp_path / f"{name}.csv"), "root": str(drawn / "train" / "images"),
+                  "split_column": "split"}}
+        for name in ("masks", "people")
+    ]  # fmt: skip
+    trainer = {
+        "epochs": 1,
+        "save_dir": str(tmp_path / "saved"),
+        "verbosity": 0,
+        "monitor": "max val/mask_f1",
+        "save_best": [],
+    }
+    config = write_config(tmp_path, drawn, data=sources, trainer=trainer, info_dir=None)
+    models = run(config)
+    line = json.loads(weights_and_metrics(models)[1])
+    assert {"train/loss_mask", "train/loss_gender", "train/loss_age", "val/mask_f1", "val/gender_f1"} <= line.keys()
+    assert "val/f1" not in line
+    result = test_script.test(test_script.parse(["--resume", str(models)]))
+    assert {row.name: row.num_images for row in result.scores} == {"mask": 3, "gender": 3, "age": 3}
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Path) -> None:
+    """With a model without batch statistics; the images of an odd validation set are each scored once."""
+    changes = {"arch": {"type": "TimmModelMulti", "args": {"model_name": "test_convnext", "pretrained": False}},
+               "optimizer": {"type": "SGD", "args": {"lr": 0.05, "momentum": 0.9}}, "lr_scheduler": None}  # fmt: skip
+    config = write_config(tmp_path, drawn, **changes)
+    single = run(config, "--set", "trainer.epochs=2")
+    both = tmp_path / "both"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py",
+        "-c", str(config), "--set", "trainer.epochs=2", "--bs", "4", "--set", f"trainer.save_dir={both}",
+    ]  # fmt: skip
+    finished = subprocess.run(
+        command, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False, env=ONE_THREAD
+    )
+    assert finished.returncode == 0, finished.stderr
+    runs = list((both / "models" / "Road").iterdir())
+    assert len(runs) == 1, "one run, written by one process"
+    weights, metrics = weights_and_metrics(runs[0])
+    expected, expected_metrics = weights_and_metrics(single)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
+    for line, expected_line in zip(metrics.splitlines(), expected_metrics.splitlines(), strict=True):
+        for name, value in json.loads(expected_line).items():
+            assert json.loads(line)[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+
+
+def test_the_published_config_trains_with_nothing_changed_but_its_places(tmp_path: Path, drawn: Path) -> None:
+    """The form of the first team's config: comments, all_loss with triples, data_loader "setup"."""
+    text = """{
+        "name": "Mask_Published",                    // the run's name
+        "n_gpu": 1,
+        "arch": {"type": "TimmModelMulti", "args": {"model_name": "test_efficientnet", "pretrained": false}},
+        "data_loader": {
+            "type": "setup", "args": {"stage": "train", "input_size": 48, "batch_size": 8, "num_workers": 0}
+        },
+        "optimizer": {"type": "Adam", "args": {"lr": 0.0001, "weight_decay": 0, "amsgrad": true}},
+        "loss": "all_loss",                 // the weighted sum over the three heads
+        "loss_name": [
+            ["focal", [1.4, 7.0, 7.0], 0.375],
+            ["focal", [1.6285, 2.5912], 0.25],
+            ["focal", [2.8723, 3.9589, 4.5075, 14.0625, 14.0625, 28.4211], 0.375]   /* six ages */
+        ],
+        "metrics": ["accuracy", "f1"],
+        "lr_scheduler": {"type": "StepLR", "args": {"step_size": 5, "gamma": 0.1}},
+        "trainer": {"epochs": 1, "save_dir": "SAVED", "save_period": 1, "verbosity": 2, "monitor": "min val/loss",
+                    "early_stop": 3, "tensorboard": false},
+        "wandb": false, "visualize": false, "submit_dir": "SUBMIT", "info_dir": "INFO"
+    }"""
+    places = {"SAVED": tmp_path / "saved", "SUBMIT": tmp_path / "submit", "INFO": drawn / "eval"}
+    for word, path in places.items():
+        text = text.replace(word, str(path))
+    config = tmp_path / "published.json"
+    config.write_text(text)
+    models = run(config)
+    weights, _ = weights_and_metrics(models)
+    assert weights["heads.head_age.weight"].shape[0] == 6
+    log = (models.parents[2] / "log" / "Mask_Published" / models.name / "info.log").read_text()
+    assert "loss_name" in log
+    result = test_script.test(test_script.parse(["--resume", str(models)]))
+    assert result.submission.parent == tmp_path / "submit"
