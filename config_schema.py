@@ -4,7 +4,6 @@ A constructor's signature is the schema of its arguments, so a new loss, model o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +18,11 @@ from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from base.scores import Metric, Scores
 from data_loader import loaders, sources, splits
-from data_loader.transforms import TransformSpec, transform_problems
+from data_loader.transforms import TRANSFORMS, transform_problems
 from model import architectures, loss, metric, optim, schedules
 from parse_config import ByName, ConfigParser, Group, Many, One, Settings, listed
 from utils.errors import ConfigError
+from utils.run_folders import obstacle_to_writing
 from utils.signatures import NonNegativeFloat, NonNegativeInt
 from utils.wording import not_one_of
 
@@ -67,17 +67,15 @@ class ScheduleSettings:
     metric: str | None = None
 
 
-def transform_lists(train: list[TransformSpec], eval: list[TransformSpec]) -> dict[str, list[TransformSpec]]:
-    """What happens to training images, and to all others."""
-    return {"train": train, "eval": eval}
-
+INPUT_SIZE_ARGUMENTS = ("height", "width", "size")
+"""Of transforms, what data_loader.args.input_size fills in."""
 
 SECTIONS = Group(
     {
         "labels": Settings(LabelSpace),
         "data": Many(listed(sources)),
         "split": One(listed(splits)),
-        "transforms": Settings(transform_lists),
+        "transforms": Group({side: Many(TRANSFORMS, filled=INPUT_SIZE_ARGUMENTS) for side in ("train", "eval")}),
         "data_loader": One(listed(loaders), PROGRAMS_LOADER_ARGUMENTS),
         "arch": One(listed(architectures), ("num_classes",)),
         "loss": Group({"heads": ByName(One(listed(loss), extra=HeadSettings))}),
@@ -110,9 +108,13 @@ def check_config(config: ConfigParser) -> LabelSpace:
 
     labels: LabelSpace | None = attempt(lambda: config.build("labels"))
     attempt(lambda: config.build("data"))
-    attempt(lambda: config.build("split"))
+    if not config["data"]:
+        problems.append(config.problem("data", "is empty; name at least one source of images"))
+    split = attempt(lambda: config.build("split"))
+    if labels is not None and split is not None:
+        problems += _split_problems(config, labels, split)
     problems += _transform_problems(config)
-    problems += _arch_problems(config)
+    problems += _arch_problems(config, labels)
     if labels is not None:
         problems += _loss_problems(config, labels, attempt)
         problems += _metric_problems(config, labels)
@@ -124,20 +126,47 @@ def check_config(config: ConfigParser) -> LabelSpace:
     return labels
 
 
+def _split_problems(config: ConfigParser, labels: LabelSpace, split: splits.BaseSplit) -> list[str]:
+    try:
+        split.check_config(labels)
+    except ConfigError as error:
+        return [f"{config.origin(line.split(' ')[0].rstrip(':'))}: {line}" for line in str(error).splitlines()]
+    return []
+
+
 def _transform_problems(config: ConfigParser) -> list[str]:
     input_size = config["data_loader"].get("args", {}).get("input_size")
     found = transform_problems(config["transforms"], input_size)
     return [f"{config.origin(line.split(' ')[0].split('[')[0])}: {line}" for line in found]
 
 
-def _arch_problems(config: ConfigParser) -> list[str]:
+def _arch_problems(config: ConfigParser, labels: LabelSpace | None) -> list[str]:
     arch = config["arch"]
     architecture: type[BaseModel] = getattr(architectures, arch["type"])
     try:
         architecture.check_arguments(**arch.get("args", {}))
     except ValueError as error:
         return [f"{config.origin('arch.args.model_name')}: arch.args.model_name: {error}"]
-    return []
+    size = config["data_loader"].get("args", {}).get("input_size")
+    if size is None or labels is None:
+        return []
+    num_classes = {name: head.num_classes for name, head in labels.heads.items()}
+    why = _refusal(
+        partial(architecture, num_classes, **architecture.arguments_without_weights(arch.get("args", {}))), size
+    )
+    return [config.problem("data_loader.args.input_size", f"does not suit the model: {why}")] if why else []
+
+
+def _refusal(make_model: Callable[[], BaseModel], input_size: int | list[int]) -> str | None:
+    """What a model says of images of that size, tried without memory for weights or images; None if it takes them."""
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            make_model().eval()(torch.empty(2, 3, height, width))
+    except Exception as error:  # timm has no exceptions of its own: assertions, RuntimeErrors and more
+        text = " ".join(str(error).split())
+        return None if "meta" in text else text[:200] or type(error).__name__  # not every layer can be tried so
+    return None
 
 
 def _loss_problems(config: ConfigParser, labels: LabelSpace, attempt: Callable[[Callable[[], Any]], Any]) -> list[str]:
@@ -155,7 +184,9 @@ def _loss_problems(config: ConfigParser, labels: LabelSpace, attempt: Callable[[
             if head_loss is not None:
                 head_loss.check_num_classes(labels.heads[name].num_classes, labels.heads[name].class_names)
         except ValueError as error:
-            problems.append(config.problem(f"loss.heads.{name}.args.class_weights", f": {error}"))
+            problems.append(
+                config.problem(f"loss.heads.{name}.args.class_weights", str(error).removeprefix("class_weights "))
+            )
     untrained = [name for name in labels.heads if name not in heads]
     if untrained:
         problems.append(
@@ -209,7 +240,7 @@ def _schedule_problems(config: ConfigParser, attempt: Callable[[Callable[[], Any
     if spec is None:
         return []
     if optimizer is not None:
-        attempt(lambda: build_scheduler(config, optimizer, total_steps=1000))
+        attempt(lambda: _try_scheduler(config, optimizer))
     if schedules.needs_metric(spec["type"]) and spec.get("metric") is None:
         return [
             f'{config.origin("lr_scheduler")}: lr_scheduler lacks "metric", which {spec["type"]} looks at after each '
@@ -220,7 +251,37 @@ def _schedule_problems(config: ConfigParser, attempt: Callable[[Callable[[], Any
     return []
 
 
+def _try_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer) -> None:
+    """Some schedules refuse their arguments only when they step, such as StepLR a step_size of 0."""
+    scheduler = _scheduler(config, optimizer, total_steps=1000)
+    if schedules.needs_metric(config["lr_scheduler"]["type"]):
+        return
+    optimizer.step()  # else torch warns of the order
+    try:
+        scheduler.step()
+    except (ArithmeticError, ValueError, TypeError) as error:
+        name = config["lr_scheduler"]["type"]
+        raise ConfigError(
+            config.problem("lr_scheduler.args", f"cannot be: {name} fails at its first step ({error})")
+        ) from error
+
+
 def build_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
+    """torch's scheduler for a run of `total_steps`. Raises ConfigError for one that would end before the run."""
+    scheduler = _scheduler(config, optimizer, total_steps)
+    ends_after = getattr(scheduler, "total_steps", total_steps)  # of OneCycleLR
+    if ends_after < total_steps:
+        raise ConfigError(
+            config.problem(
+                "lr_scheduler.args",
+                f"ends after {ends_after} steps, and the run takes {total_steps}; leave total_steps, epochs and "
+                "steps_per_epoch out, and they follow from the run",
+            )
+        )
+    return scheduler
+
+
+def _scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
     """torch's scheduler; one that must know how many times it steps, and is not told, is told `total_steps`."""
     arguments = config["lr_scheduler"].get("args", {})
     told = any(key in arguments for key in ("total_steps", "epochs", "steps_per_epoch"))
@@ -229,9 +290,5 @@ def build_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, tota
 
 
 def _folder_problems(config: ConfigParser) -> list[str]:
-    folder = Path(config["trainer"].get("save_dir", TrainerSettings.save_dir))
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if there.is_dir() and os.access(there, os.W_OK):
-        return []
-    why = "may not be written" if there.is_dir() else "is not a folder"
-    return [config.problem("trainer.save_dir", f"cannot be made: {there} {why}")]
+    obstacle = obstacle_to_writing(Path(config["trainer"].get("save_dir", TrainerSettings.save_dir)))
+    return [config.problem("trainer.save_dir", f"cannot be written: {obstacle}")] if obstacle else []

@@ -6,6 +6,7 @@ optimizer = config.build("optimizer", params=model.parameters())
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +112,15 @@ class ConfigParser:
             "extends": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
             **complete["properties"],
         }
+        entries: dict[str, str] = {}  # of lists, as text, to their names: those of long lists of names stand once
+        both = {"complete": complete, "part": _without_required(complete)}
+        shared = _with_named_entries(both, entries)
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "if": {"required": ["extends"]},
             "then": {"$ref": "#/$defs/part"},
             "else": {"$ref": "#/$defs/complete"},
-            "$defs": {"complete": complete, "part": _without_required(complete)},
+            "$defs": {**shared, **{name: json.loads(text) for text, name in entries.items()}},
         }
 
     def _problems(self) -> list[str]:
@@ -227,6 +231,19 @@ def _override_from(text: str) -> Override:
         shortened = place if equals else text
         raise ConfigError(f"--set {shortened}: a.b.c=value is expected, such as --set trainer.epochs=10")
     return Override(place, value)
+
+
+def _with_named_entries(schema: Any, entries: dict[str, str]) -> Any:
+    """The schema with references for what its lists hold, each kind of entry added to `entries` once."""
+    if isinstance(schema, list):
+        return [_with_named_entries(inner, entries) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    named = {key: _with_named_entries(inner, entries) for key, inner in schema.items()}
+    if isinstance(schema.get("items"), dict) and "allOf" in schema["items"]:
+        name = entries.setdefault(json.dumps(schema["items"]), f"entry{len(entries) + 1}")
+        named["items"] = {"$ref": f"#/$defs/{name}"}
+    return named
 
 
 def _without_required(schema: dict[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,6 @@ class Preprocessing:
 @lru_cache(maxsize=16)
 def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """(1, 3, 1, 1) each, such that x * scale + shift = (x / 255 - mean) / std. Kept, as each copy to a GPU waits."""
-    with torch.inference_mode(False):  # made once, used in training and in inference
-        wide_mean, wide_std = (torch.tensor(value, dtype=torch.float64).view(1, 3, 1, 1) for value in (mean, std))
-        scale, shift = 1 / (255 * wide_std), -wide_mean / wide_std
-        return scale.to(device, torch.float32), shift.to(device, torch.float32)
+    wide_mean, wide_std = (torch.tensor(value, dtype=torch.float64).view(1, 3, 1, 1) for value in (mean, std))
+    scale, shift = 1 / (255 * wide_std), -wide_mean / wide_std
+    return scale.to(device, torch.float32), shift.to(device, torch.float32)

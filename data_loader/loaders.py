@@ -21,6 +21,7 @@ from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from data_loader.datasets import AttributeDataset
 from data_loader.image_check import check_images
+from data_loader.pipeline import first_line
 from data_loader.records import Record
 from data_loader.samplers import EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.splits import Split
@@ -181,10 +182,11 @@ def _batches(loader: DataLoader[Any]) -> Iterator[Batch]:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
-    except RuntimeError as error:
-        if not re.match(r"DataLoader worker \(pid", str(error)):
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        # torch tells of a dead worker by the first; the others come of taking a batch from it before that is noticed
+        if isinstance(error, RuntimeError) and not re.match(r"DataLoader worker \(pid", str(error)):
             raise
         raise DataError(
-            f"a loader's worker process died ({str(error).splitlines()[0]}); if memory ran out, lower "
+            f"a loader's worker process died ({first_line(error)}); if memory ran out, lower "
             f"data_loader.args.num_workers or batch_size"
         ) from error

@@ -46,8 +46,8 @@ class _Trial(NamedTuple):
 def check_no_chance(place: str, transforms: Sequence[Any], problems: list[str]) -> None:
     """Validation images are never augmented: a line in `problems` for each transform that chance has a part in.
 
-    It has if the transform may be left out (0 < p < 1), if its results differ, or if the numbers differ that it draws,
-    as a difference need not show on the image at hand. A range of one value is no chance."""
+    It has if its results differ, or if the numbers differ that it draws (for one, whether to act at all, 0 < p < 1):
+    a difference need not show on the image at hand. A range of one value is no chance."""
     image = _noise(*PROBE_SIZES[0])
     for number, transform in enumerate(transforms):
         trials = [_try(transform, image, key) for key in range(PROBE_KEYS)]
@@ -55,7 +55,7 @@ def check_no_chance(place: str, transforms: Sequence[Any], problems: list[str]) 
         if first is None or any(trial.result is None for trial in trials):
             return  # `final_size` tells why
         same = all(np.array_equal(first, trial.result) and trials[0].drawn == trial.drawn for trial in trials)  # type: ignore[arg-type]
-        if transform.p not in (0, 1) or not same:
+        if not same:
             problems.append(
                 f"{place}[{number}]: {type(transform).__name__} is random (p = {transform.p:g}), and validation images "
                 f"are never augmented; move it to transforms.train"

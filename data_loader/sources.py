@@ -89,15 +89,22 @@ class CompetitionFolder(BaseSource):
                 continue
             found = set()
             for name in names:
+                before = len(problems)
                 mask = self._mask_state(f"{folder}/{name}", origin, image_root, problems)
-                if mask:
+                if mask or len(problems) > before:  # what is wrong with it has been said
                     found.add(name.rpartition(".")[0].lower())
+                if mask:
                     values = {"mask": mask, **attributes}
                     records.append(Record(Path(path, name), f"{folder}/{name}", person, values, origin))
             absent = [stem for stem in STEMS if stem not in found]
             if absent:
                 missing.append(f'{origin}: folder "{folder}" lacks {", ".join(absent)} (.jpg, .jpeg or .png)')
         self._report_missing(missing, problems)
+        if not (records or missing or problems):
+            raise DataError(
+                f"{self.root}: no train.csv is in it, and no folder <id>_<gender>_<race>_<age> in its images/; name the "
+                "folder of the training data"
+            )
         return records
 
     def _people(self, images: Path, problems: list[str]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:

@@ -57,7 +57,7 @@ class BaseSplit(ABC):
 
         A class that one side lacks is warned of. Raises ConfigError for an attribute that there is none of, and
         DataError where a side would be empty, or a person stands both in a given test side and elsewhere."""
-        self._check_config(label_space)
+        self.check_config(label_space)
         ordered = sorted(records, key=lambda record: record.name)
         test = [record for record in ordered if record.part == "test"]
         rest = [record for record in ordered if record.part != "test"]
@@ -76,7 +76,8 @@ class BaseSplit(ABC):
                 _warn_of_absent_classes(side, name, label_space)
         return Split(train, validation, test)
 
-    def _check_config(self, label_space: LabelSpace) -> None:
+    def check_config(self, label_space: LabelSpace) -> None:
+        """Raises ConfigError for an attribute that there is none of, and the like; `divide` does it, too."""
         problems = _unknown_attributes("split.args.drop_from_training", list(self.drop_from_training), label_space)
         for name, ranges in self.drop_from_training.items():
             if name in label_space.attributes and label_space.attributes[name].bins is None:
@@ -108,11 +109,11 @@ class _StratifiedSplit(BaseSplit):
         super().__init__(drop_from_training)
         self.stratify = stratify or []
 
-    def _check_config(self, label_space: LabelSpace) -> None:
+    def check_config(self, label_space: LabelSpace) -> None:
         problems = _unknown_attributes("split.args.stratify", self.stratify, label_space)
         if problems:
             raise ConfigError("\n".join(problems))
-        super()._check_config(label_space)
+        super().check_config(label_space)
 
     def _ordered_persons(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[str]:
         """Persons by stratum (strata in random order, the first attribute outermost), randomly within each."""
@@ -172,8 +173,8 @@ class KFoldSplit(_StratifiedSplit):
         self.folds = folds
         self.fold = fold
 
-    def _check_config(self, label_space: LabelSpace) -> None:
-        super()._check_config(label_space)
+    def check_config(self, label_space: LabelSpace) -> None:
+        super().check_config(label_space)
         if self.fold >= self.folds:
             raise ConfigError(f"split.args.fold = {self.fold} must be 0 to {self.folds - 1} (folds = {self.folds})")
 

@@ -97,11 +97,13 @@ class Settings(Section):
 class One(Section):
     """`{"type": name, "args": {...}}`, with the keys beside them that `extra`'s signature describes.
 
-    names: what `type` may say; supplied: parameters that the program passes to those that have them."""
+    names: what `type` may say; supplied: parameters that the program passes to those that have them; filled: those
+    that it passes if the config does not."""
 
     names: Mapping[str, Component]
     supplied: tuple[str, ...] = ()
     extra: Component | None = None
+    filled: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> str:
@@ -121,7 +123,7 @@ class One(Section):
             wrong = f"{dotted((*place, 'args'))} = {shown(arguments)} is {kind(arguments)}; an object is expected"
             problems.append(Problem((*place, "args"), wrong))
         elif component is not None:
-            problems += argument_problems(component, arguments, (*place, "args"), self.supplied)
+            problems += argument_problems(component, arguments, (*place, "args"), self.supplied, filled=self.filled)
         others = {key: inner for key, inner in value.items() if key not in ("type", "args")}
         own = argument_names(component) if component is not None else []
         for key in [key for key in others if key in own and key not in argument_names(self.extra or _no_extra)]:
@@ -135,7 +137,7 @@ class One(Section):
     def _inner_schema(self) -> dict[str, Any]:
         choices, rules = [], []
         for name, component in self.names.items():
-            arguments = arguments_schema(component, self.supplied)
+            arguments = arguments_schema(component, self.supplied, self.filled)
             choice = {"const": name}
             if "description" in arguments:
                 choice["description"] = arguments["description"]
@@ -165,13 +167,14 @@ class Many(Section):
 
     names: Mapping[str, Component]
     supplied: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> str:
         return 'a list of objects with "type" and "args"'
 
     def part(self, step: str | int) -> Section:  # noqa: ARG002
-        return One(self.names, self.supplied)
+        return One(self.names, self.supplied, filled=self.filled)
 
     def _inner_problems(self, value: Any, place: Place) -> list[Problem]:
         one = self.part(0)

@@ -141,7 +141,8 @@ class _Reader:
             self._fail(len(before), f"the file ends, but the {bracket} of line {line} is not closed")
         if error.msg == "Extra data":
             self._fail(position, "there is more text after the end of the value")
-        self._fail(position, f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]}")
+        reason = error.msg.removesuffix(" at").removesuffix(" starting")  # which the position says
+        self._fail(position, f"not valid JSON: {reason[0].lower()}{reason[1:]}")
 
 
 def _is_finite(word: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,6 +56,28 @@ def new_run(save_dir: Path, name: str) -> RunFolders:
             number += 1
         except OSError as error:
             raise ConfigError(f"trainer.save_dir = {str(save_dir)!r} cannot be written: {error.strerror}") from None
+
+
+def obstacle_to_writing(folder: Path) -> str | None:
+    """Why nothing can be written to a folder, or to the nearest one above it that is there; None if it can.
+
+    It is tried, with a file that leaves no trace: permissions alone do not tell of read-only file systems."""
+    there = folder
+    try:
+        there = next(path for path in (folder, *folder.parents) if _is_there(path))
+        with tempfile.TemporaryFile(dir=there):
+            return None
+    except (OSError, ValueError) as error:
+        return f"{there}: {getattr(error, 'strerror', None) or error}"
+
+
+def _is_there(path: Path) -> bool:
+    """As Path.exists, but raises what the system says of a name that cannot be."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def runs_with_config(save_dir: Path, name: str) -> Iterator[tuple[RunFolders, dict[str, Any]]]:

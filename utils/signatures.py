@@ -79,14 +79,16 @@ def argument_problems(
     place: Place = (),
     supplied: tuple[str, ...] = (),
     also_known: tuple[str, ...] | None = None,
+    filled: tuple[str, ...] = (),
 ) -> list[Problem]:
     """As `check_arguments`, each problem with its place.
 
-    also_known: the other keys of the object that these arguments stand in; where given, they are spoken of as keys."""
+    filled: parameters that may be left out, since the program then fills them in; also_known: the other keys of the
+    object that these arguments stand in; where given, they are spoken of as keys."""
     try:
-        _adapter(callable_, supplied).validate_json(json.dumps(arguments))
+        _adapter(callable_, supplied, filled).validate_json(json.dumps(arguments))
     except ValidationError as error:
-        schema = _own_schema(callable_, supplied)
+        schema = _own_schema(callable_, supplied, filled)
         taken = tuple(name for name in supplied if name in _parameters(callable_))
         return explain(error, dict(arguments), place, schema, callable_.__name__, taken, also_known)
     return []
@@ -94,7 +96,8 @@ def argument_problems(
 
 def convert_arguments(callable_: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Checked `arguments` as the annotations want them: a list for a tuple becomes a tuple, text for a Path a Path."""
-    return dict(_adapter(callable_, (), needs_all=False).validate_json(json.dumps(arguments)))
+    every = tuple(_parameters(callable_))
+    return dict(_adapter(callable_, (), every).validate_json(json.dumps(arguments)))
 
 
 def constructor_problems(
@@ -127,16 +130,18 @@ def argument_names(callable_: Callable[..., Any], supplied: tuple[str, ...] = ()
     return [name for name in _parameters(callable_) if name not in supplied]
 
 
-def arguments_schema(callable_: Callable[..., Any], supplied: tuple[str, ...] = ()) -> dict[str, Any]:
+def arguments_schema(
+    callable_: Callable[..., Any], supplied: tuple[str, ...] = (), filled: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The JSON Schema of the arguments, without references; the docstring's first line is its description."""
-    schema = dict(_own_schema(callable_, supplied))
+    schema = dict(_own_schema(callable_, supplied, filled))
     first_line = (inspect.getdoc(callable_) or "").partition("\n")[0].strip()
     return {"description": first_line, **schema} if first_line else schema
 
 
 @functools.cache
-def _own_schema(callable_: Callable[..., Any], supplied: tuple[str, ...]) -> dict[str, Any]:
-    schema = resolved_schema(_adapter(callable_, supplied).json_schema())
+def _own_schema(callable_: Callable[..., Any], supplied: tuple[str, ...], filled: tuple[str, ...]) -> dict[str, Any]:
+    schema = resolved_schema(_adapter(callable_, supplied, filled).json_schema())
     for name, parameter in _parameters(callable_).items():
         if name in schema.get("properties", {}) and _is_json(parameter.default):
             schema["properties"][name].setdefault("default", parameter.default)
@@ -144,13 +149,13 @@ def _own_schema(callable_: Callable[..., Any], supplied: tuple[str, ...]) -> dic
 
 
 @functools.cache
-def _adapter(callable_: Callable[..., Any], supplied: tuple[str, ...], needs_all: bool = True) -> TypeAdapter[Any]:
+def _adapter(callable_: Callable[..., Any], supplied: tuple[str, ...], filled: tuple[str, ...]) -> TypeAdapter[Any]:
     """A strict typed dict of the arguments: unlike a model it has no names of its own that a parameter could hide."""
     fields = {}
     for name, parameter in _parameters(callable_).items():
         if name not in supplied:
             annotation = _annotation(callable_, parameter)
-            required = parameter.default is inspect.Parameter.empty and needs_all
+            required = parameter.default is inspect.Parameter.empty and name not in filled
             fields[name] = annotation if required else typing_extensions.NotRequired[annotation]
     return TypeAdapter(_typed_dict(callable_.__name__, fields))
 

@@ -41,16 +41,6 @@ def test_half_precision_is_rounded_once() -> None:
     assert torch.allclose(half.double(), exact, rtol=2**-8, atol=1e-6)
 
 
-def test_what_inference_mode_made_can_be_trained_with() -> None:
-    images = torch.from_numpy(_images()).permute(0, 3, 1, 2)
-    fresh = Preprocessing((20, 16), (0.1, 0.2, 0.3), (0.7, 0.8, 0.9), [])
-    with torch.inference_mode():
-        fresh.normalise(images)
-    convolution = torch.nn.Conv2d(3, 1, 3)
-    convolution(fresh.normalise(images)).sum().backward()
-    assert convolution.weight.grad is not None
-
-
 def test_plain_data_and_back() -> None:
     plain = json.loads(json.dumps(PREPROCESSING.to_config()))
     assert Preprocessing.from_config(plain) == PREPROCESSING

@@ -113,6 +113,12 @@ def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Reco
         assert _all_same(list(loader.validation_batches()), list(_loader(image_records, labels).validation_batches()))
 
 
+def test_each_image_of_an_epoch_is_augmented_in_its_own_way(image_records: list[Record], labels: LabelSpace) -> None:
+    pipeline = build_transforms(LISTS, 16, HALF, HALF).train
+    dataset = AttributeDataset([image_records[0]] * 10, labels, pipeline, 0)
+    assert len({dataset[SampleKey(0, index)].image.tobytes() for index in range(10)}) == 10
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_loading_draws_nothing_from_torchs_own_generator(
     image_records: list[Record], labels: LabelSpace, workers: int
@@ -215,6 +221,7 @@ def test_too_few_images_for_a_batch(image_records: list[Record], labels: LabelSp
         _loader(image_records, labels, batch_size=21)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch, of the worker that was killed
 def test_workers_leave_signals_to_the_main_process(image_records: list[Record], labels: LabelSpace) -> None:
     before = set(multiprocessing.active_children())
     loader = _loader(image_records, labels, num_workers=1, batch_size=1)

@@ -1,0 +1,29 @@
+"""Writes configs/config.schema.json, which editors check and complete configs with: python -m scripts.write_schema"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from config_schema import SECTIONS
+from parse_config import ConfigParser
+from utils.errors import run_command
+from utils.files import write_atomically
+
+SCHEMA_FILE = Path(__file__).parents[1] / "configs" / "config.schema.json"
+
+
+def schema_text() -> str:
+    """The schema, made from the signatures that configs are checked against."""
+    return json.dumps(ConfigParser.json_schema(SECTIONS), indent=1, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """The command."""
+    write_atomically(SCHEMA_FILE, schema_text().encode())
+    print(f"{SCHEMA_FILE}: written")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,64 @@
+"""The schema for editors, the checker and the configs that are there say the same."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from config_schema import SECTIONS, check_config
+from parse_config import ConfigParser
+from scripts.write_schema import SCHEMA_FILE, schema_text
+from utils.errors import ConfigError
+from utils.json_text import read_json
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted([ROOT / "config.json", *(path for path in (ROOT / "configs").glob("*.json") if path != SCHEMA_FILE)])
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
+
+
+def test_the_file_is_what_the_signatures_make() -> None:
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), "run: python -m scripts.write_schema"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_config_is_right_for_both(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    VALIDATOR.validate(read_json(path))
+    check_config(ConfigParser.from_file(path, SECTIONS))
+
+
+WRONG: dict[str, tuple[str, Any]] = {
+    "unknown key": ("trainer.epoch", 3),
+    "number as text": ("trainer.epochs", "50"),
+    "true for a number": ("data_loader.args.batch_size", True),
+    "too small": ("trainer.epochs", 0),
+    "unknown loss": ("loss.heads.age.type", "FocaLoss"),
+    "unknown argument of a loss": ("loss.heads.age.args.gama", 1.0),
+    "unknown transform": ("transforms.train.0.type", "Resise"),
+    "unknown argument of a transform": ("transforms.train.3.args.probability", 0.5),
+    "unknown optimizer": ("optimizer.type", "os.system"),
+    "a word that is not among the choices": ("trainer.precision", "float8"),
+    "list for an object": ("labels", []),
+    "negative weight": ("loss.heads.age.weight", -1),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_one_refuses_the_other_does(case: str) -> None:
+    place, value = WRONG[case]
+    config: Any = read_json(ROOT / "config.json")
+    right = copy.deepcopy(config)
+    *steps, last = place.split(".")
+    part = config
+    for step in steps:
+        part = part[int(step)] if isinstance(part, list) else part[step]
+    part[last] = value
+    assert VALIDATOR.is_valid(right)
+    assert not VALIDATOR.is_valid(config)
+    with pytest.raises(ConfigError, match=r"test: "):
+        ConfigParser.from_dict(config, SECTIONS, "test")
