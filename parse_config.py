@@ -7,6 +7,7 @@ optimizer = config.build("optimizer", params=model.parameters())
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,8 +229,8 @@ def _override_from(text: str) -> Override:
     """`a.b.c=value` as an Override. Raises ConfigError."""
     place, equals, value = text.partition("=")
     if not equals or not all(place.split(".")):
-        shortened = place if equals else text
-        raise ConfigError(f"--set {shortened}: a.b.c=value is expected, such as --set trainer.epochs=10")
+        place = re.split(r"[^\w.-]", place)[0]  # what stands behind it may be a password
+        raise ConfigError(f"--set {place}: a.b.c=value is expected, such as --set trainer.epochs=10")
     return Override(place, value)
 
 

@@ -47,7 +47,7 @@ def test(arguments: Namespace) -> TestResult:
     log = open_log(None, 1)
     log.info("%s: %s, %d epochs", checkpoint, predictor.config["name"], predictor.completed_epochs)
     records = choose_records(predictor, arguments)
-    check_images([record.path for record in records], None)
+    check_images([record.path for record in records], None, remedy="repair them: every image must have an answer")
     probabilities = judge(predictor, records, arguments)
     answers = predictor.labels.answer_probabilities(probabilities.by_head).argmax(dim=1)
 
@@ -106,7 +106,8 @@ def output_file(predictor: Predictor, checkpoint: Path, arguments: Namespace) ->
     if arguments.split is not None:
         return checkpoint.parent / f"predictions_{arguments.split}.csv"
     submit_dir = Path(predictor.config.get("submit_dir", "submit/"))
-    return submit_dir / f"{predictor.config['name']}_{predictor.run_name}.csv"
+    # Only a name: a checkpoint made by others may say "../" in it.
+    return submit_dir / Path(f"{predictor.config['name']}_{predictor.run_name}.csv").name
 
 
 def score(

@@ -68,6 +68,7 @@ def train(
         data_loader = build_data_loader(config, labels, split, model, device, settings)
         optimizer = config.build("optimizer", params=model.parameters())
         updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
+        schedule = build_schedule(config, optimizer, updates_per_epoch * settings.epochs)
         folders = None if dry_run else open_folders(config, settings, resume)
         log = open_log(folders.log / "info.log" if folders else None, settings.verbosity, process_group.rank())
         log.info("%s", model.summary())
@@ -78,7 +79,7 @@ def train(
                 model=model,
                 criterion=build_criterion(config).to(device),
                 optimizer=optimizer,
-                schedule=build_schedule(config, optimizer, updates_per_epoch * settings.epochs),
+                schedule=schedule,
                 data_loader=data_loader,
                 labels=labels,
                 metrics=metric_functions(config),
@@ -215,7 +216,11 @@ def describe_data(split: Split, labels: LabelSpace, data_loader: AttributeDataLo
     """How much there is to learn from, and what one update of the weights sees."""
     sides = [
         f"{len(records)} images of {len({record.person for record in records})} persons to {verb}"
-        for records, verb in ((split.train, "train"), (split.validation, "validate"), (split.test, "test"))
+        for records, verb in (
+            (data_loader.train_records, "train"),
+            (data_loader.validation_records, "validate"),
+            (split.test, "test"),
+        )
         if records
     ]
     batch = data_loader.batch_size

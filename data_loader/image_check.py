@@ -33,6 +33,7 @@ def check_images(
     on_bad: Literal["refuse", "skip"] = "refuse",
     show_progress: bool = False,
     log: logging.Logger | None = None,
+    remedy: str = 'repair them, or leave them out with data_loader.args.on_bad_image = "skip"',
 ) -> list[Path]:
     """Decodes every image in full, in as many threads as there are cores, and returns those that cannot be used.
 
@@ -40,7 +41,7 @@ def check_images(
     look at those; a cache that is damaged, or was made under other rules, is made anew. The list is empty under
     "refuse"; under "skip" it holds the bad images, which `log` is warned of. Images that can be read but look doubtful
     are warned of in both cases. Raises DataError for missing files (before any image is opened, and under "skip" too)
-    and, under "refuse", for bad images: the first ten and the count.
+    and, under "refuse", for bad images: the first ten, the count and the remedy.
     """
     log = log or logging.getLogger(__name__)
     stamps = _stamps(paths)
@@ -60,7 +61,7 @@ def check_images(
                 if path in findings and findings[path].problem is None:
                     known[_key(path)] = (*stamps[path], findings[path].warning)
             _write_cache(cache_file, known, log)
-    return _judge(stamps, findings, on_bad, log)
+    return _judge(stamps, findings, on_bad, log, remedy)
 
 
 def _stamps(paths: Sequence[Path]) -> dict[Path, _Stamp]:
@@ -106,6 +107,7 @@ def _judge(
     findings: dict[Path, ImageFinding],
     on_bad: Literal["refuse", "skip"],
     log: logging.Logger,
+    remedy: str,
 ) -> list[Path]:
     warnings = [finding.warning for path in paths if (finding := findings[path]).warning]
     if warnings:
@@ -115,10 +117,7 @@ def _judge(
         return []
     count = _count(len(problems), "image") + " cannot be read"
     if on_bad == "refuse":
-        raise DataError(
-            _listing(count, list(problems.values()))
-            + '\nrepair them, or leave them out with data_loader.args.on_bad_image = "skip"'
-        )
+        raise DataError(f"{_listing(count, list(problems.values()))}\n{remedy}")
     log.warning(_listing(f"{count} and left out", list(problems.values())))
     return list(problems)
 

@@ -102,8 +102,8 @@ class CompetitionFolder(BaseSource):
         self._report_missing(missing, problems)
         if not (records or missing or problems):
             raise DataError(
-                f"{self.root}: no train.csv is in it, and no folder <id>_<gender>_<race>_<age> in its images/; name the "
-                "folder of the training data"
+                f"{self.root}: no train.csv is in it, and no folder <id>_<gender>_<race>_<age> in its images/; "
+                "name the folder of the training data"
             )
         return records
 

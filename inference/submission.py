@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from base.label_space import LabelSpace
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError, StorageFullError
 from utils.files import write_atomically
 
 ID_COLUMN, ANSWER_COLUMN, PERSON_COLUMN = "ImageID", "ans", "person"
@@ -32,7 +33,11 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    try:
+        write_atomically(path, text.getvalue().encode())
+    except OSError as error:
+        kind = StorageFullError if error.errno == errno.ENOSPC else ConfigError
+        raise kind(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def write_submission(path: Path, ids: Sequence[str], answers: Tensor) -> None:
@@ -58,6 +63,8 @@ def read_answers(path: Path, num_answers: int) -> Answers:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: is not UTF-8; save it as UTF-8") from None
     if not rows:
@@ -69,7 +76,7 @@ def read_answers(path: Path, num_answers: int) -> Answers:
     answers = []
     for number, row in enumerate(rows, start=2):
         text = row[ANSWER_COLUMN] or ""
-        if not text.isdigit() or int(text) >= num_answers:
+        if not text.isdecimal() or int(text) >= num_answers:
             raise DataError(f"{path} row {number}: {ANSWER_COLUMN} = {text!r} is not a class of 0 to {num_answers - 1}")
         if row[ID_COLUMN] in seen:
             raise DataError(f"{path} row {number}: {row[ID_COLUMN]} stands in row {seen[row[ID_COLUMN]]} already")

@@ -60,8 +60,11 @@ def read_resumable(path: Path, log: logging.Logger) -> dict[str, Any]:
     for candidate in _candidates(path):
         if candidate.exists():
             try:
-                return read_checkpoint(candidate)
+                content = read_checkpoint(candidate)
             except CheckpointError as error:
                 reasons.append(str(error))
-                log.warning("%s", error)
-    raise CheckpointError("; ".join(reasons) or f"{path}: holds no checkpoint; name a run folder or a checkpoint file")
+                continue
+            for reason in reasons:
+                log.warning("%s", reason)
+            return content
+    raise CheckpointError("\n".join(reasons) or f"{path}: holds no checkpoint; name a run folder or a checkpoint file")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import pickletools
 import sys
 import zipfile
 from collections import Counter
@@ -24,6 +25,7 @@ from utils.files import write_atomically
 FORMAT = "attribute-training-checkpoint"
 VERSION = 1
 _MARK = b"sha256:"
+_TEMPLATE_KEYS = {"arch", "state_dict", "epoch"}
 _COMMENT_LENGTH = len(_MARK) + 64
 
 
@@ -62,9 +64,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: refused, nothing was executed: {_first_line(error)}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(_foreign(path, content))
-    if content["version"] > VERSION:
+    if not isinstance(content.get("version"), int) or content["version"] > VERSION:
         raise CheckpointError(
-            f"{path}: has format version {content['version']}, and this program reads up to {VERSION}; "
+            f"{path}: has format version {content.get('version')!r}, and this program reads up to {VERSION}; "
             "update the program"
         )
     return content
@@ -109,11 +111,14 @@ def _why_no_checksum(path: Path, data: bytes) -> str:
         return f"{path}: is a TorchScript archive, which holds code: refused, nothing was executed"
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
+        texts = _strings(archive) if unsafe else set()
         content = None if unsafe else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # the file is foreign: whatever its reading raises is a reason to refuse it
         return f"{path}: refused, nothing was executed: {_first_line(error)}"
     if any(name.startswith("torch.nn.modules") for name in unsafe):
         return f"{path}: is a whole nn.Module, which could run code: refused, nothing was executed; save its state_dict"
+    if texts >= _TEMPLATE_KEYS:  # a template's holds its config object, too
+        return _from_template(path, ", ".join(sorted(unsafe)[:5]))
     if unsafe:
         return f"{path}: names Python objects ({', '.join(sorted(unsafe)[:5])}): refused, nothing was executed"
     return _foreign(path, content)
@@ -121,15 +126,25 @@ def _why_no_checksum(path: Path, data: bytes) -> str:
 
 def _foreign(path: Path, content: object) -> str:
     keys = list(content) if isinstance(content, dict) else []
-    if {"arch", "state_dict", "epoch"} <= set(keys):
-        return (
-            f"{path}: is a pytorch-template checkpoint (keys {', '.join(map(str, keys[:6]))}); to convert it, save "
-            "only its state_dict with torch.save and train with arch.args.weights_file naming that file"
-        )
+    if set(keys) >= _TEMPLATE_KEYS:
+        return _from_template(path, f"keys {', '.join(map(str, keys[:6]))}")
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return f"{path}: has no checksum; use an earlier checkpoint"
     kind = f"a dict with keys {', '.join(map(str, keys[:6]))}" if keys else f"a {type(content).__name__}"
     return f"{path}: is not a checkpoint of this program (it holds {kind})"
+
+
+def _from_template(path: Path, holds: str) -> str:
+    return (
+        f"{path}: is a pytorch-template checkpoint ({holds}): refused, nothing was executed; to convert it, save only "
+        "its state_dict with torch.save where it was made, and train with arch.args.weights_file naming that file"
+    )
+
+
+def _strings(archive: zipfile.ZipFile) -> set[str]:
+    """The texts in an archive's pickle, which is not run."""
+    name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+    return {argument for _, argument, _ in pickletools.genops(archive.read(name)) if isinstance(argument, str)}
 
 
 def _first_line(error: BaseException) -> str:

@@ -97,8 +97,8 @@ class Layers:
         if any(parent.resolve() == earlier.resolve() for earlier in chain):
             raise ConfigError(f"{path}: extends = {shown(named)} loops: {way}")
         if not parent.is_file():
-            neighbours = [other.name for other in parent.parent.glob("*.json") if other != path] if parent.parent.is_dir() else []
-            meant = did_you_mean(parent.name, neighbours)
+            neighbours = parent.parent.glob("*.json") if parent.parent.is_dir() else []
+            meant = did_you_mean(parent.name, [other.name for other in neighbours if other != path])
             raise ConfigError(f"{path}: extends = {shown(named)}: there is no file {parent}{meant} (read: {way})")
         self._add_file(parent, chain)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,13 +40,12 @@ class RunFolders:
 
 
 def new_run(save_dir: Path, name: str) -> RunFolders:
-    """Makes the folders of a run that begins now; two that begin in the same second get different ones.
+    """Makes the folders of a run that begins now; two that begin in the same millisecond get different ones.
 
     Raises ConfigError if nothing can be written there."""
-    second = datetime.now().strftime("%Y%m%d-%H%M%S")
-    number = 0
     while True:
-        folders = RunFolders(save_dir, name, second if number == 0 else f"{second}-{number}")
+        now = datetime.now()
+        folders = RunFolders(save_dir, name, f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}")
         try:
             folders.models.mkdir(parents=True)
             folders.log.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def new_run(save_dir: Path, name: str) -> RunFolders:
         except FileExistsError:
             if not folders.models.is_dir():
                 raise ConfigError(f"trainer.save_dir = {str(save_dir)!r}: {folders.models} is in the way") from None
-            number += 1
+            time.sleep(0.001)
         except OSError as error:
             raise ConfigError(f"trainer.save_dir = {str(save_dir)!r} cannot be written: {error.strerror}") from None
 

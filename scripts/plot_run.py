@@ -1,0 +1,68 @@
+"""Draws a run's curves from its metrics.jsonl: python -m scripts.plot_run saved/log/<name>/<run> --output curve.png"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.command_line import CommandLine
+from utils.errors import ConfigError, DataError, run_command
+
+LEFT, RIGHT = ("train/loss", "val/loss"), ("val/f1", "val/accuracy")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, one dict an epoch. Raises DataError."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; name a run's log folder, saved/log/<name>/<run>") from None
+    except ValueError:
+        raise DataError(f"{path}: is not a metrics.jsonl") from None
+    if not lines:
+        raise DataError(f"{path}: has no epoch yet")
+    return lines
+
+
+def plot(lines: Sequence[dict[str, Any]], title: str, output: Path) -> None:
+    """Losses on the left; on the right macro F1 and accuracy of the combined answer, and macro F1 of each attribute."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError('scripts.plot_run needs the package "matplotlib": pip install matplotlib') from error
+    attributes = sorted(name for name in lines[-1] if name.startswith("val/") and name.endswith("_f1"))
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, names, label in zip(figure.subplots(1, 2), (LEFT, (*RIGHT, *attributes)), ("loss", "score"), strict=True):
+        for name in names:
+            points = [(line["epoch"], line[name]) for line in lines if line.get(name) is not None]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), label=name, marker=".", linewidth=2 if name in LEFT + RIGHT else 1
+                )
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.suptitle(title)
+    figure.savefig(output, dpi=110)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = CommandLine(description="Draws a run's curves from its metrics.jsonl.")
+    parser.add_argument("log", type=Path, help="a run's log folder, saved/log/<name>/<run>")
+    parser.add_argument("--output", type=Path, required=True, help="the picture to write, .png or .svg")
+    parser.add_argument("--title", help="what stands above (default: the run's name)")
+    given = parser.parse(argv)
+    plot(
+        read_metrics(given.log / "metrics.jsonl"),
+        given.title or f"{given.log.parent.name} {given.log.name}",
+        given.output,
+    )
+    print(f"{given.output}: written")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
