@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from utils.errors import ConfigError
+
 
 @dataclass
 class Schedule:
@@ -32,6 +34,13 @@ class Schedule:
         return self.scheduler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ConfigError if the schedule was planned for a run of another length, as OneCycleLR is."""
+        planned = getattr(self.scheduler, "total_steps", None)
+        if planned is not None and planned != state["total_steps"]:
+            raise ConfigError(
+                f"lr_scheduler: {type(self.scheduler).__name__} was planned for {state['total_steps']} steps, and the "
+                f"run would now take {planned}; go on with the same trainer.epochs, or begin a new run"
+            )
         self.scheduler.load_state_dict(state)
         # torch warns when a scheduler steps before its optimizer has; after a resume it has, in the process before.
         self.scheduler.optimizer._opt_called = True  # type: ignore[attr-defined]

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sklearn.metrics import f1_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import test as test_script
 import train as train_script
@@ -33,14 +33,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "data"
     make_demo_data(folder, 10, 3, seed=5, workers=1)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -290,3 +282,25 @@ def test_the_published_config_trains_with_nothing_changed_but_its_places(tmp_pat
     assert "loss_name" in log
     result = test_script.test(test_script.parse(["--resume", str(models)]))
     assert result.submission.parent == tmp_path / "submit"
+
+
+def test_every_tracker_holds_every_number(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The JSON lines, TensorBoard's events and wandb's offline file of one run, that was resumed in between."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config = write_config(tmp_path, drawn, lr_scheduler=None)
+    flags = ["--set", "wandb=true", "--set", "visualize=true", "--set", "trainer.tensorboard=true"]
+    models = run(config, *flags, "--set", "trainer.epochs=2")
+    first_id = read_checkpoint(models / "last.pth")["trackers"]["wandb"]["run_id"]
+    assert run(config, *flags, "--resume", "auto") == models
+    assert read_checkpoint(models / "last.pth")["trackers"]["wandb"]["run_id"] == first_id
+
+    lines = [json.loads(line) for line in weights_and_metrics(models)[1].splitlines()]
+    log = models.parents[2] / "log" / "Road" / models.name
+    events = EventAccumulator(str(log), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == lines[0].keys() - {"epoch"}
+    for name in events.Tags()["scalars"]:
+        read = {event.step: event.value for event in events.Scalars(name)}
+        assert read == pytest.approx({line["epoch"]: line[name] for line in lines}, rel=1e-5), name
+    assert "val/worst/0" in events.Tags()["images"]
+    assert len(list((log / "wandb").glob(f"offline-run-*-{first_id}"))) == 2

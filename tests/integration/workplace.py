@@ -42,6 +42,9 @@ TINY: dict[str, Any] = {
 }
 """The smallest sensible run, over the config.json that users begin with."""
 
+Lines = list[tuple[str, ...]]
+"""What must be told: a tuple a line, of its beginning and of further parts."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -125,7 +128,7 @@ class Workplace:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
+        return Path(name)
 
     def rewrite(self, path: Path, change: Callable[[str], str]) -> None:
         """Changes a text file, and makes sure that this changed something."""
@@ -136,6 +139,13 @@ class Workplace:
 
     def train(self, *argv: str | Path) -> Outcome:
         return self._run(train.main, argv)
+
+    def train_and_change_nothing(self, *argv: str | Path) -> Outcome:
+        """Makes sure that no file or folder was made or changed."""
+        before = self.files()
+        outcome = self.train(*argv)
+        assert self.files() == before
+        return outcome
 
     def test(self, *argv: str | Path) -> Outcome:
         return self._run(test.main, argv)

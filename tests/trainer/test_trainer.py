@@ -20,7 +20,7 @@ from tests.trainer.conftest import Built, MakeTrainer, MemoryLoader, SmallModel
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
 from utils.checkpoint_file import read_checkpoint
-from utils.errors import DivergenceError, KeyboardStop, StopSignal
+from utils.errors import ConfigError, DivergenceError, KeyboardStop, StopSignal
 
 SCHEDULES: dict[str, Any] = {
     "none": None,
@@ -116,6 +116,16 @@ def test_a_run_may_be_extended_and_a_finished_one_is_left_alone(make_trainer: Ma
     longer.trainer.train()
     assert_equal_weights(weights(whole), weights(longer))
     assert longer.metrics_file.read_bytes() == whole.metrics_file.read_bytes()
+
+
+def test_a_schedule_that_was_planned_for_another_length_is_refused(make_trainer: MakeTrainer) -> None:
+    short = make_trainer("run", epochs=2, schedule=SCHEDULES["OneCycleLR"])
+    short.trainer.train()
+    content = read_checkpoint(short.folder / "last.pth")
+    with pytest.raises(ConfigError, match="was planned for 30 steps, and the run would now take 40"):
+        make_trainer(
+            "run", epochs=8, resume=content, schedule=lambda o: Schedule(OneCycleLR(o, 0.05, total_steps=40), "step")
+        )
 
 
 def test_accumulation_equals_one_large_batch(make_trainer: MakeTrainer) -> None:

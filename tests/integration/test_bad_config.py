@@ -1,0 +1,275 @@
+"""A config that is wrong: every fault is told in a line that names its place, with exit code 2, and nothing is made.
+
+The folder holds no data, so whatever looked for some before the config was refused would fail otherwise, with 3."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.workplace import ROOT, TINY, Lines, Workplace
+
+DEFAULT = str(ROOT / "config.json")
+SECRET = "hunter2hunter2"
+WANDB_KEY = "0123456789abcdef0123456789abcdef01234567"
+TEXT = json.dumps(TINY, indent=4)
+
+
+def test_the_config_of_these_tests_is_right(empty_workplace: Workplace) -> None:
+    """It is not refused: what is missed is the data, which is looked for last."""
+    outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write_config())
+    outcome.check_refusal(3, ("data/train: there is no such folder", "expected train.csv and images/"))
+
+
+FILES: dict[str, tuple[str | bytes, Lines]] = {
+    "1-empty": ("", [("tiny.json:1:1: the file is empty", "JSON object")]),
+    "1-white-space": (" \n\n", [("tiny.json:1:1: the file is empty",)]),
+    "1-only-a-comment": ("// nothing\n", [("tiny.json:1:1: the file is empty",)]),
+    "2-trailing-comma": ('{\n  "name": "a",\n}', [("tiny.json:2:14: a comma before }", "remove it")]),
+    "2-two-commas": (
+        '{\n  "name": "a",,\n  "seed": 1\n}',
+        [("tiny.json:2:15: not valid JSON: expecting property name",)],
+    ),
+    "2-no-comma": ('{\n  "name": "a"\n  "seed": 1\n}', [("tiny.json:3:3: not valid JSON: expecting ',' delimiter",)]),
+    "2-unclosed-brace": (
+        '{\n  "trainer": {\n    "epochs": 1\n}\n',
+        [("tiny.json:4:2: the file ends, but the { of line 1 is not closed",)],
+    ),
+    "2-unclosed-list": (
+        '{\n  "metrics": [1, 2',
+        [("tiny.json:2:19: the file ends, but the [ of line 2 is not closed",)],
+    ),
+    "2-unclosed-text": ('{\n  "name": "a\n}', [("tiny.json:2:13: not valid JSON: invalid control character",)]),
+    "2-unclosed-comment": ('{\n  /* "name": "a"\n}', [("tiny.json:2:3: this /* comment is never closed",)]),
+    "2-no-quotes": ("{\n  name: 1\n}", [("tiny.json:2:3: not valid JSON: expecting property name",)]),
+    "2-two-objects": ("{} {}", [("tiny.json:1:4: there is more text",)]),
+    "2-a-list": ("[]", [("tiny.json:1:1: the file must hold an object", "not a list")]),
+    "3-latin-1": (TEXT.replace("Tiny", "Tiné").encode("latin-1"), [("tiny.json:3: is not UTF-8 (byte 0xe9)", "save")]),
+    "3-cp949": (
+        TEXT.replace("Tiny", "작은").encode("cp949"),
+        [("tiny.json:3: is not UTF-8", "save the file as UTF-8")],
+    ),
+    "3-utf-16": (TEXT.encode("utf-16"), [("tiny.json:1: is not UTF-8", "save the file as UTF-8")]),
+    "4-duplicate-key": (
+        TEXT.replace('"n_gpu": 0,', '"n_gpu": 0,\n    "name": "Other",'),
+        [('tiny.json:5:5: duplicate key "name", first on line 3', "keep one")],
+    ),
+    "4-duplicate-inner-keys": (
+        '{\n"trainer": {"epochs": 1, "epochs": 2},\n"arch": {"type": "A", "args": {"a": 1, "a": 1}}\n}',
+        [('tiny.json:2:26: duplicate key "epochs"',), ('tiny.json:3:40: duplicate key "a"',)],
+    ),
+    **{
+        f"5-{number}": (
+            f'{{\n  "trainer": {{"epochs": {number}}}\n}}',
+            [(f"tiny.json:2:25: {number} is not a finite number",)],
+        )
+        for number in ("NaN", "Infinity", "-Infinity", "1e999", "-1e999")
+    },
+    "6-deep-lists": ('{"a": ' + "[" * 100 + "]" * 100 + "}", [("tiny.json:1:56: nested more than 50 levels deep",)]),
+    "6-absurdly-deep-objects": ('{"a":' * 20_000, [("tiny.json:1:251: nested more than 50 levels deep",)]),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_that_cannot_be_read(empty_workplace: Workplace, case: str) -> None:
+    content, lines = FILES[case]
+    outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write("tiny.json", content))
+    outcome.check_refusal(2, *lines)
+    assert outcome.out == ""
+
+
+def test_1_a_missing_file_and_its_neighbour(empty_workplace: Workplace) -> None:
+    empty_workplace.write_config()
+    outcome = empty_workplace.train_and_change_nothing("--config", "tinny.json")
+    outcome.check_refusal(2, ("tinny.json: there is no such file", 'did you mean "tiny.json"?'))
+
+
+@pytest.mark.parametrize("change", ["byte order mark", "comments"])
+def test_3_what_is_fine(empty_workplace: Workplace, change: str) -> None:
+    content = (
+        "\ufeff" + TEXT if change == "byte order mark" else f"// one\n{TEXT.replace('0,', '0, /* two */', 1)}// three"
+    )
+    outcome = empty_workplace.train_and_change_nothing(
+        "--print-config", "--config", empty_workplace.write("tiny.json", content)
+    )
+    outcome.check_success()
+    assert json.loads(outcome.out)["name"] == "Tiny"
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "secret"),
+    [
+        ({"wandb_key": WANDB_KEY}, "wandb_key", WANDB_KEY),
+        ({"trainer.api_key": SECRET}, "trainer.api_key", SECRET),
+        ({"data_loader.args.password": SECRET}, "data_loader.args.password", SECRET),
+        ({"arch.args.hf_token": SECRET}, "arch.args.hf_token", SECRET),
+        ({"name": WANDB_KEY}, "name", WANDB_KEY),
+        ({"info_dir": f"https://me:{SECRET}@example.org/data"}, "info_dir", SECRET),
+    ],
+    ids=["16-wandb-key", "16-api-key", "16-password", "16-token", "16-a-key-as-name", "16-in-an-address"],
+)
+def test_a_credential_is_refused_and_not_echoed(
+    empty_workplace: Workplace, changes: dict[str, Any], place: str, secret: str
+) -> None:
+    outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write_config(changes))
+    outcome.check_refusal(2, (f"tiny.json: {place} holds a credential; remove it", "WANDB_API_KEY"))
+    assert secret not in outcome.err + outcome.out
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--set", f"wandb.api_key={SECRET}"],
+        ["--set", f"trainer.password={SECRET}"],
+        ["--set", f"name={WANDB_KEY}"],
+        ["--set", f'wandb={{"api_key": "{SECRET}"}}'],
+        ["--set", f"api_key:{SECRET}"],
+        [f"--wandb-key={WANDB_KEY}"],
+    ],
+    ids=["16-api-key", "16-password", "16-a-key-as-name", "16-an-object", "16-no-equals-sign", "16-no-flag"],
+)
+def test_a_credential_on_the_command_line_is_not_echoed(empty_workplace: Workplace, argv: list[str]) -> None:
+    outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write_config(), *argv)
+    assert outcome.exit_code == 2
+    assert len(outcome.lines) == 1
+    assert not any(secret in outcome.err + outcome.out for secret in (SECRET, WANDB_KEY))
+
+
+def test_16_a_credential_in_a_broken_file_is_not_echoed(empty_workplace: Workplace) -> None:
+    config = empty_workplace.write("tiny.json", f'{{"wandb_key": "{SECRET}",}}')
+    outcome = empty_workplace.train_and_change_nothing("--config", config)
+    outcome.check_refusal(2, "tiny.json:1:")
+    assert SECRET not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("save_dir", "fragments"),
+    [
+        pytest.param("a file", ("a file: Not a directory",), id="17-a-file"),
+        pytest.param("a file/saved", ("a file: Not a directory",), id="17-below-a-file"),
+        pytest.param("closed/saved", ("closed: Permission denied",), id="17-closed"),
+        pytest.param("/proc/saved", ("/proc: ",), id="17-a-system's"),
+        pytest.param("x" * 300, ("File name too long",), id="17-too-long"),
+        pytest.param("a\0b", ("null byte",), id="17-no-name"),
+    ],
+)
+def test_a_save_dir_that_cannot_be_written(
+    empty_workplace: Workplace, save_dir: str, fragments: tuple[str, ...]
+) -> None:
+    empty_workplace.write("a file", "")
+    closed = empty_workplace.folder / "closed"
+    closed.mkdir(mode=0o500)
+    if save_dir.startswith("closed") and os.access(closed, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    if save_dir.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("there is no /proc here")
+    config = empty_workplace.write_config({"trainer.save_dir": save_dir})
+    outcome = empty_workplace.train_and_change_nothing("--config", config)
+    outcome.check_refusal(2, ("tiny.json: trainer.save_dir = ", "cannot be written", *fragments))
+
+
+def test_18_a_loop_is_shown(empty_workplace: Workplace) -> None:
+    config = empty_workplace.write_config({"extends": ["parts/a.json"]})
+    empty_workplace.write("parts/a.json", '{"extends": "b.json"}')
+    empty_workplace.write("parts/b.json", '{"extends": "../tiny.json"}')
+    outcome = empty_workplace.train_and_change_nothing("--config", config)
+    way = "tiny.json -> parts/a.json -> parts/b.json -> tiny.json"
+    outcome.check_refusal(2, (f'parts/b.json: extends = "../tiny.json" loops: {way}',))
+
+
+def test_18_a_missing_file_and_its_neighbour(empty_workplace: Workplace) -> None:
+    empty_workplace.write("base.json", "{}")
+    outcome = empty_workplace.train_and_change_nothing(
+        "--config", empty_workplace.write_config({"extends": "bse.json"})
+    )
+    outcome.check_refusal(
+        2, ('tiny.json: extends = "bse.json": there is no file bse.json', 'did you mean "base.json"?')
+    )
+
+
+def test_all_errors_come_together_each_with_the_file_that_holds_it(empty_workplace: Workplace) -> None:
+    """Values are blamed on the file that gave them last, be it a parent, the child or the command line."""
+    empty_workplace.write(
+        "base.json",
+        json.dumps(
+            {
+                "extends": DEFAULT,
+                "seed": "one",
+                "optimizer": {"args": {"lr": "fast"}},
+                "trainer": {"epochs": -3, "early_stop": -1},
+            }
+        ),
+    )
+    changes = {"extends": "base.json", "trainer.epochs": 0, "arch.args.width": 0, "wandb": "yes"}
+    config = empty_workplace.write_config(changes)
+    outcome = empty_workplace.train_and_change_nothing(
+        "--config", config, "--set", "optimizer.args.lr=faster", "--bs", "no"
+    )
+    assert outcome.exit_code == 2
+    assert sorted(line.split(" = ")[0] for line in outcome.lines) == [
+        "--bs no: data_loader.args.batch_size",
+        "--set optimizer.args.lr=faster: optimizer.args.lr",
+        "base.json: seed",
+        "base.json: trainer.early_stop",
+        "tiny.json: arch.args.width",
+        "tiny.json: trainer.epochs",
+        "tiny.json: wandb",
+    ]
+
+
+def test_errors_between_sections_come_together(empty_workplace: Workplace) -> None:
+    config = empty_workplace.write_config(
+        {
+            "loss.heads.mask.args.class_weights": [1, 2],
+            "trainer.monitor": "max val/f2",
+            "arch": {"type": "TimmModelMulti", "args": {"model_name": "resnett18"}},
+            "split.args.stratify": ["hair"],
+            "transforms.eval": [{"type": "Resize"}, {"type": "HorizontalFlip"}],
+            "trainer.save_dir": "tiny.json",
+        }
+    )
+    outcome = empty_workplace.train_and_change_nothing("--config", config)
+    places = ("split.args", "transforms.eval", "arch.args", "loss.heads.mask", "trainer.monitor", "trainer.save_dir")
+    outcome.check_refusal(2, *((f"tiny.json: {place}",) for place in places))
+
+
+OVERRIDES: dict[str, tuple[list[str], Lines]] = {
+    "24-unknown-key": (["trainer.ephocs=3"], [("--set trainer.ephocs=3: trainer.ephocs is not", '"epochs"?')]),
+    "24-unknown-section": (
+        ["training.epochs=3"],
+        [("--set training.epochs=3: training is not a known key", "trainer")],
+    ),
+    "24-text-for-a-number": (
+        ["trainer.epochs=many"],
+        [('--set trainer.epochs=many: trainer.epochs = "many" is text; a whole number',)],
+    ),
+    "24-nothing": (["trainer.epochs="], [('--set trainer.epochs=: trainer.epochs = "" is text; a whole number',)]),
+    "24-half-a-list": (["metrics=[1"], [("--set metrics=[1: is not valid JSON",)]),
+    "24-half-a-text": (['name="a'], [('--set name="a: is not valid JSON: unterminated string',)]),
+    "24-no-value": (["trainer.epochs"], [("--set trainer.epochs: a.b.c=value is expected",)]),
+    "24-no-key": (["=3"], [("--set : a.b.c=value is expected",)]),
+    "24-no-such-entry": (["data.1.args.root=x"], [('--set data.1.args.root=x: data is a list of 1; it has no "1"',)]),
+    "24-within-a-number": (["trainer.epochs.x=3"], [("--set trainer.epochs.x=3: trainer.epochs is a whole number",)]),
+    "24-two": (
+        ["trainer.epochs=0", "optimizer.type=Adm"],
+        [("--set optimizer.type=Adm: optimizer.type", '"Adam"?'), ("--set trainer.epochs=0: trainer.epochs = 0",)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OVERRIDES)
+def test_an_override_that_cannot_be(empty_workplace: Workplace, case: str) -> None:
+    overrides, lines = OVERRIDES[case]
+    argv = [word for override in overrides for word in ("--set", override)]
+    outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write_config(), *argv)
+    outcome.check_refusal(2, *lines)
+
+
+@pytest.mark.parametrize(("flag", "place"), [("--lr", "optimizer.args.lr"), ("--bs", "data_loader.args.batch_size")])
+def test_24_the_short_forms_are_named(empty_workplace: Workplace, flag: str, place: str) -> None:
+    outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write_config(), flag, "fast")
+    outcome.check_refusal(2, (f'{flag} fast: {place} = "fast" is text',))

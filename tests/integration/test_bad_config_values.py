@@ -1,0 +1,264 @@
+"""A config whose values cannot be: the place, the value, what was expected and the nearest name, with exit code 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.integration.workplace import ROOT, Lines, Workplace
+
+DEFAULT = str(ROOT / "config.json")
+KEYS = "(known: "
+BACKBONE = {"type": "TimmModelMulti", "args": {"model_name": "resnet10t", "pretrained": False}}
+
+
+def schedule(name: str, **others: Any) -> dict[str, Any]:
+    return {"lr_scheduler": {"type": name, **others}}
+
+
+def steps(*entries: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"type": "Resize"}, *entries, {"type": "Normalize"}]
+
+
+VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
+    "7-at-the-top": ({"epochs": 3}, [("tiny.json: epochs is not a known key", KEYS, "trainer")]),
+    "7-in-a-section": ({"trainer.ephocs": 3}, [("tiny.json: trainer.ephocs is not a known key", '"epochs"?')]),
+    "7-in-args": (
+        {"data_loader.args.batchsize": 3},
+        [("tiny.json: data_loader.args.batchsize is not an argument of AttributeDataLoader", '"batch_size"?')],
+    ),
+    "7-beside-args": ({"optimizer.lr": 1}, [("tiny.json: optimizer.lr is not a known key", "optimizer.args.lr?")]),
+    "7-of-an-attribute": ({"labels.attributes.age.bin": [3]}, [("tiny.json: labels.attributes.age.bin is", '"bins"?')]),
+    "7-of-a-head": ({"loss.heads.mask.wieght": 1}, [("tiny.json: loss.heads.mask.wieght is", '"weight"?')]),
+    "7-of-the-transforms": ({"transforms.trian": []}, [("tiny.json: transforms.trian is", '"train"?')]),
+    "8-epochs": ({"trainer.epochs": "5"}, [('tiny.json: trainer.epochs = "5" is text; a whole number',)]),
+    "8-lr": ({"optimizer.args.lr": "1e-3"}, [('tiny.json: optimizer.args.lr = "1e-3" is text; a number',)]),
+    "8-seed": ({"seed": "42"}, [('tiny.json: seed = "42" is text; a whole number',)]),
+    "8-of-a-transform": (
+        {"transforms.train": steps({"type": "HorizontalFlip", "args": {"p": "0.5"}})},
+        [("tiny.json: transforms.train", 'p = "0.5"', "number")],
+    ),
+    "8-in-a-list": (
+        {"loss.heads.mask.args.class_weights": [1, "2", 3]},
+        [('tiny.json: loss.heads.mask.args.class_weights.1 = "2" is text; a number',)],
+    ),
+    "9-epochs": ({"trainer.epochs": True}, [("tiny.json: trainer.epochs = true is a truth value; a whole number",)]),
+    "9-lr": ({"optimizer.args.lr": True}, [("tiny.json: optimizer.args.lr = true is a truth value; a number",)]),
+    "9-gamma": ({"loss.heads.age.args.gamma": False}, [("tiny.json: loss.heads.age.args.gamma = false is a truth",)]),
+    "9-input-size": ({"data_loader.args.input_size": True}, [("tiny.json: data_loader.args.input_size = true is a",)]),
+    "10-minus-one": ({"trainer.epochs": -1}, [("tiny.json: trainer.epochs = -1: must be at least 1",)]),
+    "10-zero": ({"trainer.epochs": 0}, [("tiny.json: trainer.epochs = 0: must be at least 1",)]),
+    "10-half": ({"trainer.epochs": 1.5}, [("tiny.json: trainer.epochs = 1.5 is a decimal number; a whole number",)]),
+    "11-batch": (
+        {"data_loader.args.batch_size": 0},
+        [("tiny.json: data_loader.args.batch_size = 0: must be at least 1",)],
+    ),
+    "11-validation-batch": (
+        {"data_loader.args.valid_batch_size": 0},
+        [("tiny.json: data_loader.args.valid_batch_size = 0: must be at least 1",)],
+    ),
+    "11-workers": ({"data_loader.args.num_workers": -1}, [("tiny.json: data_loader.args.num_workers = -1",)]),
+    "12-monitor": (
+        {"trainer.monitor": "min val/lss"},
+        [('tiny.json: trainer.monitor = "min val/lss"', "val/age_f1", "train/accuracy", 'did you mean "val/loss"?')],
+    ),
+    "12-further-best": (
+        {"trainer.save_best": ["max val/f1", "max val/maks_f1"]},
+        [('tiny.json: trainer.save_best.1 = "max val/maks_f1"', "val/loss_mask", 'did you mean "val/mask_f1"?')],
+    ),
+    "12-no-direction": ({"trainer.monitor": "val/f1"}, [('tiny.json: trainer.monitor = "val/f1" must be "min <',)]),
+    "12-a-metric-of-no-kind": ({"metrics": ["f3"]}, [("tiny.json: metrics = [\"f3\"] names 'f3'", "accuracy, f1")]),
+    "12-a-metric-left-out": (
+        {"metrics": ["accuracy"]},
+        [(f'{DEFAULT}: trainer.save_best.0 = "max val/f1"', "val/accuracy")],
+    ),
+    "12-nothing-validates": (
+        {"split": {"type": "NoSplit"}, "trainer.save_best": []},
+        [(f'{DEFAULT}: trainer.monitor = "min val/loss"', 'did you mean "train/loss"?')],
+    ),
+    "12-of-the-schedule": (
+        schedule("ReduceLROnPlateau", metric="val/los"),
+        [('tiny.json: lr_scheduler.metric = "val/los"', "val/f1", 'did you mean "val/loss"?')],
+    ),
+    "13-near-a-name": (
+        {"arch": BACKBONE | {"args": {"model_name": "efficentnet_b0"}}},
+        [("tiny.json: arch.args.model_name: efficentnet_b0 is not a timm model", "did you mean efficientnet_b0")],
+    ),
+    "13-unknown-weights": (
+        {"arch": BACKBONE | {"args": {"model_name": "resnet18.mine"}}},
+        [("tiny.json: arch.args.model_name: resnet18.mine is not", "resnet18.a1_in1k")],
+    ),
+    "13-from-elsewhere": (
+        {"arch": BACKBONE | {"args": {"model_name": "hf_hub:someone/model"}}},
+        [('tiny.json: arch.args.model_name: "hf_hub:someone/model" is not a name of timm', "weights_file")],
+    ),
+    "14-optimizer": (
+        {"optimizer.type": "Adm"},
+        [('tiny.json: optimizer.type = "Adm" is not one of SGD', 'did you mean "Adam"?')],
+    ),
+    "14-loss": (
+        {"loss.heads.mask.type": "FocaLoss"},
+        [('tiny.json: loss.heads.mask.type = "FocaLoss" is not one of', "F1Loss", 'did you mean "FocalLoss"?')],
+    ),
+    "14-source": (
+        {"data": [{"type": "CompetitionFoldr", "args": {"root": "x"}}]},
+        [('tiny.json: data.0.type = "CompetitionFoldr" is not one of', 'did you mean "CompetitionFolder"?')],
+    ),
+    "14-transform": (
+        {"transforms.train": steps({"type": "HorizontalFlipp"})},
+        [("tiny.json: transforms.train", '"HorizontalFlipp" is not one of', '"HorizontalFlip"')],
+    ),
+    "14-a-module-path": (
+        {"arch.type": "os.system"},
+        [('tiny.json: arch.type = "os.system" is not one of BaselineCNN, TimmModelMulti',)],
+    ),
+    "14-through-a-module": (
+        {"data_loader.type": "logging.os.system"},
+        [('tiny.json: data_loader.type = "logging.os.system" is not one of AttributeDataLoader',)],
+    ),
+    "14-dunder": ({"split.type": "__class__"}, [('tiny.json: split.type = "__class__" is not one of',)]),
+    "14-not-listed": (
+        {"loss.heads.mask.type": "HeadLoss"},
+        [('tiny.json: loss.heads.mask.type = "HeadLoss" is not one of',)],
+    ),
+    "14-no-type": ({"data": [{"args": {}}]}, [('tiny.json: data.0 lacks "type"', "CompetitionFolder")]),
+    "14-no-object": ({"optimizer": "Adam"}, [('tiny.json: optimizer = "Adam" is text', '"type"')]),
+    "14-no-source": ({"data": []}, [("tiny.json: data = [] is empty; name at least one",)]),
+    **{
+        f"15-{name}": (
+            {"transforms.train": steps({"type": transform, "args": arguments})},
+            [("tiny.json: transforms.train", *fragments)],
+        )
+        for name, transform, arguments, fragments in [
+            ("unknown-argument", "HorizontalFlip", {"prob": 0.5}, ["args.prob", "HorizontalFlip", "p)"]),
+            ("of-an-earlier-version", "CoarseDropout", {"max_holes": 8}, ["args.max_holes", "num_holes_range"]),
+            ("no-longer-known", "HorizontalFlip", {"always_apply": True}, ["args.always_apply", "p)"]),
+            ("out-of-range", "HorizontalFlip", {"p": 1.5}, ["args.p = 1.5"]),
+            ("of-another-type", "ShiftScaleRotate", {"shift_limit": "a lot"}, ["args.shift_limit"]),
+            ("falling-range", "CoarseDropout", {"num_holes_range": [5, 1]}, ["args.num_holes_range = [5, 1]"]),
+        ]
+    },
+    "15-chance-in-validation": (
+        {"transforms.eval": steps({"type": "HorizontalFlip"})},
+        [("tiny.json: transforms.eval", "HorizontalFlip is random (p = 0.5)", "move it to transforms.train")],
+    ),
+    "18-a-missing-file": (
+        {"extends": "confg.json"},
+        [('tiny.json: extends = "confg.json": there is no file confg.json',)],
+    ),
+    "18-itself": ({"extends": "tiny.json"}, [('tiny.json: extends = "tiny.json" loops: tiny.json -> tiny.json',)]),
+    "18-not-a-path": ({"extends": 3}, [("tiny.json: extends = 3 must be a path or a list of paths",)]),
+    "19-too-few": (
+        {"loss.heads.mask.args.class_weights": [1, 2]},
+        [
+            (
+                "tiny.json: loss.heads.mask.args.class_weights = [1, 2] has 2 entries",
+                "3 classes (wear, incorrect, not_wear)",
+            )
+        ],
+    ),
+    "19-too-many": (
+        {"loss.heads.gender.args.class_weights": [1, 2, 3]},
+        [("tiny.json: loss.heads.gender.args.class_weights = [1, 2, 3]", "2 classes (male, female)")],
+    ),
+    "19-for-other-bins": (
+        {"labels.attributes.age.training_bins": [20, 30, 40, 50, 60]},
+        [(f"{DEFAULT}: loss.heads.age.args.class_weights", "3 entries", "6 classes (<20,")],
+    ),
+    "19-negative": (
+        {"loss.heads.mask.args.class_weights": [1, 2, -3]},
+        [("tiny.json: loss.heads.mask.args.class_weights.2 = -3: must be at least 0",)],
+    ),
+    "19-all-zero": (
+        {"loss.heads.mask.args.class_weights": [0, 0, 0]},
+        [("tiny.json: loss.heads.mask.args.class_weights = [0.0, 0.0, 0.0] must be", "not all 0")],
+    ),
+    "20-falling": (
+        {"labels.attributes.age.bins": [60, 30]},
+        [("tiny.json: labels.attributes.age.bins = [60.0, 30.0]", "must rise")],
+    ),
+    "20-equal": (
+        {"labels.attributes.age.bins": [30, 30]},
+        [("tiny.json: labels.attributes.age.bins = [30.0, 30.0]", "must rise")],
+    ),
+    "20-none": ({"labels.attributes.age.bins": []}, [("tiny.json: labels.attributes.age.bins = []", "at least one")]),
+    "20-falling-training-bins": (
+        {"labels.attributes.age.training_bins": [58, 30]},
+        [("tiny.json: labels.attributes.age.training_bins = [58.0, 30.0]", "must rise")],
+    ),
+    "20-bins-that-do-not-map": (
+        {"labels.attributes.age.training_bins": [20, 35, 60]},
+        [("tiny.json: labels.attributes.age.training_bins = [20.0, 35.0, 60.0] do not map", "the edge 30", "add it")],
+    ),
+    "20-a-wrong-mapping": (
+        {
+            "labels.attributes.age.training_bins": [20, 30, 60],
+            "labels.attributes.age.training_to_scoring": [0, 2, 1, 2],
+        },
+        [("tiny.json: labels.attributes.age.training_to_scoring = [0, 2, 1, 2]", "rising")],
+    ),
+    "21-a-loss-for-no-head": (
+        {"loss.heads.maks": {"type": "FocalLoss"}},
+        [("tiny.json: loss.heads.maks is a loss for no head", 'did you mean "mask"?')],
+    ),
+    "21-a-head-without-loss": (
+        {"labels.attributes.hat": {"classes": ["yes", "no"]}},
+        [(f"{DEFAULT}: loss.heads has no loss for the head hat", "add one")],
+    ),
+    "21-nothing-weighs": (
+        {f"loss.heads.{head}.weight": 0 for head in ("mask", "gender", "age")},
+        [("tiny.json: loss.heads: every weight is 0",)],
+    ),
+    "22-another-size": (
+        {"arch": {"type": "TimmModelMulti", "args": {"model_name": "vit_tiny_patch16_224", "pretrained": False}}},
+        [("tiny.json: data_loader.args.input_size = 32 does not suit the model", "224")],
+    ),
+    "22-not-the-transforms'": (
+        {"transforms.eval": [{"type": "Resize", "args": {"height": 16, "width": 16}}]},
+        [("tiny.json: transforms.eval", "16 x 16", "data_loader.args.input_size = 32", "change one")],
+    ),
+    "23-no-peak": (schedule("OneCycleLR"), [('tiny.json: lr_scheduler.args lacks "max_lr"', "OneCycleLR needs")]),
+    "23-half-the-steps": (
+        schedule("OneCycleLR", args={"max_lr": 0.1, "epochs": 3}),
+        [("tiny.json: lr_scheduler.args.epochs = 3: OneCycleLR refuses it", "steps_per_epoch")],
+    ),
+    "23-no-metric": (
+        schedule("ReduceLROnPlateau"),
+        [('tiny.json: lr_scheduler lacks "metric"', "ReduceLROnPlateau looks at", "val/loss")],
+    ),
+    "23-a-metric-at-each-step": (
+        schedule("ReduceLROnPlateau", metric="val/loss", interval="step"),
+        [('tiny.json: lr_scheduler.interval = "step" must be "epoch"',)],
+    ),
+    "23-no-milestones": (schedule("MultiStepLR"), [('tiny.json: lr_scheduler.args lacks "milestones"',)]),
+    "23-steps-of-nothing": (
+        schedule("StepLR", args={"step_size": 0}),
+        [('tiny.json: lr_scheduler.args = {"step_size": 0', "StepLR fails at its first step")],
+    ),
+    "23-an-optimizer's-range": (
+        {"optimizer.args.lr": -1},
+        [("tiny.json: optimizer.args.lr = -1: Adam refuses it",)],
+    ),
+    "36-a-split-by-no-attribute": (
+        {"split.args.stratify": ["gendr"]},
+        [('tiny.json: split.args.stratify names "gendr"', 'did you mean "gender"?')],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_a_value_that_cannot_be(empty_workplace: Workplace, case: str) -> None:
+    changes, lines = VALUES[case]
+    outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write_config(changes))
+    outcome.check_refusal(2, *lines)
+
+
+@pytest.mark.parametrize("case", ["12-monitor", "14-loss", "20-falling", "21-a-loss-for-no-head"])
+def test_print_config_and_dry_run_refuse_the_same(empty_workplace: Workplace, case: str) -> None:
+    changes, lines = VALUES[case]
+    config = empty_workplace.write_config(changes)
+    for flag in ("--print-config", "--dry-run"):
+        outcome = empty_workplace.train_and_change_nothing("--config", config, flag)
+        outcome.check_refusal(2, *lines)
+        assert outcome.out == ""
