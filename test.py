@@ -12,7 +12,7 @@ from torch import Tensor
 
 from base.batch import UNKNOWN
 from data_loader import sources, splits
-from data_loader.image_check import check_images
+from data_loader.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.loaders import evaluation_loader
 from data_loader.records import Record, read_records
 from data_loader.sources import read_evaluation_folder
@@ -47,7 +47,8 @@ def test(arguments: Namespace) -> TestResult:
     log = open_log(None, 1)
     log.info("%s: %s, %d epochs", checkpoint, predictor.config["name"], predictor.completed_epochs)
     records = choose_records(predictor, arguments)
-    check_images([record.path for record in records], None, remedy="repair them: every image must have an answer")
+    known = Path(predictor.config["trainer"].get("save_dir", "saved/")) / CHECKED_IMAGES_FILE
+    check_images([record.path for record in records], known, remedy="repair them: every image must have an answer")
     probabilities = judge(predictor, records, arguments)
     answers = predictor.labels.answer_probabilities(probabilities.by_head).argmax(dim=1)
 

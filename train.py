@@ -15,6 +15,7 @@ from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from config_schema import SECTIONS, RunSettings, build_scheduler, check_config, metric_functions
+from data_loader.image_check import CHECKED_IMAGES_FILE
 from data_loader.loaders import AttributeDataLoader
 from data_loader.records import read_records
 from data_loader.splits import Split
@@ -139,7 +140,7 @@ def build_data_loader(
         rank=process_group.rank(),
         world_size=process_group.world_size(),
         pin_memory=device.type == "cuda",
-        image_check_cache=Path(settings.save_dir) / "checked_images.json",
+        image_check_cache=Path(settings.save_dir) / CHECKED_IMAGES_FILE,
         show_progress=settings.verbosity > 0 and process_group.is_main_process(),
     )
 

@@ -17,6 +17,9 @@ from utils.errors import DataError
 from utils.files import write_atomically
 from utils.image_decoding import DECODING_RULES, ImageFinding, inspect_image
 
+CHECKED_IMAGES_FILE = "checked_images.json"
+"""In a config's save_dir: what all its runs know of images."""
+
 _SHOWN = 10
 """How many bad files a message names; the rest are counted."""
 

@@ -11,6 +11,7 @@ import cv2
 import pytest
 import torch
 
+from data_loader import datasets, image_check
 from tests.integration.workplace import TINY, Workplace, copy_into, make_data
 from train import main
 
@@ -64,3 +65,13 @@ def trained(workplace: Workplace, made_run: Path) -> Workplace:
     """A folder with data and with a finished run of its own."""
     copy_into(made_run, workplace.save_dir)
     return workplace
+
+
+@pytest.fixture
+def no_image_is_opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What is refused is refused before that."""
+    opened: list[Path] = []
+    for module, name in ((image_check, "inspect_image"), (datasets, "read_rgb")):
+        monkeypatch.setattr(module, name, opened.append)
+    yield
+    assert opened == []

@@ -45,6 +45,8 @@ TINY: dict[str, Any] = {
 Lines = list[tuple[str, ...]]
 """What must be told: a tuple a line, of its beginning and of further parts."""
 
+TextChange = Callable[[str], str]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -107,6 +109,12 @@ class Workplace:
         return sorted(self.save_dir.glob("models/*/*"))
 
     @property
+    def run(self) -> Path:
+        """The one run folder there is, as the commands take it."""
+        (run,) = self.runs
+        return run.relative_to(self.folder)
+
+    @property
     def submissions(self) -> list[Path]:
         return sorted(self.folder.glob("submit/*.csv"))
 
@@ -130,7 +138,7 @@ class Workplace:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return Path(name)
 
-    def rewrite(self, path: Path, change: Callable[[str], str]) -> None:
+    def rewrite(self, path: Path, change: TextChange) -> None:
         """Changes a text file, and makes sure that this changed something."""
         before = path.read_text(encoding="utf-8")
         after = change(before)
@@ -161,6 +169,10 @@ class Workplace:
         return {str(path): path.lstat().st_mtime_ns for path in self.folder.rglob("*") if not path.is_dir()} | {
             str(path): 0 for path in self.folder.rglob("*") if path.is_dir()
         }
+
+
+def replaced(old: str, new: str, count: int = -1) -> TextChange:
+    return lambda text: text.replace(old, new, count)
 
 
 def person_folder(identity: str, gender: str, age: int) -> str:

@@ -1,0 +1,324 @@
+"""Tables and folders that are wrong: the file, the row and the value are named, with exit code 3, before an image is
+opened or a run begins."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_loader import image_check
+from tests.integration.workplace import PEOPLE, STEMS, Lines, TextChange, Workplace, person_folder, replaced
+
+TRAIN, INFO, TABLE = "data/train/train.csv", "data/eval/info.csv", "data/train/labels.csv"
+FOLDER = person_folder(*PEOPLE[0])
+
+Bytes = Callable[[bytes], bytes]
+
+
+TRAIN_TEXTS: dict[str, tuple[TextChange, Lines]] = {
+    "26-one-column": (
+        replaced("gender,", "gendre,", 1),
+        [(f'{TRAIN}: has no column "gender"', "id, gendre, race, age, path", 'did you mean "gendre"?')],
+    ),
+    "26-two-columns": (
+        replaced("id,gender,race,age,path", "id,gender,race,years,folder"),
+        [(f'{TRAIN}: has no column "age"',), (f'{TRAIN}: has no column "path"',)],
+    ),
+    "26-semicolons": (replaced(",", ";"), [(f"{TRAIN} row 1: the columns are parted by ';'", "commas")]),
+    "26-a-column-twice": (
+        replaced("id,gender,race", "id,gender,gender"),
+        [(f'{TRAIN}: has the column "gender" 2 times',)],
+    ),
+    "27-no-rows": (lambda text: text.partition("\n")[0], [(f"{TRAIN}: has no rows under its header",)]),
+    "27-nothing": (lambda _: "", [(f"{TRAIN}: has no rows",)]),
+    "28-up": (
+        replaced(f",{FOLDER}", ",../../x"),
+        [(f'{TRAIN} row 2: the path "../../x" leaves its folder', 'without ".."')],
+    ),
+    "28-absolute": (
+        replaced(f",{FOLDER}", ",/etc"),
+        [(f'{TRAIN} row 2: the path "/etc" leaves its folder', "relative")],
+    ),
+    "28-backslashes": (replaced(f",{FOLDER}", ",..\\x"), [(f'{TRAIN} row 2: the path "..\\x" must have "/"',)]),
+    "30-a-path-twice": (
+        lambda text: text + text.splitlines()[1] + "\n",
+        [(f'{TRAIN} row 10: path "{FOLDER}" stands already in row 2',)],
+    ),
+    "31-letters": (replaced(",20,", ",abc,"), [(f"{TRAIN} row 2: age = 'abc' is not a number",)]),
+    "31-negative": (replaced(",20,", ",-1,"), [(f"{TRAIN} row 2: age = '-1' is not within 0 to 120",)]),
+    "31-too-old": (replaced(",20,", ",300,"), [(f"{TRAIN} row 2: age = '300' is not within 0 to 120",)]),
+    "31-nan": (replaced(",20,", ",nan,"), [(f"{TRAIN} row 2: age = 'nan' is not a number",)]),
+    "32-gender": (replaced("1,male", "1,mael"), [(f"{TRAIN} row 2: gender = 'mael' is not one of male, female",)]),
+    "32-several": (
+        lambda text: text.replace("000001,male", "000001,M").replace(",29,", ",-29,").replace(",60,", ",6o,", 1),
+        [
+            (f"{TRAIN} row 2: gender = 'M'",),
+            (f"{TRAIN} row 6: age = '6o'",),
+            (f"{TRAIN} row 8: age = '-29'",),
+        ],
+    ),
+    "33-a-comma-too-many": (
+        replaced("Asian,25", "As,ian,25"),
+        [(f"{TRAIN} row 3: has 6 cells, the header has 5", "quoted")],
+    ),
+    "33-an-open-quote": (replaced("000002", '"000002'), [(f"{TRAIN} row 3: is not CSV",)]),
+    "35-a-formula": (
+        replaced(f",{FOLDER}", ",=1+1"),
+        [(f'{TRAIN} row 2: the name "=1+1" begins with "="', "rename it")],
+    ),
+}
+
+
+@pytest.mark.usefixtures("no_image_is_opened")
+@pytest.mark.parametrize("case", TRAIN_TEXTS)
+def test_a_wrong_train_table(workplace: Workplace, case: str) -> None:
+    change, lines = TRAIN_TEXTS[case]
+    workplace.rewrite(workplace.train_root / "train.csv", change)
+    outcome = workplace.train_and_change_nothing("--config", workplace.write_config())
+    outcome.check_refusal(3, *lines)
+
+
+ENCODINGS: dict[str, tuple[Bytes, str]] = {
+    "33-utf-16": (lambda data: data.decode().encode("utf-16"), ": looks like UTF-16; save it as UTF-8"),
+    "33-utf-16-without-mark": (lambda data: data.decode().encode("utf-16-le"), ": looks like UTF-16; save it as"),
+    "33-cp949": (
+        lambda data: data.replace(b"\n", "\n한국".encode("cp949"), 1),
+        " row 2: the text looks like cp949 (Korean Windows); save it as UTF-8",
+    ),
+    "33-latin-1": (lambda data: data.replace(b"\n", b"\n\xff\xe9 ", 1), " row 2: the text is not UTF-8; save it as"),
+    "34-nul": (lambda data: data[:-3] + b"\0" + data[-3:], " row {last}: holds a NUL byte; the file is damaged"),
+}
+
+
+@pytest.mark.usefixtures("no_image_is_opened")
+@pytest.mark.parametrize("name", [TRAIN, INFO])
+@pytest.mark.parametrize("case", ENCODINGS)
+def test_a_table_of_other_bytes(trained: Workplace, name: str, case: str) -> None:
+    change, line = ENCODINGS[case]
+    path = trained.folder / name
+    line = line.replace("{last}", str(path.read_bytes().count(b"\n")))
+    path.write_bytes(change(path.read_bytes()))
+    before = trained.files()
+    outcome = trained.test("-r", trained.run) if name == INFO else trained.train("-r", trained.run)
+    outcome.check_refusal(3, f"{name}{line}")
+    assert trained.files() == before
+
+
+def test_33_a_byte_order_mark_is_fine(workplace: Workplace) -> None:
+    table = workplace.train_root / "train.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    workplace.train("--config", workplace.write_config(), "--dry-run").check_success()
+
+
+def write_table(workplace: Workplace, change: Callable[[list[dict[str, str]]], Any]) -> Path:
+    """labels.csv over the images of the folder, as `change` leaves its rows, and a config that names it."""
+    rows = [
+        {
+            "path": f"images/{person_folder(*person)}/{stem}.jpg",
+            "person": person[0],
+            "mask": {"mask1": "wear", "incorrect_mask": "incorrect", "normal": "not_wear"}[stem],
+            "gender": person[1],
+            "age": str(person[2]),
+            "side": "val" if number < 2 else "train",
+        }
+        for number, person in enumerate(PEOPLE)
+        for stem in ("mask1", "incorrect_mask", "normal")
+    ]
+    change(rows)
+    with (workplace.folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    source = {"type": "AttributeTable", "args": {"path": TABLE, "split_column": "side"}}
+    return workplace.write_config({"data": [source], "split": {"type": "GivenSplit"}})
+
+
+def set_cells(column: str, value: str, *numbers: int) -> Callable[[list[dict[str, str]]], None]:
+    def change(rows: list[dict[str, str]]) -> None:
+        for number in numbers:
+            rows[number][column] = value
+
+    return change
+
+
+TABLES: dict[str, tuple[Callable[[list[dict[str, str]]], Any], Lines]] = {
+    "26-a-split-column": (
+        lambda rows: [row.update(part=row.pop("side")) for row in rows],
+        [(f'{TABLE}: has no column "side"', "path, person, mask, gender, age, part")],
+    ),
+    "26-an-attribute": (
+        lambda rows: [row.update(sex=row.pop("gender")) for row in rows],
+        [('"gender" is to be predicted, but no record knows it', "sex", "take it out of labels")],
+    ),
+    "28-up": (set_cells("path", "../x.jpg", 1), [(f'{TABLE} row 3: the path "../x.jpg" leaves its folder',)]),
+    "28-absolute": (set_cells("path", "/x.jpg", 1), [(f'{TABLE} row 3: the path "/x.jpg" leaves its folder',)]),
+    "28-a-drive": (set_cells("path", "C:/x.jpg", 1), [(f'{TABLE} row 3: the path "C:/x.jpg" leaves its folder',)]),
+    "30-a-path-twice": (
+        lambda rows: rows.append(dict(rows[0])),
+        [(f'{TABLE} row 26: path "images/{FOLDER}/mask1.jpg" stands already in row 2',)],
+    ),
+    "30-one-image-under-two-names": (
+        lambda rows: rows.append(rows[0] | {"path": f"images/./{FOLDER}/mask1.jpg"}),
+        [(f"{TABLE} row 26: ", f"is the image of {TABLE} row 2 again")],
+    ),
+    "31-letters": (set_cells("age", "old", 2), [(f"{TABLE} row 4: age = 'old' is not a number",)]),
+    "32-mask": (set_cells("mask", "waer", 2), [(f"{TABLE} row 4: mask = 'waer' is not one of wear, incorrect",)]),
+    "36-one-person": (
+        set_cells("side", "train", 1, 2),
+        [(f'{TABLE} row 3: person "000001" is in train, but {TABLE} row 2 has it in validation', "drop split_column")],
+    ),
+    "36-in-the-test-side": (
+        set_cells("side", "test", 3),
+        [(f'{TABLE} row 6: person "000002" is in validation, but {TABLE} row 5 has it in test', "one side")],
+    ),
+    "36-an-unknown-side": (
+        set_cells("side", "vla", 0),
+        [(f'{TABLE} row 2: side = "vla" is not one of train', 'did you mean "val"?')],
+    ),
+    "36-no-side": (
+        set_cells("side", "", 0),
+        [(f'{TABLE} row 2: "images/{FOLDER}/mask1.jpg" is given no side', "PersonSplit")],
+    ),
+}
+
+
+@pytest.mark.usefixtures("no_image_is_opened")
+@pytest.mark.parametrize("case", TABLES)
+def test_a_wrong_table_of_attributes(workplace: Workplace, case: str) -> None:
+    change, lines = TABLES[case]
+    config = write_table(workplace, change)
+    workplace.train_and_change_nothing("--config", config).check_refusal(3, *lines)
+
+
+def test_29_the_first_ten_missing_images_and_their_count(workplace: Workplace) -> None:
+    config = write_table(workplace, lambda rows: [row.update(path=row["path"] + ".gone") for row in rows[:23]])
+    outcome = workplace.train_and_change_nothing("--config", config)
+    numbers = range(2, 12)
+    outcome.check_refusal(
+        3,
+        *((f'{TABLE} row {number}: image "images/', ".gone", "is missing in data/train") for number in numbers),
+        "... and 13 more (23 problems in all)",
+    )
+
+
+def test_29_missing_photographs_of_the_competition(workplace: Workplace) -> None:
+    shutil.rmtree(workplace.photographs)
+    (workplace.train_root / "images" / person_folder(*PEOPLE[2]) / "normal.jpg").unlink()
+    config = workplace.write_config()
+    workplace.train_and_change_nothing("--config", config).check_refusal(
+        3,
+        (f'{TRAIN} row 2: folder "{FOLDER}" is missing in data/train/images', 'set on_missing to "skip"'),
+        (f'{TRAIN} row 4: folder "{person_folder(*PEOPLE[2])}" lacks normal',),
+    )
+
+
+def test_29_an_image_that_goes_missing_before_the_check(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table was right when it was read."""
+    real = image_check._stamps
+
+    def late(paths: Any) -> Any:
+        for stem in STEMS:
+            (workplace.photographs / f"{stem}.jpg").unlink()
+        return real(paths)
+
+    monkeypatch.setattr(image_check, "_stamps", late)
+    outcome = workplace.train("--config", workplace.write_config())
+    missing = [f"  data/train/images/{FOLDER}/{stem}.jpg" for stem in sorted(STEMS)]
+    outcome.check_refusal(3, "7 missing images:", *missing, ("restore the files", "remove their rows"))
+    assert workplace.runs == []
+
+
+@pytest.mark.usefixtures("no_image_is_opened")
+@pytest.mark.parametrize("what", ["28-a-folder", "28-a-file", "29-a-link-to-nothing"])
+def test_links(workplace: Workplace, what: str) -> None:
+    """A link must not lead out of the folder, wherever it stands in the path."""
+    linked = workplace.photographs if what == "28-a-folder" else workplace.photographs / "mask1.jpg"
+    target = workplace.folder / "elsewhere"
+    shutil.move(linked, target)
+    linked.symlink_to("nowhere" if what == "29-a-link-to-nothing" else target)
+    outcome = workplace.train_and_change_nothing("--config", workplace.write_config())
+    told = {
+        "28-a-folder": (f'{TRAIN} row 2: folder "{FOLDER}" is a link that leads out of data/train/images',),
+        "28-a-file": (f'{TRAIN} row 2: "{FOLDER}/mask1.jpg" is a link that leads out of data/train/images',),
+        "29-a-link-to-nothing": (f'{TRAIN} row 2: image "{FOLDER}/mask1.jpg" is missing in data/train/images',),
+    }
+    outcome.check_refusal(3, told[what])
+
+
+def test_32_a_photograph_named_after_no_mask_state(workplace: Workplace) -> None:
+    (workplace.photographs / "mask1.jpg").rename(workplace.photographs / "maks1.jpg")
+    outcome = workplace.train_and_change_nothing("--config", workplace.write_config())
+    assert outcome.exit_code == 3
+    assert outcome.lines[0].startswith(f'{TRAIN} row 2: "{FOLDER}/maks1.jpg" is named after no mask state (mask1 ..')
+    assert outcome.lines[1].startswith(f'{TRAIN} row 2: folder "{FOLDER}" lacks mask1 ')
+
+
+def test_37_a_class_that_one_side_lacks_is_warned_of(workplace: Workplace) -> None:
+    outcome = workplace.train(
+        "--config", write_table(workplace, set_cells("mask", "wear", 0, 1, 2, 3, 4, 5)), "--dry-run"
+    )
+    outcome.check_success()
+    assert "warning: the validation side has no image of mask = incorrect or not_wear" in outcome.out
+    assert "warning: the validation side has no image of age = 30-59 or >=60" in outcome.out
+    assert "the training side" not in outcome.out
+
+
+def test_38_fewer_images_than_a_batch(workplace: Workplace) -> None:
+    config = workplace.write_config({"data_loader.args.batch_size": 64})
+    workplace.train("--config", config).check_refusal(
+        3,
+        ("data_loader.args.batch_size = 64 needs 64 training images, and there are 42", "42 or less", "drop_last"),
+    )
+    assert workplace.runs == []
+
+
+def test_38_an_empty_side(workplace: Workplace) -> None:
+    config = workplace.write_config({"split.args.validation_share": 0.01})
+    outcome = workplace.train_and_change_nothing("--config", config)
+    outcome.check_refusal(3, ("PersonSplit: the validation side of the split is empty (56 images of 8 persons", "give"))
+
+
+def source(root: str) -> dict[str, Any]:
+    return {"data": [{"type": "CompetitionFolder", "args": {"root": root}}]}
+
+
+@pytest.mark.usefixtures("no_image_is_opened")
+@pytest.mark.parametrize(
+    ("root", "line"),
+    [
+        pytest.param("data/gone", ("data/gone: there is no such folder", "train.csv and images/"), id="39-none"),
+        pytest.param("empty", ("empty: expected train.csv and images/ in it; it is empty",), id="39-empty"),
+        pytest.param("hollow", ("hollow/images: is empty; put the photographs there",), id="39-no-photographs"),
+        pytest.param("data", ("data: expected train.csv and images/", "data/train: set that folder"), id="39-above"),
+        pytest.param(
+            "data/train/images",
+            (
+                "data/train/images: expected train.csv and images/",
+                "there is a train.csv in data/train: set that folder",
+            ),
+            id="39-below",
+        ),
+        pytest.param(TRAIN, (f"{TRAIN}: is not a folder; expected train.csv and images/",), id="39-the-table"),
+        pytest.param(
+            "data/eval", ("data/eval: no train.csv is in it", "name the folder of the training"), id="39-eval"
+        ),
+    ],
+)
+def test_a_wrong_training_folder(workplace: Workplace, root: str, line: tuple[str, ...]) -> None:
+    for folder in ("empty", "hollow/images"):
+        (workplace.folder / folder).mkdir(parents=True)
+    outcome = workplace.train_and_change_nothing("--config", workplace.write_config(source(root)))
+    outcome.check_refusal(3, line)
+
+
+def test_several_sources_tell_their_problems_together(workplace: Workplace) -> None:
+    workplace.rewrite(workplace.train_root / "train.csv", replaced(",20,", ",abc,"))
+    sources = [*source("data/train")["data"], {"type": "AttributeTable", "args": {"path": "gone.csv"}}]
+    outcome = workplace.train_and_change_nothing("--config", workplace.write_config({"data": sources}))
+    assert outcome.exit_code == 3
+    assert {line.partition(":")[0] for line in outcome.lines} == {f"{TRAIN} row 2", "gone.csv"}
