@@ -118,6 +118,11 @@ class Workplace:
     def submissions(self) -> list[Path]:
         return sorted(self.folder.glob("submit/*.csv"))
 
+    def only(self, pattern: str) -> Path:
+        """The one file that a pattern fits."""
+        (path,) = self.folder.glob(pattern)
+        return path
+
     def config(self, changes: dict[str, Any] | None = None) -> dict[str, Any]:
         """TINY with changes by place, {"trainer.epochs": 2}."""
         config = copy.deepcopy(TINY)
