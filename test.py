@@ -41,10 +41,10 @@ def test(arguments: Namespace) -> TestResult:
     """Judges the images that the command line means, writes the answers, and scores them where the truth is known.
 
     Raises CheckpointError, DataError, ConfigError; StopSignal between two batches."""
+    log = open_log(None, 1)
     checkpoint = find_checkpoint(Path(arguments.resume), arguments.checkpoint)
     device = choose_device(arguments.device)
     predictor = Predictor.from_checkpoint(checkpoint, device)
-    log = open_log(None, 1)
     log.info("%s: %s, %d epochs", checkpoint, predictor.config["name"], predictor.completed_epochs)
     records = choose_records(predictor, arguments)
     known = Path(predictor.config["trainer"].get("save_dir", "saved/")) / CHECKED_IMAGES_FILE

@@ -270,12 +270,16 @@ def _refuse_another_model(config: ConfigParser, trained: dict[str, Any]) -> None
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     arguments = parse_arguments(argv)
-    config, resume = configure(arguments)
-    if arguments.print_config:
-        check_config(config)
-        print(json.dumps(config.resolved, indent=4, ensure_ascii=False))
-        return
-    result = train(config, resume, arguments.device, arguments.dry_run)
+    open_log(None, 0, process_group.rank())  # a damaged checkpoint is warned of before the config is known
+    try:
+        config, resume = configure(arguments)
+        if arguments.print_config:
+            check_config(config)
+            print(json.dumps(config.resolved, indent=4, ensure_ascii=False))
+            return
+        result = train(config, resume, arguments.device, arguments.dry_run)
+    finally:
+        close_log()
     if result.folders is not None and process_group.is_main_process():
         print(f"{result.folders.models}: {result.completed_epochs} epochs", end="")
         print("".join(f", best {name} {value:.4f}" for name, value in result.best.items() if value is not None))

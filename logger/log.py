@@ -41,6 +41,8 @@ def open_log(path: Path | None, verbosity: int, rank: int = 0) -> logging.Logger
         for record in earlier:  # a run says things before it has a folder
             handlers[-1].handle(record)
         console.unfiled = None
+    else:
+        console.unfiled = earlier
     for name in (LOG_NAME, *PACKAGES):
         logger = logging.getLogger(name)
         logger.setLevel(logging.DEBUG if rank == 0 else logging.WARNING)

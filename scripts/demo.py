@@ -12,7 +12,7 @@ from utils.errors import run_command
 
 DATA = Path("data/demo")
 CONFIG = Path("configs/demo.json")
-PEOPLE, EVAL_PEOPLE, SEED = 240, 60, 7
+PEOPLE, EVAL_PEOPLE, SEED = 250, 90, 7
 
 
 def main() -> None:

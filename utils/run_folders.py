@@ -81,11 +81,12 @@ def _is_there(path: Path) -> bool:
 
 
 def runs_with_config(save_dir: Path, name: str) -> Iterator[tuple[RunFolders, dict[str, Any]]]:
-    """The runs of this name that kept their config, the newest first."""
+    """The runs of this name that kept their config, the newest first; one that is damaged is passed over."""
     parent = save_dir / "models" / name
     for folder in sorted(parent.iterdir(), reverse=True) if parent.is_dir() else []:
-        if (folder / CONFIG_FILE).is_file():
-            yield (
-                RunFolders(save_dir, name, folder.name),
-                json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")),
-            )
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(config, dict):
+            yield RunFolders(save_dir, name, folder.name), config

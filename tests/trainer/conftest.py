@@ -114,8 +114,10 @@ MakeTrainer = Callable[..., Built]
 
 
 @pytest.fixture
-def make_trainer(tmp_path: Path) -> MakeTrainer:
+def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
     """make_trainer(folder, resume=content, loader=..., **settings): a trainer that writes to `folder`."""
+
+    made: list[Trainer] = []
 
     def make(
         folder: str = "run",
@@ -157,6 +159,9 @@ def make_trainer(tmp_path: Path) -> MakeTrainer:
         )
         if resume:
             trainer.load_state_dict(resume)
+        made.append(trainer)
         return Built(trainer, path, path / "metrics.jsonl", stop)
 
-    return make
+    yield make
+    for trainer in made:
+        trainer.trackers.close(0)

@@ -1,0 +1,282 @@
+"""Checkpoints that are damaged, hostile or made for something else, given to train.py --resume and to test.py --resume
+as a file and as a run folder: one line that names the file, exit code 4, nothing executed and nothing written."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.integration.workplace import Workplace
+from utils.checkpoint_file import read_checkpoint, write_checkpoint
+
+MARK = "a hostile file was here"
+COMMANDS = ("train-file", "train-folder", "test-file", "test-folder")
+
+
+class Hostile:
+    """Unpickled with full trust, it makes a folder in the working directory."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (MARK,)
+
+
+class WholeModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images)
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 16]) + data[position + 1 :]
+
+
+def as_bytes(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+def as_content(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], object]:
+    """A checkpoint with a right checksum, but other content."""
+
+    def spoil(path: Path) -> None:
+        content = read_checkpoint(path)
+        change(content)
+        write_checkpoint(path, content)
+
+    return spoil
+
+
+def torchscript(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch has given it up, but the files are about
+        torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), str(path))
+
+
+def template(**others: Any) -> Callable[[Path], object]:
+    """What pytorch-template saves; its own checkpoints hold a config object, too."""
+    content = {"arch": "Net", "epoch": 3, "state_dict": {"fc.weight": torch.zeros(2)}, "monitor_best": 0.1, **others}
+    return lambda path: torch.save(content, path)
+
+
+def foreign_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "text")
+
+
+def more_age_classes(content: dict[str, Any]) -> None:
+    for name in ("weight", "bias"):
+        tensor = content["model"][f"heads.head_age.{name}"]
+        content["model"][f"heads.head_age.{name}"] = torch.cat([tensor, tensor])
+
+
+NOTHING_RUN = "refused, nothing was executed"
+BAD_FILES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "55-half": (as_bytes(lambda data: data[: len(data) // 2]), ("truncated or damaged", "use an earlier")),
+    "55-without-its-end": (as_bytes(lambda data: data[:-1]), ("truncated or damaged", "use an earlier checkpoint")),
+    "55-a-zeroed-page": (as_bytes(lambda data: data[:4096] + bytes(4096) + data[8192:]), ("is damaged", "checksum")),
+    "56-in-the-weights": (as_bytes(lambda data: flipped(data, len(data) // 2)), ("is damaged", "use an earlier")),
+    "56-in-the-checksum": (as_bytes(lambda data: flipped(data, len(data) - 3)), ("is damaged", "use an earlier")),
+    "57-empty": (as_bytes(lambda _: b""), ("is empty", "use an earlier checkpoint")),
+    "58-zip": (lambda path: torch.save({"model": Hostile()}, path), ("posix.mkdir", NOTHING_RUN)),
+    "58-legacy": (
+        lambda path: torch.save({"model": Hostile()}, path, _use_new_zipfile_serialization=False),
+        ("is a bare pickle", NOTHING_RUN),
+    ),
+    "58-raw": (lambda path: path.write_bytes(pickle.dumps(Hostile())), ("is a bare pickle", NOTHING_RUN)),
+    "59-torchscript": (torchscript, ("is a TorchScript archive", NOTHING_RUN)),
+    "60-whole-module": (
+        lambda path: torch.save(nn.Linear(2, 2), path),
+        ("is a whole nn.Module", "save its state_dict"),
+    ),
+    "60-whole-own-module": (lambda path: torch.save(WholeModel(), path), ("is a whole nn.Module", NOTHING_RUN)),
+    "65-a-newer-format": (as_content(lambda content: content.update(version=99)), ("version 99", "update the program")),
+    "65-no-version": (as_content(lambda content: content.update(version="new")), ("version 'new'", "update")),
+    "66-a-template's": (template(), ("is a pytorch-template checkpoint", "to convert it", "weights_file")),
+    "66-a-template's-with-its-config": (
+        template(config=argparse.Namespace(hostile=Hostile())),
+        ("is a pytorch-template checkpoint", NOTHING_RUN, "to convert it", "weights_file"),
+    ),
+    "66-weights-alone": (
+        lambda path: torch.save({"fc.weight": torch.zeros(2)}, path),
+        ("is not a checkpoint of this program", "a dict with keys fc.weight"),
+    ),
+    "66-html": (as_bytes(lambda _: b"<!DOCTYPE html>"), ("is not a checkpoint", "<!DOCTYPE")),
+    "66-a-zip": (foreign_zip, (NOTHING_RUN,)),
+    "66-without-checksum": (
+        lambda path: torch.save({**read_checkpoint(path)}, path),
+        ("has no checksum", "use an earlier checkpoint"),
+    ),
+}
+
+
+def run_command(workplace: Workplace, command: str, *argv: str) -> Any:
+    script, _, target = command.partition("-")
+    name = "last.pth" if target == "file" else ""
+    return getattr(workplace, script)("--resume", workplace.run / name, *argv)
+
+
+def spoil_all(workplace: Workplace, spoil: Callable[[Path], object]) -> list[str]:
+    """Spoils every checkpoint of the run; returns their names as the commands tell them."""
+    checkpoints = sorted((workplace.folder / workplace.run).glob("*.pth"))
+    assert [path.name for path in checkpoints] == ["best_f1.pth", "last.pth", "model_best.pth"]
+    for path in checkpoints:
+        content = path.read_bytes()
+        path.unlink()  # they are one file under several names
+        path.write_bytes(content)
+        spoil(path)
+    return [str(path.relative_to(workplace.folder)) for path in checkpoints]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_file(trained: Workplace, case: str, command: str) -> None:
+    spoil, told = BAD_FILES[case]
+    _, last, best = spoil_all(trained, spoil)
+    named = {"train-file": [last], "train-folder": [last, best], "test-file": [last], "test-folder": [best]}[command]
+    before = trained.files()
+    run_command(trained, command).check_refusal(4, *((f"{name}: ", *told) for name in named))
+    assert trained.files() == before
+    assert not (trained.folder / MARK).exists()
+
+
+BAD_WEIGHTS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
+    "62-more-classes": (
+        more_age_classes,
+        ("another number of classes?", "heads.head_age.weight has shape (6, 32), and the model's has (3, 32)"),
+    ),
+    "62-another-width": (
+        lambda content: content["config"]["arch"].update(args={"width": 8}),
+        ("features.0.weight has shape (4, 3, 3, 3), and the model's has (8, 3, 3, 3)",),
+    ),
+    "62-a-head-missing": (
+        lambda content: [content["model"].pop(f"heads.head_age.{name}") for name in ("weight", "bias")],
+        ("it lacks heads.head_age.bias, heads.head_age.weight",),
+    ),
+    "63-nan": (
+        lambda content: content["model"]["heads.head_mask.bias"].fill_(float("nan")),
+        ("heads.head_mask.bias are not finite", "use an earlier checkpoint"),
+    ),
+    "63-infinite": (
+        lambda content: content["model"]["features.0.weight"][0].fill_(float("inf")),
+        ("features.0.weight are not finite",),
+    ),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+def test_weights_that_do_not_fit(trained: Workplace, case: str, command: str) -> None:
+    change, told = BAD_WEIGHTS[case]
+    spoil_all(trained, as_content(change))
+    before = {name: stamp for name, stamp in trained.files().items() if name.endswith((".pth", ".jsonl", ".csv"))}
+    run_command(trained, command).check_refusal(4, (str(trained.run), *told))
+    after = {name: stamp for name, stamp in trained.files().items() if name.endswith((".pth", ".jsonl", ".csv"))}
+    assert after == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_64_half_precision_is_warned_of(trained: Workplace, command: str) -> None:
+    def halve(content: dict[str, Any]) -> None:
+        model = content["model"]
+        model.update({name: tensor.half() for name, tensor in model.items() if tensor.is_floating_point()})
+
+    spoil_all(trained, as_content(halve))
+    outcome = run_command(trained, command)
+    outcome.check_success()
+    (line,) = [line for line in outcome.out.splitlines() if "half-precision weights" in line]
+    assert line.startswith(f"warning: {trained.run}")
+
+
+def set_name(content: dict[str, Any]) -> None:
+    content["config"]["name"] = "../../outside"
+    content["run_name"] = "../../outside"
+
+
+def test_a_run_of_a_hostile_name_writes_inside(trained: Workplace) -> None:
+    """A checkpoint made by others names its run, and the submission is named after that."""
+    spoil_all(trained, as_content(set_name))
+    outside = set(trained.folder.parent.rglob("*outside*"))
+    trained.test("--resume", trained.run).check_success()
+    assert len(trained.submissions) == 1
+    assert set(trained.folder.parent.rglob("*outside*")) - outside == set(trained.submissions)
+    trained.train("--resume", trained.run).check_refusal(4, (str(trained.run), "lies outside its run's folder"))
+
+
+@pytest.mark.parametrize("case", ["55-half", "56-in-the-weights", "57-empty", "58-zip", "66-html"])
+def test_the_run_goes_on_from_the_one_before(trained: Workplace, case: str) -> None:
+    """last.pth is bad and model_best.pth is sound: one warning, and the run ends as one that was never damaged."""
+    argv = ("--resume", str(trained.run), "--set", "trainer.epochs=2")
+    last = trained.folder / trained.run / "last.pth"
+    sound = last.read_bytes()
+    trained.train(*argv).check_success()
+    expected = (last.read_bytes(), trained.only("saved/log/Tiny/*/metrics.jsonl").read_bytes())
+
+    for path in (trained.folder / trained.run).glob("*.pth"):
+        path.unlink()
+        path.write_bytes(sound)
+    spoil, told = BAD_FILES[case]
+    spoil(last)
+    outcome = trained.train(*argv)
+    outcome.check_success()
+    (line,) = [line for line in outcome.out.splitlines() if line.startswith(f"warning: {trained.run}/last.pth: ")]
+    assert all(fragment in line for fragment in told)
+    assert line.removeprefix("warning: ") in trained.only("saved/log/Tiny/*/info.log").read_text()
+    assert outcome.err == ""
+    assert (last.read_bytes(), trained.only("saved/log/Tiny/*/metrics.jsonl").read_bytes()) == expected
+    assert not (trained.folder / MARK).exists()
+
+
+def test_resume_auto_refuses_when_all_are_bad(trained: Workplace) -> None:
+    trained.write_config()
+    spoil_all(trained, as_bytes(lambda data: data[:100]))
+    outcome = trained.train_and_change_nothing("--config", "tiny.json", "--resume", "auto")
+    outcome.check_refusal(4, *((f"{trained.run}/{name}: is trunc",) for name in ("last.pth", "model_best.pth")))
+
+
+def test_resume_auto_passes_over_a_run_whose_config_is_damaged(trained: Workplace) -> None:
+    (trained.folder / trained.run / "config.json").write_text("{")
+    trained.train("--config", trained.write_config(), "--resume", "auto").check_success()
+    assert len(trained.runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        pytest.param(
+            {"arch.args.width": 8},
+            ("tiny.json: arch", '"width": 8', "the checkpoint's", '"width": 4'),
+            id="25-another-width",
+        ),
+        pytest.param(
+            {"labels.attributes.age.training_bins": [30, 58]},
+            ("tiny.json: labels", "the checkpoint's"),
+            id="25-other-bins",
+        ),
+    ],
+)
+def test_resuming_with_a_config_of_another_model(
+    trained: Workplace, changes: dict[str, Any], line: tuple[str, ...]
+) -> None:
+    config = trained.write_config(changes)
+    outcome = trained.train_and_change_nothing("--resume", trained.run, "--config", config)
+    outcome.check_refusal(2, line, "leave --config out")
+
+
+def test_a_run_that_was_moved(trained: Workplace) -> None:
+    (trained.folder / trained.run).rename(trained.folder / "elsewhere")
+    for name in ("elsewhere", "elsewhere/last.pth"):
+        outcome = trained.train_and_change_nothing("--resume", name)
+        outcome.check_refusal(4, (f"{name}: lies outside its run's folder models/Tiny/", "put it back"))
+    trained.test("--resume", "elsewhere").check_success()
