@@ -12,8 +12,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from base.attribute import is_unknown
 from base.batch import UNKNOWN
-from base.label_space import LabelSpace, is_unknown
+from base.label_space import LabelSpace
 from data_loader.records import Record, raise_problems
 from utils.errors import ConfigError, DataError
 from utils.random_streams import numpy_stream

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from base.label_space import LabelSpace, is_unknown
+from base.attribute import is_unknown
+from base.label_space import LabelSpace
 from utils.errors import ConfigError, DataError
 
 MASK = {"classes": ["wear", "incorrect", "not_wear"]}

@@ -1,0 +1,217 @@
+"""Wrong command lines, devices that are not there, places that cannot be written, and Ctrl-C: one line each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from data_loader import datasets
+from tests.integration.workplace import ROOT, Outcome, Workplace
+from utils import files
+
+
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        pytest.param("gone", ("gone: there is no such",), id="67-no-folder"),
+        pytest.param("gone/last.pth", ("gone/last.pth: there is no such",), id="67-no-file"),
+        pytest.param("data", ("data: holds no checkpoint", "name a run folder"), id="67-another-folder"),
+        pytest.param("saved", ("saved: holds no checkpoint", "name a run folder"), id="67-above-the-runs"),
+        pytest.param("tiny.json", ("tiny.json: is not a checkpoint",), id="67-a-config"),
+        pytest.param("data/eval/info.csv", ("data/eval/info.csv: is not a checkpoint",), id="67-a-table"),
+    ],
+)
+@pytest.mark.parametrize("script", ["train", "test"])
+def test_resume_of_nothing(trained: Workplace, script: str, target: str, line: tuple[str, ...]) -> None:
+    trained.write_config()
+    before = trained.files()
+    outcome: Outcome = getattr(trained, script)("--resume", target)
+    outcome.check_refusal(4, line)
+    assert trained.files() == before
+
+
+def test_67_a_checkpoint_of_no_such_name(trained: Workplace) -> None:
+    outcome = trained.test("--resume", trained.run, "--checkpoint", "bset")
+    outcome.check_refusal(4, (f"{trained.run}: has no checkpoint 'bset'; it has best_f1, last, model_best",))
+
+
+def test_67_auto_with_nothing_to_go_on_with_begins(workplace: Workplace) -> None:
+    workplace.train("--config", workplace.write_config(), "--resume", "auto").check_success()
+    assert len(workplace.runs) == 1
+
+
+DEVICES = {
+    "68-cuda": ("cuda", "there is no CUDA device here; use --device cpu"),
+    "68-a-second-one": ("cuda:1", "there is no CUDA device here; use --device cpu"),
+    "68-no-device": ("gpu", "is not a device; name cpu, cuda or cuda:<number>"),
+    "68-no-number": ("cuda:x", "is not a device; name cpu, cuda or cuda:<number>"),
+    "68-another-kind": ("mps", "only cpu and cuda are supported"),
+    "68-a-trial-device": ("meta", "only cpu and cuda are supported"),
+}
+
+
+@pytest.mark.parametrize("case", DEVICES)
+@pytest.mark.parametrize("script", ["train", "test"])
+def test_a_device_that_is_not_there(
+    trained: Workplace, script: str, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    name, told = DEVICES[case]
+    before = trained.files()
+    outcome: Outcome = getattr(trained, script)("--resume", trained.run, "--device", name)
+    outcome.check_refusal(2, (f"--device {name}: ", told))
+    assert trained.files() == before
+
+
+def test_68_more_devices_than_there_are(empty_workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    outcome = empty_workplace.train("--config", empty_workplace.write_config(), "--device", "cuda:2")
+    outcome.check_refusal(2, ("--device cuda:2: ", "there are 2 CUDA devices, numbered from 0"))
+
+
+WRONG_FLAGS = {
+    "69-a-typo": ("train", ["--confg", "tiny.json"], ("--confg is not a known flag", 'did you mean "--config"?')),
+    "69-unknown": ("train", ["--epochs=3"], ("--epochs is not a known flag", "--help lists them")),
+    "69-abbreviated": ("train", ["--res", "auto"], ("--res is not a known flag",)),
+    "69-no-flag": ("train", ["tiny.json"], ("'tiny.json' belongs to no flag", "--help")),
+    "69-no-value": ("train", ["--config"], ("--config", "expected one argument")),
+    "69-two": ("train", ["--epochs=3", "--gpu"], ("--epochs is not a known flag", "--gpu is not a known flag")),
+    "69-a-typo-of-test": ("test", ["-r", "x", "--chekpoint", "y"], ("--chekpoint is not a known flag", 'did you mean "--checkpoint"?')),
+    "69-nothing-to-test": ("test", [], ("-r/--resume",)),
+    "69-no-side": ("test", ["-r", "x", "--split", "tset"], ("--split", "'tset'", "validation")),
+    "69-no-number": ("test", ["-r", "x", "--bs", "many"], ("--bs", "'many'")),
+    "69-batches-of-none": ("test", ["-r", "x", "--bs", "0"], ("--bs 0: must be at least 1",)),
+    "69-fewer-than-no-workers": ("test", ["-r", "x", "--num-workers", "-1"], ("--num-workers -1: must be at least 0",)),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FLAGS)
+def test_a_wrong_flag(empty_workplace: Workplace, case: str) -> None:
+    script, argv, told = WRONG_FLAGS[case]
+    outcome: Outcome = getattr(empty_workplace, script)(*argv)
+    outcome.check_refusal(2, ("", *told))
+    assert outcome.out == ""
+
+
+def test_the_environment_of_torchrun_is_checked(empty_workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "first")
+    outcome = empty_workplace.train("--config", empty_workplace.write_config())
+    outcome.check_refusal(2, ("environment variable RANK = 'first' is not a whole number", "torchrun"))
+
+
+def test_a_side_that_the_run_does_not_have(trained: Workplace) -> None:
+    outcome = trained.test("--resume", trained.run, "--split", "test")
+    outcome.check_refusal(2, ("--split test: ", "no test images", "--info-dir"))
+
+
+@pytest.mark.parametrize("output", ["a folder", "a file/answers.csv", "/proc/answers.csv"])
+def test_an_output_that_cannot_be_written(trained: Workplace, output: str) -> None:
+    (trained.folder / "a folder").mkdir()
+    trained.write("a file", "")
+    if output.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("there is no /proc here")
+    outcome = trained.test("--resume", trained.run, "--output", output)
+    outcome.check_refusal(2, (f"{output}: cannot be written",))
+    assert not list(trained.folder.glob(".*"))
+
+
+def test_a_full_disk_at_the_submission(trained: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, _data: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "_write_and_flush", full)
+    run = trained.run
+    outcome = trained.test("--resume", run)
+    outcome.check_refusal(74, (f"submit/Tiny_{run.name}.csv: cannot be written: No space left on device",))
+    assert list((trained.folder / "submit").iterdir()) == []
+
+
+def test_ctrl_c_before_training_leaves_no_run(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train, "read_records", press)
+    outcome = workplace.train("--config", workplace.write_config())
+    outcome.check_refusal(130, "interrupted")
+    assert workplace.runs == []
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_while_judging(
+    trained: Workplace, number: signal.Signals, exit_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = datasets.read_rgb
+
+    def signal_and_read(path: Path) -> Any:
+        os.kill(os.getpid(), number)
+        monkeypatch.setattr(datasets, "read_rgb", real)
+        return real(path)
+
+    monkeypatch.setattr(datasets, "read_rgb", signal_and_read)
+    outcome = trained.test("--resume", trained.run, "--bs", "2")
+    outcome.check_refusal(exit_code, f"stopped by {number.name}")
+    assert trained.submissions == []
+
+
+PRESSED_TWICE = """
+import sys, time
+import train
+from trainer.checkpoint import Checkpoints
+from utils.errors import run_command
+
+def slow_save(*_):
+    print("saving", flush=True)
+    time.sleep(60)
+
+Checkpoints.save = slow_save
+sys.exit(run_command(lambda: train.main(["--config", "tiny.json"])))
+"""
+
+
+@pytest.fixture
+def saving(workplace: Workplace) -> Iterator[subprocess.Popen[str]]:
+    """A run that is asked to stop while it trains, and hangs in the saving of what it has."""
+    workplace.write_config({"trainer.epochs": 1000})
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRESSED_TWICE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_70_ctrl_c_twice_leaves_at_once(saving: subprocess.Popen[str]) -> None:
+    assert saving.stdout is not None
+    while "saving" not in (line := saving.stdout.readline()):
+        assert line, "the run ended before it saved"
+    saving.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        saving.wait(timeout=0.3)
+    saving.send_signal(signal.SIGINT)
+    _, err = saving.communicate(timeout=10)
+    assert saving.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_a_run_begins_only_once_all_is_known_to_be_right(workplace: Workplace) -> None:
+    """A schedule that ends before the run is known only when the data is: then no run has begun either."""
+    schedule = {"type": "OneCycleLR", "args": {"max_lr": 0.01, "total_steps": 3}}
+    outcome = workplace.train("--config", workplace.write_config({"lr_scheduler": schedule}))
+    outcome.check_refusal(
+        2, ("tiny.json: lr_scheduler.args = ", "ends after 3 steps, and the run takes 5", "leave total_steps")
+    )
+    assert workplace.runs == []
