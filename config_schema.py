@@ -4,6 +4,7 @@ A constructor's signature is the schema of its arguments, so a new loss, model o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -256,9 +257,10 @@ def _try_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer) -> No
     scheduler = _scheduler(config, optimizer, total_steps=1000)
     if schedules.needs_metric(config["lr_scheduler"]["type"]):
         return
-    optimizer.step()  # else torch warns of the order
     try:
-        scheduler.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer has not stepped: it would ask the GPU, if there is one
+            scheduler.step()
     except (ArithmeticError, ValueError, TypeError) as error:
         name = config["lr_scheduler"]["type"]
         raise ConfigError(

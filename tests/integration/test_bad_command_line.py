@@ -86,7 +86,11 @@ WRONG_FLAGS = {
     "69-no-flag": ("train", ["tiny.json"], ("'tiny.json' belongs to no flag", "--help")),
     "69-no-value": ("train", ["--config"], ("--config", "expected one argument")),
     "69-two": ("train", ["--epochs=3", "--gpu"], ("--epochs is not a known flag", "--gpu is not a known flag")),
-    "69-a-typo-of-test": ("test", ["-r", "x", "--chekpoint", "y"], ("--chekpoint is not a known flag", 'did you mean "--checkpoint"?')),
+    "69-a-typo-of-test": (
+        "test",
+        ["-r", "x", "--chekpoint", "y"],
+        ("--chekpoint is not a known flag", 'did you mean "--checkpoint"?'),
+    ),
     "69-nothing-to-test": ("test", [], ("-r/--resume",)),
     "69-no-side": ("test", ["-r", "x", "--split", "tset"], ("--split", "'tset'", "validation")),
     "69-no-number": ("test", ["-r", "x", "--bs", "many"], ("--bs", "'many'")),
