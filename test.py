@@ -18,12 +18,13 @@ from data_loader.records import Record, read_records
 from data_loader.sources import read_evaluation_folder
 from inference.evaluation import SetScores, class_distribution, evaluate_answers, evaluate_classes
 from inference.predictor import Predictor, Probabilities, find_checkpoint
-from inference.submission import align, read_answers, write_probabilities, write_submission
+from inference.submission import Answers, align, read_answers, write_probabilities, write_submission
 from logger.log import close_log, open_log, progress_bar
 from parse_config import listed
 from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_command
+from utils.run_folders import obstacle_to_writing
 from utils.stop_signals import StopSignals
 
 
@@ -46,13 +47,15 @@ def test(arguments: Namespace) -> TestResult:
     device = choose_device(arguments.device)
     predictor = Predictor.from_checkpoint(checkpoint, device)
     log.info("%s: %s, %d epochs", checkpoint, predictor.config["name"], predictor.completed_epochs)
+    submission = output_file(predictor, checkpoint, arguments)
+    if obstacle := obstacle_to_writing(submission.parent):
+        raise ConfigError(f"{submission}: cannot be written: {obstacle}")
     records = choose_records(predictor, arguments)
+    truth = read_truth(predictor, records, arguments)
     known = Path(predictor.config["trainer"].get("save_dir", "saved/")) / CHECKED_IMAGES_FILE
     check_images([record.path for record in records], known, remedy="repair them: every image must have an answer")
     probabilities = judge(predictor, records, arguments)
     answers = predictor.labels.answer_probabilities(probabilities.by_head).argmax(dim=1)
-
-    submission = output_file(predictor, checkpoint, arguments)
     names = [record.name for record in records]
     write_submission(submission, names, answers)
     log.info("%s: %d answers", submission, len(answers))
@@ -61,7 +64,7 @@ def test(arguments: Namespace) -> TestResult:
         write_probabilities(file, names, predictor.labels, probabilities.by_head)
         log.info("%s: their probabilities", file)
     log.info("%s", "\n".join(class_distribution(predictor.labels, answers)))
-    scores = score(predictor, records, answers, probabilities, arguments)
+    scores = score(predictor, records, answers, probabilities, truth)
     for row in scores:
         log.info("%s", row)
     return TestResult(submission, scores)
@@ -81,6 +84,14 @@ def choose_records(predictor: Predictor, arguments: Namespace) -> list[Record]:
     if not records:
         raise ConfigError(f"--split {side}: the run's data has no {side} images; name --info-dir or another --split")
     return records
+
+
+def read_truth(predictor: Predictor, records: Sequence[Record], arguments: Namespace) -> Answers | None:
+    """What --answers says of the records, in their order; read first, so that a mistake does not cost the judging."""
+    if arguments.answers is None:
+        return None
+    path = Path(arguments.answers)
+    return align(read_answers(path, predictor.labels.num_answers), [record.name for record in records], path)
 
 
 def judge(predictor: Predictor, records: Sequence[Record], arguments: Namespace) -> Probabilities:
@@ -116,13 +127,11 @@ def score(
     records: Sequence[Record],
     answers: Tensor,
     probabilities: Probabilities,
-    arguments: Namespace,
+    truth: Answers | None,
 ) -> list[SetScores]:
     """The scores against --answers, or against what the records themselves know; none where nothing is known."""
     labels = predictor.labels
-    if arguments.answers is not None:
-        path = Path(arguments.answers)
-        truth = align(read_answers(path, labels.num_answers), [record.name for record in records], path)
+    if truth is not None:
         return evaluate_answers(labels, answers, truth.answers, truth.persons or truth.ids)
     known = labels.known_targets([record.attributes for record in records])
     if all((target == UNKNOWN).all() for target in known.values()):

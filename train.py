@@ -14,6 +14,7 @@ import torch
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
+from base.weights import check_weights
 from config_schema import SECTIONS, RunSettings, build_scheduler, check_config, metric_functions
 from data_loader.image_check import CHECKED_IMAGES_FILE
 from data_loader.loaders import AttributeDataLoader
@@ -26,7 +27,7 @@ from model.loss.multi_head import MultiHeadLoss
 from parse_config import Arguments, ConfigParser, parse_arguments
 from trainer.checkpoint import Checkpoints
 from trainer.epoch_sums import describe
-from trainer.resume import ResumePoint, newest_run, resume_point
+from trainer.resume import ResumePoint, forbidden_changes, newest_run, resume_point
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
 from utils import process_group
@@ -35,6 +36,7 @@ from utils.errors import ConfigError, UserError, run_command
 from utils.random_streams import torch_seed
 from utils.run_folders import RunFolders, new_run
 from utils.stop_signals import StopSignals
+from utils.wording import shown
 
 DEFAULT_CONFIG = Path("config.json")
 
@@ -70,6 +72,8 @@ def train(
         optimizer = config.build("optimizer", params=model.parameters())
         updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
         schedule = build_schedule(config, optimizer, updates_per_epoch * settings.epochs)
+        if resume is not None:
+            check_weights(model, resume.content["model"], resume.path)  # before anything is written
         folders = None if dry_run else open_folders(config, settings, resume)
         log = open_log(folders.log / "info.log" if folders else None, settings.verbosity, process_group.rank())
         log.info("%s", model.summary())
@@ -250,21 +254,24 @@ def configure(arguments: Arguments) -> tuple[ConfigParser, ResumePoint | None]:
     resume = resume_point(Path(str(arguments.resume))) if named else None
     if resume is not None and arguments.config is None:
         origin = f"checkpoint {resume.path}"
-        return ConfigParser.from_dict(resume.content["config"], SECTIONS, origin, arguments.overrides), resume
-    config = ConfigParser.from_file(arguments.config or DEFAULT_CONFIG, SECTIONS, arguments.overrides)
-    if arguments.resume == "auto":
+        config = ConfigParser.from_dict(resume.content["config"], SECTIONS, origin, arguments.overrides)
+    else:
+        config = ConfigParser.from_file(arguments.config or DEFAULT_CONFIG, SECTIONS, arguments.overrides)
+    if resume is not None:
+        _refuse_another_run(config, resume.content["config"])
+    elif arguments.resume == "auto":
         save_dir = config["trainer"].get("save_dir", TrainerSettings.save_dir)
         resume = newest_run(Path(save_dir), config.resolved)
-    elif resume is not None:
-        _refuse_another_model(config, resume.content["config"])
     return config, resume
 
 
-def _refuse_another_model(config: ConfigParser, trained: dict[str, Any]) -> None:
-    changed = [key for key in ("labels", "arch") if config[key] != trained[key]]
-    if changed:
-        lines = [config.problem(key, f"differs from the checkpoint's: {json.dumps(trained[key])}") for key in changed]
-        raise ConfigError("\n".join([*lines, "leave --config out to go on with the run's own config"]))
+def _refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:
+    lines = []
+    for place, before, now in forbidden_changes(trained, config.resolved):
+        earlier = "without it" if before is None else f"with {shown(before)}"
+        lines.append(f"{config.origin(place)}: {place} = {shown(now)}, and the run was trained {earlier}")
+    if lines:
+        raise ConfigError("\n".join([*lines, "go on without these changes, or begin a new run (without --resume)"]))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

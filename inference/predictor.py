@@ -17,11 +17,11 @@ from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
-from data_loader.pipeline import AugmentationKey
+from data_loader.pipeline import AugmentationKey, first_line
 from data_loader.transforms import eval_pipeline
 from model import architectures
 from utils.checkpoint_file import read_checkpoint
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError
 from utils.stop_signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -63,12 +63,13 @@ class Predictor:
         try:
             labels = LabelSpace(**content["labels"])
             preprocessing = Preprocessing.from_config(content["preprocessing"])
-            arch = content["config"]["arch"]
+            model = build_model(content["config"]["arch"], labels)
+            load_weights(model, content["model"], path)
+            return cls(model, labels, preprocessing, torch.device(device), content)
         except KeyError as error:
             raise CheckpointError(f"{path}: lacks {error}, which every checkpoint of this program has") from None
-        model = build_model(arch, labels)
-        load_weights(model, content["model"], path)
-        return cls(model, labels, preprocessing, torch.device(device), content)
+        except (ConfigError, TypeError, ValueError) as error:  # made by another version, of ours or of a library
+            raise CheckpointError(f"{path}: cannot be used by this version: {first_line(error)}") from None
 
     def probabilities(self, batches: Iterable[Batch], stop: StopSignals | None = None) -> Probabilities:
         """Judges every batch once. Raises StopSignal between two batches, if a signal asks for it."""

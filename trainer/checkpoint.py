@@ -50,12 +50,13 @@ def _candidates(folder: Path) -> Iterator[Path]:
     yield folder / BEST
 
 
-def read_resumable(path: Path, log: logging.Logger) -> dict[str, Any]:
+def read_resumable(path: Path, log: logging.Logger) -> tuple[Path, dict[str, Any]]:
     """The checkpoint at `path`, or the newest sound one of the run folder `path`: a damaged one is passed over, aloud.
+    Its file and its content.
 
     Raises CheckpointError if there is none."""
     if not path.is_dir():
-        return read_checkpoint(path)
+        return path, read_checkpoint(path)
     reasons = []
     for candidate in _candidates(path):
         if candidate.exists():
@@ -66,5 +67,5 @@ def read_resumable(path: Path, log: logging.Logger) -> dict[str, Any]:
                 continue
             for reason in reasons:
                 log.warning("%s", reason)
-            return content
+            return candidate, content
     raise CheckpointError("\n".join(reasons) or f"{path}: holds no checkpoint; name a run folder or a checkpoint file")

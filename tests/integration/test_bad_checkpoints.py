@@ -4,6 +4,7 @@ as a file and as a run folder: one line that names the file, exit code 4, nothin
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
 import warnings
@@ -180,10 +181,11 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] 
 def test_weights_that_do_not_fit(trained: Workplace, case: str, command: str) -> None:
     change, told = BAD_WEIGHTS[case]
     spoil_all(trained, as_content(change))
-    before = {name: stamp for name, stamp in trained.files().items() if name.endswith((".pth", ".jsonl", ".csv"))}
-    run_command(trained, command).check_refusal(4, (str(trained.run), *told))
-    after = {name: stamp for name, stamp in trained.files().items() if name.endswith((".pth", ".jsonl", ".csv"))}
-    assert after == before
+    known_images = str(trained.save_dir / "checked_images.json")
+    before = trained.files() | {known_images: 0}
+    name = "model_best.pth" if command == "test-folder" else "last.pth"
+    run_command(trained, command).check_refusal(4, (f"{trained.run}/{name}: ", *told))
+    assert trained.files() | {known_images: 0} == before
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -251,27 +253,72 @@ def test_resume_auto_passes_over_a_run_whose_config_is_damaged(trained: Workplac
     assert len(trained.runs) == 2
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        pytest.param(
-            {"arch.args.width": 8},
-            ("tiny.json: arch", '"width": 8', "the checkpoint's", '"width": 4'),
-            id="25-another-width",
-        ),
-        pytest.param(
-            {"labels.attributes.age.training_bins": [30, 58]},
-            ("tiny.json: labels", "the checkpoint's"),
-            id="25-other-bins",
-        ),
-    ],
-)
-def test_resuming_with_a_config_of_another_model(
-    trained: Workplace, changes: dict[str, Any], line: tuple[str, ...]
-) -> None:
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "25-another-width": ({"arch.args.width": 8}, "arch.args.width = 8, and the run was trained with 4"),
+    "25-other-bins": (
+        {"labels.attributes.age.training_bins": [30, 58]},
+        "labels.attributes.age.training_bins = [30, 58], and the run was trained without it",
+    ),
+    "25-another-seed": ({"seed": 7}, "seed = 7, and the run was trained with 42"),
+    "25-another-split": (
+        {"split.args.validation_share": 0.5},
+        "split.args.validation_share = 0.5, and the run was trained with 0.25",
+    ),
+    "25-another-learning-rate": (
+        {"optimizer.args.lr": 0.5},
+        "optimizer.args.lr = 0.5, and the run was trained with 0.0001",
+    ),
+    "25-another-schedule": (
+        {"lr_scheduler.args.step_size": 2},
+        "lr_scheduler.args.step_size = 2, and the run was trained with 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_resuming_with_what_may_not_change_in_a_run(trained: Workplace, case: str) -> None:
+    """Each difference is shown, with the file or the flag that makes it; without --resume all of it is fine."""
+    changes, told = CHANGES[case]
     config = trained.write_config(changes)
+    ((place, value),) = changes.items()
+    override = f"{place}={json.dumps(value)}"
+    for argv, origin in ((["--config", str(config)], "tiny.json"), (["--set", override], f"--set {override}")):
+        outcome = trained.train_and_change_nothing("--resume", trained.run, *argv)
+        outcome.check_refusal(2, f"{origin}: {told}", "go on without these changes, or begin a new run")
+
+
+def test_25_all_differences_are_shown_together(trained: Workplace) -> None:
+    config = trained.write_config({"arch.args": {"width": 8, "drop_rate": 0.5}, "seed": 1})
     outcome = trained.train_and_change_nothing("--resume", trained.run, "--config", config)
-    outcome.check_refusal(2, line, "leave --config out")
+    assert outcome.exit_code == 2
+    assert {line.split(" = ")[0] for line in outcome.lines[:-1]} == {
+        f"tiny.json: {place}" for place in ("seed", "arch.args.width", "arch.args.drop_rate")
+    }
+
+
+@pytest.mark.parametrize("override", ["trainer.epochs=2", "data_loader.args.num_workers=0", "trainer.early_stop=9"])
+def test_25_what_may_change_in_a_run(trained: Workplace, override: str) -> None:
+    trained.train("--resume", trained.run, "--set", override).check_success()
+
+
+ODD_CONTENT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no-weights": (lambda content: content.pop("model"), "lacks 'model'"),
+    "no-name": (lambda content: content.pop("run_name"), "lacks 'run_name'"),
+    "an-unknown-argument": (lambda content: content["config"]["arch"].update(args={"widht": 4}), "'widht'"),
+    "an-unknown-transform": (
+        lambda content: content["preprocessing"].update(eval_transforms=[{"type": "os.system"}]),
+        '"os.system" is not one of',
+    ),
+    "one-class": (lambda content: content["labels"]["attributes"]["mask"].update(classes=["x"]), "labels.attributes"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_CONTENT)
+def test_content_of_another_version_cannot_be_judged_with(trained: Workplace, case: str) -> None:
+    change, told = ODD_CONTENT[case]
+    spoil_all(trained, as_content(change))
+    trained.test("--resume", trained.run / "last.pth").check_refusal(4, (f"{trained.run}/last.pth: ", told))
+    assert trained.submissions == []
 
 
 def test_a_run_that_was_moved(trained: Workplace) -> None:

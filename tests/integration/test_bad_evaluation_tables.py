@@ -88,6 +88,7 @@ def test_wrong_true_answers(trained: Workplace, content: str | None, line: str) 
     if content is not None:
         trained.write("answers.csv", content)
     trained.test("--resume", trained.run, "--answers", "answers.csv").check_refusal(3, line)
+    assert trained.submissions == []
 
 
 def test_33_true_answers_in_utf_16(trained: Workplace) -> None:
