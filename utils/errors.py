@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 
 class UserError(Exception):
@@ -55,13 +59,33 @@ class KeyboardStop(StopSignal):
 
 
 def run_command(command: Callable[[], None]) -> int:
-    """Runs an entry point and returns its exit code: a user's mistake is told on stderr, never as a traceback."""
+    """Runs an entry point and returns its exit code: a user's mistake is told on stderr, never as a traceback.
+
+    SIGTERM and SIGUSR1 end it wherever it is, as Ctrl-C does; long work that has something to save answers them itself
+    (utils/stop_signals.py)."""
     try:
-        command()
+        with _signals_raise():
+            command()
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("stopped by SIGINT", file=sys.stderr)
         return KeyboardStop.exit_code
     return 0
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise StopSignal(f"stopped by {signal.Signals(number).name}")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

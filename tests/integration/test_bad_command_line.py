@@ -146,7 +146,7 @@ def test_ctrl_c_before_training_leaves_no_run(workplace: Workplace, monkeypatch:
 
     monkeypatch.setattr(train, "read_records", press)
     outcome = workplace.train("--config", workplace.write_config())
-    outcome.check_refusal(130, "interrupted")
+    outcome.check_refusal(130, "stopped by SIGINT")
     assert workplace.runs == []
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,19 @@ with StopSignals() as stop:
     )
     assert finished.returncode == exit_code
     assert finished.stderr == b""
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_command_that_has_nothing_to_save_ends_at_once_with_one_line(
+    number: signal.Signals, exit_code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(number)
+
+    def work() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+        pytest.fail("the signal was not answered")
+
+    assert run_command(work) == exit_code
+    assert capsys.readouterr().err == f"stopped by {number.name}\n"
+    assert signal.getsignal(number) == before
