@@ -91,7 +91,7 @@ SECTIONS = Group(
 def metric_functions(config: ConfigParser) -> dict[str, Metric]:
     """The metrics that the config names."""
     known = listed(metric)
-    return {name: known[name] for name in config.extra().metrics}
+    return {name: known[name] for name in config.extra().metrics if name in known}
 
 
 def check_config(config: ConfigParser) -> LabelSpace:
@@ -151,10 +151,7 @@ def _arch_problems(config: ConfigParser, labels: LabelSpace | None) -> list[str]
     size = config["data_loader"].get("args", {}).get("input_size")
     if size is None or labels is None:
         return []
-    num_classes = {name: head.num_classes for name, head in labels.heads.items()}
-    why = _refusal(
-        partial(architecture, num_classes, **architecture.arguments_without_weights(arch.get("args", {}))), size
-    )
+    why = _refusal(partial(architectures.build_without_weights, arch, labels.num_classes), size)
     return [config.problem("data_loader.args.input_size", f"does not suit the model: {why}")] if why else []
 
 
@@ -207,30 +204,37 @@ def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
     return [*(f"{side}/{name}" for side in ("val", "train") for name in (*losses, *scores)), "lr"]
 
 
+def watched_metrics(config: ConfigParser) -> dict[str, str]:
+    """By place in the config, each metric that something looks at: the monitor, the further bests, the schedule."""
+    trainer = config["trainer"]
+    texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
+    texts |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer.get("save_best", []))}
+    off = ("trainer.monitor", "off")
+    watched = {place: text.partition(" ")[2] for place, text in texts.items() if (place, text) != off}
+    looked_at = (config.resolved.get("lr_scheduler") or {}).get("metric")
+    return watched if looked_at is None else watched | {"lr_scheduler.metric": looked_at}
+
+
 def _metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
     unknown = [name for name in config.extra().metrics if name not in listed(metric)]
-    if unknown:
-        return [
-            config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown
-        ]
+    problems = [
+        config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown
+    ]
     known = metric_names(config, labels)
     if config["split"]["type"] == "NoSplit":
         known = [name for name in known if not name.startswith("val/")]
     trainer = config["trainer"]
-    monitors = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
-    monitors |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer.get("save_best", []))}
-    problems = []
-    for place, text in monitors.items():
-        mode, _, name = text.partition(" ")
-        if place == "trainer.monitor" and text == "off":
+    for place, name in watched_metrics(config).items():
+        if place == "lr_scheduler.metric":
+            if name not in known:
+                problems.append(config.problem(place, not_one_of(name, known)))
             continue
+        texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
+        mode = texts.get(place, "").split(" ")[0] or trainer["save_best"][int(place.split(".")[-1])].split(" ")[0]
         if mode not in ("min", "max") or not name:
             problems.append(config.problem(place, 'must be "min <metric>" or "max <metric>" ("off" watches nothing)'))
         elif name not in known:
             problems.append(config.problem(place, f"watches {name!r}, which {not_one_of(name, known)}"))
-    looked_at = (config.resolved.get("lr_scheduler") or {}).get("metric")
-    if looked_at is not None and looked_at not in known:
-        problems.append(config.problem("lr_scheduler.metric", not_one_of(looked_at, known)))
     return problems
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.command_line import CommandLine
-from utils.config_layers import Layers, Override
+from utils.config_layers import NAMED_FREELY, Layers, Override
 from utils.config_sections import (
     BuildError,
     ByName,
@@ -43,6 +43,9 @@ __all__ = [
     "listed",
     "parse_arguments",
 ]
+
+
+NULLABLE = {place[-1] for place in NAMED_FREELY}
 
 
 class ConfigParser:
@@ -253,6 +256,10 @@ def _without_required(schema: dict[str, Any]) -> dict[str, Any]:
     for key, value in schema.items():
         if key == "properties":
             loose[key] = {name: _without_required(inner) for name, inner in value.items()}
+            for name in NULLABLE & loose[key].keys():  # null takes an entry out
+                entry = loose[key][name].get("additionalProperties")
+                if entry:
+                    loose[key][name]["additionalProperties"] = {"anyOf": [entry, {"type": "null"}]}
         elif key in ("additionalProperties", "then") and isinstance(value, dict):
             loose[key] = _without_required(value)
         elif key in ("anyOf", "allOf"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import utils.early_signals  # noqa: F401 - first: what follows takes seconds to import
+
+# isort: split
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from data_loader.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.loaders import evaluation_loader
 from data_loader.records import Record, read_records
 from data_loader.sources import read_evaluation_folder
-from inference.evaluation import SetScores, class_distribution, evaluate_answers, evaluate_classes
+from inference.evaluation import SetScores, class_distribution, evaluate_classes, per_class_table
 from inference.predictor import Predictor, Probabilities, find_checkpoint
 from inference.submission import Answers, align, read_answers, write_probabilities, write_submission
 from logger.log import close_log, open_log, progress_bar
@@ -52,8 +55,7 @@ def test(arguments: Namespace) -> TestResult:
         raise ConfigError(f"{submission}: cannot be written: {obstacle}")
     records = choose_records(predictor, arguments)
     truth = read_truth(predictor, records, arguments)
-    known = Path(predictor.config["trainer"].get("save_dir", "saved/")) / CHECKED_IMAGES_FILE
-    check_images([record.path for record in records], known, remedy="repair them: every image must have an answer")
+    records = leave_out_bad_images(predictor, records, arguments)
     probabilities = judge(predictor, records, arguments)
     answers = predictor.labels.answer_probabilities(probabilities.by_head).argmax(dim=1)
     names = [record.name for record in records]
@@ -64,7 +66,16 @@ def test(arguments: Namespace) -> TestResult:
         write_probabilities(file, names, predictor.labels, probabilities.by_head)
         log.info("%s: their probabilities", file)
     log.info("%s", "\n".join(class_distribution(predictor.labels, answers)))
-    scores = score(predictor, records, answers, probabilities, truth)
+    known = known_classes(predictor, records, truth)
+    if all((target == UNKNOWN).all() for target in known.values()):
+        return TestResult(submission, [])
+    for line in per_class_table(predictor.labels, answers, predictor.labels.answers(known)):
+        log.info("%s", line)
+    said = predictor.labels.attribute_probabilities(probabilities.by_head)
+    persons = (truth.persons or truth.ids) if truth is not None else [record.person for record in records]
+    scores = evaluate_classes(
+        predictor.labels, answers, {name: p.argmax(dim=1) for name, p in said.items()}, known, persons
+    )
     for row in scores:
         log.info("%s", row)
     return TestResult(submission, scores)
@@ -92,6 +103,19 @@ def read_truth(predictor: Predictor, records: Sequence[Record], arguments: Names
         return None
     path = Path(arguments.answers)
     return align(read_answers(path, predictor.labels.num_answers), [record.name for record in records], path)
+
+
+def leave_out_bad_images(predictor: Predictor, records: list[Record], arguments: Namespace) -> list[Record]:
+    """All records, every image of them sound. Those that training left out are left out of its split again; where an
+    answer is asked for each image, a bad one is an error."""
+    remembered = Path(predictor.config["trainer"].get("save_dir", "saved/")) / CHECKED_IMAGES_FILE
+    paths = [record.path for record in records]
+    if arguments.split is not None:
+        policy = predictor.config["data_loader"].get("args", {}).get("on_bad_image", "refuse")
+        bad = set(check_images(paths, remembered, policy))
+        return [record for record in records if record.path not in bad]
+    check_images(paths, remembered, remedy="repair them: every image must have an answer")
+    return records
 
 
 def judge(predictor: Predictor, records: Sequence[Record], arguments: Namespace) -> Probabilities:
@@ -122,22 +146,11 @@ def output_file(predictor: Predictor, checkpoint: Path, arguments: Namespace) ->
     return submit_dir / Path(f"{predictor.config['name']}_{predictor.run_name}.csv").name
 
 
-def score(
-    predictor: Predictor,
-    records: Sequence[Record],
-    answers: Tensor,
-    probabilities: Probabilities,
-    truth: Answers | None,
-) -> list[SetScores]:
-    """The scores against --answers, or against what the records themselves know; none where nothing is known."""
-    labels = predictor.labels
+def known_classes(predictor: Predictor, records: Sequence[Record], truth: Answers | None) -> dict[str, Tensor]:
+    """By attribute, the true classes (N,): what --answers says, or what the records know themselves; -1 = unknown."""
     if truth is not None:
-        return evaluate_answers(labels, answers, truth.answers, truth.persons or truth.ids)
-    known = labels.known_targets([record.attributes for record in records])
-    if all((target == UNKNOWN).all() for target in known.values()):
-        return []
-    said = {name: p.argmax(dim=1) for name, p in labels.attribute_probabilities(probabilities.by_head).items()}
-    return evaluate_classes(labels, answers, said, known, [record.person for record in records])
+        return predictor.labels.parts(truth.answers)
+    return predictor.labels.known_targets([record.attributes for record in records])
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:

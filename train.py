@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import utils.early_signals  # noqa: F401 - first: what follows takes seconds to import
+
+# isort: split
 import json
 import sys
 from collections.abc import Sequence
@@ -13,26 +16,33 @@ import torch
 
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
+from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from base.weights import check_weights
-from config_schema import SECTIONS, RunSettings, build_scheduler, check_config, metric_functions
+from config_schema import (
+    SECTIONS,
+    RunSettings,
+    build_scheduler,
+    check_config,
+    metric_functions,
+    watched_metrics,
+)
 from data_loader.image_check import CHECKED_IMAGES_FILE
 from data_loader.loaders import AttributeDataLoader
 from data_loader.records import read_records
 from data_loader.splits import Split
 from logger.log import close_log, open_log
 from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Trackers, WandbTracker
-from model import schedules
+from model import architectures, schedules
 from model.loss.multi_head import MultiHeadLoss
 from parse_config import Arguments, ConfigParser, parse_arguments
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint import LAST, Checkpoints
 from trainer.epoch_sums import describe
 from trainer.resume import ResumePoint, forbidden_changes, newest_run, resume_point
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
-from utils.errors import ConfigError, UserError, run_command
+from utils.errors import ConfigError, DataError, UserError, run_command
 from utils.random_streams import torch_seed
 from utils.run_folders import RunFolders, new_run
 from utils.stop_signals import StopSignals
@@ -67,17 +77,13 @@ def train(
         log.info("%s", note)
     try:
         split = divide_records(config, labels)
-        model = build_model(config, labels, device)
+        model = build_model(config, labels, resume).to(device)
         data_loader = build_data_loader(config, labels, split, model, device, settings)
+        refuse_unknowable_monitors(config, labels, data_loader)
         optimizer = config.build("optimizer", params=model.parameters())
         updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
         schedule = build_schedule(config, optimizer, updates_per_epoch * settings.epochs)
-        if resume is not None:
-            check_weights(model, resume.content["model"], resume.path)  # before anything is written
-        folders = None if dry_run else open_folders(config, settings, resume)
-        log = open_log(folders.log / "info.log" if folders else None, settings.verbosity, process_group.rank())
-        log.info("%s", model.summary())
-        log.info("%s", describe_data(split, labels, data_loader, settings))
+        folders = choose_folders(config, settings, resume, dry_run)
         with StopSignals() as stop:
             trainer = Trainer(
                 settings,
@@ -90,23 +96,29 @@ def train(
                 metrics=metric_functions(config),
                 device=device,
                 seed=run_settings.seed,
-                checkpoints=Checkpoints(folders.models if folders else Path()),
-                trackers=build_trackers(config, settings, folders, resume),
+                checkpoints=Checkpoints(folders.models),
                 stop=stop,
                 log=log,
                 run={
-                    "run_name": folders.run if folders else "",
+                    "run_name": folders.run,
                     "config": config.resolved,
                     "labels": labels.to_config(),
                     "preprocessing": data_loader.preprocessing.to_config(),
                 },
                 visualize=run_settings.visualize,
             )
+            if resume is not None:  # before anything is written
+                trainer.load_state_dict(resume.content, resume.path)
             if dry_run:
                 log.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
-                return RunResult(None, 0, {})
-            run_to_the_end(trainer, resume)
-            return RunResult(folders, trainer.completed_epochs, trainer.best)
+            elif trainer.finished:
+                log.info("%s is finished%s; nothing was changed", folders.models, _how_to_extend(trainer))
+            else:
+                begin_run(config, settings, folders, trainer, resume)
+                log.info("%s", model.summary())
+                log.info("%s", describe_data(split, labels, data_loader, settings))
+                run_to_the_end(trainer)
+            return RunResult(None if dry_run else folders, trainer.completed_epochs, trainer.best)
     finally:
         close_log()
         process_group.stop()
@@ -118,10 +130,12 @@ def divide_records(config: ConfigParser, labels: LabelSpace) -> Split:
     return config.build("split").divide(records, labels, config.extra().seed)
 
 
-def build_model(config: ConfigParser, labels: LabelSpace, device: torch.device) -> BaseModel:
-    """The model on its device; the weights that are not read from a file follow from the seed."""
+def build_model(config: ConfigParser, labels: LabelSpace, resume: ResumePoint | None) -> BaseModel:
+    """The model. The weights that are not read from a file follow from the seed; a resumed run brings them all."""
     torch.manual_seed(torch_seed(config.extra().seed, "weights"))
-    return config.build("arch", num_classes={name: head.num_classes for name, head in labels.heads.items()}).to(device)
+    if resume is not None:
+        return architectures.build_without_weights(config["arch"], labels.num_classes)
+    return config.build("arch", num_classes=labels.num_classes)
 
 
 def build_data_loader(
@@ -165,25 +179,66 @@ def build_schedule(config: ConfigParser, optimizer: torch.optim.Optimizer, total
     return Schedule(build_scheduler(config, optimizer, total_steps), interval, extra.metric)
 
 
-def open_folders(config: ConfigParser, settings: TrainerSettings, resume: ResumePoint | None) -> RunFolders:
-    """The run's folders, the resolved config in them; the main process makes them, and the others are told."""
+def refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, data_loader: AttributeDataLoader) -> None:
+    """Raises DataError where something watches a metric of the validation set whose labels are all unknown there."""
+    rows = [record.attributes for record in data_loader.validation_records]
+    known = labels.known_targets(rows)
+    answers = labels.answers(known)
+    without = [name for name, target in known.items() if (target == UNKNOWN).all()]
+    losses = [name for name in labels.heads if all(labels.heads[name].target(row) == UNKNOWN for row in rows)]
+    absent = {f"val/{name}_{metric}" for name in without for metric in config.extra().metrics}
+    absent |= {f"val/loss_{name}" for name in losses} | ({"val/loss"} if len(losses) == len(labels.heads) else set())
+    if (answers == UNKNOWN).all():
+        absent |= {f"val/{metric}" for metric in config.extra().metrics}
+    for place, name in watched_metrics(config).items():
+        if rows and name in absent:
+            raise DataError(
+                config.problem(
+                    place, f"watches {name}, but no validation image has the labels that it needs; watch another"
+                )
+            )
+
+
+def choose_folders(
+    config: ConfigParser, settings: TrainerSettings, resume: ResumePoint | None, dry_run: bool
+) -> RunFolders:
+    """The run's folders: the resumed run's, or new ones, which the main process makes and tells the others."""
     if resume is not None:
-        folders = resume.folders
-    elif process_group.is_main_process():
+        return resume.folders
+    if dry_run:
+        return RunFolders(Path(settings.save_dir), config["name"], "")
+    if process_group.is_main_process():
         folders = new_run(Path(settings.save_dir), config["name"])
         process_group.broadcast_text(folders.run)
-    else:
-        folders = RunFolders(Path(settings.save_dir), config["name"], process_group.broadcast_text(""))
+        return folders
+    return RunFolders(Path(settings.save_dir), config["name"], process_group.broadcast_text(""))
+
+
+def begin_run(
+    config: ConfigParser, settings: TrainerSettings, folders: RunFolders, trainer: Trainer, resume: ResumePoint | None
+) -> None:
+    """From here on files are written: the resolved config, the log, what the trackers keep."""
+    open_log(folders.log / "info.log", settings.verbosity, process_group.rank())
     if process_group.is_main_process():
         folders.write_config(config.resolved)
-    return folders
+    if resume is not None:
+        trainer.log.info("going on from %s, %d epochs done", resume.path, trainer.completed_epochs)
+        if resume.path.name != LAST:  # what came after it is given up: last.pth must not be ahead of the metrics
+            trainer.save()
+    trainer.trackers = build_trackers(config, settings, folders, resume)
+
+
+def _how_to_extend(trainer: Trainer) -> str:
+    if trainer.stopped_early:
+        return f" (it stopped early, after {trainer.completed_epochs} epochs)"
+    return f" (after {trainer.completed_epochs} epochs; --set trainer.epochs=... extends it)"
 
 
 def build_trackers(
-    config: ConfigParser, settings: TrainerSettings, folders: RunFolders | None, resume: ResumePoint | None
+    config: ConfigParser, settings: TrainerSettings, folders: RunFolders, resume: ResumePoint | None
 ) -> Trackers:
-    """JSON lines always, TensorBoard and wandb as the config says; only in the main process, and not in a dry run."""
-    if folders is None or not process_group.is_main_process():
+    """JSON lines always, TensorBoard and wandb as the config says; only in the main process."""
+    if not process_group.is_main_process():
         return Trackers()
     done = resume.content["completed_epochs"] if resume else None
     trackers: list[Tracker] = [JsonLinesTracker(folders.log / "metrics.jsonl", done)]
@@ -199,18 +254,14 @@ def build_trackers(
     return Trackers(trackers)
 
 
-def run_to_the_end(trainer: Trainer, resume: ResumePoint | None) -> None:
+def run_to_the_end(trainer: Trainer) -> None:
     """Trains what is left, and ends the trackers with the run's exit code."""
     exit_code = 1
     try:
-        if resume is not None:
-            trainer.load_state_dict(resume.content)
-            trainer.log.info("going on from %s, %d epochs done", resume.path, trainer.completed_epochs)
-        if trainer.finished:
-            trainer.log.info("the run is finished; nothing was changed (more epochs: --set trainer.epochs=...)")
         trainer.train()
         exit_code = 0
     except UserError as error:
+        trainer.log.debug("the run ends: %s", error)
         exit_code = error.exit_code
         raise
     finally:

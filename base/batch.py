@@ -45,11 +45,3 @@ class Batch:
             {name: target.pin_memory() for name, target in self.scoring_targets.items()},
             self.indices.pin_memory(),
         )
-
-
-@dataclass
-class Predictions:
-    """Raw outputs for a set of images: logits by head, (N, C) float32, and indices (N,) int64 into the data set."""
-
-    logits: dict[str, Tensor]
-    indices: Tensor

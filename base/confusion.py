@@ -34,10 +34,6 @@ class ConfusionCounts:
         """The counts so far: (C, C) int64, [true, predicted], a copy on the CPU."""
         return self.counts.cpu().clone()
 
-    def reset(self) -> None:
-        """Begins again at zero."""
-        self.counts.zero_()
-
     def state_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
         return {"counts": self.matrix}

@@ -108,6 +108,11 @@ class LabelSpace:
         return {attribute.name: attribute for head in self.heads.values() for attribute in head.attributes}
 
     @property
+    def num_classes(self) -> dict[str, int]:
+        """By head, how many classes it is trained on."""
+        return {name: head.num_classes for name, head in self.heads.items()}
+
+    @property
     def num_answers(self) -> int:
         return math.prod(len(attribute.class_names) for attribute in self.answer_attributes)
 

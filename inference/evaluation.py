@@ -12,7 +12,7 @@ from torch import Tensor
 from base.batch import UNKNOWN
 from base.confusion import ConfusionCounts
 from base.label_space import LabelSpace
-from model.metric import accuracy, f1
+from model.metric import accuracy, f1, per_class
 from utils.random_streams import numpy_stream
 
 NUM_RESAMPLES = 1000
@@ -39,11 +39,6 @@ class SetScores:
             f"macro F1 {self.macro_f1:.4f} [{low:.4f}, {high:.4f}] (majority {self.majority_f1:.4f}, "
             f"chance {self.chance_f1:.4f})  accuracy {self.accuracy:.4f} (majority {self.majority_accuracy:.4f})"
         )
-
-
-def evaluate_answers(labels: LabelSpace, answers: Tensor, truth: Tensor, persons: Sequence[str]) -> list[SetScores]:
-    """Scores combined answers (N,) against the truth (N,), as one class and attribute by attribute."""
-    return evaluate_classes(labels, answers, labels.parts(answers), labels.parts(truth), persons)
 
 
 def evaluate_classes(
@@ -117,6 +112,17 @@ def macro_f1_interval(
     confusions = torch.from_numpy(draws.astype(np.float32) @ by_person).view(NUM_RESAMPLES, num_classes, num_classes)
     low, high = np.nanpercentile([f1(confusion) for confusion in confusions], [2.5, 97.5])
     return float(low), float(high)
+
+
+def per_class_table(labels: LabelSpace, answers: Tensor, truth: Tensor) -> list[str]:
+    """Precision, recall and F1 of each combined class that is true or said, a line each; truth (N,), -1 = unknown."""
+    rows = per_class(_confusion(truth, answers, labels.num_answers), labels.answer_names)
+    return [
+        f"{number:>3}  {row.name:<24} {row.support:>6}  "
+        f"precision {row.precision:.3f}  recall {row.recall:.3f}  F1 {row.f1:.3f}"
+        for number, row in enumerate(rows)
+        if row.f1 == row.f1
+    ]
 
 
 def class_distribution(labels: LabelSpace, answers: Tensor) -> list[str]:

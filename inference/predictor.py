@@ -19,7 +19,7 @@ from base.preprocessing import Preprocessing
 from base.weights import load_weights
 from data_loader.pipeline import AugmentationKey, first_line
 from data_loader.transforms import eval_pipeline
-from model import architectures
+from model.architectures import build_without_weights
 from utils.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, ConfigError
 from utils.stop_signals import StopSignals
@@ -63,7 +63,7 @@ class Predictor:
         try:
             labels = LabelSpace(**content["labels"])
             preprocessing = Preprocessing.from_config(content["preprocessing"])
-            model = build_model(content["config"]["arch"], labels)
+            model = build_without_weights(content["config"]["arch"], labels.num_classes)
             load_weights(model, content["model"], path)
             return cls(model, labels, preprocessing, torch.device(device), content)
         except KeyError as error:
@@ -118,13 +118,3 @@ def find_checkpoint(path: Path, name: str = "best") -> Path:
     if not there:
         raise CheckpointError(f"{path}: holds no checkpoint; name a run folder such as saved/models/<name>/<run>")
     raise CheckpointError(f"{path}: has no checkpoint {name!r}; it has {', '.join(there)}")
-
-
-def build_model(arch: Mapping[str, Any], labels: LabelSpace) -> BaseModel:
-    """The model that the "arch" section of a checkpoint's config names, its weights random: they are loaded next."""
-    if arch["type"] not in architectures.__all__:
-        known = ", ".join(architectures.__all__)
-        raise CheckpointError(f"the checkpoint's model {arch['type']!r} is not one of {known}")
-    architecture: type[BaseModel] = getattr(architectures, arch["type"])
-    arguments = architecture.arguments_without_weights(arch.get("args", {}))
-    return architecture(num_classes={name: head.num_classes for name, head in labels.heads.items()}, **arguments)

@@ -16,6 +16,17 @@ from model.heads import LinearHeads
 
 __all__ = ["BaselineCNN", "TimmModelMulti"]
 
+
+def build_without_weights(arch: Mapping[str, Any], num_classes: Mapping[str, int]) -> BaseModel:
+    """The model of a config's "arch" section, its weights random: a checkpoint brings them.
+
+    Raises ValueError for a model that is not listed here."""
+    if arch["type"] not in __all__:
+        raise ValueError(f"the model {arch['type']!r} is not one of {', '.join(__all__)}")
+    architecture: type[BaseModel] = globals()[arch["type"]]
+    return architecture(num_classes, **architecture.arguments_without_weights(arch.get("args", {})))
+
+
 Rate = Annotated[float, Field(ge=0, lt=1)]
 
 

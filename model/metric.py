@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 __all__ = ["accuracy", "f1"]
@@ -57,13 +56,3 @@ def per_class(confusion: Tensor, class_names: Sequence[str]) -> list[ClassScores
         strict=True,
     )
     return [ClassScores(name, *scores) for name, *scores in rows]
-
-
-def majority_baseline(confusion: Tensor) -> Tensor:
-    """The confusion matrix (C, C) of a predictor that always says the most frequent true class (the first of equals).
-
-    What a model must beat to have learnt anything."""
-    support = confusion.sum(dim=1)
-    baseline = torch.zeros_like(confusion)
-    baseline[:, int(support.argmax())] = support
-    return baseline

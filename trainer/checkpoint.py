@@ -42,8 +42,8 @@ class Checkpoints:
         return f"checkpoint-epoch{epoch}.pth"
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
-    """The newest first."""
+def candidates(folder: Path) -> Iterator[Path]:
+    """What a run folder may go on from, the newest first."""
     yield folder / LAST
     periodic = [(int(match[1]), path) for path in folder.iterdir() if (match := _PERIODIC.match(path.name))]
     yield from (path for _, path in sorted(periodic, reverse=True))
@@ -58,7 +58,7 @@ def read_resumable(path: Path, log: logging.Logger) -> tuple[Path, dict[str, Any
     if not path.is_dir():
         return path, read_checkpoint(path)
     reasons = []
-    for candidate in _candidates(path):
+    for candidate in candidates(path):
         if candidate.exists():
             try:
                 content = read_checkpoint(candidate)

@@ -53,12 +53,13 @@ class EpochSums:
     def metrics(self, prefix: str) -> dict[str, float]:
         """Every number of the set by name: <prefix>loss, <prefix>loss_<head>, and the scores'.
 
-        A head that had no known label has no loss of its own, and adds nothing to the whole."""
-        values: dict[str, float] = {f"{prefix}loss": 0.0}
+        A head that had no known label has no loss of its own, and adds nothing to the whole; where no head had any,
+        there is no loss."""
+        values: dict[str, float] = {}
         for (head, weight), (total, weights) in zip(self.head_weights.items(), self.losses.tolist(), strict=True):
             if weights > 0:
                 values[f"{prefix}loss_{head}"] = total / weights
-                values[f"{prefix}loss"] += weight * total / weights
+                values[f"{prefix}loss"] = values.get(f"{prefix}loss", 0.0) + weight * total / weights
         return values | self.scores.values(prefix)
 
     def state_dict(self) -> dict[str, Any]:

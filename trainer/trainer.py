@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,7 +55,6 @@ class Trainer(BaseTrainer):
         device: torch.device,
         seed: int,
         checkpoints: Checkpoints,
-        trackers: Trackers,
         stop: StopSignals,
         log: logging.Logger,
         run: Mapping[str, Any],
@@ -67,7 +67,8 @@ class Trainer(BaseTrainer):
         self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
         self.network: nn.Module = DistributedDataParallel(model) if process_group.world_size() > 1 else model
         self.data_loader, self.labels, self.metrics = data_loader, labels, metrics
-        self.checkpoints, self.trackers, self.stop, self.visualize = checkpoints, trackers, stop, visualize
+        self.checkpoints, self.stop, self.visualize = checkpoints, stop, visualize
+        self.trackers = Trackers()  # none, until the run is ready to write
         self.monitor = Monitor(settings.monitor)
         self.further_monitors = [Monitor(text) for text in settings.save_best]
         self.early_stopping = EarlyStopping(settings.early_stop)
@@ -144,6 +145,7 @@ class Trainer(BaseTrainer):
             self._update(window, epoch, self.batches_done)
             self.batches_done += len(window)
             self._stop_if_asked(epoch)
+        process_group.share_buffers(self.model)  # each process has its own running means, and one model is judged
         metrics = self.sums.reduced().metrics("train/")
         self._refuse_divergence(epoch, metrics)
         return metrics | {"lr": float(self.optimizer.param_groups[0]["lr"])}
@@ -189,6 +191,7 @@ class Trainer(BaseTrainer):
         return sums.reduced().metrics("val/")
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        self._refuse_divergence(epoch, metrics)
         if self.schedule is not None:
             self.schedule.after_epoch(metrics)
         better = self.monitor.update(epoch, metrics)
@@ -201,7 +204,8 @@ class Trainer(BaseTrainer):
         with self._full_disk_tolerated(final=self.finished):
             self.trackers.log_metrics(epoch, metrics)
         self.log.info("epoch %d/%d: %s%s", epoch, self.epochs, describe(summary(metrics)), " (best)" if better else "")
-        self._save(names, final=self.finished)
+        self.log.debug("epoch %d in full: %s", epoch, describe(metrics))
+        self.save(names, final=self.finished)
         if self.stopped_early:
             best = f"{self.monitor.metric} = {self.monitor.best:.4f}" if self.monitor.best is not None else "none"
             self.log.info(
@@ -231,14 +235,17 @@ class Trainer(BaseTrainer):
         """After an update: saves the epoch in progress and leaves, if a signal asked for it."""
         if self.stop_agreed if process_group.world_size() > 1 else self.stop.requested:
             self._refuse_divergence(epoch, self.sums.metrics("train/"))
-            self._save([], final=True)
+            self.save(final=True)
             raise self.stop.error(f"saved in {self.checkpoints.folder}; go on with --resume {self.checkpoints.folder}")
 
-    def _save(self, names: list[str], *, final: bool) -> None:
+    def save(self, also_as: Sequence[str] = (), *, final: bool = False) -> None:
+        """Writes last.pth, and the same under the further names. Every process must call it.
+
+        final: nothing comes after it, so a write that fails is an error (StorageFullError) and not a warning."""
         state = self.state_dict()  # every process takes part in it
         if process_group.is_main_process():
             with self._full_disk_tolerated(final=final):
-                self.checkpoints.save({**self.run, **state}, names)
+                self.checkpoints.save({**self.run, **state}, also_as)
         process_group.barrier()
 
     @contextmanager
@@ -281,17 +288,19 @@ class Trainer(BaseTrainer):
             "trackers": self.trackers.state(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], path: Path | None = None) -> None:
+        """`path` is the checkpoint's, for errors. Raises CheckpointError, ConfigError."""
         if state["batches_done"] and state["world_size"] != process_group.world_size():
             raise CheckpointError(
                 f"{self.checkpoints.folder}: was stopped within an epoch of {state['world_size']} processes, and there "
                 f"are {process_group.world_size()} now; go on with as many, or from a checkpoint-epoch file"
             )
-        load_weights(self.model, state["model"], self.checkpoints.folder)
+        load_weights(self.model, state["model"], path or self.checkpoints.folder)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.schedule is not None and state["schedule"] is not None:
             self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the run does not scale its loss
+            self.scaler.load_state_dict(state["scaler"])
         for monitor in (self.monitor, *self.further_monitors):
             for saved in state["monitors"]:
                 monitor.load_state_dict(saved)

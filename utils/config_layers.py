@@ -22,6 +22,8 @@ from utils.wording import did_you_mean, kind, shown
 
 HIDDEN = "(hidden)"
 NOT_SETTINGS = ("extends", "$schema")
+NAMED_FREELY: tuple[Place, ...] = (("labels", "attributes"), ("labels", "heads"), ("loss", "heads"))
+"""Objects whose keys the user names: null takes one out that an extended file has put in."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Layers:
     def add(self, values: dict[str, Any], origin: str) -> None:
         """Lays `values` over what is there: objects are merged, everything else is replaced.
 
-        Where an object changes its `type`, the old one's `args` are dropped: they were written for another."""
+        null takes out an entry of what is named freely. Where an object changes its `type`, the old one's `args` are
+        dropped: they were written for another."""
         values = {key: copy.deepcopy(value) for key, value in values.items() if key not in NOT_SETTINGS}
         for place in credential_places(values):
             self._refuse_credential(place, origin)
@@ -164,7 +167,10 @@ class Layers:
         if deep:
             self._origins[place] = origin
         for key, value in over.items():
-            if deep and isinstance(value, dict) and isinstance(base.get(key), dict):
+            if value is None and place in NAMED_FREELY:
+                base.pop(key, None)
+                self._forget((*place, key))
+            elif deep and isinstance(value, dict) and isinstance(base.get(key), dict):
                 self._merge(base[key], value, (*place, key), origin)
             else:
                 base[key] = value

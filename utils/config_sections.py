@@ -261,5 +261,5 @@ def _call(component: Component, arguments: Mapping[str, Any], place: Place, supp
     passed = {name: value for name, value in supplied.items() if name in argument_names(component)}
     try:
         return component(**{**passed, **convert_arguments(component, arguments)})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise BuildError(constructor_problems(component, arguments, place, error)) from error

@@ -62,6 +62,13 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def share_buffers(module: torch.nn.Module) -> None:
+    """Gives every process the main one's buffers (running means and variances), in place."""
+    if dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
 def broadcast_text(text: str) -> str:
     """The main process's `text`, in every process."""
     if not dist.is_initialized():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.dummy import DummyClassifier
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from base.label_space import LabelSpace
-from inference.evaluation import class_distribution, evaluate_answers, evaluate_classes, macro_f1_interval
+from inference.evaluation import SetScores, class_distribution, evaluate_classes, macro_f1_interval, per_class_table
 from utils.random_streams import numpy_stream
 
 LABELS = LabelSpace(
@@ -36,8 +36,24 @@ def said(truth: np.ndarray) -> np.ndarray:
 PERSONS = [str(number // 7) for number in range(NUM_IMAGES)]
 
 
+def evaluate_answers(said: torch.Tensor, truth: torch.Tensor) -> list[SetScores]:
+    return evaluate_classes(LABELS, said, LABELS.parts(said), LABELS.parts(truth), PERSONS)
+
+
+def test_the_table_of_classes_equals_scikit_learn(truth: np.ndarray, said: np.ndarray) -> None:
+    lines = per_class_table(LABELS, torch.from_numpy(said), torch.from_numpy(truth))
+    columns = precision_recall_fscore_support(truth, said)
+    assert len(lines) == 18
+    for number, line in enumerate(lines):
+        precision, recall, f1, support = (column[number] for column in columns)
+        assert line.startswith(f"{number:>3}  {LABELS.answer_names[number]} ")
+        assert line.split()[-7:] == [
+            str(support), "precision", f"{precision:.3f}", "recall", f"{recall:.3f}", "F1", f"{f1:.3f}"
+        ]  # fmt: skip
+
+
 def test_scores_equal_scikit_learn(truth: np.ndarray, said: np.ndarray) -> None:
-    rows = evaluate_answers(LABELS, torch.from_numpy(said), torch.from_numpy(truth), PERSONS)
+    rows = evaluate_answers(torch.from_numpy(said), torch.from_numpy(truth))
     parts = {"answer": lambda a: a, "mask": lambda a: a // 6, "gender": lambda a: a // 3 % 2, "age": lambda a: a % 3}
     assert [row.name for row in rows] == list(parts)
     for row in rows:
@@ -56,7 +72,7 @@ def test_the_majority_of_the_answer_is_that_of_each_attribute(truth: np.ndarray,
     """Which need not be the most frequent answer."""
     modes = [np.bincount(part).argmax() for part in (truth // 6, truth // 3 % 2, truth % 3)]
     constant = np.full(NUM_IMAGES, modes[0] * 6 + modes[1] * 3 + modes[2])
-    row = evaluate_answers(LABELS, torch.from_numpy(said), torch.from_numpy(truth), PERSONS)[0]
+    row = evaluate_answers(torch.from_numpy(said), torch.from_numpy(truth))[0]
     assert row.majority_accuracy == pytest.approx(accuracy_score(truth, constant))
     assert row.majority_f1 == pytest.approx(f1_score(truth, constant, average="macro", zero_division=0))
 
@@ -64,7 +80,7 @@ def test_the_majority_of_the_answer_is_that_of_each_attribute(truth: np.ndarray,
 def test_chance_is_what_guessing_evenly_gives(truth: np.ndarray, said: np.ndarray) -> None:
     many = np.tile(truth, 300)
     guesses = numpy_stream(5, "guesses").integers(0, 18, len(many))
-    row = evaluate_answers(LABELS, torch.from_numpy(said), torch.from_numpy(truth), PERSONS)[0]
+    row = evaluate_answers(torch.from_numpy(said), torch.from_numpy(truth))[0]
     assert row.chance_f1 == pytest.approx(f1_score(many, guesses, average="macro"), abs=0.002)
 
 

@@ -67,14 +67,6 @@ def test_per_class_has_nan_where_nothing_was_counted() -> None:
     assert row.support == 0
 
 
-def test_majority_baseline_is_a_predictor_of_the_most_frequent_class() -> None:
-    truth, predicted = draw(4, [0, 1, 1, 2])
-    baseline = metric.majority_baseline(matrix(truth, predicted, 3))
-    constant = np.full_like(truth, np.bincount(truth).argmax())
-    assert baseline.tolist() == confusion_matrix(truth, constant, labels=range(3)).tolist()
-    assert metric.f1(baseline) == pytest.approx(f1_score(truth, constant, average="macro"), abs=1e-12)
-
-
 def test_a_config_may_name_only_functions_of_a_matrix() -> None:
     for name in metric.__all__:
         assert isinstance(getattr(metric, name)(torch.eye(3, dtype=torch.int64)), float)

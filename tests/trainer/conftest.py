@@ -152,11 +152,11 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
             device=torch.device("cpu"),
             seed=11,
             checkpoints=Checkpoints(path),
-            trackers=Trackers([JsonLinesTracker(path / "metrics.jsonl", after)]),
             stop=stop,
             log=logging.getLogger("test"),
             run={"run_name": "test", "config": {}},
         )
+        trainer.trackers = Trackers([JsonLinesTracker(path / "metrics.jsonl", after)])
         if resume:
             trainer.load_state_dict(resume)
         made.append(trainer)
