@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from data_loader import datasets, image_check
+from scripts.make_demo_data import make_demo_data
+from tests.integration.drawn_road import write_config
 from tests.integration.workplace import TINY, Workplace, copy_into, make_data
 from train import main
 
@@ -75,3 +77,17 @@ def no_image_is_opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setattr(module, name, opened.append)
     yield
     assert opened == []
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten drawn people to train on, three to be judged."""
+    folder = tmp_path_factory.mktemp("drawn") / "data"
+    make_demo_data(folder, 10, 3, seed=5, workers=1)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path: Path, drawn: Path) -> Path:
+    """A config of a few lines over config.json, for a small model on small images."""
+    return write_config(tmp_path, drawn)

@@ -68,7 +68,10 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
         [('tiny.json: trainer.save_best.1 = "max val/maks_f1"', "val/loss_mask", 'did you mean "val/mask_f1"?')],
     ),
     "12-no-direction": ({"trainer.monitor": "val/f1"}, [('tiny.json: trainer.monitor = "val/f1" must be "min <',)]),
-    "12-a-metric-of-no-kind": ({"metrics": ["f3"]}, [("tiny.json: metrics = [\"f3\"] names 'f3'", "accuracy, f1")]),
+    "12-a-metric-of-no-kind": (
+        {"metrics": ["f1", "f3"]},
+        [('tiny.json: metrics = ["f1", "f3"] names \'f3\'', "accuracy, f1")],
+    ),
     "12-a-metric-left-out": (
         {"metrics": ["accuracy"]},
         [(f'{DEFAULT}: trainer.save_best.0 = "max val/f1"', "val/accuracy")],

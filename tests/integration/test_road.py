@@ -1,93 +1,20 @@
-"""The main road: from a JSON file to a trained model to a submission, stopped and resumed, alone and in company."""
+"""The main road: from a JSON file to a trained model to a submission."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from sklearn.metrics import f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import test as test_script
 import train as train_script
-from scripts.make_demo_data import make_demo_data
+from tests.integration.drawn_road import assert_same_end, run, weights_and_metrics, write_config
 from utils.checkpoint_file import read_checkpoint
-
-ROOT = Path(__file__).parents[2]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-"""Another number of threads adds floats up in another order: bits are equal for equal numbers."""
-
-
-@pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten drawn people to train on, three to be judged."""
-    folder = tmp_path_factory.mktemp("drawn") / "data"
-    make_demo_data(folder, 10, 3, seed=5, workers=1)
-    return folder
-
-
-@pytest.fixture
-def config(tmp_path: Path, drawn: Path) -> Path:
-    """A config of a few lines over config.json, for a small model on small images."""
-    return write_config(tmp_path, drawn)
-
-
-def write_config(folder: Path, drawn: Path, **changes: Any) -> Path:
-    values = {
-        "extends": os.path.relpath(ROOT / "configs" / "demo.json", folder),
-        "name": "Road",
-        "data": [{"type": "CompetitionFolder", "args": {"root": str(drawn / "train")}}],
-        "split": {"args": {"validation_share": 0.3}},
-        "data_loader": {"args": {"batch_size": 8, "valid_batch_size": 5, "input_size": [40, 32], "num_workers": 0}},
-        "arch": {"type": "BaselineCNN", "args": {"width": 4, "drop_rate": 0.2}},
-        "optimizer": {"type": "Adam", "args": {"lr": 0.01, "amsgrad": True}},
-        "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.02}},
-        "trainer": {"epochs": 3, "save_dir": str(folder / "saved"), "verbosity": 0, "tensorboard": False},
-        "submit_dir": str(folder / "submit"),
-        "info_dir": str(drawn / "eval"),
-        **changes,
-    }
-    path = folder / "road.json"
-    path.write_text(json.dumps(values))
-    return path
-
-
-def run(config: Path, *arguments: str) -> Path:
-    """Trains in this process and returns the run's folder of checkpoints."""
-    given = train_script.parse_arguments(["-c", str(config), *arguments])
-    result = train_script.train(*train_script.configure(given))
-    assert result.folders is not None
-    return result.folders.models
-
-
-def weights_and_metrics(models: Path) -> tuple[dict[str, torch.Tensor], bytes]:
-    log = models.parents[2] / "log" / models.parent.name / models.name
-    return read_checkpoint(models / "last.pth")["model"], (log / "metrics.jsonl").read_bytes()
-
-
-def assert_same_end(first: Path, second: Path) -> None:
-    weights, metrics = weights_and_metrics(first)
-    other_weights, other_metrics = weights_and_metrics(second)
-    assert metrics == other_metrics
-    assert weights.keys() == other_weights.keys()
-    for name, tensor in weights.items():
-        assert torch.equal(tensor, other_weights[name]), name
-
-
-def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "train.py", "-c", str(config), *arguments],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ONE_THREAD,
-    )  # fmt: skip
+from utils.errors import DataError
 
 
 def test_from_json_to_submission(config: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,39 +74,6 @@ def test_the_same_run_twice_and_with_other_workers_is_identical(config: Path) ->
     assert_same_end(first, run(config, "--set", "data_loader.args.num_workers=2"))
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not(
-    config: Path, tmp_path: Path, number: signal.Signals, exit_code: int
-) -> None:
-    whole = run(config, "--set", "trainer.epochs=40")
-    process = start(config, "--set", "trainer.epochs=40", "--set", f"trainer.save_dir={tmp_path / 'stopped'}")
-    metrics = tmp_path / "stopped" / "log"
-    deadline = time.monotonic() + 60
-    while not any(file.stat().st_size for file in metrics.rglob("metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == exit_code, errors
-    assert len(errors.strip().splitlines()) == 1
-    assert f"stopped by {number.name}; saved in" in errors
-    models = next((tmp_path / "stopped" / "models" / "Road").iterdir())
-    stopped = read_checkpoint(models / "last.pth")
-    assert 0 < stopped["completed_epochs"] < 40
-
-    arguments = ["--resume", str(models), "--set", "data_loader.args.num_workers=1"]
-    train_script.train(*train_script.configure(train_script.parse_arguments(arguments)))
-    assert_same_end(whole, models)
-
-
-def test_resume_auto_begins_goes_on_and_leaves_a_finished_run_alone(config: Path) -> None:
-    first = run(config, "--resume", "auto")
-    before = {path.name: path.stat().st_mtime_ns for path in first.glob("*.pth")}
-    assert run(config, "--resume", "auto") == first
-    assert {path.name: path.stat().st_mtime_ns for path in first.glob("*.pth")} == before
-    longer = run(config, "--resume", "auto", "--set", "trainer.epochs=3", "--set", "seed=7")
-    assert longer != first
-
-
 def test_a_dry_run_leaves_no_run(config: Path, tmp_path: Path) -> None:
     given = train_script.parse_arguments(["-c", str(config), "--dry-run"])
     train_script.train(*train_script.configure(given), dry_run=True)
@@ -220,32 +114,6 @@ def test_unknown_labels_and_several_sources_train_one_model(tmp_path: Path, draw
     assert "val/f1" not in line
     result = test_script.test(test_script.parse(["--resume", str(models)]))
     assert {row.name: row.num_images for row in result.scores} == {"mask": 3, "gender": 3, "age": 3}
-
-
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Path) -> None:
-    """With a model without batch statistics; the images of an odd validation set are each scored once."""
-    changes = {"arch": {"type": "TimmModelMulti", "args": {"model_name": "test_convnext", "pretrained": False}},
-               "optimizer": {"type": "SGD", "args": {"lr": 0.05, "momentum": 0.9}}, "lr_scheduler": None}  # fmt: skip
-    config = write_config(tmp_path, drawn, **changes)
-    single = run(config, "--set", "trainer.epochs=2")
-    both = tmp_path / "both"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py",
-        "-c", str(config), "--set", "trainer.epochs=2", "--bs", "4", "--set", f"trainer.save_dir={both}",
-    ]  # fmt: skip
-    finished = subprocess.run(
-        command, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False, env=ONE_THREAD
-    )
-    assert finished.returncode == 0, finished.stderr
-    runs = list((both / "models" / "Road").iterdir())
-    assert len(runs) == 1, "one run, written by one process"
-    weights, metrics = weights_and_metrics(runs[0])
-    expected, expected_metrics = weights_and_metrics(single)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
-    for line, expected_line in zip(metrics.splitlines(), expected_metrics.splitlines(), strict=True):
-        for name, value in json.loads(expected_line).items():
-            assert json.loads(line)[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
 
 
 def test_the_published_config_trains_with_nothing_changed_but_its_places(tmp_path: Path, drawn: Path) -> None:
@@ -304,3 +172,58 @@ def test_every_tracker_holds_every_number(tmp_path: Path, drawn: Path, monkeypat
         assert read == pytest.approx({line["epoch"]: line[name] for line in lines}, rel=1e-5), name
     assert "val/worst/0" in events.Tags()["images"]
     assert len(list((log / "wandb").glob(f"offline-run-*-{first_id}"))) == 2
+
+
+def test_what_can_never_be_measured_is_not_watched(tmp_path: Path, drawn: Path) -> None:
+    """No age is known among those who validate: a monitor of it would silently never save a best."""
+    rows = list(csv.DictReader((drawn / "train" / "train.csv").open()))
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "person", "mask", "gender", "age", "split"])
+        for place, row in enumerate(rows):
+            side, age = ("val", "") if place < 3 else ("train", row["age"])
+            for stem, mask in (("mask1", "wear"), ("incorrect_mask", "incorrect"), ("normal", "not_wear")):
+                writer.writerow([f"{row['path']}/{stem}.jpg", row["id"], mask, row["gender"], age, side])
+    source = {"type": "AttributeTable", "args": {"path": str(tmp_path / "table.csv"), "split_column": "split",
+                                                 "root": str(drawn / "train" / "images")}}  # fmt: skip
+    trainer = {"epochs": 1, "save_dir": str(tmp_path / "saved"), "verbosity": 0, "save_best": []}
+    config = write_config(tmp_path, drawn, data=[source], trainer=trainer, split={"type": "GivenSplit"}, info_dir=None)
+    plateau = 'lr_scheduler={"type":"ReduceLROnPlateau","metric":"val/age_f1"}'
+    for change, name in (
+        ("trainer.monitor=max val/f1", "val/f1"),
+        ("trainer.monitor=min val/loss_age", "val/loss_age"),
+        (plateau, "val/age_f1"),
+    ):
+        with pytest.raises(DataError, match=f"watches {name}, but no validation image"):
+            run(config, "--set", "trainer.monitor=max val/mask_f1", "--set", change)
+    assert not (tmp_path / "saved" / "models").exists()
+    run(config, "--set", "trainer.monitor=min val/loss")
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "two heads": {
+        "labels": {"heads": {"mask": ["mask"], "gender_age": ["gender", "age"]}},
+        "loss": {"heads": {"gender": None, "age": None, "gender_age": {"type": "CrossEntropyLoss"}}},
+    },
+    "one head of 18": {
+        "labels": {"heads": {"all": ["mask", "gender", "age"]}},
+        "loss": {"heads": {"mask": None, "gender": None, "age": None, "all": {"type": "FocalLoss"}}},
+    },
+    "six decades": {
+        "labels": {"attributes": {"age": {"training_bins": [20, 30, 40, 50, 60]}}},
+        "loss": {"heads": {"age": {"args": {"class_weights": None}}}},
+    },
+    "another boundary": {"labels": {"attributes": {"age": {"training_bins": [30, 58]}}}},
+    "a fold": {"split": {"type": "KFoldSplit", "args": {"folds": 3, "fold": 2, "stratify": ["gender", "age"]}}},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_readmes_recipes_train_and_answer(tmp_path: Path, drawn: Path, recipe: str) -> None:
+    models = run(write_config(tmp_path, drawn, **RECIPES[recipe]), "--set", "trainer.epochs=1")
+    line = json.loads(weights_and_metrics(models)[1])
+    assert {"val/f1", "val/mask_f1", "val/gender_f1", "val/age_f1"} <= line.keys()
+    scores = test_script.test(
+        test_script.parse(["--resume", str(models), "--answers", str(drawn / "eval_answers.csv")])
+    ).scores
+    assert [row.name for row in scores] == ["answer", "mask", "gender", "age"]

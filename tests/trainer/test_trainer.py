@@ -242,6 +242,17 @@ def test_a_diverged_run_stops_and_says_which_head(make_trainer: MakeTrainer) -> 
     assert not (built.folder / "last.pth").exists()
 
 
+def test_a_validation_that_diverges_leaves_the_earlier_checkpoint(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {1: 0.5, 2: math.nan}
+    monkeypatch.setattr(Trainer, "validate", lambda _self, epoch: {"val/loss": 1.0, "val/loss_mask": values[epoch]})
+    built = make_trainer("run")
+    with pytest.raises(DivergenceError, match="epoch 2: the loss of mask"):
+        built.trainer.train()
+    assert read_checkpoint(built.folder / "last.pth")["completed_epochs"] == 1
+
+
 def test_ctrl_c_is_another_exit_code(make_trainer: MakeTrainer) -> None:
     import signal
 

@@ -1,0 +1,78 @@
+"""What the tests of whole runs on drawn faces share: a config of a few lines, the commands, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import train as train_script
+from utils.checkpoint_file import read_checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""Another number of threads adds floats up in another order: bits are equal for equal numbers."""
+
+
+def write_config(folder: Path, drawn: Path, **changes: Any) -> Path:
+    values = {
+        "extends": os.path.relpath(ROOT / "configs" / "demo.json", folder),
+        "name": "Road",
+        "data": [{"type": "CompetitionFolder", "args": {"root": str(drawn / "train")}}],
+        "split": {"args": {"validation_share": 0.3}},
+        "data_loader": {"args": {"batch_size": 8, "valid_batch_size": 5, "input_size": [40, 32], "num_workers": 0}},
+        "arch": {"type": "BaselineCNN", "args": {"width": 4, "drop_rate": 0.2}},
+        "optimizer": {"type": "Adam", "args": {"lr": 0.01, "amsgrad": True}},
+        "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.02}},
+        "trainer": {"epochs": 3, "save_dir": str(folder / "saved"), "verbosity": 0, "tensorboard": False},
+        "submit_dir": str(folder / "submit"),
+        "info_dir": str(drawn / "eval"),
+        **changes,
+    }
+    path = folder / "road.json"
+    path.write_text(json.dumps(values))
+    return path
+
+
+def run(config: Path, *arguments: str) -> Path:
+    """Trains in this process and returns the run's folder of checkpoints."""
+    given = train_script.parse_arguments(["-c", str(config), *arguments])
+    result = train_script.train(*train_script.configure(given))
+    assert result.folders is not None
+    return result.folders.models
+
+
+def resume(*arguments: str) -> None:
+    train_script.train(*train_script.configure(train_script.parse_arguments(["--resume", *arguments])))
+
+
+def weights_and_metrics(models: Path) -> tuple[dict[str, torch.Tensor], bytes]:
+    log = models.parents[2] / "log" / models.parent.name / models.name
+    return read_checkpoint(models / "last.pth")["model"], (log / "metrics.jsonl").read_bytes()
+
+
+def assert_same_end(first: Path, second: Path) -> None:
+    weights, metrics = weights_and_metrics(first)
+    other_weights, other_metrics = weights_and_metrics(second)
+    assert metrics == other_metrics
+    assert weights.keys() == other_weights.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, other_weights[name]), name
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "train.py", "-c", str(config), *arguments],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ONE_THREAD,
+    )  # fmt: skip

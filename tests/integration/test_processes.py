@@ -1,0 +1,60 @@
+"""Two processes train as one does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import test as test_script
+from tests.integration.drawn_road import ONE_THREAD, ROOT, run, weights_and_metrics, write_config
+
+
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Path) -> None:
+    """With a model without batch statistics; the images of an odd validation set are each scored once."""
+    changes = {"arch": {"type": "TimmModelMulti", "args": {"model_name": "test_convnext", "pretrained": False}},
+               "optimizer": {"type": "SGD", "args": {"lr": 0.05, "momentum": 0.9}}, "lr_scheduler": None}  # fmt: skip
+    config = write_config(tmp_path, drawn, **changes)
+    single = run(config, "--set", "trainer.epochs=2")
+    both = tmp_path / "both"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py",
+        "-c", str(config), "--set", "trainer.epochs=2", "--bs", "4", "--set", f"trainer.save_dir={both}",
+    ]  # fmt: skip
+    finished = subprocess.run(
+        command, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False, env=ONE_THREAD
+    )
+    assert finished.returncode == 0, finished.stderr
+    runs = list((both / "models" / "Road").iterdir())
+    assert len(runs) == 1, "one run, written by one process"
+    weights, metrics = weights_and_metrics(runs[0])
+    expected, expected_metrics = weights_and_metrics(single)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
+    for line, expected_line in zip(metrics.splitlines(), expected_metrics.splitlines(), strict=True):
+        for name, value in json.loads(expected_line).items():
+            assert json.loads(line)[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+
+
+def test_two_processes_judge_the_model_that_they_save(tmp_path: Path, drawn: Path) -> None:
+    """With batch statistics, which every process has of its own until they are shared."""
+    config = write_config(tmp_path, drawn)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py",
+        "-c", str(config), "--bs", "4",
+    ]  # fmt: skip
+    finished = subprocess.run(
+        command, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False, env=ONE_THREAD
+    )
+    assert finished.returncode == 0, finished.stderr
+    models = next((tmp_path / "saved" / "models" / "Road").iterdir())
+    line = json.loads(weights_and_metrics(models)[1].splitlines()[-1])
+    flags = ["--resume", str(models), "--split", "validation", "--checkpoint", "last"]
+    for row in test_script.test(test_script.parse(flags)).scores:
+        prefix = "" if row.name == "answer" else f"{row.name}_"
+        assert row.macro_f1 == pytest.approx(line[f"val/{prefix}f1"])
+        assert row.accuracy == pytest.approx(line[f"val/{prefix}accuracy"])

@@ -1,0 +1,104 @@
+"""A run that is stopped, resumed, extended or refused loses nothing, and ends as if it had not been."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import train as train_script
+from tests.integration.drawn_road import (
+    assert_same_end,
+    files_of,
+    resume,
+    run,
+    start,
+    weights_and_metrics,
+    write_config,
+)
+from utils.checkpoint_file import read_checkpoint
+from utils.errors import ConfigError
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not(
+    config: Path, tmp_path: Path, number: signal.Signals, exit_code: int
+) -> None:
+    whole = run(config, "--set", "trainer.epochs=40")
+    process = start(config, "--set", "trainer.epochs=40", "--set", f"trainer.save_dir={tmp_path / 'stopped'}")
+    metrics = tmp_path / "stopped" / "log"
+    deadline = time.monotonic() + 60
+    while not any(file.stat().st_size for file in metrics.rglob("metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == exit_code, errors
+    assert len(errors.strip().splitlines()) == 1
+    assert f"stopped by {number.name}; saved in" in errors
+    models = next((tmp_path / "stopped" / "models" / "Road").iterdir())
+    stopped = read_checkpoint(models / "last.pth")
+    assert 0 < stopped["completed_epochs"] < 40
+
+    arguments = ["--resume", str(models), "--set", "data_loader.args.num_workers=1"]
+    train_script.train(*train_script.configure(train_script.parse_arguments(arguments)))
+    assert_same_end(whole, models)
+
+
+def test_resume_auto_begins_goes_on_and_leaves_a_finished_run_alone(config: Path) -> None:
+    first = run(config, "--resume", "auto")
+    before = {path.name: path.stat().st_mtime_ns for path in first.glob("*.pth")}
+    assert run(config, "--resume", "auto") == first
+    assert {path.name: path.stat().st_mtime_ns for path in first.glob("*.pth")} == before
+    longer = run(config, "--resume", "auto", "--set", "trainer.epochs=3", "--set", "seed=7")
+    assert longer != first
+
+
+def test_a_resume_that_is_refused_or_finds_nothing_to_do_changes_no_file(config: Path, tmp_path: Path) -> None:
+    models = run(config, "--set", "trainer.save_period=1", "--set", "trainer.tensorboard=true")
+    before = files_of(tmp_path / "saved")
+    resume(str(models))
+    for changes in (["trainer.epochs=5"], ["data_loader.args.batch_size=4"], ["trainer.precision=float16"], ["seed=1"]):
+        for file in (models, models / "checkpoint-epoch2.pth"):
+            with pytest.raises(ConfigError):
+                resume(str(file), "--set", *changes)
+    assert files_of(tmp_path / "saved") == before
+
+
+def test_going_back_to_an_earlier_epoch_gives_up_what_came_after_it(tmp_path: Path, drawn: Path) -> None:
+    config = write_config(tmp_path, drawn, lr_scheduler=None)
+    models = run(config, "--set", "trainer.save_period=1")
+    end = weights_and_metrics(models)
+    resume(str(models / "checkpoint-epoch1.pth"))
+    again = weights_and_metrics(models)
+    assert again[1] == end[1]
+    assert all(torch.equal(again[0][name], tensor) for name, tensor in end[0].items())
+
+
+@pytest.mark.parametrize("way", ["name alone", "dot", "from the side", "link"])
+def test_a_run_is_found_by_any_path_to_it(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    models = run(config, "--set", "trainer.epochs=2", "--set", "lr_scheduler=null")
+    if way == "link":
+        (tmp_path / "latest").symlink_to(models)
+    places = {
+        "name alone": (models.parent, models.name),
+        "dot": (models, "."),
+        "from the side": (models, f"../{models.name}"),
+        "link": (tmp_path, "latest"),
+    }
+    monkeypatch.chdir(places[way][0])
+    resume(places[way][1], "--set", "trainer.epochs=3")
+    assert len(weights_and_metrics(models)[1].splitlines()) == 3
+    assert [path.name for path in (tmp_path / "saved" / "models" / "Road").iterdir()] == [models.name]
+
+
+def test_resume_auto_begins_anew_where_a_run_was_killed_in_its_first_save(config: Path) -> None:
+    models = run(config)
+    for path in models.glob("*.pth"):
+        path.unlink()
+    (models / ".pending.pth").write_bytes(b"half")
+    assert run(config, "--resume", "auto") != models
