@@ -5,6 +5,7 @@ from __future__ import annotations
 import utils.early_signals  # noqa: F401 - first: what follows takes seconds to import
 
 # isort: split
+import logging
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -22,13 +23,15 @@ from data_loader.sources import read_evaluation_folder
 from inference.evaluation import SetScores, class_distribution, evaluate_classes, per_class_table
 from inference.predictor import Predictor, Probabilities, find_checkpoint
 from inference.submission import Answers, align, read_answers, write_probabilities, write_submission
-from logger.log import close_log, open_log, progress_bar
+from logger.log import LOG_NAME, close_log, open_log, progress_bar
 from parse_config import listed
 from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_command
 from utils.run_folders import obstacle_to_writing
 from utils.stop_signals import StopSignals
+
+log = logging.getLogger(LOG_NAME)
 
 
 @dataclass(frozen=True)
@@ -45,40 +48,62 @@ def test(arguments: Namespace) -> TestResult:
     """Judges the images that the command line means, writes the answers, and scores them where the truth is known.
 
     Raises CheckpointError, DataError, ConfigError; StopSignal between two batches."""
-    log = open_log(None, 1)
-    checkpoint = find_checkpoint(Path(arguments.resume), arguments.checkpoint)
-    device = choose_device(arguments.device)
-    predictor = Predictor.from_checkpoint(checkpoint, device)
-    log.info("%s: %s, %d epochs", checkpoint, predictor.config["name"], predictor.completed_epochs)
-    submission = output_file(predictor, checkpoint, arguments)
-    if obstacle := obstacle_to_writing(submission.parent):
-        raise ConfigError(f"{submission}: cannot be written: {obstacle}")
-    records = choose_records(predictor, arguments)
-    truth = read_truth(predictor, records, arguments)
-    records = leave_out_bad_images(predictor, records, arguments)
-    probabilities = judge(predictor, records, arguments)
-    answers = predictor.labels.answer_probabilities(probabilities.by_head).argmax(dim=1)
+    open_log(None, 1)
+    try:
+        checkpoint = find_checkpoint(Path(arguments.resume), arguments.checkpoint)
+        predictor = Predictor.from_checkpoint(checkpoint, choose_device(arguments.device))
+        log.info("%s: %s, %d epochs", checkpoint, predictor.config["name"], predictor.completed_epochs)
+        submission = output_file(predictor, checkpoint, arguments)
+        records = leave_out_bad_images(predictor, choose_records(predictor, arguments), arguments)
+        truth = read_truth(predictor, records, arguments)
+        probabilities = judge(predictor, records, arguments)
+        answers = predictor.labels.answer_probabilities(probabilities.by_head).argmax(dim=1)
+        write_answers(submission, predictor, records, answers, probabilities, arguments.probabilities)
+        return TestResult(submission, score(predictor, records, answers, probabilities, truth))
+    finally:
+        close_log()
+
+
+def write_answers(
+    submission: Path,
+    predictor: Predictor,
+    records: Sequence[Record],
+    answers: Tensor,
+    probabilities: Probabilities,
+    with_probabilities: bool,
+) -> None:
+    """Writes the CSV, the probabilities beside it if they are asked for, and tells how often each class was said."""
     names = [record.name for record in records]
     write_submission(submission, names, answers)
     log.info("%s: %d answers", submission, len(answers))
-    if arguments.probabilities:
+    if with_probabilities:
         file = submission.with_name(f"{submission.stem}_probabilities.csv")
         write_probabilities(file, names, predictor.labels, probabilities.by_head)
         log.info("%s: their probabilities", file)
-    log.info("%s", "\n".join(class_distribution(predictor.labels, answers)))
+    for line in class_distribution(predictor.labels, answers):
+        log.info("%s", line)
+
+
+def score(
+    predictor: Predictor,
+    records: Sequence[Record],
+    answers: Tensor,
+    probabilities: Probabilities,
+    truth: Answers | None,
+) -> list[SetScores]:
+    """Tells and returns the scores against --answers, or against what the records know; none where nothing is known."""
+    labels = predictor.labels
     known = known_classes(predictor, records, truth)
     if all((target == UNKNOWN).all() for target in known.values()):
-        return TestResult(submission, [])
-    for line in per_class_table(predictor.labels, answers, predictor.labels.answers(known)):
+        return []
+    for line in per_class_table(labels, answers, labels.answers(known)):
         log.info("%s", line)
-    said = predictor.labels.attribute_probabilities(probabilities.by_head)
+    said = {name: p.argmax(dim=1) for name, p in labels.attribute_probabilities(probabilities.by_head).items()}
     persons = (truth.persons or truth.ids) if truth is not None else [record.person for record in records]
-    scores = evaluate_classes(
-        predictor.labels, answers, {name: p.argmax(dim=1) for name, p in said.items()}, known, persons
-    )
+    scores = evaluate_classes(labels, answers, said, known, persons)
     for row in scores:
         log.info("%s", row)
-    return TestResult(submission, scores)
+    return scores
 
 
 def choose_records(predictor: Predictor, arguments: Namespace) -> list[Record]:
@@ -136,14 +161,17 @@ def judge(predictor: Predictor, records: Sequence[Record], arguments: Namespace)
 
 
 def output_file(predictor: Predictor, checkpoint: Path, arguments: Namespace) -> Path:
-    """submit/<name>_<run>.csv; a side of the split goes to the run's own folder."""
-    if arguments.output is not None:
-        return Path(arguments.output)
-    if arguments.split is not None:
-        return checkpoint.parent / f"predictions_{arguments.split}.csv"
+    """submit/<name>_<run>.csv; a side of the split goes to the run's own folder. Raises ConfigError if it cannot be."""
     submit_dir = Path(predictor.config.get("submit_dir", "submit/"))
     # Only a name: a checkpoint made by others may say "../" in it.
-    return submit_dir / Path(f"{predictor.config['name']}_{predictor.run_name}.csv").name
+    file = submit_dir / Path(f"{predictor.config['name']}_{predictor.run_name}.csv").name
+    if arguments.split is not None:
+        file = checkpoint.parent / f"predictions_{arguments.split}.csv"
+    if arguments.output is not None:
+        file = Path(arguments.output)
+    if obstacle := obstacle_to_writing(file.parent):
+        raise ConfigError(f"{file}: cannot be written: {obstacle}")
+    return file
 
 
 def known_classes(predictor: Predictor, records: Sequence[Record], truth: Answers | None) -> dict[str, Tensor]:
@@ -177,10 +205,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of this process, or `argv`."""
-    try:
-        test(parse(argv))
-    finally:
-        close_log()
+    test(parse(argv))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from logger.log import LOG_NAME, close_log, open_log, progress_bar
 
 @pytest.fixture(autouse=True)
 def _closed_log() -> Iterator[None]:
+    close_log()  # what an earlier test left open
     yield
     close_log()
 
