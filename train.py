@@ -14,36 +14,27 @@ from typing import Any
 
 import torch
 
-from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
-from base.batch import UNKNOWN
-from base.label_space import LabelSpace
-from config_schema import (
-    SECTIONS,
-    RunSettings,
-    build_scheduler,
-    check_config,
-    metric_functions,
-    watched_metrics,
+from builders import (
+    build_criterion,
+    build_data_loader,
+    build_model,
+    build_schedule,
+    build_trackers,
+    describe_data,
+    divide_records,
+    refuse_unknowable_monitors,
 )
-from data_loader.image_check import CHECKED_IMAGES_FILE
-from data_loader.loaders import AttributeDataLoader
-from data_loader.records import read_records
-from data_loader.splits import Split
+from config_schema import SECTIONS, RunSettings, check_config, metric_functions
 from logger.log import close_log, open_log
-from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Trackers, WandbTracker
-from model import architectures, schedules
-from model.loss.multi_head import MultiHeadLoss
 from parse_config import Arguments, ConfigParser, parse_arguments
 from trainer.checkpoint import LAST, Checkpoints
 from trainer.epoch_sums import describe
 from trainer.resume import ResumePoint, forbidden_changes, newest_run, resume_point
-from trainer.schedule import Schedule
 from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
-from utils.errors import ConfigError, DataError, UserError, run_command
-from utils.random_streams import torch_seed
+from utils.errors import ConfigError, UserError, run_command
 from utils.run_folders import RunFolders, new_run
 from utils.stop_signals import StopSignals
 from utils.wording import shown
@@ -124,81 +115,6 @@ def train(
         process_group.stop()
 
 
-def divide_records(config: ConfigParser, labels: LabelSpace) -> Split:
-    """Who trains, who validates and who tests. No image is opened."""
-    records = read_records(config.build("data"), labels)
-    return config.build("split").divide(records, labels, config.extra().seed)
-
-
-def build_model(config: ConfigParser, labels: LabelSpace, resume: ResumePoint | None) -> BaseModel:
-    """The model. The weights that are not read from a file follow from the seed; a resumed run brings them all."""
-    torch.manual_seed(torch_seed(config.extra().seed, "weights"))
-    if resume is not None:
-        return architectures.build_without_weights(config["arch"], labels.num_classes)
-    return config.build("arch", num_classes=labels.num_classes)
-
-
-def build_data_loader(
-    config: ConfigParser,
-    labels: LabelSpace,
-    split: Split,
-    model: BaseModel,
-    device: torch.device,
-    settings: TrainerSettings,
-) -> AttributeDataLoader:
-    """The loader of this process's share; it looks at every image that it did not look at before."""
-    return config.build(
-        "data_loader",
-        split=split,
-        label_space=labels,
-        transforms=config["transforms"],
-        mean=model.mean,
-        std=model.std,
-        seed=config.extra().seed,
-        rank=process_group.rank(),
-        world_size=process_group.world_size(),
-        pin_memory=device.type == "cuda",
-        image_check_cache=Path(settings.save_dir) / CHECKED_IMAGES_FILE,
-        show_progress=settings.verbosity > 0 and process_group.is_main_process(),
-    )
-
-
-def build_criterion(config: ConfigParser) -> MultiHeadLoss:
-    """The weighted sum of the heads' losses."""
-    heads = config.build("loss.heads")
-    return MultiHeadLoss(heads, {name: config.extra(f"loss.heads.{name}").weight for name in heads})
-
-
-def build_schedule(config: ConfigParser, optimizer: torch.optim.Optimizer, total_updates: int) -> Schedule | None:
-    """The learning rate's schedule, if the config has one."""
-    if config.resolved.get("lr_scheduler") is None:
-        return None
-    extra = config.extra("lr_scheduler")
-    interval = extra.interval or schedules.default_interval(config["lr_scheduler"]["type"])
-    total_steps = total_updates if interval == "step" else config["trainer"]["epochs"]
-    return Schedule(build_scheduler(config, optimizer, total_steps), interval, extra.metric)
-
-
-def refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, data_loader: AttributeDataLoader) -> None:
-    """Raises DataError where something watches a metric of the validation set whose labels are all unknown there."""
-    rows = [record.attributes for record in data_loader.validation_records]
-    known = labels.known_targets(rows)
-    answers = labels.answers(known)
-    without = [name for name, target in known.items() if (target == UNKNOWN).all()]
-    losses = [name for name in labels.heads if all(labels.heads[name].target(row) == UNKNOWN for row in rows)]
-    absent = {f"val/{name}_{metric}" for name in without for metric in config.extra().metrics}
-    absent |= {f"val/loss_{name}" for name in losses} | ({"val/loss"} if len(losses) == len(labels.heads) else set())
-    if (answers == UNKNOWN).all():
-        absent |= {f"val/{metric}" for metric in config.extra().metrics}
-    for place, name in watched_metrics(config).items():
-        if rows and name in absent:
-            raise DataError(
-                config.problem(
-                    place, f"watches {name}, but no validation image has the labels that it needs; watch another"
-                )
-            )
-
-
 def choose_folders(
     config: ConfigParser, settings: TrainerSettings, resume: ResumePoint | None, dry_run: bool
 ) -> RunFolders:
@@ -234,26 +150,6 @@ def _how_to_extend(trainer: Trainer) -> str:
     return f" (after {trainer.completed_epochs} epochs; --set trainer.epochs=... extends it)"
 
 
-def build_trackers(
-    config: ConfigParser, settings: TrainerSettings, folders: RunFolders, resume: ResumePoint | None
-) -> Trackers:
-    """JSON lines always, TensorBoard and wandb as the config says; only in the main process."""
-    if not process_group.is_main_process():
-        return Trackers()
-    done = resume.content["completed_epochs"] if resume else None
-    trackers: list[Tracker] = [JsonLinesTracker(folders.log / "metrics.jsonl", done)]
-    if settings.tensorboard:
-        trackers.append(TensorBoardTracker(folders.log, None if done is None else done + 1))
-    if config.extra().wandb:
-        earlier = resume.content["trackers"].get("wandb", {}) if resume else {}
-        trackers.append(
-            WandbTracker(
-                config["name"], folders.run, folders.log, config.resolved, settings.monitor, earlier.get("run_id")
-            )
-        )
-    return Trackers(trackers)
-
-
 def run_to_the_end(trainer: Trainer) -> None:
     """Trains what is left, and ends the trackers with the run's exit code."""
     exit_code = 1
@@ -266,25 +162,6 @@ def run_to_the_end(trainer: Trainer) -> None:
         raise
     finally:
         trainer.trackers.close(exit_code)
-
-
-def describe_data(split: Split, labels: LabelSpace, data_loader: AttributeDataLoader, settings: TrainerSettings) -> str:
-    """How much there is to learn from, and what one update of the weights sees."""
-    sides = [
-        f"{len(records)} images of {len({record.person for record in records})} persons to {verb}"
-        for records, verb in (
-            (data_loader.train_records, "train"),
-            (data_loader.validation_records, "validate"),
-            (split.test, "test"),
-        )
-        if records
-    ]
-    batch = data_loader.batch_size
-    return (
-        f"{', '.join(sides)}; heads: {', '.join(f'{n} ({h.num_classes})' for n, h in labels.heads.items())}; "
-        f"global batch {batch * process_group.world_size() * settings.accumulation_steps} ({batch} x "
-        f"{process_group.world_size()} processes x {settings.accumulation_steps} accumulated)"
-    )
 
 
 def _notes_of_devices(settings: RunSettings, device: torch.device) -> list[str]:

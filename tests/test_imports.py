@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "trainer": {"base", "logger", "utils"},
     "inference": {"parse_config", "data_loader", "model", "base", "logger", "utils"},
     "config_schema": EVERYTHING - {"trainer"},
-    "train": EVERYTHING | {"config_schema"},
+    "builders": EVERYTHING | {"config_schema"},
+    "train": EVERYTHING | {"config_schema", "builders"},
     "test": {"inference", "base", "utils", "parse_config", "data_loader", "logger"},
     "scripts": {
         "train", "test", "inference", "config_schema", "parse_config", "data_loader", "base", "logger", "utils",
     },
-    "benchmarks": EVERYTHING | {"config_schema", "train", "test", "inference", "scripts"},
+    "benchmarks": EVERYTHING | {"config_schema", "builders", "train", "test", "inference", "scripts"},
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-import train
+import builders
 from data_loader import datasets
 from tests.integration.workplace import ROOT, Outcome, Workplace
 from utils import files
@@ -144,7 +144,7 @@ def test_ctrl_c_before_training_leaves_no_run(workplace: Workplace, monkeypatch:
     def press(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(train, "read_records", press)
+    monkeypatch.setattr(builders, "read_records", press)
     outcome = workplace.train("--config", workplace.write_config())
     outcome.check_refusal(130, "stopped by SIGINT")
     assert workplace.runs == []
