@@ -98,6 +98,16 @@ def check_config(config: ConfigParser) -> LabelSpace:
     """Checks what the sections say together, before a folder is made, an image opened or a GPU touched.
 
     Raises ConfigError with all problems, a line each."""
+    problems = problems_between_sections(config, some_are_wrong=False)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config.build("labels")
+
+
+def problems_between_sections(config: ConfigParser, some_are_wrong: bool = True) -> list[str]:
+    """What is wrong beyond single sections, a line each.
+
+    some_are_wrong: sections that are wrong in themselves, and told already, may break a check: it is passed over."""
     problems: list[str] = []
 
     def attempt(make: Callable[[], Any]) -> Any:
@@ -105,26 +115,28 @@ def check_config(config: ConfigParser) -> LabelSpace:
             return make()
         except ConfigError as error:
             problems.extend(str(error).splitlines())
-            return None
+        except Exception:
+            if not some_are_wrong:
+                raise
+        return None
 
     labels: LabelSpace | None = attempt(lambda: config.build("labels"))
     attempt(lambda: config.build("data"))
-    if not config["data"]:
-        problems.append(config.problem("data", "is empty; name at least one source of images"))
     split = attempt(lambda: config.build("split"))
+    checks: list[Callable[[], list[str]]] = [lambda: _data_problems(config)]
     if labels is not None and split is not None:
-        problems += _split_problems(config, labels, split)
-    problems += _transform_problems(config)
-    problems += _arch_problems(config, labels)
+        checks.append(lambda: _split_problems(config, labels, split))
+    checks += [lambda: _transform_problems(config), lambda: _arch_problems(config, labels)]
     if labels is not None:
-        problems += _loss_problems(config, labels, attempt)
-        problems += _metric_problems(config, labels)
-    problems += _schedule_problems(config, attempt)
-    problems += _folder_problems(config)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    assert labels is not None
-    return labels
+        checks += [lambda: _loss_problems(config, labels, attempt), lambda: _metric_problems(config, labels)]
+    checks += [lambda: _schedule_problems(config, attempt), lambda: _folder_problems(config)]
+    for check in checks:
+        problems += attempt(check) or []
+    return problems
+
+
+def _data_problems(config: ConfigParser) -> list[str]:
+    return [] if config["data"] else [config.problem("data", "is empty; name at least one source of images")]
 
 
 def _split_problems(config: ConfigParser, labels: LabelSpace, split: splits.BaseSplit) -> list[str]:

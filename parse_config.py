@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 
+FurtherProblems = Callable[["ConfigParser"], list[str]]
+
 NULLABLE = {place[-1] for place in NAMED_FREELY}
 
 
@@ -53,8 +55,16 @@ class ConfigParser:
 
     resolved: plain data with everything applied, ready to be saved; notes: what the log should tell of it."""
 
-    def __init__(self, layers: Layers, sections: Group, overrides: Sequence[Override] = ()) -> None:
-        """Applies the overrides and checks everything. Raises ConfigError, a line for each problem."""
+    def __init__(
+        self,
+        layers: Layers,
+        sections: Group,
+        overrides: Sequence[Override] = (),
+        further: FurtherProblems | None = None,
+    ) -> None:
+        """Applies the overrides and checks everything. Raises ConfigError, a line for each problem.
+
+        further: asked for what else is wrong, between sections, where one is wrong in itself: all is told together."""
         self.sections = sections
         self.notes = layers.notes
         self._layers = layers
@@ -63,12 +73,18 @@ class ConfigParser:
             self._override(override)
         problems = self._problems()
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError("\n".join([*problems, *self._between_sections(further)]))
 
     @classmethod
-    def from_file(cls, path: Path | str, sections: Group, overrides: Sequence[Override] = ()) -> ConfigParser:
+    def from_file(
+        cls,
+        path: Path | str,
+        sections: Group,
+        overrides: Sequence[Override] = (),
+        further: FurtherProblems | None = None,
+    ) -> ConfigParser:
         """The config of a file and of those that it extends. Raises ConfigError."""
-        return cls(Layers.from_file(Path(path)), sections, overrides)
+        return cls(Layers.from_file(Path(path)), sections, overrides, further)
 
     @classmethod
     def from_dict(
@@ -135,6 +151,14 @@ class ConfigParser:
             if not any(problem.place[: len(place)] == place for place in hidden)
         ]
         return [*self._layers.problems, *self._lines(told)]
+
+    def _between_sections(self, further: FurtherProblems | None) -> list[str]:
+        """What `further` says of sections that are right in themselves; of the others it would only repeat."""
+        wrong = {str(problem.place[0]) for problem in self.sections.problems(self.resolved, ())}
+        if further is None or self._layers.problems or not wrong <= self.sections.parts.keys():
+            return []
+        speak_of_wrong = [f": {section}{end}" for section in wrong for end in (".", " ", ":")]
+        return [line for line in further(self) if not any(part in line for part in speak_of_wrong)]
 
     def _lines(self, problems: Sequence[Problem]) -> list[str]:
         """With what has set each, in the order of the file."""

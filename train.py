@@ -25,7 +25,7 @@ from builders import (
     divide_records,
     refuse_unknowable_monitors,
 )
-from config_schema import SECTIONS, RunSettings, check_config, metric_functions
+from config_schema import SECTIONS, RunSettings, check_config, metric_functions, problems_between_sections
 from logger.log import close_log, open_log
 from parse_config import Arguments, ConfigParser, parse_arguments
 from trainer.checkpoint import LAST, Checkpoints
@@ -184,7 +184,8 @@ def configure(arguments: Arguments) -> tuple[ConfigParser, ResumePoint | None]:
         origin = f"checkpoint {resume.path}"
         config = ConfigParser.from_dict(resume.content["config"], SECTIONS, origin, arguments.overrides)
     else:
-        config = ConfigParser.from_file(arguments.config or DEFAULT_CONFIG, SECTIONS, arguments.overrides)
+        file = arguments.config or DEFAULT_CONFIG
+        config = ConfigParser.from_file(file, SECTIONS, arguments.overrides, problems_between_sections)
     if resume is not None:
         _refuse_another_run(config, resume.content["config"])
     elif arguments.resume == "auto":

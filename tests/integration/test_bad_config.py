@@ -273,3 +273,20 @@ def test_an_override_that_cannot_be(empty_workplace: Workplace, case: str) -> No
 def test_24_the_short_forms_are_named(empty_workplace: Workplace, flag: str, place: str) -> None:
     outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write_config(), flag, "fast")
     outcome.check_refusal(2, (f'{flag} fast: {place} = "fast" is text',))
+
+
+def test_errors_in_sections_and_between_them_come_together(empty_workplace: Workplace) -> None:
+    """Those of a section that is wrong in itself are told once, not once more for what follows from them."""
+    config = empty_workplace.write_config({
+        "loss.heads.age": {"type": "FocaLoss"},
+        "trainer.monitor": "min val/los",
+        "arch": {"type": "TimmModelMulti", "args": {"model_name": "resnet1"}},
+        "split.args.drop_from_training": {"mask": [[1, 2]]},
+    })  # fmt: skip
+    empty_workplace.train_and_change_nothing("-c", config).check_refusal(
+        2,
+        ('tiny.json: loss.heads.age.type = "FocaLoss"', 'did you mean "FocalLoss"?'),
+        ("tiny.json: split.args.drop_from_training.mask",),
+        ("tiny.json: arch.args.model_name: resnet1 is not a timm model",),
+        ('tiny.json: trainer.monitor = "min val/los"', 'did you mean "val/loss"?'),
+    )
