@@ -55,12 +55,13 @@ class EpochSums:
 
         A head that had no known label has no loss of its own, and adds nothing to the whole; where no head had any,
         there is no loss."""
-        values: dict[str, float] = {}
+        losses: dict[str, float] = {}
+        whole = 0.0
         for (head, weight), (total, weights) in zip(self.head_weights.items(), self.losses.tolist(), strict=True):
             if weights > 0:
-                values[f"{prefix}loss_{head}"] = total / weights
-                values[f"{prefix}loss"] = values.get(f"{prefix}loss", 0.0) + weight * total / weights
-        return values | self.scores.values(prefix)
+                losses[f"{prefix}loss_{head}"] = total / weights
+                whole += weight * total / weights
+        return ({f"{prefix}loss": whole} if losses else {}) | losses | self.scores.values(prefix)
 
     def state_dict(self) -> dict[str, Any]:
         return {"losses": self.losses.cpu(), "scores": self.scores.state_dict()}
