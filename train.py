@@ -177,7 +177,8 @@ def _notes_of_devices(settings: RunSettings, device: torch.device) -> list[str]:
 def configure(arguments: Arguments) -> tuple[ConfigParser, ResumePoint | None]:
     """The config that the command line means, and the run to go on with if it names one.
 
-    A resumed run brings its own config; `--config` beside it replaces it, as long as the model stays the same."""
+    A resumed run brings its own config; `--config` beside it replaces it, where nothing differs that
+    the run depends on."""
     named = arguments.resume not in (None, "auto")
     resume = resume_point(Path(str(arguments.resume))) if named else None
     if resume is not None and arguments.config is None:

@@ -17,15 +17,8 @@ logger = logging.getLogger(__name__)
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Loads `weights`, read from the checkpoint `path`, into `model`.
 
-    Raises CheckpointError as `check_weights`. Weights in half precision are taken, with a warning."""
-    check_weights(model, weights, path)
-    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in weights.values()):
-        logger.warning("%s: holds half-precision weights; they are used in float32, no finer than they are", path)
-    model.load_state_dict(weights)
-
-
-def check_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Raises CheckpointError naming the layers that are missing, unknown, of another shape or not finite."""
+    Raises CheckpointError naming the layers that are missing, unknown, of another shape or not finite, and leaves the
+    model as it was. Weights in half precision are taken, with a warning."""
     expected = model.state_dict()
     lacking, unknown = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     if lacking or unknown:
@@ -42,6 +35,9 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -
     bad = {name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()}
     if bad:
         raise CheckpointError(f"{path}: the weights of {_few(bad)} are not finite; use an earlier checkpoint")
+    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in weights.values()):
+        logger.warning("%s: holds half-precision weights; they are used in float32, no finer than they are", path)
+    model.load_state_dict(weights)
 
 
 def _few(names: set[str]) -> str:

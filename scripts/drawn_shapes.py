@@ -93,8 +93,6 @@ def paste(image: Image, layer: Image, outline: Image) -> None:
 class Shading:
     """Soft light and shadow at half the size, multiplied into an image: 128 leaves it as it is."""
 
-    ZOOM = 0.5
-
     def __init__(self) -> None:
         self.fine = np.full((HEIGHT // 2, WIDTH // 2, 3), 128, np.uint8)
         self.coarse = np.full((HEIGHT // 8, WIDTH // 8, 3), 128, np.uint8)
