@@ -10,26 +10,37 @@ from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from config_schema import build_scheduler, watched_metrics
+from config_checks import build_metric_learning_loss, build_scheduler, watched_metrics
+from config_schema import ScheduleSettings
 from data_loader.image_check import CHECKED_IMAGES_FILE
 from data_loader.loaders import AttributeDataLoader
-from data_loader.records import read_records
+from data_loader.records import Record, read_records
+from data_loader.samplers import class_counts
 from data_loader.splits import Split
 from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from model import architectures, schedules
 from model.loss.multi_head import MultiHeadLoss
+from model.optim import OptimizerSettings, build_optimizer
 from parse_config import ConfigParser
+from trainer.learner import Learner
 from trainer.resume import ResumePoint
 from trainer.schedule import Schedule
+from trainer.sharpness_aware import SharpnessAware
 from utils import process_group
 from utils.errors import DataError
 from utils.random_streams import torch_seed
 from utils.run_folders import RunFolders
 
 
+def read_all_records(config: ConfigParser, labels: LabelSpace) -> list[Record]:
+    """What the sources say, with the corrections of `label_fixes`. No image is opened."""
+    fixes = config.extra().label_fixes
+    return read_records(config.build("data"), labels, None if fixes is None else Path(fixes))
+
+
 def divide_records(config: ConfigParser, labels: LabelSpace) -> Split:
     """Who trains, who validates and who tests. No image is opened."""
-    records = read_records(config.build("data"), labels)
+    records = read_all_records(config, labels)
     return config.build("split").divide(records, labels, config.extra().seed)
 
 
@@ -63,6 +74,7 @@ def build_data_loader(
         pin_memory=device.type == "cuda",
         image_check_cache=Path(settings.save_dir) / CHECKED_IMAGES_FILE,
         show_progress=settings.verbosity > 0 and process_group.is_main_process(),
+        sampler=config.build("sampler", label_space=labels),
     )
 
 
@@ -86,20 +98,66 @@ def refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, data_lo
             )
 
 
-def build_criterion(config: ConfigParser) -> MultiHeadLoss:
-    """The weighted sum of the heads' losses."""
+def build_learner(
+    config: ConfigParser,
+    labels: LabelSpace,
+    settings: TrainerSettings,
+    model: BaseModel,
+    data_loader: AttributeDataLoader,
+    device: torch.device,
+) -> Learner:
+    """The model with all that changes it."""
+    seed = config.extra().seed
+    criterion = build_criterion(config, labels, data_loader).to(device)
+    extra: OptimizerSettings = config.extra("optimizer")
+    optimizer = build_optimizer(
+        lambda groups: config.build("optimizer", params=groups), model, criterion.parameters(), extra
+    )
+    updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
+    sharpness_aware = None
+    if extra.sharpness_aware is not None:
+        sharpness_aware = SharpnessAware([model, criterion], **extra.sharpness_aware)
+    return Learner(
+        settings,
+        model=model,
+        criterion=criterion,
+        optimizer=optimizer,
+        preprocessing=data_loader.preprocessing,
+        device=device,
+        seed=seed,
+        schedule=build_schedule(config, optimizer, updates_per_epoch),
+        freezing=config.build("freezing"),
+        sharpness_aware=sharpness_aware,
+        averaging=config.build("weight_averaging"),
+    )
+
+
+def build_criterion(config: ConfigParser, labels: LabelSpace, data_loader: AttributeDataLoader) -> MultiHeadLoss:
+    """The weighted sum of the losses. What they compute of classes' sizes goes by the training side; what they learn
+    themselves begins as the seed says."""
+    torch.manual_seed(torch_seed(config.extra().seed, "criterion"))
     heads = config.build("loss.heads")
-    return MultiHeadLoss(heads, {name: config.extra(f"loss.heads.{name}").weight for name in heads})
+    names = config["loss"].get("metric_learning") or {}
+    criterion = MultiHeadLoss(
+        heads,
+        {name: config.extra(f"loss.heads.{name}").weight for name in heads},
+        {name: build_metric_learning_loss(config, name, labels.num_classes) for name in names},
+        learned_weights=config.extra("loss").head_weights == "learned",
+    )
+    criterion.use_class_counts(class_counts(data_loader.train_records, labels))
+    return criterion
 
 
-def build_schedule(config: ConfigParser, optimizer: torch.optim.Optimizer, total_updates: int) -> Schedule | None:
+def build_schedule(config: ConfigParser, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Schedule | None:
     """The learning rate's schedule, if the config has one."""
     if config.resolved.get("lr_scheduler") is None:
         return None
-    extra = config.extra("lr_scheduler")
+    extra: ScheduleSettings = config.extra("lr_scheduler")
     interval = extra.interval or schedules.default_interval(config["lr_scheduler"]["type"])
-    total_steps = total_updates if interval == "step" else config["trainer"]["epochs"]
-    return Schedule(build_scheduler(config, optimizer, total_steps), interval, extra.metric)
+    epochs = config["trainer"]["epochs"]
+    total_steps = updates_per_epoch * epochs if interval == "step" else epochs
+    warmup_updates = round(extra.warmup_epochs * updates_per_epoch)
+    return Schedule(build_scheduler(config, optimizer, total_steps), interval, extra.metric, warmup_updates)
 
 
 def build_trackers(
@@ -116,14 +174,17 @@ def build_trackers(
         earlier = resume.content["trackers"].get("wandb", {}) if resume else {}
         trackers.append(
             WandbTracker(
-                config["name"], folders.run, folders.log, config.resolved, settings.monitor, earlier.get("run_id")
+                config["name"], folders.title, folders.log, config.resolved, settings.monitor, earlier.get("run_id")
             )
         )
     return Trackers(trackers)
 
 
-def describe_data(split: Split, labels: LabelSpace, data_loader: AttributeDataLoader, settings: TrainerSettings) -> str:
-    """How much there is to learn from, and what one update of the weights sees."""
+def describe_run(
+    split: Split, labels: LabelSpace, data_loader: AttributeDataLoader, settings: TrainerSettings, learner: Learner
+) -> list[str]:
+    """Lines for the log: the model, how much there is to learn from, what one update of the weights sees, and the class
+    weights that were computed from the training side."""
     sides = [
         f"{len(records)} images of {len({record.person for record in records})} persons to {verb}"
         for records, verb in (
@@ -134,8 +195,15 @@ def describe_data(split: Split, labels: LabelSpace, data_loader: AttributeDataLo
         if records
     ]
     batch = data_loader.batch_size
-    return (
+    data = (
         f"{', '.join(sides)}; heads: {', '.join(f'{n} ({h.num_classes})' for n, h in labels.heads.items())}; "
         f"global batch {batch * process_group.world_size() * settings.accumulation_steps} ({batch} x "
         f"{process_group.world_size()} processes x {settings.accumulation_steps} accumulated)"
     )
+    criterion = learner.criterion
+    assert isinstance(criterion, MultiHeadLoss)
+    computed = [
+        f"loss.heads.{name}: class_weights [{', '.join(f'{weight:.4g}' for weight in weights)}]"
+        for name, weights in criterion.computed_class_weights().items()
+    ]
+    return [learner.model.summary(), data, *computed]

@@ -6,7 +6,6 @@ optimizer = config.build("optimizer", params=model.parameters())
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.command_line import CommandLine
-from utils.config_layers import NAMED_FREELY, Layers, Override
+from utils.config_layers import Layers, Override
 from utils.config_sections import (
     BuildError,
     ByName,
@@ -27,6 +26,7 @@ from utils.config_sections import (
     listed,
 )
 from utils.errors import ConfigError
+from utils.list_edits import is_list_edit
 from utils.signature_problems import Place, Problem, position
 from utils.wording import shown
 
@@ -47,8 +47,6 @@ __all__ = [
 
 FurtherProblems = Callable[["ConfigParser"], list[str]]
 
-NULLABLE = {place[-1] for place in NAMED_FREELY}
-
 
 class ConfigParser:
     """A checked config.
@@ -66,11 +64,11 @@ class ConfigParser:
 
         further: asked for what else is wrong, between sections, where one is wrong in itself: all is told together."""
         self.sections = sections
-        self.notes = layers.notes
         self._layers = layers
         # A new type drops the arguments of the old one, so it must come before overrides of the new one's.
         for override in sorted(overrides, key=lambda each: each.place.split(".")[-1] != "type"):
             self._override(override)
+        self.notes = [*layers.notes, *layers.environment_notes()]
         problems = self._problems()
         if problems:
             raise ConfigError("\n".join([*problems, *self._between_sections(further)]))
@@ -82,16 +80,32 @@ class ConfigParser:
         sections: Group,
         overrides: Sequence[Override] = (),
         further: FurtherProblems | None = None,
+        environment: bool = False,
     ) -> ConfigParser:
-        """The config of a file and of those that it extends. Raises ConfigError."""
-        return cls(Layers.from_file(Path(path)), sections, overrides, further)
+        """The config of a file and of those that it extends. Raises ConfigError.
+
+        environment: the platform's variables (utils/environment.py) are laid over it, below the overrides."""
+        layers = Layers.from_file(Path(path))
+        if environment:
+            layers.add_environment()
+        return cls(layers, sections, overrides, further)
 
     @classmethod
     def from_dict(
-        cls, values: dict[str, Any], sections: Group, origin: str, overrides: Sequence[Override] = ()
+        cls,
+        values: dict[str, Any],
+        sections: Group,
+        origin: str,
+        overrides: Sequence[Override] = (),
+        environment: bool = False,
     ) -> ConfigParser:
-        """A config that is at hand; `origin` is what errors name, such as "checkpoint saved/.../last.pth"."""
-        return cls(Layers.from_dict(values, origin), sections, overrides)
+        """A config that is at hand, of a run that goes on; `origin` is what errors name, such as "checkpoint x.pth".
+
+        environment: as for `from_file`, where a run may change."""
+        layers = Layers.from_dict(values, origin)
+        if environment:
+            layers.add_environment(goes_on=True)
+        return cls(layers, sections, overrides)
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -122,35 +136,13 @@ class ConfigParser:
         """The file or the flag that has set the value at a place."""
         return self._layers.origin(self._place(place))
 
-    @staticmethod
-    def json_schema(sections: Group) -> dict[str, Any]:
-        """The JSON Schema (draft 2020-12) of a config file, for editors. A file that extends another may leave out
-        whatever the other says."""
-        complete = sections.schema()
-        complete["properties"] = {
-            "$schema": {},
-            "extends": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
-            **complete["properties"],
-        }
-        entries: dict[str, str] = {}  # of lists, as text, to their names: those of long lists of names stand once
-        both = {"complete": complete, "part": _without_required(complete)}
-        shared = _with_named_entries(both, entries)
-        return {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "if": {"required": ["extends"]},
-            "then": {"$ref": "#/$defs/part"},
-            "else": {"$ref": "#/$defs/complete"},
-            "$defs": {**shared, **{name: json.loads(text) for text, name in entries.items()}},
-        }
-
     def _problems(self) -> list[str]:
-        hidden = self._layers.hidden
-        told = [
+        untold = [
             problem
             for problem in self.sections.problems(self.resolved, ())
-            if not any(problem.place[: len(place)] == place for place in hidden)
+            if not any(problem.place[: len(place)] == place for place in self._layers.told)
         ]
-        return [*self._layers.problems, *self._lines(told)]
+        return [*self._layers.problems, *self._lines(untold)]
 
     def _between_sections(self, further: FurtherProblems | None) -> list[str]:
         """What `further` says of sections that are right in themselves; of the others it would only repeat."""
@@ -168,7 +160,7 @@ class ConfigParser:
     def _override(self, override: Override) -> None:
         """A value that reads as JSON, but stands where text is expected, is the text: `--set name=2024`."""
         place = self._layers.override(override)
-        if place is None or not self._is_wrong(place):
+        if place is None or not self._is_wrong(place) or is_list_edit(override.value):
             return
         self._layers.override(override, as_text=True)
         if self._is_wrong(place):
@@ -224,6 +216,7 @@ class Arguments:
     overrides: tuple[Override, ...]
     print_config: bool
     dry_run: bool
+    fold: int | None = None
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
@@ -241,6 +234,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         metavar="a.b.c=value",
         help="sets one value of the config, any number of times; entries of lists by number: data.0.args.root=...",
     )
+    parser.add_argument(
+        "--fold", type=int, help="of a run of folds, train this one alone: machines may share the folds"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("--dry-run", action="store_true", help="build everything, push one batch through, and stop")
     given = parser.parse(argv)
@@ -249,7 +245,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         text = getattr(given, flag)
         if text is not None:
             overrides.append(Override(place, text, f"--{flag}"))
-    return Arguments(given.config, given.resume, given.device, tuple(overrides), given.print_config, given.dry_run)
+    flags = (given.print_config, given.dry_run, given.fold)
+    return Arguments(given.config, given.resume, given.device, tuple(overrides), *flags)
 
 
 def _override_from(text: str) -> Override:
@@ -259,35 +256,3 @@ def _override_from(text: str) -> Override:
         place = re.split(r"[^\w.-]", place)[0]  # what stands behind it may be a password
         raise ConfigError(f"--set {place}: a.b.c=value is expected, such as --set trainer.epochs=10")
     return Override(place, value)
-
-
-def _with_named_entries(schema: Any, entries: dict[str, str]) -> Any:
-    """The schema with references for what its lists hold, each kind of entry added to `entries` once."""
-    if isinstance(schema, list):
-        return [_with_named_entries(inner, entries) for inner in schema]
-    if not isinstance(schema, dict):
-        return schema
-    named = {key: _with_named_entries(inner, entries) for key, inner in schema.items()}
-    if isinstance(schema.get("items"), dict) and "allOf" in schema["items"]:
-        name = entries.setdefault(json.dumps(schema["items"]), f"entry{len(entries) + 1}")
-        named["items"] = {"$ref": f"#/$defs/{name}"}
-    return named
-
-
-def _without_required(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a file that says only a part. Lists are replaced, not merged, so their entries stay complete."""
-    loose: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key == "properties":
-            loose[key] = {name: _without_required(inner) for name, inner in value.items()}
-            for name in NULLABLE & loose[key].keys():  # null takes an entry out
-                entry = loose[key][name].get("additionalProperties")
-                if entry:
-                    loose[key][name]["additionalProperties"] = {"anyOf": [entry, {"type": "null"}]}
-        elif key in ("additionalProperties", "then") and isinstance(value, dict):
-            loose[key] = _without_required(value)
-        elif key in ("anyOf", "allOf"):
-            loose[key] = [_without_required(inner) for inner in value]
-        elif key != "required":
-            loose[key] = value
-    return loose

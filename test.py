@@ -1,4 +1,4 @@
-"""From a checkpoint to a submission: python test.py --resume <run folder or checkpoint>"""
+"""From checkpoints to a submission: python test.py --resume <run folder or checkpoint> [<another> ...]"""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import utils.early_signals  # noqa: F401 - first: what follows takes seconds to 
 import logging
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from base.batch import UNKNOWN
-from data_loader import sources, splits
-from data_loader.image_check import CHECKED_IMAGES_FILE, check_images
-from data_loader.loaders import evaluation_loader
-from data_loader.records import Record, read_records
-from data_loader.sources import read_evaluation_folder
-from inference.evaluation import SetScores, class_distribution, evaluate_classes, per_class_table
-from inference.predictor import Predictor, Probabilities, find_checkpoint
-from inference.submission import Answers, align, read_answers, write_probabilities, write_submission
-from logger.log import LOG_NAME, close_log, open_log, progress_bar
-from parse_config import listed
+from base.label_space import LabelSpace
+from inference.ensemble import Ensemble
+from inference.environment import with_environment
+from inference.evaluation import SetScores, class_distribution, tell_scores
+from inference.images import choose_records, known_classes, persons_of, read_truth
+from inference.parts import Part, load_parts, title_of
+from inference.predictor import Probabilities, judge
+from inference.submission import write_probabilities, write_submission
+from inference.views import PRESETS
+from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_command
@@ -50,123 +49,96 @@ def test(arguments: Namespace) -> TestResult:
     Raises CheckpointError, DataError, ConfigError; StopSignal between two batches."""
     open_log(None, 1)
     try:
-        checkpoint = find_checkpoint(Path(arguments.resume), arguments.checkpoint)
-        predictor = Predictor.from_checkpoint(checkpoint, choose_device(arguments.device))
-        log.info("%s: %s, %d epochs", checkpoint, predictor.config["name"], predictor.completed_epochs)
-        submission = output_file(predictor, checkpoint, arguments)
-        records = leave_out_bad_images(predictor, choose_records(predictor, arguments), arguments)
-        truth = read_truth(predictor, records, arguments)
-        probabilities = judge(predictor, records, arguments)
-        answers = predictor.labels.answer_probabilities(probabilities.by_head).argmax(dim=1)
-        write_answers(submission, predictor, records, answers, probabilities, arguments.probabilities)
-        return TestResult(submission, score(predictor, records, answers, probabilities, truth))
+        arguments = with_environment(arguments)
+        parts = load_models(arguments)
+        ensemble = ensemble_of(parts)
+        submission = output_file(parts, arguments)
+        records = choose_records(parts, arguments.info_dir, arguments.split)
+        truth = read_truth(arguments.answers, ensemble.labels, records)
+        with StopSignals() as stop:
+            predictors = [part.predictor for part in parts]
+            of_parts = judge(predictors, records, arguments.bs, arguments.num_workers, stop, verbosity=1)
+        judgement = ensemble.judge(of_parts, arguments.vote)
+        names = [record.name for record in records]
+        if arguments.parts:
+            write_parts(submission, names, parts, of_parts, arguments.probabilities)
+        table = judgement.by_attribute if arguments.probabilities else None
+        write_answers(submission, names, ensemble.labels, judgement.answers, table)
+        for line in class_distribution(ensemble.labels, judgement.answers):
+            log.info("%s", line)
+        known, persons = known_classes(ensemble.labels, records, truth), persons_of(records, truth)
+        scores = tell_scores(ensemble.labels, judgement.answers, judgement.said, known, persons)
+        return TestResult(submission, scores)
     finally:
         close_log()
 
 
+def load_models(arguments: Namespace) -> list[Part]:
+    """The models that --resume names, told in the log."""
+    views = PRESETS[arguments.views] if arguments.views is not None else None
+    device = choose_device(arguments.device)
+    parts = load_parts(
+        [Path(path) for path in arguments.resume], arguments.checkpoint, arguments.weights, device, views
+    )
+    for part in parts:
+        model = part.predictor
+        log.info("%s: %s, %d epochs", part.path, model.config["name"], model.completed_epochs)
+        if model.views != PRESETS["none"]:
+            log.info("%s: judges %d views of each image: %s", part.path, len(model.views), ", ".join(model.views))
+    return parts
+
+
+def ensemble_of(parts: Sequence[Part]) -> Ensemble:
+    """How the models answer together; of several it is told in the log."""
+    names = [str(part.path) for part in parts]
+    ensemble = Ensemble([part.predictor.labels for part in parts], [part.weight for part in parts], names)
+    if len(parts) > 1:
+        for line in ensemble.describe():
+            log.info("%s", line)
+    return ensemble
+
+
 def write_answers(
-    submission: Path,
-    predictor: Predictor,
-    records: Sequence[Record],
+    file: Path,
+    names: Sequence[str],
+    labels: LabelSpace,
     answers: Tensor,
-    probabilities: Probabilities,
+    by_attribute: Mapping[str, Tensor] | None,
+) -> None:
+    """The CSV of answers; the probabilities, if they are given, in <file>_probabilities.csv."""
+    write_submission(file, names, answers)
+    log.info("%s: %d answers", file, len(answers))
+    if by_attribute is not None:
+        beside = file.with_name(f"{file.stem}_probabilities.csv")
+        write_probabilities(beside, names, labels, by_attribute)
+        log.info("%s: their probabilities", beside)
+
+
+def write_parts(
+    submission: Path,
+    names: Sequence[str],
+    parts: Sequence[Part],
+    of_parts: Sequence[Probabilities],
     with_probabilities: bool,
 ) -> None:
-    """Writes the CSV, the probabilities beside it if they are asked for, and tells how often each class was said."""
-    names = [record.name for record in records]
-    write_submission(submission, names, answers)
-    log.info("%s: %d answers", submission, len(answers))
-    if with_probabilities:
-        file = submission.with_name(f"{submission.stem}_probabilities.csv")
-        write_probabilities(file, names, predictor.labels, probabilities.by_head)
-        log.info("%s: their probabilities", file)
-    for line in class_distribution(predictor.labels, answers):
-        log.info("%s", line)
+    """Each model's own answers beside the submission, in the classes of its own answer: <submission>_part<k>.csv."""
+    for number, (part, probabilities) in enumerate(zip(parts, of_parts, strict=True), start=1):
+        file = submission.with_name(f"{submission.stem}_part{number}.csv")
+        log.info("part %d: %s", number, part.path)
+        table = probabilities.by_attribute if with_probabilities else None
+        write_answers(file, names, part.predictor.labels, probabilities.answers.argmax(dim=1), table)
 
 
-def score(
-    predictor: Predictor,
-    records: Sequence[Record],
-    answers: Tensor,
-    probabilities: Probabilities,
-    truth: Answers | None,
-) -> list[SetScores]:
-    """Tells and returns the scores against --answers, or against what the records know; none where nothing is known."""
-    labels = predictor.labels
-    known = known_classes(predictor, records, truth)
-    if all((target == UNKNOWN).all() for target in known.values()):
-        return []
-    for line in per_class_table(labels, answers, labels.answers(known)):
-        log.info("%s", line)
-    said = {name: p.argmax(dim=1) for name, p in labels.attribute_probabilities(probabilities.by_head).items()}
-    persons = (truth.persons or truth.ids) if truth is not None else [record.person for record in records]
-    scores = evaluate_classes(labels, answers, said, known, persons)
-    for row in scores:
-        log.info("%s", row)
-    return scores
-
-
-def choose_records(predictor: Predictor, arguments: Namespace) -> list[Record]:
-    """The evaluation folder of --info-dir or the config, or the side of the run's own split that --split names."""
-    info_dir = arguments.info_dir or predictor.config.get("info_dir")
-    if arguments.split is None and info_dir is not None:
-        return read_evaluation_folder(info_dir)
-    config = predictor.config
-    built = [listed(sources)[spec["type"]](**spec.get("args", {})) for spec in config["data"]]
-    rule = listed(splits)[config["split"]["type"]](**config["split"].get("args", {}))
-    divided = rule.divide(read_records(built, predictor.labels), predictor.labels, config.get("seed", 42))
-    side = arguments.split or "test"
-    records: list[Record] = getattr(divided, side)
-    if not records:
-        raise ConfigError(f"--split {side}: the run's data has no {side} images; name --info-dir or another --split")
-    return records
-
-
-def read_truth(predictor: Predictor, records: Sequence[Record], arguments: Namespace) -> Answers | None:
-    """What --answers says of the records, in their order; read first, so that a mistake does not cost the judging."""
-    if arguments.answers is None:
-        return None
-    path = Path(arguments.answers)
-    return align(read_answers(path, predictor.labels.num_answers), [record.name for record in records], path)
-
-
-def leave_out_bad_images(predictor: Predictor, records: list[Record], arguments: Namespace) -> list[Record]:
-    """All records, every image of them sound. Those that training left out are left out of its split again; where an
-    answer is asked for each image, a bad one is an error."""
-    remembered = Path(predictor.config["trainer"].get("save_dir", "saved/")) / CHECKED_IMAGES_FILE
-    paths = [record.path for record in records]
+def output_file(parts: Sequence[Part], arguments: Namespace) -> Path:
+    """submit/<name>_<run>.csv, of several models with all their names; a side of a run's split goes to the run's own
+    folder. Raises ConfigError if it cannot be written."""
+    submit_dir = Path(arguments.submit_dir or parts[0].predictor.config.get("submit_dir", "submit/"))
+    file = submit_dir / f"{title_of(parts)}.csv"
     if arguments.split is not None:
-        policy = predictor.config["data_loader"].get("args", {}).get("on_bad_image", "refuse")
-        bad = set(check_images(paths, remembered, policy))
-        return [record for record in records if record.path not in bad]
-    check_images(paths, remembered, remedy="repair them: every image must have an answer")
-    return records
-
-
-def judge(predictor: Predictor, records: Sequence[Record], arguments: Namespace) -> Probabilities:
-    """The probabilities of every record, in order."""
-    own = predictor.config["data_loader"].get("args", {})
-    batch_size = arguments.bs or own.get("valid_batch_size") or own.get("batch_size", 32)
-    num_workers = arguments.num_workers if arguments.num_workers is not None else own.get("num_workers", 0)
-    batches = evaluation_loader(
-        records,
-        predictor.preprocessing,
-        predictor.labels,
-        batch_size,
-        min(num_workers, len(records) // batch_size),  # a worker without a batch would only cost its start
-        pin_memory=predictor.device.type == "cuda",
-    )
-    with StopSignals() as stop:
-        return predictor.probabilities(progress_bar(batches, len(batches), "test", 1), stop)
-
-
-def output_file(predictor: Predictor, checkpoint: Path, arguments: Namespace) -> Path:
-    """submit/<name>_<run>.csv; a side of the split goes to the run's own folder. Raises ConfigError if it cannot be."""
-    submit_dir = Path(predictor.config.get("submit_dir", "submit/"))
-    # Only a name: a checkpoint made by others may say "../" in it.
-    file = submit_dir / Path(f"{predictor.config['name']}_{predictor.run_name}.csv").name
-    if arguments.split is not None:
-        file = checkpoint.parent / f"predictions_{arguments.split}.csv"
+        runs = {part.run_of_folds or part.path.parent for part in parts}
+        one_run = len(runs) == 1 and arguments.submit_dir is None
+        name = f"predictions_{arguments.split}.csv"
+        file = runs.pop() / name if one_run else submit_dir / f"{title_of(parts)}_{name}"
     if arguments.output is not None:
         file = Path(arguments.output)
     if obstacle := obstacle_to_writing(file.parent):
@@ -174,21 +146,23 @@ def output_file(predictor: Predictor, checkpoint: Path, arguments: Namespace) ->
     return file
 
 
-def known_classes(predictor: Predictor, records: Sequence[Record], truth: Answers | None) -> dict[str, Tensor]:
-    """By attribute, the true classes (N,): what --answers says, or what the records know themselves; -1 = unknown."""
-    if truth is not None:
-        return predictor.labels.parts(truth.answers)
-    return predictor.labels.known_targets([record.attributes for record in records])
-
-
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line. Raises ConfigError."""
-    parser = CommandLine(description="Writes the answers of a trained model, and scores them where the truth is known.")
+    parser = CommandLine(description="Writes the answers of trained models, and scores them where the truth is known.")
     parser.add_argument(
-        "-r", "--resume", required=True, help="a run folder, such as saved/models/<name>/<run>, or a file"
+        "-r",
+        "--resume",
+        nargs="+",
+        help="a run folder, such as saved/models/<name>/<run>, or a file; several answer together, as do a run's folds",
     )
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 (default: the best there is)")
     parser.add_argument("--checkpoint", default="best", help="of a run folder: best (default), last, best_f1, ...")
+    parser.add_argument("--weights", nargs="+", type=float, help="of several models: how much each counts")
+    parser.add_argument(
+        "--vote", choices=("soft", "hard"), default="soft", help="of several: mean of probabilities, or most votes"
+    )
+    parser.add_argument("--parts", action="store_true", help="also write each model's own answers")
+    parser.add_argument("--views", choices=PRESETS, help="views of each image to average over (default: the config's)")
     parser.add_argument("--info-dir", help="a folder with info.csv and images/ (default: the config's info_dir)")
     parser.add_argument("--split", choices=("train", "validation", "test"), help="judge a side of the run's own split")
     parser.add_argument("--answers", help="a CSV with the true answers (ImageID, ans and perhaps person)")

@@ -5,32 +5,44 @@ from __future__ import annotations
 import utils.early_signals  # noqa: F401 - first: what follows takes seconds to import
 
 # isort: split
+import copy
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from base.base_trainer import TrainerSettings
+from base.label_space import LabelSpace
 from builders import (
-    build_criterion,
     build_data_loader,
+    build_learner,
     build_model,
-    build_schedule,
     build_trackers,
-    describe_data,
+    describe_run,
     divide_records,
+    read_all_records,
     refuse_unknowable_monitors,
 )
-from config_schema import SECTIONS, RunSettings, check_config, metric_functions, problems_between_sections
+from config_checks import check_config, problems_between_sections
+from config_schema import SECTIONS, RunSettings, metric_functions
+from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, join_folds, predict_fold
 from logger.log import close_log, open_log
-from parse_config import Arguments, ConfigParser, parse_arguments
+from parse_config import Arguments, ConfigParser, Override, parse_arguments
 from trainer.checkpoint import LAST, Checkpoints
 from trainer.epoch_sums import describe
-from trainer.resume import ResumePoint, forbidden_changes, newest_run, resume_point
+from trainer.resume import (
+    ResumePoint,
+    forbidden_changes,
+    is_run_of_folds,
+    newest_run,
+    resume_from,
+    resume_point_of_fold,
+    with_all_folds,
+)
 from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
@@ -44,90 +56,143 @@ DEFAULT_CONFIG = Path("config.json")
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run has come to: where it lies, how far it went, and the best value of each monitor."""
+    """What a run has come to: where it lies, how far it went, and the best value of each monitor; of a run of folds the
+    scores out of fold, once all folds are done."""
 
     folders: RunFolders | None
-    completed_epochs: int
-    best: dict[str, float | None]
+    completed_epochs: int = 0
+    best: dict[str, float | None] = field(default_factory=dict)
+    out_of_fold: FoldScores | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What all folds of a run share. only_fold: the one fold to train, None for all of them."""
+
+    labels: LabelSpace
+    device: torch.device
+    dry_run: bool = False
+    only_fold: int | None = None
 
 
 def train(
-    config: ConfigParser, resume: ResumePoint | None = None, device_name: str | None = None, dry_run: bool = False
+    config: ConfigParser,
+    resume: ResumePoint | RunFolders | None = None,
+    device_name: str | None = None,
+    dry_run: bool = False,
+    only_fold: int | None = None,
 ) -> RunResult:
-    """Trains a checked config to its end, from the beginning or from `resume`.
+    """Trains a checked config to its end, from the beginning or from `resume` (RunFolders: those of a run of folds).
 
     Raises a UserError for whatever is wrong with the config, the data or the checkpoint; StopSignal if it was asked to
     stop, with all saved."""
     labels = check_config(config)
     run_settings: RunSettings = config.extra()
-    settings: TrainerSettings = config.build("trainer")
     device = choose_device(device_name, run_settings.n_gpu)
     process_group.start(device)
-    log = open_log(None, settings.verbosity, process_group.rank())
+    log = open_log(None, verbosity_of(config), process_group.rank())
     for note in [*config.notes, *_notes_of_devices(run_settings, device)]:
         log.info("%s", note)
+    session = Session(labels, device, dry_run, only_fold)
     try:
-        split = divide_records(config, labels)
-        model = build_model(config, labels, resume).to(device)
-        data_loader = build_data_loader(config, labels, split, model, device, settings)
-        refuse_unknowable_monitors(config, labels, data_loader)
-        optimizer = config.build("optimizer", params=model.parameters())
-        updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
-        schedule = build_schedule(config, optimizer, updates_per_epoch * settings.epochs)
-        folders = choose_folders(config, settings, resume, dry_run)
-        with StopSignals() as stop:
-            trainer = Trainer(
-                settings,
-                model=model,
-                criterion=build_criterion(config).to(device),
-                optimizer=optimizer,
-                schedule=schedule,
-                data_loader=data_loader,
-                labels=labels,
-                metrics=metric_functions(config),
-                device=device,
-                seed=run_settings.seed,
-                checkpoints=Checkpoints(folders.models),
-                stop=stop,
-                log=log,
-                run={
-                    "run_name": folders.run,
-                    "config": config.resolved,
-                    "labels": labels.to_config(),
-                    "preprocessing": data_loader.preprocessing.to_config(),
-                },
-                visualize=run_settings.visualize,
-            )
-            if resume is not None:  # before anything is written
-                trainer.load_state_dict(resume.content, resume.path)
-            if dry_run:
-                log.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
-            elif trainer.finished:
-                log.info("%s is finished%s; nothing was changed", folders.models, _how_to_extend(trainer))
-            else:
-                begin_run(config, settings, folders, trainer, resume)
-                log.info("%s", model.summary())
-                log.info("%s", describe_data(split, labels, data_loader, settings))
-                run_to_the_end(trainer)
-            return RunResult(None if dry_run else folders, trainer.completed_epochs, trainer.best)
+        if is_run_of_folds(config.resolved):
+            return train_folds(config, session, resume if isinstance(resume, RunFolders) else None)
+        return train_run(config, session, resume if isinstance(resume, ResumePoint) else None)
     finally:
         close_log()
         process_group.stop()
 
 
+def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) -> RunResult:
+    """Trains the folds in turn, each in its own folder of the run, from where it stopped; then what the folds say of
+    the images that they did not train on is put together and scored."""
+    every = range(config.build("split").folds)
+    chosen = every[:1] if session.dry_run else every
+    for fold in chosen if session.only_fold is None else [session.only_fold]:
+        fold_config = config_of_fold(config, fold)
+        resume = resume_point_of_fold(run, fold) if run is not None else None
+        result = train_run(fold_config, session, resume, fold, run)
+        if result.folders is not None:
+            run = result.folders.of_run()
+            predict_fold(result.folders, divide_records(fold_config, session.labels).validation, session.device)
+    if run is None or not all((run.of_fold(fold).models / OUT_OF_FOLD_FILE).exists() for fold in every):
+        return RunResult(run)
+    log = open_log(run.log / "info.log", verbosity_of(config), process_group.rank())
+    scores = join_folds(run, len(every), session.labels, read_all_records(config, session.labels))
+    for line in scores.lines():
+        log.info("%s", line)
+    return RunResult(run, out_of_fold=scores)
+
+
+def train_run(
+    config: ConfigParser,
+    session: Session,
+    resume: ResumePoint | None,
+    fold: int | None = None,
+    run: RunFolders | None = None,
+) -> RunResult:
+    """Trains one model to its end. fold: it is that fold of a run, whose folders are `run` if it has begun."""
+    settings: TrainerSettings = config.build("trainer")
+    labels, device = session.labels, session.device
+    log = open_log(None, settings.verbosity, process_group.rank())
+    split = divide_records(config, labels)
+    model = build_model(config, labels, resume).to(device)
+    data_loader = build_data_loader(config, labels, split, model, device, settings)
+    refuse_unknowable_monitors(config, labels, data_loader)
+    learner = build_learner(config, labels, settings, model, data_loader, device)
+    folders = choose_folders(config, settings, resume, session.dry_run, fold, run)
+    with StopSignals() as stop:
+        trainer = Trainer(
+            settings,
+            learner=learner,
+            data_loader=data_loader,
+            labels=labels,
+            metrics=metric_functions(config),
+            checkpoints=Checkpoints(folders.models, folders.of_run().models),
+            stop=stop,
+            log=log,
+            run={
+                "run_name": folders.run,
+                "config": config.resolved,
+                "labels": labels.to_config(),
+                "preprocessing": data_loader.preprocessing.to_config(),
+            },
+            mixings=config.build("mixing", label_space=labels),
+            visualize=config.extra().visualize,
+        )
+        if resume is not None:  # before anything is written
+            trainer.load_state_dict(resume.content, resume.path)
+        if session.dry_run:
+            log.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
+        elif trainer.finished:
+            log.info("%s is finished%s; nothing was changed", folders.models, _how_to_extend(trainer))
+        else:
+            begin_run(config, settings, folders, trainer, resume)
+            for line in describe_run(split, labels, data_loader, settings, learner):
+                log.info("%s", line)
+            run_to_the_end(trainer)
+        return RunResult(None if session.dry_run else folders, trainer.completed_epochs, trainer.best)
+
+
 def choose_folders(
-    config: ConfigParser, settings: TrainerSettings, resume: ResumePoint | None, dry_run: bool
+    config: ConfigParser,
+    settings: TrainerSettings,
+    resume: ResumePoint | None,
+    dry_run: bool,
+    fold: int | None,
+    run: RunFolders | None,
 ) -> RunFolders:
     """The run's folders: the resumed run's, or new ones, which the main process makes and tells the others."""
     if resume is not None:
         return resume.folders
-    if dry_run:
-        return RunFolders(Path(settings.save_dir), config["name"], "")
-    if process_group.is_main_process():
-        folders = new_run(Path(settings.save_dir), config["name"])
-        process_group.broadcast_text(folders.run)
-        return folders
-    return RunFolders(Path(settings.save_dir), config["name"], process_group.broadcast_text(""))
+    if run is None and dry_run:
+        run = RunFolders(Path(settings.save_dir), config["name"], "")
+    elif run is None and process_group.is_main_process():
+        run = new_run(Path(settings.save_dir), config["name"])
+        process_group.broadcast_text(run.run)
+    elif run is None:
+        run = RunFolders(Path(settings.save_dir), config["name"], process_group.broadcast_text(""))
+    return run if fold is None else run.of_fold(fold)
 
 
 def begin_run(
@@ -137,11 +202,40 @@ def begin_run(
     open_log(folders.log / "info.log", settings.verbosity, process_group.rank())
     if process_group.is_main_process():
         folders.write_config(config.resolved)
+        if folders.fold is not None:
+            folders.of_run().write_config(with_all_folds(config.resolved))
+            for of_a_shorter_run in (folders, folders.of_run()):
+                (of_a_shorter_run.models / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
     if resume is not None:
         trainer.log.info("going on from %s, %d epochs done", resume.path, trainer.completed_epochs)
         if resume.path.name != LAST:  # what came after it is given up: last.pth must not be ahead of the metrics
             trainer.save()
     trainer.trackers = build_trackers(config, settings, folders, resume)
+
+
+def config_of_fold(config: ConfigParser, fold: int) -> ConfigParser:
+    """The config of one fold of the run."""
+    origin = f"fold {fold} of {config['name']}"
+    return ConfigParser.from_dict(
+        copy.deepcopy(config.resolved), SECTIONS, origin, (Override("split.args.fold", str(fold)),)
+    )
+
+
+def refuse_impossible_fold(config: ConfigParser, fold: int) -> None:
+    """Raises ConfigError where `--fold` asks for what the config's split does not have."""
+    if not is_run_of_folds(config.resolved):
+        raise ConfigError(
+            config.problem(
+                "split", f"has no folds to choose from, which --fold {fold} does; it needs a KFoldSplit without fold"
+            )
+        )
+    folds = config.build("split").folds
+    if not 0 <= fold < folds:
+        raise ConfigError(f"--fold {fold}: the split has the folds 0 to {folds - 1}")
+
+
+def verbosity_of(config: ConfigParser) -> int:
+    return config["trainer"].get("verbosity", TrainerSettings.verbosity)
 
 
 def _how_to_extend(trainer: Trainer) -> str:
@@ -174,21 +268,25 @@ def _notes_of_devices(settings: RunSettings, device: torch.device) -> list[str]:
     return []
 
 
-def configure(arguments: Arguments) -> tuple[ConfigParser, ResumePoint | None]:
+def configure(arguments: Arguments) -> tuple[ConfigParser, ResumePoint | RunFolders | None]:
     """The config that the command line means, and the run to go on with if it names one.
 
     A resumed run brings its own config; `--config` beside it replaces it, where nothing differs that
     the run depends on."""
     named = arguments.resume not in (None, "auto")
-    resume = resume_point(Path(str(arguments.resume))) if named else None
+    resume, trained = resume_from(Path(str(arguments.resume))) if named else (None, {})
     if resume is not None and arguments.config is None:
-        origin = f"checkpoint {resume.path}"
-        config = ConfigParser.from_dict(resume.content["config"], SECTIONS, origin, arguments.overrides)
+        origin = f"run {arguments.resume}"
+        config = ConfigParser.from_dict(trained, SECTIONS, origin, arguments.overrides, environment=True)
     else:
         file = arguments.config or DEFAULT_CONFIG
-        config = ConfigParser.from_file(file, SECTIONS, arguments.overrides, problems_between_sections)
+        config = ConfigParser.from_file(
+            file, SECTIONS, arguments.overrides, problems_between_sections, environment=True
+        )
+    if arguments.fold is not None:
+        refuse_impossible_fold(config, arguments.fold)
     if resume is not None:
-        _refuse_another_run(config, resume.content["config"])
+        _refuse_another_run(config, trained)
     elif arguments.resume == "auto":
         save_dir = config["trainer"].get("save_dir", TrainerSettings.save_dir)
         resume = newest_run(Path(save_dir), config.resolved)
@@ -214,11 +312,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_config(config)
             print(json.dumps(config.resolved, indent=4, ensure_ascii=False))
             return
-        result = train(config, resume, arguments.device, arguments.dry_run)
+        result = train(config, resume, arguments.device, arguments.dry_run, arguments.fold)
     finally:
         close_log()
-    if result.folders is not None and process_group.is_main_process():
-        print(f"{result.folders.models}: {result.completed_epochs} epochs", end="")
+    if result.folders is None or not process_group.is_main_process():
+        return
+    print(f"{result.folders.models}: ", end="")
+    if is_run_of_folds(config.resolved):
+        print(result.out_of_fold or "its other folds are not trained yet")
+    else:
+        print(f"{result.completed_epochs} epochs", end="")
         print("".join(f", best {name} {value:.4f}" for name, value in result.best.items() if value is not None))
 
 

@@ -27,7 +27,16 @@ class BaseModel(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """images (B, 3, H, W) float, normalised -> raw logits by head, (B, C) each."""
+        """images (B, 3, H, W) float, normalised -> raw logits by head, (B, C) each.
+
+        A model for metric learning adds its embedding, (B, E), under the name base.batch.EMBEDDING."""
+
+    def stages(self) -> list[list[str]]:
+        """The names of the learned parameters, as in `named_parameters`, in the stages that an image passes through.
+
+        From the input to the last features, each parameter in one stage; heads and embedding are in none. A model that
+        says nothing of its stages has none: it can neither be frozen nor given a learning rate by depth."""
+        return []
 
     @classmethod
     def check_arguments(cls, **arguments: Any) -> None:  # noqa: ARG003
@@ -46,11 +55,17 @@ class BaseModel(nn.Module, ABC):
         """How many numbers the model can learn, frozen ones included."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @property
+    def num_trainable(self) -> int:
+        """How many of them are trained at present."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
     def summary(self) -> str:
         """One line for the log, such as "BaselineCNN: 0.39 M parameters, heads mask 3, gender 2, age 3"."""
         heads = ", ".join(f"{name} {number}" for name, number in self.num_classes.items())
         size = f", made for {self.input_hw[0]} x {self.input_hw[1]}" if self.input_hw else ""
-        return f"{self._title()}: {self.num_parameters / 1e6:.2f} M parameters, heads {heads}{size}"
+        return f"{self.title()}: {self.num_parameters / 1e6:.2f} M parameters, heads {heads}{size}"
 
-    def _title(self) -> str:
+    def title(self) -> str:
+        """What the model is called in messages."""
         return type(self).__name__

@@ -20,7 +20,8 @@ class TrainerSettings:
     before the run stops (0: never); tensorboard: write its events; precision: "auto" is the card's mixed precision
     (bfloat16, or float16 on older cards) and float32 on a CPU; accumulation_steps: batches to one update of the
     weights; max_grad_norm: the gradients' norm is clipped to it; channels_last: lay images and weights out as (H, W, C)
-    in memory, which convolutions are faster in.
+    in memory, which convolutions are faster in; compile: torch.compile the model, which takes a minute at the start and
+    pays on a GPU in long runs.
     """
 
     epochs: PositiveInt
@@ -35,6 +36,7 @@ class TrainerSettings:
     accumulation_steps: PositiveInt = 1
     max_grad_norm: PositiveFloat | None = None
     channels_last: bool = True
+    compile: bool = False
 
 
 class BaseTrainer(ABC):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from base.mixing import Mix
+
 UNKNOWN = -1
 """The class of an attribute that is not known: the loss, the metrics and the balance of classes pass over it."""
+
+EMBEDDING = "embedding"
+"""The name of a model's output that is no head: the embedding that metric learning compares images by."""
 
 
 @dataclass
@@ -17,13 +24,15 @@ class Batch:
 
     images (B, 3, H, W) uint8, RGB; targets by head, (B,) int64, in the classes the model is trained on;
     scoring_targets by attribute, (B,) int64, in the classes that are scored (the two differ where the training
-    bins do); indices (B,) int64, the rows of the data set. -1 stands for unknown.
+    bins do); indices (B,) int64, the rows of the data set. -1 stands for unknown. mix: how these images are to be mixed
+    with one another, if they are.
     """
 
     images: Tensor
     targets: dict[str, Tensor]
     scoring_targets: dict[str, Tensor]
     indices: Tensor
+    mix: Mix | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -35,6 +44,7 @@ class Batch:
             {head: target.to(device, non_blocking=True) for head, target in self.targets.items()},
             {name: target.to(device, non_blocking=True) for name, target in self.scoring_targets.items()},
             self.indices.to(device, non_blocking=True),
+            None if self.mix is None else self.mix.to(device),
         )
 
     def pin_memory(self) -> Batch:

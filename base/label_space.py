@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from base.attribute import Attribute, AttributeSpec, attribute_from
-from base.batch import UNKNOWN
+from base.batch import EMBEDDING, UNKNOWN
 from utils.errors import ConfigError
 
 
@@ -210,6 +210,8 @@ def _check_heads(heads: Mapping[str, list[str]], attributes: Mapping[str, Any], 
     if not heads:
         problems.append("labels.heads is empty: name at least one head")
     for head, parts in heads.items():
+        if head == EMBEDDING:
+            problems.append(f'labels.heads: no head may be called "{EMBEDDING}", as an output of the model is')
         if not parts:
             problems.append(f"labels.heads.{head} names no attribute")
         for part in parts:

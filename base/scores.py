@@ -39,9 +39,10 @@ class Scores:
             for metric in metrics
         ]
 
-    def update(self, logits: Mapping[str, Tensor], scoring_targets: Mapping[str, Tensor]) -> None:
-        """Counts a batch: raw outputs by head, (B, C); true classes by attribute, (B,), -1 passed over."""
-        probabilities = {head: output.float().softmax(dim=1) for head, output in logits.items()}
+    def update(self, outputs: Mapping[str, Tensor], scoring_targets: Mapping[str, Tensor]) -> None:
+        """Counts a batch: a model's outputs, of which the heads are raw (B, C); true classes by attribute, (B,), -1
+        passed over."""
+        probabilities = {head: outputs[head].detach().float().softmax(dim=1) for head in self.labels.heads}
         answers = self.labels.answer_probabilities(probabilities).argmax(dim=1)
         self.answer.update(self.labels.answers(scoring_targets), answers)
         for name, attribute_probabilities in self.labels.attribute_probabilities(probabilities).items():

@@ -13,13 +13,17 @@ from utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
+WRAPPERS = ("module.", "_orig_mod.")
+
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Loads `weights`, read from the checkpoint `path`, into `model`.
 
     Raises CheckpointError naming the layers that are missing, unknown, of another shape or not finite, and leaves the
-    model as it was. Weights in half precision are taken, with a warning."""
+    model as it was. Weights in half precision are taken, with a warning. What torch's wrappers put before every name is
+    taken off."""
     expected = model.state_dict()
+    weights = without_wrappers(weights)
     lacking, unknown = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     if lacking or unknown:
         raise CheckpointError(
@@ -38,6 +42,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in weights.values()):
         logger.warning("%s: holds half-precision weights; they are used in float32, no finer than they are", path)
     model.load_state_dict(weights)
+
+
+def without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without the prefixes that DataParallel, DistributedDataParallel and torch.compile give to all."""
+    unwrapped = dict(weights)
+    while prefix := next((p for p in WRAPPERS if unwrapped and all(name.startswith(p) for name in unwrapped)), ""):
+        unwrapped = {name.removeprefix(prefix): tensor for name, tensor in unwrapped.items()}
+    return unwrapped
 
 
 def _few(names: set[str]) -> str:

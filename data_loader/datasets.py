@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from torch.utils.data import Dataset
 
 from base.batch import Batch
 from base.label_space import LabelSpace
+from data_loader.batch_samplers import SampleKey
 from data_loader.pipeline import AugmentationKey, Pipeline
 from data_loader.records import Record
-from data_loader.samplers import SampleKey
 from utils.errors import UserError
 from utils.image_decoding import read_rgb
 
@@ -30,7 +31,7 @@ class Sample:
 
 
 class AttributeDataset(Dataset[Sample]):
-    """The records' images through a pipeline. What a key gives depends on (seed, epoch, index) and nothing else.
+    """The records' images through a pipeline. What a key gives depends on it and the seed, and nothing else.
 
     seed: None for a pipeline without chance."""
 
@@ -51,7 +52,7 @@ class AttributeDataset(Dataset[Sample]):
     def image(self, key: SampleKey) -> np.ndarray:
         """(H, W, 3) uint8. Raises DataError for an image that cannot be read or that the transforms cannot take."""
         path = self.records[key.index].path
-        random = None if self.seed is None else AugmentationKey(self.seed, key.epoch, key.index)
+        random = None if self.seed is None else AugmentationKey(self.seed, key.epoch, key.index, key.repeat)
         return self.pipeline(read_rgb(path), random, str(path))
 
     def __getitem__(self, key: SampleKey) -> Sample:
@@ -77,6 +78,45 @@ class AttributeDataset(Dataset[Sample]):
             {name: targets[indices] for name, targets in self.scoring_targets.items()},
             indices,
         )
+
+
+class Views(NamedTuple):
+    """Several views of the same images: images (B, 3, h_k, w_k) uint8, one tensor a pipeline; indices (B,) int64, the
+    images' rows in the records."""
+
+    images: list[Tensor]
+    indices: Tensor
+
+
+class ViewsDataset(Dataset[Views]):
+    """The records' images, each decoded once and put through several pipelines without chance."""
+
+    def __init__(self, records: Sequence[Record], pipelines: Sequence[Pipeline]) -> None:
+        self.records = records
+        self.pipelines: list[Pipeline] = []  # those that differ
+        self._places = []  # of each that was given, its place among them
+        for pipeline in pipelines:
+            known = [place for place, other in enumerate(self.pipelines) if pipeline.does_the_same_as(other)]
+            if not known:
+                self.pipelines.append(pipeline)
+            self._places.append(known[0] if known else len(self.pipelines) - 1)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> Views | UserError:
+        """As `AttributeDataset.__getitems__`. Equal pipelines share one tensor."""
+        by_pipeline: list[list[np.ndarray]] = [[] for _ in self.pipelines]
+        try:
+            for key in keys:
+                path = self.records[key.index].path
+                image = read_rgb(path)
+                for made, pipeline in zip(by_pipeline, self.pipelines, strict=True):
+                    made.append(pipeline(image, name=str(path)))
+        except UserError as error:
+            return error
+        images = [torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2) for made in by_pipeline]
+        return Views([images[place] for place in self._places], torch.tensor([key.index for key in keys]))
 
 
 def _columns(rows: Sequence[dict[str, int]], names: Iterable[str]) -> dict[str, Tensor]:

@@ -93,8 +93,7 @@ def _key(path: Path) -> str:
 
 def _inspect_all(paths: list[Path], findings: dict[Path, ImageFinding], show_progress: bool) -> None:
     """Adds to `findings`; decoders release the interpreter's lock, so that threads are enough."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pool = ThreadPoolExecutor(max_workers=cores or 1)
+    pool = ThreadPoolExecutor(max_workers=number_of_cores())
     bar = tqdm(total=len(paths), desc="checking images", leave=False, disable=None if show_progress else True)
     try:
         for path, finding in zip(paths, pool.map(inspect_image, paths), strict=True):
@@ -103,6 +102,11 @@ def _inspect_all(paths: list[Path], findings: dict[Path, ImageFinding], show_pro
     finally:
         pool.shutdown(cancel_futures=True)
         bar.close()
+
+
+def number_of_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _judge(

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import cv2
 import torch
@@ -19,11 +19,12 @@ from base.base_data_loader import BaseDataLoader
 from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
-from data_loader.datasets import AttributeDataset
+from data_loader.batch_samplers import EvaluationBatchSampler, TrainingBatchSampler
+from data_loader.datasets import AttributeDataset, Views, ViewsDataset
 from data_loader.image_check import check_images
-from data_loader.pipeline import first_line
+from data_loader.pipeline import Pipeline, first_line
 from data_loader.records import Record
-from data_loader.samplers import EvaluationBatchSampler, TrainingBatchSampler
+from data_loader.samplers import BaseSampler
 from data_loader.splits import Split
 from data_loader.transforms import TransformLists, build_transforms, eval_pipeline
 from utils.errors import DataError, UserError
@@ -31,6 +32,9 @@ from utils.errors import DataError, UserError
 __all__ = ["AttributeDataLoader"]
 
 Pixels = Annotated[int, Field(ge=1)]
+Loaded = TypeVar("Loaded")
+
+DEFAULT_BATCH_SIZE = 32
 
 
 class AttributeDataLoader(BaseDataLoader):
@@ -39,9 +43,11 @@ class AttributeDataLoader(BaseDataLoader):
     mean, std: the backbone's own, for transforms that give none; input_size: pixels, or [height, width], that both
     lists of transforms end in (None: whatever they end in); batch_size: per process; valid_batch_size: None = as
     batch_size; on_bad_image: what to do with an image that cannot be read, before training: "refuse", or "skip" with
-    a warning; image_check_cache: a file that remembers which images are good.
+    a warning; image_check_cache: a file that remembers which images are good; sampler: what an epoch shows of the
+    training images (None: each once, shuffled).
 
-    Raises ConfigError for transforms, DataError for images that cannot be read or are fewer than one global batch.
+    Raises ConfigError for transforms and for what does not suit the sampler, DataError for images that cannot be read
+    or are fewer than one global batch.
     """
 
     def __init__(
@@ -57,15 +63,18 @@ class AttributeDataLoader(BaseDataLoader):
         pin_memory: bool = False,
         image_check_cache: Path | None = None,
         show_progress: bool = False,
+        sampler: BaseSampler | None = None,
         *,
         input_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None,
-        batch_size: Annotated[int, Field(ge=1)] = 32,
+        batch_size: Annotated[int, Field(ge=1)] = DEFAULT_BATCH_SIZE,
         valid_batch_size: Annotated[int, Field(ge=1)] | None = None,
         num_workers: Annotated[int, Field(ge=0)] = 4,
         drop_last: bool = True,
         shuffle: bool = True,
         on_bad_image: Literal["refuse", "skip"] = "refuse",
     ) -> None:
+        if sampler is not None:
+            sampler.check_loader(batch_size, shuffle)
         pipelines = build_transforms(transforms, input_size, mean, std)
         paths = [record.path for record in [*split.train, *split.validation]]
         bad = set(check_images(paths, image_check_cache, on_bad_image, show_progress))
@@ -74,8 +83,9 @@ class AttributeDataLoader(BaseDataLoader):
         self.preprocessing = pipelines.preprocessing
         self._train_records = [record for record in split.train if record.path not in bad]
         self._validation_records = [record for record in split.validation if record.path not in bad]
+        order = None if sampler is None else sampler.order(self._train_records)
         self._sampler = TrainingBatchSampler(
-            len(self._train_records), batch_size, seed, rank, world_size, shuffle, drop_last
+            len(self._train_records), batch_size, seed, rank, world_size, shuffle, drop_last, order
         )
         train = AttributeDataset(self._train_records, label_space, pipelines.train, seed)
         validation = AttributeDataset(self._validation_records, label_space, pipelines.evaluation, seed=None)
@@ -103,7 +113,7 @@ class AttributeDataLoader(BaseDataLoader):
         return _batches(self._validation)
 
 
-class EvaluationLoader:
+class EvaluationLoader(Generic[Loaded]):
     """Every image once, in order, prepared as a checkpoint's preprocessing says; may be iterated again."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
@@ -113,7 +123,7 @@ class EvaluationLoader:
         """Batches of this process."""
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Loaded]:
         return _batches(self._loader)
 
 
@@ -126,15 +136,28 @@ def evaluation_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
-) -> EvaluationLoader:
+) -> EvaluationLoader[Batch]:
     """Batches of `records`; process `rank` gets the images rank, rank + world_size, ... (see `Batch.indices`)."""
     dataset = AttributeDataset(records, label_space, eval_pipeline(preprocessing), seed=None)
     sampler = EvaluationBatchSampler(len(dataset), batch_size, rank, world_size)
     return EvaluationLoader(_torch_loader(dataset, sampler, num_workers, pin_memory))
 
 
+def views_loader(
+    records: Sequence[Record],
+    pipelines: Sequence[Pipeline],
+    batch_size: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> EvaluationLoader[Views]:
+    """All `records`, in order, as each of the pipelines makes them: every image is decoded once for all of them."""
+    dataset = ViewsDataset(records, pipelines)
+    sampler = EvaluationBatchSampler(len(dataset), batch_size)
+    return EvaluationLoader(_torch_loader(dataset, sampler, num_workers, pin_memory))
+
+
 def _torch_loader(
-    dataset: AttributeDataset,
+    dataset: AttributeDataset | ViewsDataset,
     sampler: TrainingBatchSampler | EvaluationBatchSampler,
     num_workers: int,
     pin_memory: bool,
@@ -175,7 +198,7 @@ def _end_when_parent_says(parent: int) -> None:
     os._exit(0)
 
 
-def _batches(loader: DataLoader[Any]) -> Iterator[Batch]:
+def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
     """The loader's batches; raises what a worker returned as an error of the user's, and tells of workers that died."""
     try:
         for batch in loader:

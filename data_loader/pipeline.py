@@ -14,11 +14,12 @@ from utils.random_streams import numpy_stream, python_stream
 
 @dataclass(frozen=True, slots=True)
 class AugmentationKey:
-    """All that the random choices for one image depend on."""
+    """All that the random choices for one image depend on. repeat: how often it came in this epoch before."""
 
     seed: int
     epoch: int
     index: int
+    repeat: int = 0
 
 
 class Pipeline:
@@ -26,11 +27,21 @@ class Pipeline:
 
     Before each image all its transforms are given one generator of the key's own. (Left alone, albumentations repeats
     itself over workers and epochs, and seeding by number gives all transforms the same stream.)
+
+    specs: what the transforms were made of ({"type": ..., "args": {...}}, sizes filled in), where that is known.
     """
 
-    def __init__(self, transforms: Sequence[Any], image_hw: tuple[int, int]) -> None:
+    def __init__(
+        self, transforms: Sequence[Any], image_hw: tuple[int, int], specs: Sequence[dict[str, Any]] | None = None
+    ) -> None:
         self.transforms = list(transforms)
         self.image_hw = image_hw
+        self.specs = specs
+
+    def does_the_same_as(self, other: Pipeline) -> bool:
+        """True where both are one, or were made of the same specs: no need to run both (where neither is random)."""
+        same_specs = self.specs is not None and self.specs == other.specs and self.image_hw == other.image_hw
+        return self is other or same_specs
 
     def __call__(self, image: np.ndarray, key: AugmentationKey | None = None, name: str = "image") -> np.ndarray:
         """`key` may be left out where no transform is random.
@@ -47,6 +58,8 @@ class Pipeline:
                 f"{name}: {type(transform).__name__} cannot take this image of {height} x {width} pixels "
                 f"({first_line(error)}); put a Resize before it"
             ) from error
+        if image.dtype != np.uint8 or image.shape[2:] != (3,):
+            raise DataError(f"{name}: the transforms do not give an RGB image of whole numbers 0 to 255")
         if image.shape[:2] != self.image_hw:
             raise DataError(
                 f"{name}: the transforms make {image.shape[0]} x {image.shape[1]} pixels of this image of {height} x "
@@ -57,8 +70,9 @@ class Pipeline:
 
 def set_random_state(transforms: Sequence[Any], key: AugmentationKey) -> None:
     """Gives all transforms one pair of generators, of this key's own: what one draws, the next does not draw again."""
-    generator = numpy_stream(key.seed, "augmentation", key.epoch, key.index)
-    py_random = python_stream(key.seed, "augmentation", key.epoch, key.index)
+    numbers = (key.epoch, key.index, key.repeat) if key.repeat else (key.epoch, key.index)
+    generator = numpy_stream(key.seed, "augmentation", *numbers)
+    py_random = python_stream(key.seed, "augmentation", *numbers)
     for transform in transforms:
         transform.set_random_state(generator, py_random)
 

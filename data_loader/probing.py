@@ -64,12 +64,14 @@ def check_no_chance(place: str, transforms: Sequence[Any], problems: list[str]) 
 
 
 def final_size(place: str, transforms: Sequence[Any], problems: list[str]) -> tuple[int, int] | None:
-    """Height and width after the list, which must be the same for images of any size; else None and a problem."""
+    """Height and width after the list, which must be the same for images of any size; else None and a problem.
+
+    Each transform is also tried as if its p were 1: what it does seldom must not show in mid-training."""
     sizes = []
-    for key, (height, width) in enumerate(PROBE_SIZES * 2):
+    for key, (height, width) in enumerate(PROBE_SIZES * 3):
         image = _noise(height, width)
         for number, transform in enumerate(transforms):
-            trial = _try(transform, image, key)
+            trial = _try(transform, image, key, force=key >= len(PROBE_SIZES) * 2 and transform.p > 0)
             if trial.result is None:
                 problems.append(f"{place}[{number}]: {type(transform).__name__} {trial.problem}")
                 return None
@@ -86,13 +88,13 @@ def _noise(height: int, width: int) -> np.ndarray:
     return numpy_stream(0, "probe", height, width).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def _try(transform: Any, image: np.ndarray, key: int) -> _Trial:
+def _try(transform: Any, image: np.ndarray, key: int, force: bool = False) -> _Trial:
     recorders = (_Recorder(numpy_stream(0, "probe", key)), _Recorder(python_stream(0, "probe", key)))
     transform.set_random_state(*recorders)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = transform(image=image)["image"]
+            result = transform(image=image, **({"force_apply": True} if force else {}))["image"]
     except Exception as error:
         size = f"{image.shape[0]} x {image.shape[1]}"
         return _Trial(None, f"cannot take an image of {size} pixels: {first_line(error)}", [])

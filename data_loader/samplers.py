@@ -1,95 +1,163 @@
-"""Which images make which batch: a function of (seed, epoch, batch), for any number of workers and processes."""
+"""What an epoch shows of the training images: rare classes more often, or in every batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.data import Sampler
+import torch
+from torch import Tensor
 
-from utils.errors import DataError
-from utils.random_streams import numpy_stream
+from base.batch import UNKNOWN
+from base.class_weights import Rule, weights_by_rule
+from base.label_space import Head, LabelSpace
+from data_loader.records import Record
+from utils.errors import ConfigError, DataError
+from utils.signatures import PositiveInt
+from utils.wording import not_one_of
+
+__all__ = ["MPerClassSampler", "RepeatSampler", "WeightedSampler"]
 
 
-@dataclass(frozen=True, slots=True)
-class SampleKey:
-    """What a data set is asked for: the image of `index`, augmented as `epoch` demands."""
+@dataclass(frozen=True)
+class EpochOrder:
+    """The images of every epoch: draw(stream) gives the indices (length,) int64 of one, in order."""
 
-    epoch: int
-    index: int
+    length: int
+    draw: Callable[[np.random.Generator], np.ndarray]
 
 
-class TrainingBatchSampler(Sampler[list[SampleKey]]):
-    """The batches of one epoch for one process; `set_position` says which epoch, and where in it to begin.
+class BaseSampler(ABC):
+    """A rule for what an epoch shows. `label_space` is the program's; names that it lacks are ValueErrors."""
 
-    A global batch is `batch_size * world_size` neighbours of the epoch's order, and each process takes its contiguous
-    slice: for a fixed global batch the stream of samples is the same for any number of processes. All processes have
-    equally many batches. Without `drop_last` the last, smaller global batch is divided as evenly as possible; if it
-    holds fewer images than there are processes it is left out (another few images in each epoch).
+    def __init__(self, label_space: LabelSpace) -> None:
+        self.label_space = label_space
 
-    Raises DataError if that leaves no batch at all.
+    @abstractmethod
+    def order(self, records: Sequence[Record]) -> EpochOrder:
+        """The epochs of these training records. Raises DataError where they cannot be sampled so."""
+
+    def check_loader(self, batch_size: int, shuffle: bool) -> None:  # noqa: ARG002
+        """Raises ConfigError if a loader with these arguments does not suit the rule."""
+        if not shuffle:
+            raise ConfigError("data_loader.args.shuffle = false goes without a sampler, which has its own order")
+
+
+class WeightedSampler(BaseSampler):
+    """Draws as many images as there are, with replacement, the rarer its class the more often an image.
+
+    by: an attribute, a head, or "answer" (the combined classes), whose training classes are balanced; weighting: see
+    base/class_weights.py; with "balanced" each class is drawn equally often. An image whose class is
+    unknown has the mean weight, so that such images keep their share. Raises DataError if no class is known.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        shuffle: bool = True,
-        drop_last: bool = True,
-    ) -> None:
-        self.num_samples = num_samples
-        self.global_batch_size = batch_size * world_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.shuffle = shuffle
-        self.batches, rest = divmod(num_samples, self.global_batch_size)
-        if not drop_last and rest >= world_size:
-            self.batches += 1
-        self.epoch = 0
-        self.start_batch = 0
-        if self.batches == 0:
-            processes = f" on {world_size} processes" if world_size > 1 else ""
-            lower = max(1, num_samples // world_size)
-            raise DataError(
-                f"data_loader.args.batch_size = {batch_size}{processes} needs {self.global_batch_size} training "
-                f"images, and there are {num_samples}; set batch_size to {lower} or less, or drop_last to false"
+    def __init__(self, label_space: LabelSpace, by: str, weighting: Rule = "balanced") -> None:
+        super().__init__(label_space)
+        self.head = _head_named("by", by, label_space)
+        self.weighting = weighting
+
+    def order(self, records: Sequence[Record]) -> EpochOrder:
+        targets = _known_targets(self.head, records)
+        counts = np.bincount(targets[targets != UNKNOWN], minlength=self.head.num_classes)
+        weights = weights_by_rule(self.weighting, torch.from_numpy(counts)).double().numpy()
+        by_image = np.where(targets == UNKNOWN, weights[targets[targets != UNKNOWN]].mean(), weights[targets])
+        chances = by_image / by_image.sum()
+        return EpochOrder(len(records), lambda stream: stream.choice(len(records), size=len(records), p=chances))
+
+
+class RepeatSampler(BaseSampler):
+    """Shows the images of some classes several times an epoch, shuffled, each time augmented in another way.
+
+    times: by attribute, head or "answer", and by training class, how often: {"mask": {"incorrect": 4, "not_wear": 4}};
+    1 for all others and where the class is unknown. Where an image is named by several, their product.
+    """
+
+    def __init__(self, label_space: LabelSpace, times: dict[str, dict[str, PositiveInt]]) -> None:
+        super().__init__(label_space)
+        self.heads = {name: _head_named("times", name, label_space) for name in times}
+        self.times = times
+        for name, by_class in times.items():
+            for known in by_class:
+                if known not in self.heads[name].class_names:
+                    names = self.heads[name].class_names
+                    raise ValueError(f'times names "{known}", which {not_one_of(known, names)} (the classes of {name})')
+
+    def order(self, records: Sequence[Record]) -> EpochOrder:
+        repeats = np.ones(len(records), dtype=np.int64)
+        for name, head in self.heads.items():
+            by_class = [self.times[name].get(known, 1) for known in head.class_names]
+            repeats *= np.array([*by_class, 1])[_targets(head, records)]  # the last is that of -1, unknown
+        shown = np.repeat(np.arange(len(records)), repeats)
+        return EpochOrder(len(shown), lambda stream: stream.permutation(shown))
+
+
+class MPerClassSampler(BaseSampler):
+    """Batches of groups of images of one class, for losses that compare images (pytorch-metric-learning's rule).
+
+    The training classes of `by` (an attribute, a head or "answer") take turns, in an order drawn anew for each epoch;
+    each gives `images_per_class` images at a time, drawn without replacement if it has so many. So all classes that
+    there are come equally often, and a batch of k groups holds as many different classes as it can. batch_size must be
+    a multiple of images_per_class. An epoch is as long as there are images whose class is known; no others are shown.
+
+    Raises DataError if no class is known.
+    """
+
+    def __init__(self, label_space: LabelSpace, by: str, images_per_class: PositiveInt = 4) -> None:
+        super().__init__(label_space)
+        self.head = _head_named("by", by, label_space)
+        self.images_per_class = images_per_class
+
+    def check_loader(self, batch_size: int, shuffle: bool) -> None:
+        super().check_loader(batch_size, shuffle)
+        if batch_size % self.images_per_class:
+            raise ConfigError(
+                f"sampler.args.images_per_class = {self.images_per_class} must divide data_loader.args.batch_size = "
+                f"{batch_size}"
             )
 
-    def set_position(self, epoch: int, start_batch: int = 0) -> None:
-        """The next iteration gives `epoch` from `start_batch` on."""
-        self.epoch = epoch
-        self.start_batch = start_batch
+    def order(self, records: Sequence[Record]) -> EpochOrder:
+        targets = _known_targets(self.head, records)
+        members = [np.flatnonzero(targets == number) for number in range(self.head.num_classes)]
+        members = [indices for indices in members if len(indices)]
+        size = self.images_per_class
+        groups = max(1, sum(map(len, members)) // size)
 
-    def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        return self.batches
+        def draw(stream: np.random.Generator) -> np.ndarray:
+            turns = [members[number] for number in stream.permutation(len(members))]
+            chosen = [turns[group % len(turns)] for group in range(groups)]
+            return np.concatenate([stream.choice(each, size, replace=len(each) < size) for each in chosen])
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        epoch = self.epoch
-        order = np.arange(self.num_samples)
-        if self.shuffle:
-            order = numpy_stream(self.seed, "order", epoch).permutation(self.num_samples)
-        for batch in range(self.start_batch, self.batches):
-            members = order[batch * self.global_batch_size : (batch + 1) * self.global_batch_size]
-            mine = np.array_split(members, self.world_size)[self.rank]
-            yield [SampleKey(epoch, index) for index in mine.tolist()]
+        return EpochOrder(groups * size, draw)
 
 
-class EvaluationBatchSampler(Sampler[list[SampleKey]]):
-    """Every image once, in order: process r takes the images r, r + world_size, ..., and nothing is padded."""
+def class_counts(records: Sequence[Record], label_space: LabelSpace) -> dict[str, Tensor]:
+    """By head, how many of the records are of each of its training classes, (C,) int64; unknown: not counted."""
+    counts = {}
+    for name, head in label_space.heads.items():
+        targets = _targets(head, records)
+        counts[name] = torch.from_numpy(np.bincount(targets[targets != UNKNOWN], minlength=head.num_classes))
+    return counts
 
-    def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, num_samples, world_size)
-        self.batch_size = batch_size
 
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+def _head_named(argument: str, name: str, label_space: LabelSpace) -> Head:
+    """The head of that name; or an attribute, or the whole answer, as if a head predicted it. Raises ValueError."""
+    attributes = {known: Head(known, (attribute,)) for known, attribute in label_space.attributes.items()}
+    heads = attributes | label_space.heads
+    if name not in heads and name != "answer":
+        raise ValueError(f'{argument} names "{name}", which {not_one_of(name, [*heads, "answer"])}')
+    return heads[name] if name in heads else Head(name, label_space.answer_attributes)
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield [SampleKey(0, index) for index in self.indices[start : start + self.batch_size]]
+
+def _targets(head: Head, records: Sequence[Record]) -> np.ndarray:
+    """The training classes (N,) int64 of the records, -1 = unknown."""
+    return np.array([head.target(record.attributes) for record in records], dtype=np.int64)
+
+
+def _known_targets(head: Head, records: Sequence[Record]) -> np.ndarray:
+    """As `_targets`. Raises DataError if all are unknown."""
+    targets = _targets(head, records)
+    if (targets == UNKNOWN).all():
+        raise DataError(f'sampler: no training image has a known "{head.name}" to sample by; name another')
+    return targets

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from data_loader.records import (
+from data_loader.records import Part, Record
+from data_loader.tables import (
     ImageRoot,
-    Part,
-    Record,
     name_problem,
     raise_problems,
     read_table,
@@ -77,7 +76,7 @@ class CompetitionFolder(BaseSource):
         image_root = ImageRoot(images)
         missing: list[str] = []
         records: list[Record] = []
-        for origin, folder, person, attributes in self._people(images, problems):
+        for origin, folder, person_id, attributes in self._people(images, problems):
             path = f"{images}/{folder}"
             try:
                 names = sorted(os.listdir(path))  # noqa: PTH208
@@ -87,6 +86,7 @@ class CompetitionFolder(BaseSource):
             if not image_root.holds(path):
                 problems.append(f'{origin}: folder "{folder}" is a link that leads out of {images}')
                 continue
+            person = re.sub("-[12]$", "", person_id)
             found = set()
             for name in names:
                 before = len(problems)
@@ -95,7 +95,9 @@ class CompetitionFolder(BaseSource):
                     found.add(name.rpartition(".")[0].lower())
                 if mask:
                     values = {"mask": mask, **attributes}
-                    records.append(Record(Path(path, name), f"{folder}/{name}", person, values, origin))
+                    records.append(
+                        Record(Path(path, name), f"{folder}/{name}", person, values, origin, person_id=person_id)
+                    )
             absent = [stem for stem in STEMS if stem not in found]
             if absent:
                 missing.append(f'{origin}: folder "{folder}" lacks {", ".join(absent)} (.jpg, .jpeg or .png)')
@@ -108,7 +110,7 @@ class CompetitionFolder(BaseSource):
         return records
 
     def _people(self, images: Path, problems: list[str]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-        """Origin, folder, person and attributes of each row of train.csv, or of each folder where there is none."""
+        """Origin, folder, id and attributes of each row of train.csv, or of each folder where there is none."""
         table = self.root / "train.csv"
         if table.exists():
             first: dict[str, int] = {}
@@ -125,7 +127,7 @@ class CompetitionFolder(BaseSource):
                     attributes: dict[str, Any] = {
                         name: cells[name] for name in cells.keys() & {"gender", "age", "race"}
                     }
-                    yield origin, folder, _person(cells["id"]), attributes
+                    yield origin, folder, cells["id"], attributes
             return
         for folder in sorted(entry.name for entry in os.scandir(images) if entry.is_dir()):
             parts = folder.rsplit("_", 3)
@@ -135,7 +137,7 @@ class CompetitionFolder(BaseSource):
                 problems.append(f"{images / folder}: without train.csv a folder is named <id>_<gender>_<race>_<age>")
                 continue
             identity, gender, race, age = parts
-            yield str(images / folder), folder, _person(identity), {"gender": gender, "age": age, "race": race}
+            yield str(images / folder), folder, identity, {"gender": gender, "age": age, "race": race}
 
     def _mask_state(self, name: str, origin: str, image_root: ImageRoot, problems: list[str]) -> str | None:
         """The mask's state by the file's stem; None where the file is no photograph (or is wrong: a problem)."""
@@ -261,10 +263,6 @@ def read_evaluation_folder(info_dir: Path | str) -> list[Record]:
         records.append(Record(images.root / name, name, name, {}, origin, "test"))
     raise_problems(problems)
     return records
-
-
-def _person(identity: str) -> str:
-    return re.sub("-[12]$", "", identity)
 
 
 def _check_layout(root: Path, table: str, table_needed: bool = False) -> None:

@@ -15,7 +15,9 @@ from pydantic import Field
 from base.attribute import is_unknown
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from data_loader.records import Record, raise_problems
+from data_loader.absent_classes import warn_of_absent_classes
+from data_loader.records import Record
+from data_loader.tables import raise_problems
 from utils.errors import ConfigError, DataError
 from utils.random_streams import numpy_stream
 from utils.wording import not_one_of
@@ -49,6 +51,11 @@ class BaseSplit(ABC):
     def __init__(self, drop_from_training: Ranges | None = None) -> None:
         self.drop_from_training = drop_from_training or {}
 
+    @property
+    def _called(self) -> str:
+        """What messages call this division, where there are several."""
+        return ""
+
     @abstractmethod
     def _in_validation(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[bool]:
         """For each record that is not for testing, whether it validates."""
@@ -70,11 +77,13 @@ class BaseSplit(ABC):
         for side, name in ((train, "training"), (validation, "validation")):
             if not side and (self.validates or side is train):
                 raise DataError(
-                    f"{type(self).__name__}: the {name} side of the split is empty ({len(rest)} images of "
-                    f"{len({record.person for record in rest})} persons to divide); give more data, or another split"
+                    f"{type(self).__name__}: the {name} side of {self._called or 'the split'} is empty ({len(rest)} "
+                    f"images of {len({record.person for record in rest})} persons to divide); give more data, or "
+                    f"another split"
                 )
             if side:
-                _warn_of_absent_classes(side, name, label_space)
+                place = f"the {name} side" + (f" of {self._called}" if self._called else "")
+                warn_of_absent_classes(side, place, label_space)
         return Split(train, validation, test)
 
     def check_config(self, label_space: LabelSpace) -> None:
@@ -161,12 +170,15 @@ class PersonSplit(_StratifiedSplit):
 
 
 class KFoldSplit(_StratifiedSplit):
-    """Every person validates in exactly one of `folds` folds, and trains in the others; stratified as PersonSplit."""
+    """Every person validates in exactly one of `folds` folds, and trains in the others; stratified as PersonSplit.
+
+    fold: the one that validates, counted from 0; None: each in its turn, one training after another.
+    """
 
     def __init__(
         self,
         folds: Annotated[int, Field(ge=2)] = 5,
-        fold: Annotated[int, Field(ge=0)] = 0,
+        fold: Annotated[int, Field(ge=0)] | None = None,
         stratify: list[str] | None = None,
         drop_from_training: Ranges | None = None,
     ) -> None:
@@ -174,12 +186,17 @@ class KFoldSplit(_StratifiedSplit):
         self.folds = folds
         self.fold = fold
 
+    @property
+    def _called(self) -> str:
+        return f"fold {self.fold}"
+
     def check_config(self, label_space: LabelSpace) -> None:
         super().check_config(label_space)
-        if self.fold >= self.folds:
+        if self.fold is not None and self.fold >= self.folds:
             raise ConfigError(f"split.args.fold = {self.fold} must be 0 to {self.folds - 1} (folds = {self.folds})")
 
     def _in_validation(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[bool]:
+        assert self.fold is not None, "one fold is divided at a time"
         persons = self._ordered_persons(records, label_space, seed)
         chosen = {person for place, person in enumerate(persons) if place % self.folds == self.fold}
         return [record.person in chosen for record in records]
@@ -265,12 +282,3 @@ def _check_test_persons(rest: Sequence[Record], test: Sequence[Record]) -> None:
             for person, record in first.items()
         ]
     )
-
-
-def _warn_of_absent_classes(records: Sequence[Record], side: str, label_space: LabelSpace) -> None:
-    for name, attribute in label_space.predicted_attributes.items():
-        values = {record.attributes.get(name) for record in records}
-        found = {attribute.training_class(value) for value in values}
-        absent = [names for number, names in enumerate(attribute.training_class_names) if number not in found]
-        if absent:
-            logger.warning("the %s side has no image of %s = %s", side, name, " or ".join(absent))

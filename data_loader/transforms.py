@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -16,6 +16,7 @@ from base.preprocessing import Preprocessing
 from data_loader.pipeline import Pipeline, first_line
 from data_loader.probing import check_no_chance, final_size
 from utils.errors import ConfigError
+from utils.signatures import check_arguments
 from utils.wording import did_you_mean, not_one_of
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would ask the network for a newer version
@@ -36,6 +37,10 @@ TRANSFORMS: dict[str, type] = {
     and found not in (albumentations.BasicTransform, albumentations.BaseCompose)
     and name not in _NOT_BY_NAME
 }
+
+
+_ADVICE = ("is a special case of", "is a specialized version of", "is an alias for", "is very slow")
+"""What albumentations says of classes as such; its other warnings are of arguments that it changes as it likes."""
 
 
 class TransformLists(TypedDict):
@@ -103,7 +108,7 @@ def build_transforms(
     plain_specs = [_completed(spec, image_hw) for spec in eval_specs]
     mean_rgb, std_rgb = eval_normalise
     preprocessing = Preprocessing(eval_hw, mean_rgb, std_rgb, plain_specs)
-    return Transforms(Pipeline(train, train_hw), Pipeline(evaluation, eval_hw), preprocessing)
+    return Transforms(Pipeline(train, train_hw), Pipeline(evaluation, eval_hw, plain_specs), preprocessing)
 
 
 def eval_pipeline(preprocessing: Preprocessing) -> Pipeline:
@@ -112,7 +117,7 @@ def eval_pipeline(preprocessing: Preprocessing) -> Pipeline:
     transforms = _build("preprocessing.eval_transforms", preprocessing.eval_transforms, None, problems)
     if problems:
         raise ConfigError("\n".join(problems))
-    return Pipeline(transforms, preprocessing.image_hw)
+    return Pipeline(transforms, preprocessing.image_hw, preprocessing.eval_transforms)
 
 
 def transform_problems(lists: TransformLists, input_size: int | Sequence[int] | None) -> list[str]:
@@ -138,10 +143,21 @@ def _without_normalise(
         kept.pop()
     if kept and _type(kept[-1]) == "Normalize":
         statistics = _statistics(f"{place}[{len(kept) - 1}].args", kept.pop().get("args", {}), own, problems)
-    for number, spec in enumerate(kept):
+    for here, spec in _with_inner_specs(place, kept):
         if _type(spec) in ("Normalize", "ToTensorV2"):
-            problems.append(f"{place}[{number}]: {_type(spec)} may only stand last (it is done on the device)")
+            problems.append(f"{here}: {_type(spec)} may only stand last (it is done on the device)")
     return kept, statistics
+
+
+def _with_inner_specs(place: str, specs: Sequence[TransformSpec]) -> Iterator[tuple[str, TransformSpec]]:
+    """All specs and those in the args of choices such as OneOf, each with its place."""
+    for number, spec in enumerate(specs):
+        here = f"{place}[{number}]"
+        yield here, spec
+        args = spec.get("args") if isinstance(spec, dict) else None
+        inner = args.get("transforms") if isinstance(args, dict) else None
+        if isinstance(inner, list):
+            yield from _with_inner_specs(f"{here}.args.transforms", inner)
 
 
 def _statistics(place: str, args: dict[str, Any], own: tuple[Any, Any], problems: list[str]) -> tuple[Any, Any]:
@@ -177,9 +193,15 @@ def _completed(spec: TransformSpec, image_hw: tuple[int, int] | None) -> Transfo
 
 
 def _build(
-    place: str, specs: Sequence[TransformSpec], image_hw: tuple[int, int] | None, problems: list[str]
+    place: str,
+    specs: Sequence[TransformSpec],
+    image_hw: tuple[int, int] | None,
+    problems: list[str],
+    nested: bool = False,
 ) -> list[Any]:
-    """The transforms; a line in `problems` for each that cannot be made."""
+    """The transforms; a line in `problems` for each that cannot be made.
+
+    nested: they stand inside another's args, where the config's own checks of types and ranges do not look."""
     transforms = []
     for number, spec in enumerate(specs):
         here = f"{place}[{number}]"
@@ -192,7 +214,10 @@ def _build(
         elif spec["type"] not in TRANSFORMS:
             problems.append(f'{here}.type = "{spec["type"]}" {not_one_of(spec["type"], TRANSFORMS)}')
         else:
-            transforms += _build_one(here, _completed(spec, image_hw), image_hw, problems)
+            completed = _completed(spec, image_hw)
+            wrong = check_arguments(TRANSFORMS[spec["type"]], completed["args"], f"{here}.args") if nested else []
+            problems += wrong
+            transforms += [] if wrong else _build_one(here, completed, image_hw, problems)
     return transforms
 
 
@@ -214,8 +239,12 @@ def _build_one(place: str, spec: TransformSpec, image_hw: tuple[int, int] | None
     chance = args.get("p", 1)
     if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
         problems.append(f"{place}.args.p = {chance!r} must be a number of 0 to 1")
-    if isinstance(args.get("transforms"), list):
-        args = {**args, "transforms": _build(f"{place}.args.transforms", args["transforms"], image_hw, problems)}
+    if "transforms" in parameters and "transforms" in args:
+        inner = args["transforms"]
+        if not isinstance(inner, list) or not inner:
+            problems.append(f"{place}.args.transforms = {inner!r} must be a list of transforms, at least one")
+        else:
+            args = {**args, "transforms": _build(f"{place}.args.transforms", inner, image_hw, problems, nested=True)}
     if len(problems) > before:
         return []
     # albumentations only warns of some wrong values, and takes its defaults; `strict` makes them errors
@@ -237,7 +266,12 @@ def _build_one(place: str, spec: TransformSpec, image_hw: tuple[int, int] | None
             wrong[f"{place}: {spec['type']} cannot be made of {spec['args']}"] = [first_line(error)]
         problems += [f"{where}: {' / '.join(dict.fromkeys(messages))}" for where, messages in wrong.items()]
         return []
-    for warning in caught:
-        if "is a special case of" not in str(warning.message):  # ShiftScaleRotate, each time
-            logger.warning("%s: %s: %s", place, spec["type"], warning.message)
+    advice = [str(warning.message) for warning in caught]
+    for message in advice:
+        if not any(phrase in message for phrase in _ADVICE):
+            name, _, reason = message.partition(": ")
+            where = f"{place}.args.{name} = {args[name]!r}" if name in args else f"{place}: {spec['type']}"
+            problems.append(f"{where}: {reason if name in args else message}")
+        elif "is a special case of" not in message:  # ShiftScaleRotate, each time
+            logger.warning("%s: %s: %s", place, spec["type"], message)
     return [transform]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from base.confusion import ConfusionCounts
 from base.label_space import LabelSpace
 from model.metric import accuracy, f1, per_class
 from utils.random_streams import numpy_stream
+
+logger = logging.getLogger(__name__)
 
 NUM_RESAMPLES = 1000
 
@@ -39,6 +42,24 @@ class SetScores:
             f"macro F1 {self.macro_f1:.4f} [{low:.4f}, {high:.4f}] (majority {self.majority_f1:.4f}, "
             f"chance {self.chance_f1:.4f})  accuracy {self.accuracy:.4f} (majority {self.majority_accuracy:.4f})"
         )
+
+
+def tell_scores(
+    labels: LabelSpace,
+    answers: Tensor,
+    said: dict[str, Tensor],
+    truth: dict[str, Tensor],
+    persons: Sequence[str],
+) -> list[SetScores]:
+    """As `evaluate_classes`, each score and a table of the combined classes in the log; [] where nothing is known."""
+    if all((target == UNKNOWN).all() for target in truth.values()):
+        return []
+    for line in per_class_table(labels, answers, labels.answers(truth)):
+        logger.info("%s", line)
+    scores = evaluate_classes(labels, answers, said, truth, persons)
+    for row in scores:
+        logger.info("%s", row)
+    return scores
 
 
 def evaluate_classes(

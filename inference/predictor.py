@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import torch
 from torch import Tensor
 
 from base.base_model import BaseModel
-from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
-from data_loader.pipeline import AugmentationKey, first_line
-from data_loader.transforms import eval_pipeline
+from data_loader.loaders import views_loader
+from data_loader.pipeline import first_line
+from data_loader.records import Record
+from inference.views import PRESETS, Views, view_pipelines
+from logger.log import progress_bar
 from model.architectures import build_without_weights
 from utils.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, ConfigError
@@ -29,17 +32,41 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_NAMES = {"best": "model_best.pth", "last": "last.pth"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Probabilities:
-    """What a model says of a set of images: probabilities by head, (N, C) float32, over the training classes, and the
-    images' rows in the set, (N,) int64, in rising order."""
+    """What a model says of N images, float32 on the CPU.
+
+    by_head: (N, C) of each head's training classes; by_attribute: (N, S) of each attribute's scored classes; answers
+    (N, K): of each combined answer."""
 
     by_head: dict[str, Tensor]
-    indices: Tensor
+    by_attribute: dict[str, Tensor]
+    answers: Tensor
+
+    @classmethod
+    def of_heads(cls, labels: LabelSpace, by_head: dict[str, Tensor]) -> Probabilities:
+        """What the probabilities by head (N, C) come to in a label space."""
+        return cls(by_head, labels.attribute_probabilities(by_head), labels.answer_probabilities(by_head))
+
+    @classmethod
+    def combined(cls, parts: Sequence[Probabilities], combine: Callable[[list[Tensor]], Tensor]) -> Probabilities:
+        """Several, put together tensor by tensor: one set of images after the other, or the mean over views."""
+
+        def by_name(tables: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+            return {name: combine([table[name] for table in tables]) for name in tables[0]}
+
+        return cls(
+            by_name([part.by_head for part in parts]),
+            by_name([part.by_attribute for part in parts]),
+            combine([part.answers for part in parts]),
+        )
 
 
 class Predictor:
-    """A trained model with all that it needs to judge an image: its label space and its preprocessing."""
+    """A trained model with all that it needs to judge an image: its label space, its preprocessing, and its views.
+
+    views: see inference/views.py; None: those of its config, or else the image as it is. `pipelines` makes one image
+    of each view."""
 
     def __init__(
         self,
@@ -48,55 +75,86 @@ class Predictor:
         preprocessing: Preprocessing,
         device: torch.device,
         content: Mapping[str, Any],
+        views: Views | None = None,
     ) -> None:
         self.model = model.to(device).eval()
         self.labels, self.preprocessing, self.device = labels, preprocessing, device
-        self._pipeline = eval_pipeline(preprocessing)
         self.config: dict[str, Any] = content["config"]
         self.run_name: str = content["run_name"]
         self.completed_epochs: int = content["completed_epochs"]
+        self.views = views or self.config.get("views") or PRESETS["none"]
+        self.pipelines = view_pipelines(self.views, preprocessing)
 
     @classmethod
-    def from_checkpoint(cls, path: Path, device: torch.device | str = "cpu") -> Predictor:
+    def from_checkpoint(cls, path: Path, device: torch.device | str = "cpu", views: Views | None = None) -> Predictor:
         """Raises CheckpointError if the file is missing, damaged, hostile, or its weights do not fit its own config."""
         content = read_checkpoint(path)
         try:
             labels = LabelSpace(**content["labels"])
             preprocessing = Preprocessing.from_config(content["preprocessing"])
             model = build_without_weights(content["config"]["arch"], labels.num_classes)
-            load_weights(model, content["model"], path)
-            return cls(model, labels, preprocessing, torch.device(device), content)
+            averaged = content.get("answers_with") == "average"
+            load_weights(model, content["averaging"]["average"] if averaged else content["model"], path)
+            return cls(model, labels, preprocessing, torch.device(device), content, views)
         except KeyError as error:
             raise CheckpointError(f"{path}: lacks {error}, which every checkpoint of this program has") from None
         except (ConfigError, TypeError, ValueError) as error:  # made by another version, of ours or of a library
             raise CheckpointError(f"{path}: cannot be used by this version: {first_line(error)}") from None
 
-    def probabilities(self, batches: Iterable[Batch], stop: StopSignals | None = None) -> Probabilities:
-        """Judges every batch once. Raises StopSignal between two batches, if a signal asks for it."""
-        by_head: dict[str, list[Tensor]] = {head: [] for head in self.labels.heads}
-        indices = []
+    def judge(self, records: Sequence[Record]) -> Probabilities:
+        """The probabilities of every record, in order. Raises DataError for an image that cannot be read."""
+        return judge([self], records)[0]
+
+    def judge_batch(self, views: Sequence[Tensor]) -> Probabilities:
+        """A batch of images, (B, 3, H, W) uint8 as each of `pipelines` makes it -> the mean over the views."""
+        judged = []
         with torch.inference_mode():
-            for batch in batches:
-                images = batch.images.to(self.device, non_blocking=True)
-                for head, logits in self.model(self.preprocessing.normalise(images)).items():
-                    by_head[head].append(logits.float().softmax(dim=1).cpu())
-                indices.append(batch.indices)
-                if stop is not None:
-                    stop.raise_if_requested()
-        rows = torch.cat(indices)
-        order = rows.argsort()
-        return Probabilities({head: torch.cat(parts)[order] for head, parts in by_head.items()}, rows[order])
+            for images in views:
+                outputs = self.model(self.preprocessing.normalise(images.to(self.device, non_blocking=True)))
+                by_head = {head: outputs[head].float().softmax(dim=1).cpu() for head in self.labels.heads}
+                judged.append(Probabilities.of_heads(self.labels, by_head))
+        return Probabilities.combined(judged, lambda tensors: torch.stack(tensors).mean(dim=0))
 
     def predict_image(self, image: np.ndarray) -> dict[str, dict[str, float]]:
         """One image, uint8 (H, W, 3) RGB -> for each attribute, the probability of each class by name."""
-        pixels = torch.from_numpy(self._pipeline(image, AugmentationKey(0, 0, 0))).permute(2, 0, 1).unsqueeze(0)
-        with torch.inference_mode():
-            logits = self.model(self.preprocessing.normalise(pixels.to(self.device)))
-        by_head = {head: output.float().softmax(dim=1).cpu() for head, output in logits.items()}
+        views = [torch.from_numpy(pipeline(image)).permute(2, 0, 1).unsqueeze(0) for pipeline in self.pipelines]
         return {
             name: dict(zip(self.labels.attributes[name].class_names, probabilities[0].tolist(), strict=True))
-            for name, probabilities in self.labels.attribute_probabilities(by_head).items()
+            for name, probabilities in self.judge_batch(views).by_attribute.items()
         }
+
+
+def judge(
+    predictors: Sequence[Predictor],
+    records: Sequence[Record],
+    batch_size: int | None = None,
+    num_workers: int | None = None,
+    stop: StopSignals | None = None,
+    verbosity: int = 0,
+) -> list[Probabilities]:
+    """What each of the models, which are on one device, says of every record, in order. An image is decoded once for
+    all models and views, and nothing but probabilities is kept.
+
+    batch_size, num_workers: None: those of the models' configs (the smallest batch, the most workers). Raises DataError
+    for an image that cannot be read; StopSignal between two batches, if a signal asks for it."""
+    own = [predictor.config.get("data_loader", {}).get("args", {}) for predictor in predictors]
+    size = batch_size or min(each.get("valid_batch_size") or each.get("batch_size", 32) for each in own)
+    workers = num_workers if num_workers is not None else max(each.get("num_workers", 0) for each in own)
+    batches = views_loader(
+        records,
+        [pipeline for predictor in predictors for pipeline in predictor.pipelines],
+        size,
+        min(workers, len(records) // size),  # a worker without a batch would only cost its start
+        pin_memory=predictors[0].device.type == "cuda",
+    )
+    judged: list[list[Probabilities]] = [[] for _ in predictors]
+    for images, _ in progress_bar(batches, len(batches), "test", verbosity):
+        views = iter(images)
+        for predictor, parts in zip(predictors, judged, strict=True):
+            parts.append(predictor.judge_batch(list(itertools.islice(views, len(predictor.pipelines)))))
+        if stop is not None:
+            stop.raise_if_requested()
+    return [Probabilities.combined(parts, torch.cat) for parts in judged]
 
 
 def find_checkpoint(path: Path, name: str = "best") -> Path:

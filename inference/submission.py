@@ -28,7 +28,8 @@ class Answers:
     persons: list[str] | None = None
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Writes a table. Raises ConfigError, or StorageFullError, where it cannot be."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -42,16 +43,15 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object
 
 def write_submission(path: Path, ids: Sequence[str], answers: Tensor) -> None:
     """Writes `ImageID,ans` rows in the given order."""
-    _write_csv(path, [ID_COLUMN, ANSWER_COLUMN], list(zip(ids, answers.tolist(), strict=True)))
+    write_csv(path, [ID_COLUMN, ANSWER_COLUMN], list(zip(ids, answers.tolist(), strict=True)))
 
 
-def write_probabilities(path: Path, ids: Sequence[str], labels: LabelSpace, by_head: Mapping[str, Tensor]) -> None:
-    """Writes one row an image: its name, then each attribute's probability of each scored class."""
-    by_attribute = labels.attribute_probabilities(by_head)
+def write_probabilities(path: Path, ids: Sequence[str], labels: LabelSpace, by_attribute: Mapping[str, Tensor]) -> None:
+    """Writes one row an image: its name, then each attribute's probability of each scored class, (N, S) each."""
     header = [f"{name} {text}" for name in by_attribute for text in labels.attributes[name].class_names]
     table = torch.cat(list(by_attribute.values()), dim=1)
     rows = [[name, *(f"{value:.6f}" for value in row)] for name, row in zip(ids, table.tolist(), strict=True)]
-    _write_csv(path, [ID_COLUMN, *header], rows)
+    write_csv(path, [ID_COLUMN, *header], rows)
 
 
 def read_answers(path: Path, num_answers: int) -> Answers:

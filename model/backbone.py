@@ -1,11 +1,12 @@
-"""timm's backbones: their names checked, their weights fetched or read, every failure told in a line."""
+"""timm's backbones: their names checked, their weights fetched or read, their stages; every failure told in a line."""
 
 from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,24 @@ import huggingface_hub
 import timm
 import torch
 from huggingface_hub.utils import get_session
-from timm.models import get_deprecated_models, is_model, is_model_pretrained, load_pretrained
-from torch import nn
+from timm.models import get_deprecated_models, group_parameters, is_model, is_model_pretrained, load_pretrained
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from model.pooling import use_gem
 from utils.errors import ConfigError
 
 _HUB_ANSWERS_WITHIN_SECONDS = 10
 
 
-def check_backbone(model_name: str, pretrained: bool, weights_file: str | None, **options: Any) -> None:
+def check_backbone(
+    model_name: str,
+    pretrained: bool = False,
+    weights_file: str | None = None,
+    pooling: str | None = None,
+    gradient_checkpointing: bool = False,
+    **options: Any,
+) -> None:
     """Raises ValueError if there is no such backbone, it has no such options, or has no weights to fetch or read.
 
     The backbone is built without memory for its weights, which takes a few tenths of a second."""
@@ -35,28 +45,46 @@ def check_backbone(model_name: str, pretrained: bool, weights_file: str | None, 
         )
     try:
         with torch.device("meta"):
-            _create(model_name, options)
+            backbone = _create(model_name, pooling, options)
     except Exception as error:  # timm has no exceptions of its own: assertions, TypeErrors and more
-        given = ", ".join(f"{key} = {value}" for key, value in options.items() if value is not None)
+        given = ", ".join(
+            f"{key} = {value}" for key, value in {"pooling": pooling, **options}.items() if value is not None
+        )
         raise ValueError(
             f"{model_name} cannot be built with {given or 'its defaults'} ({_first_line(error)})"
         ) from error
+    _adapt(backbone, model_name, pooling, gradient_checkpointing)
 
 
-def build_backbone(model_name: str, pretrained: bool, weights_file: str | None, **options: Any) -> nn.Module:
-    """A timm model without its classifier: images (B, 3, H, W) -> features (B, `head_hidden_size`).
+def build_backbone(
+    model_name: str,
+    pretrained: bool = False,
+    weights_file: str | None = None,
+    pooling: str | None = None,
+    gradient_checkpointing: bool = False,
+    **options: Any,
+) -> tuple[nn.Module, list[list[str]]]:
+    """A timm model without its classifier, images (B, 3, H, W) -> features (B, `head_hidden_size`), and its stages.
 
-    weights_file: timm's weights of this model, .safetensors or .pth, read instead of fetching them. Raises ConfigError
-    if weights cannot be had or do not fit."""
+    weights_file: timm's weights of this model, .safetensors or .pth, read instead of fetching them; pooling: "gem", or
+    a name that timm knows, instead of the backbone's own; options: what timm's builder takes. The stages are names of
+    parameters, see `_stages`. Raises ConfigError if weights cannot be had or do not fit, ValueError if the backbone
+    cannot do what is asked for."""
+    backbone = _load(model_name, pretrained and weights_file is None, pooling, options)
+    new = _layers_of(pooling, backbone, model_name, options)
     if weights_file is not None:
-        backbone = _create(model_name, options)
-        _read_weights(backbone, weights_file, model_name)
-        return backbone
+        _read_weights(backbone, weights_file, model_name, new)
+    stages = _stages(backbone, new)
+    _adapt(backbone, model_name, pooling, gradient_checkpointing)
+    return backbone, stages
+
+
+def _load(model_name: str, pretrained: bool, pooling: str | None, options: dict[str, Any]) -> nn.Module:
     if not pretrained:
-        return _create(model_name, options)
+        return _create(model_name, pooling, options)
     try:
         with _cache_only_if_hub_is_silent():
-            return _create(model_name, options, pretrained=True)
+            return _create(model_name, pooling, options, pretrained=True)
     except Exception as error:  # of the network, the hub, the disk: many libraries' own
         raise ConfigError(
             f"arch.args: weights of {model_name} could not be fetched ({_first_line(error)}); set arch.args.pretrained "
@@ -64,8 +92,70 @@ def build_backbone(model_name: str, pretrained: bool, weights_file: str | None, 
         ) from error
 
 
-def _create(model_name: str, options: dict[str, Any], pretrained: bool = False) -> nn.Module:
+def _create(model_name: str, pooling: str | None, options: dict[str, Any], pretrained: bool = False) -> nn.Module:
+    own_pooling = pooling in (None, "gem")  # GeM takes its place once the weights are there
+    options = options if own_pooling else {**options, "global_pool": pooling}
     return timm.create_model(model_name, pretrained=pretrained, num_classes=0, in_chans=3, **options)
+
+
+def _layers_of(pooling: str | None, backbone: nn.Module, model_name: str, options: dict[str, Any]) -> set[str]:
+    """The weights that the backbone has for its `pooling` only: no file of timm's has them."""
+    if pooling in (None, "gem"):
+        return set()
+    with torch.device("meta"):
+        usual = _create(model_name, None, options)
+    return backbone.state_dict().keys() - usual.state_dict().keys()
+
+
+def _stages(backbone: nn.Module, new: Collection[str]) -> list[list[str]]:
+    """The names of the learned parameters but `new` ones in timm's own coarse groups, from the input to the features.
+
+    A group of vectors alone, which is a norm, goes with the layer that it follows: a frozen convolution whose norm
+    learns is not frozen. It is all one stage where timm does not group (the MetaFormers and few others)."""
+    learned = {
+        name: parameter
+        for name, parameter in backbone.named_parameters()
+        if parameter.requires_grad and name not in new
+    }
+    try:
+        groups = group_parameters(backbone, backbone.group_matcher(coarse=True))  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        return [list(learned)]
+    stages: list[list[str]] = []
+    for number in sorted(groups):
+        names = [name for name in groups[number] if name in learned]
+        if stages and all(learned[name].ndim < 2 for name in names):
+            stages[-1] += names
+        elif names:
+            stages.append(names)
+    return stages
+
+
+def _adapt(backbone: nn.Module, model_name: str, pooling: str | None, gradient_checkpointing: bool) -> None:
+    """What is done to a backbone once it has its weights."""
+    if pooling == "gem":
+        try:
+            use_gem(backbone)
+        except ValueError as error:
+            raise ValueError(f"pooling = gem: does not suit {model_name}: {error}") from None
+    if gradient_checkpointing:
+        try:
+            backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AttributeError, AssertionError):
+            raise ValueError(f"gradient_checkpointing = true: timm cannot do it with {model_name}") from None
+        for module in backbone.modules():
+            if isinstance(module, _BatchNorm) and module.track_running_stats:
+                module.register_forward_pre_hook(partial(_count_batch_once, momentum=module.momentum))
+
+
+def _count_batch_once(norm: _BatchNorm, _: tuple[Tensor, ...], momentum: float | None) -> None:
+    """Checkpointing computes a block again in the backward pass; its running statistics have seen the batch by then."""
+    if torch.compiler.is_compiling():  # the compiler keeps the first pass's
+        return
+    again = torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint asks whether it is in that pass
+    norm.momentum = 0.0 if again else momentum
+    if again and norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.sub_(1)
 
 
 def _check_name(model_name: str) -> None:
@@ -101,8 +191,10 @@ def _cache_only_if_hub_is_silent() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _read_weights(backbone: nn.Module, weights_file: str, model_name: str) -> None:
-    """Reads timm's weights from a file (never running what a pickle may hold); the classifier's are left out."""
+def _read_weights(backbone: nn.Module, weights_file: str, model_name: str, new: Collection[str]) -> None:
+    """Reads timm's weights from a file (never running what a pickle may hold), which lacks `new` ones.
+
+    The classifier's are left out."""
     missing: list[str] = []
     hook = backbone.register_load_state_dict_post_hook(lambda _, keys: missing.extend(keys.missing_keys))
     source = {**backbone.pretrained_cfg, "file": weights_file, "custom_load": False}  # type: ignore[dict-item]
@@ -119,6 +211,7 @@ def _read_weights(backbone: nn.Module, weights_file: str, model_name: str) -> No
         raise ConfigError(f"arch.args.weights_file = {weights_file} cannot be read ({_first_line(error)})") from error
     finally:
         hook.remove()
+    missing = [name for name in missing if name not in new]
     if missing:
         raise ConfigError(
             f"arch.args.weights_file = {weights_file} is not of {model_name}: it lacks {len(missing)} of the model's "

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from config_schema import SECTIONS
-from parse_config import ConfigParser
+from utils.editor_schema import editor_schema
 from utils.errors import run_command
 from utils.files import write_atomically
 
@@ -16,7 +16,7 @@ SCHEMA_FILE = Path(__file__).parents[1] / "configs" / "config.schema.json"
 
 def schema_text() -> str:
     """The schema, made from the signatures that configs are checked against."""
-    return json.dumps(ConfigParser.json_schema(SECTIONS), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(editor_schema(SECTIONS), indent=1, ensure_ascii=False) + "\n"
 
 
 def main() -> None:

@@ -42,6 +42,19 @@ def test_several_parents_are_laid_over_one_another_in_order() -> None:
     assert (read("child.json")["name"], read("child.json")["seed"]) == ("B", 1)
 
 
+def test_what_several_parents_extend_is_laid_once_so_that_they_add_up() -> None:
+    write("a.json", {"extends": "config.json", "name": "A", "seed": 1, "optimizer": {"args": {"lr": 9}}})
+    write("sub/b.json", {"extends": "../config.json", "name": "B", "transforms": {"train": {"remove": ["Blur"]}}})
+    write("child.json", {"extends": ["a.json", "sub/b.json", "./a.json"], "trainer": {"epochs": 7}})
+    expected = copy.deepcopy(CONFIG) | {"name": "B", "seed": 1}
+    expected["optimizer"]["args"]["lr"] = 9
+    expected["transforms"]["train"] = []
+    expected["trainer"]["epochs"] = 7
+    config = read("child.json")
+    assert config.resolved == expected
+    assert (config.origin("seed"), config.origin("optimizer.args.amsgrad")) == ("a.json", "config.json")
+
+
 def test_each_error_names_the_file_that_set_the_value() -> None:
     write("bad.json", edited("trainer.epochs", "3"))
     write("child.json", {"extends": "bad.json", "seed": -1, "optimizer": {"args": {"lrr": 1}}})

@@ -18,14 +18,16 @@ MAY_IMPORT = {
     "data_loader": {"base", "utils"},
     "trainer": {"base", "logger", "utils"},
     "inference": {"parse_config", "data_loader", "model", "base", "logger", "utils"},
-    "config_schema": EVERYTHING - {"trainer"},
-    "builders": EVERYTHING | {"config_schema"},
-    "train": EVERYTHING | {"config_schema", "builders"},
+    "config_schema": EVERYTHING,
+    "config_checks": EVERYTHING | {"config_schema", "inference"},
+    "builders": EVERYTHING | {"config_schema", "config_checks"},
+    "train": EVERYTHING | {"config_schema", "config_checks", "builders", "inference"},
     "test": {"inference", "base", "utils", "parse_config", "data_loader", "logger"},
     "scripts": {
-        "train", "test", "inference", "config_schema", "parse_config", "data_loader", "base", "logger", "utils",
+        "train", "test", "inference", "config_schema", "config_checks", "builders", "parse_config", "data_loader",
+        "base", "logger", "utils",
     },
-    "benchmarks": EVERYTHING | {"config_schema", "builders", "train", "test", "inference", "scripts"},
+    "benchmarks": EVERYTHING | {"config_schema", "config_checks", "builders", "train", "test", "inference", "scripts"},
 }  # fmt: skip
 
 

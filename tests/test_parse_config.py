@@ -29,6 +29,7 @@ from tests.small_config import (
     read,
     write,
 )
+from utils.editor_schema import editor_schema
 from utils.errors import ConfigError
 
 
@@ -162,7 +163,7 @@ def test_right_configs_are_taken_as_they_are(place: str, value: Any) -> None:
 
 
 def test_schema_is_valid_and_each_type_is_described() -> None:
-    schema = ConfigParser.json_schema(SECTIONS)
+    schema = editor_schema(SECTIONS)
     jsonschema.Draft202012Validator.check_schema(schema)
     heads = schema["$defs"]["complete"]["properties"]["loss"]["properties"]["heads"]["additionalProperties"]
     assert {"const": "Focal", "description": "Looks at what is hard."} in heads["properties"]["type"]["oneOf"]
@@ -180,7 +181,7 @@ def test_schema_and_checker_agree(place: str, value: Any) -> None:
         taken = True
     except ConfigError:
         taken = False
-    assert jsonschema.Draft202012Validator(ConfigParser.json_schema(SECTIONS)).is_valid(config) is taken
+    assert jsonschema.Draft202012Validator(editor_schema(SECTIONS)).is_valid(config) is taken
 
 
 @pytest.mark.parametrize(
@@ -195,12 +196,23 @@ def test_schema_and_checker_agree(place: str, value: Any) -> None:
         ({"optimizer": {"type": "SGD", "args": {"amsgrad": True}}}, False),
         ({"data": [{"args": {"root": "x"}}]}, False),
         ({"loss": {"heads": {"age": {"weight": 0}}}}, False),
+        ({"loss": {"heads": {"mask": None}}}, True),
+        ({"labels": {"attributes": {"mask": None}}, "metrics": ["f1"]}, True),
+        (
+            {
+                "data_loader": {"type": "Loader", "args": {"size": {"add": []}}},
+                "transforms": {"train": {"remove": ["Blur"]}},
+            },
+            True,
+        ),
+        ({"data_loader": {"type": "Loader", "args": {"size": {"ad": []}}}}, False),
+        ({"data": {"add": [{"type": "Folder"}]}}, False),
     ],
 )
 def test_schema_and_checker_agree_on_files_that_extend(part: dict[str, Any], good: bool) -> None:
     child = {"extends": "config.json", **part}
     write("child.json", child)
-    assert jsonschema.Draft202012Validator(ConfigParser.json_schema(SECTIONS)).is_valid(child) is good
+    assert jsonschema.Draft202012Validator(editor_schema(SECTIONS)).is_valid(child) is good
     if good:
         read("child.json")
     else:

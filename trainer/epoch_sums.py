@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from base.scores import Scores
 from utils import process_group
-
-
-class Criterion(Protocol):
-    """The weighted loss over heads, as the trainer uses it."""
-
-    weights: dict[str, float]
-
-    def __call__(
-        self,
-        logits: Mapping[str, Tensor],
-        targets: Mapping[str, Tensor],
-        normalisers: Mapping[str, Tensor] | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-    def sample_weight_sums(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
 class EpochSums:

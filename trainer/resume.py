@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import candidates, read_resumable
 from utils.errors import CheckpointError
-from utils.run_folders import RunFolders, runs_with_config
+from utils.run_folders import RunFolders, fold_number, read_kept_config, runs_with_config
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "trainer.early_stop",
     "trainer.verbosity",
     "trainer.tensorboard",
+    "views",
     "data_loader.args.num_workers",
     "data_loader.args.valid_batch_size",
 )
@@ -49,27 +50,70 @@ class ResumePoint:
     path: Path
 
 
+def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
+    """What `--resume path` goes on with, and the config that it was trained by: the run that a checkpoint file or a
+    folder belongs to, or the folders of a run of folds. Raises CheckpointError."""
+    kept = read_kept_config(path) if path.is_dir() else None
+    if kept is not None and is_run_of_folds(kept):
+        return _folders_of(path, path, kept["name"], path.resolve().name), kept
+    point = resume_point(path)
+    return point, point.content["config"]
+
+
 def resume_point(path: Path) -> ResumePoint:
     """The run that a checkpoint file or a run folder belongs to. Raises CheckpointError."""
     file, content = read_resumable(path, logger)
-    models = (path if path.is_dir() else path.parent).resolve()
-    name, run = content["config"]["name"], content["run_name"]
+    folder = path if path.is_dir() else path.parent
+    return ResumePoint(_folders_of(folder, path, content["config"]["name"], content["run_name"]), content, file)
+
+
+def resume_point_of_fold(run: RunFolders, fold: int) -> ResumePoint | None:
+    """Where a fold of a run goes on; None if it has not begun. Raises CheckpointError."""
+    folders = run.of_fold(fold)
+    if not folders.models.is_dir() or not any(candidate.exists() for candidate in candidates(folders.models)):
+        return None
+    file, content = read_resumable(folders.models, logger)
+    return ResumePoint(folders, content, file)
+
+
+def _folders_of(folder: Path, named: Path, name: str, run: str) -> RunFolders:
+    """The run folders of which `folder` is the one of checkpoints; `named` is what errors name.
+
+    Raises CheckpointError if it lies elsewhere."""
+    models, fold = folder.resolve(), fold_number(folder.resolve().name)
+    if fold is not None:
+        models = models.parent
     if models.parts[-3:] != ("models", name, run):
-        raise CheckpointError(f"{path}: lies outside its run's folder models/{name}/{run}; put it back there to go on")
+        raise CheckpointError(f"{named}: lies outside its run's folder models/{name}/{run}; put it back there to go on")
     save_dir = models.parents[2]
     if save_dir.is_relative_to(Path.cwd()):
         save_dir = save_dir.relative_to(Path.cwd())
-    return ResumePoint(RunFolders(save_dir, name, run), content, file)
+    return RunFolders(save_dir, name, run, fold)
 
 
-def newest_run(save_dir: Path, config: dict[str, Any]) -> ResumePoint | None:
+def newest_run(save_dir: Path, config: dict[str, Any]) -> ResumePoint | RunFolders | None:
     """The newest run of this config that has a checkpoint: what `--resume auto` goes on with, if there is one."""
     for folders, kept_config in runs_with_config(save_dir, config["name"]):
-        same = all(place in MAY_CHANGE for place, _, _ in _differences(kept_config, config, ""))
-        if same and any(candidate.exists() for candidate in candidates(folders.models)):
+        if any(not _may_change(place) for place, _, _ in _differences(kept_config, config, "")):
+            continue
+        if is_run_of_folds(config):
+            return folders
+        if any(candidate.exists() for candidate in candidates(folders.models)):
             file, content = read_resumable(folders.models, logger)
             return ResumePoint(folders, content, file)
     return None
+
+
+def is_run_of_folds(config: Mapping[str, Any]) -> bool:
+    """True for a config that trains all folds of its split in turn, each a model of its own."""
+    split = config["split"]
+    return split["type"] == "KFoldSplit" and split.get("args", {}).get("fold") is None
+
+
+def with_all_folds(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the run that a fold with this config belongs to."""
+    arguments = {key: value for key, value in config["split"]["args"].items() if key != "fold"}
+    return {**config, "split": {**config["split"], "args": arguments}}
 
 
 def forbidden_changes(trained: dict[str, Any], config: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -77,8 +121,12 @@ def forbidden_changes(trained: dict[str, Any], config: dict[str, Any]) -> list[t
     return [
         (place, before, now)
         for place, before, now in _differences(trained, config, "")
-        if place not in MAY_CHANGE and not MAY_MOVE.fullmatch(place)
+        if not _may_change(place) and not MAY_MOVE.fullmatch(place)
     ]
+
+
+def _may_change(place: str) -> bool:
+    return any(place == free or place.startswith(f"{free}.") for free in MAY_CHANGE)
 
 
 def _differences(before: Any, now: Any, place: str) -> Iterator[tuple[str, Any, Any]]:

@@ -1,46 +1,81 @@
-"""When the learning rate changes: once an epoch, at every update, or when a metric no longer improves."""
+"""When the learning rate changes: once an epoch, at every update, when a metric no longer improves, or to warm up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from utils.errors import ConfigError
 
+PLANNED = ("total_steps", "T_max")
+"""What schedulers know of a run's length."""
+
 
 @dataclass
 class Schedule:
-    """A scheduler of torch's and when it steps. `metric` is what ReduceLROnPlateau looks at."""
+    """A scheduler of torch's and when it steps. `metric` is what ReduceLROnPlateau looks at.
+
+    warmup_updates: until these are done, the rates are (warm_updates + 1) / warmup_updates of the scheduler's, where
+    warm_updates counts those that are done.
+    """
 
     scheduler: LRScheduler
     interval: Literal["epoch", "step"]
     metric: str | None = None
+    warmup_updates: int = 0
+    warm_updates: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        # torch warns when a scheduler steps before its optimizer has. Here it never does, but the loss scaler may leave
+        # a step out, and a resumed run's optimizer has stepped in the process before.
+        self.scheduler.optimizer._opt_called = True  # type: ignore[attr-defined]
+        self._warm_up()
 
     def after_update(self) -> None:
+        self.warm_updates = min(self.warm_updates + 1, self.warmup_updates)
         if self.interval == "step":
-            self.scheduler.step()
+            self._step()
+        else:
+            self._warm_up()
 
     def after_epoch(self, metrics: Mapping[str, float]) -> None:
         if isinstance(self.scheduler, ReduceLROnPlateau):
             assert self.metric is not None
-            self.scheduler.step(metrics[self.metric])
+            self._step(metrics[self.metric])
         elif self.interval == "epoch":
-            self.scheduler.step()
+            self._step()
 
     def state_dict(self) -> dict[str, Any]:
-        return self.scheduler.state_dict()
+        state = self.scheduler.state_dict()
+        return {**state, "warm_updates": self.warm_updates} if self.warmup_updates else state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ConfigError if the schedule was planned for a run of another length, as OneCycleLR is."""
-        planned = getattr(self.scheduler, "total_steps", None)
-        if planned is not None and planned != state["total_steps"]:
-            raise ConfigError(
-                f"lr_scheduler: {type(self.scheduler).__name__} was planned for {state['total_steps']} steps, and the "
-                f"run would now take {planned}; go on with the same trainer.epochs, or begin a new run"
-            )
-        self.scheduler.load_state_dict(state)
-        # torch warns when a scheduler steps before its optimizer has; after a resume it has, in the process before.
-        self.scheduler.optimizer._opt_called = True  # type: ignore[attr-defined]
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """To be called when the optimizer's state, which holds the rates, is loaded.
+
+        Raises ConfigError if the schedule was planned for a run of another length, as OneCycleLR is."""
+        for name in PLANNED:
+            planned = getattr(self.scheduler, name, None)
+            if planned is not None and planned != state[name]:
+                raise ConfigError(
+                    f"lr_scheduler: {type(self.scheduler).__name__} was planned for {state[name]} steps, and the run "
+                    f"would now take {planned}; go on with the same trainer.epochs, or begin a new run"
+                )
+        self.warm_updates = state.get("warm_updates", 0)
+        self.scheduler.load_state_dict({name: value for name, value in state.items() if name != "warm_updates"})
+
+    def _step(self, *metric: Any) -> None:
+        if self.warmup_updates:
+            self._scale_rates(1.0)  # most schedulers compute the next rate from the one they find
+        self.scheduler.step(*metric)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        if self.warmup_updates:
+            self._scale_rates(min(1.0, (self.warm_updates + 1) / self.warmup_updates))
+
+    def _scale_rates(self, factor: float) -> None:
+        for group, rate in zip(self.scheduler.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate * factor

@@ -1,4 +1,4 @@
-"""The step, the epoch, and the validation."""
+"""The epoch, the validation, and what is kept of them."""
 
 from __future__ import annotations
 
@@ -6,30 +6,26 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from base.base_data_loader import BaseDataLoader
-from base.base_model import BaseModel
 from base.base_trainer import BaseTrainer, TrainerSettings
 from base.batch import Batch
 from base.label_space import LabelSpace
+from base.mixing import Mixing, plan_mix
 from base.scores import Metric, Scores
-from base.weights import load_weights
 from logger.log import progress_bar
 from logger.trackers import Trackers
 from trainer.checkpoint import BEST, Checkpoints
-from trainer.epoch_sums import Criterion, EpochSums, describe, summary
+from trainer.epoch_sums import EpochSums, describe, summary
+from trainer.learner import Learner
 from trainer.monitor import EarlyStopping, Monitor
-from trainer.schedule import Schedule
 from trainer.worst_images import WorstImages
 from utils import process_group
-from utils.device import choose_compute_type
 from utils.errors import CheckpointError, DivergenceError, StorageFullError
 from utils.image_decoding import read_rgb
 from utils.random_streams import torch_seed
@@ -45,110 +41,41 @@ class Trainer(BaseTrainer):
         self,
         settings: TrainerSettings,
         *,
-        model: BaseModel,
-        criterion: Criterion,
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule | None,
+        learner: Learner,
         data_loader: BaseDataLoader,
         labels: LabelSpace,
         metrics: Mapping[str, Metric],
-        device: torch.device,
-        seed: int,
         checkpoints: Checkpoints,
         stop: StopSignals,
         log: logging.Logger,
         run: Mapping[str, Any],
+        mixings: Sequence[Mixing] = (),
         visualize: bool = False,
     ) -> None:
         super().__init__(settings.epochs)
-        self.settings, self.device, self.seed, self.log, self.run = settings, device, seed, log, run
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        model.to(memory_format=self.memory_format)
-        self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
-        self.network: nn.Module = DistributedDataParallel(model) if process_group.world_size() > 1 else model
-        self.data_loader, self.labels, self.metrics = data_loader, labels, metrics
+        self.settings, self.learner, self.log, self.run = settings, learner, log, run
+        self.data_loader, self.labels, self.metrics, self.mixings = data_loader, labels, metrics, mixings
         self.checkpoints, self.stop, self.visualize = checkpoints, stop, visualize
         self.trackers = Trackers()  # none, until the run is ready to write
         self.monitor = Monitor(settings.monitor)
         self.further_monitors = [Monitor(text) for text in settings.save_best]
         self.early_stopping = EarlyStopping(settings.early_stop)
-        self.compute_type = choose_compute_type(settings.precision, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute_type == torch.float16)
-        self.updates = 0  # of the weights, in the whole run
         self.batches_done = 0  # of the epoch in progress
-        self.stop_agreed = False  # by all processes, where there are several
+        self.stop_agreed = False  # by all processes
         self.sums = self._new_sums()
-
-    # --- the step ---
-
-    def _update(self, window: list[Batch], epoch: int, first_batch: int) -> None:
-        """One update of the weights from the batches of `window`, as if they, and the other processes', were one."""
-        weights, normalisers = self._sum_weights(window)
-        for number, (batch, batch_weights) in enumerate(zip(window, weights, strict=True)):
-            torch.manual_seed(torch_seed(self.seed, "model", epoch, first_batch + number, process_group.rank()))
-            with self._synchronised_only_if(number == len(window) - 1):
-                with self.autocast():
-                    logits = self.network(self._normalised(batch))
-                    loss, parts = self.criterion(logits, batch.targets, normalisers)
-                # Processes' gradients are averaged, and the normalisers span all of them already.
-                self.scaler.scale(loss * process_group.world_size()).backward()
-            self.sums.add_losses(parts, normalisers, batch_weights)
-            self.sums.scores.update({head: output.detach() for head, output in logits.items()}, batch.scoring_targets)
-        self._update_weights()
-
-    def _update_weights(self) -> None:
-        if self.settings.max_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.updates += 1
-        if self.schedule is not None:
-            self.schedule.after_update()
-
-    def _sum_weights(self, window: list[Batch]) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """By head: each batch's sum of the weights of its known labels, and that of the whole update, all processes.
-
-        The processes' wishes to stop travel along, so that all of them stop after the same update."""
-        weights = [self.criterion.sample_weight_sums(batch.targets) for batch in window]
-        heads = list(self.criterion.weights)
-        sums = torch.stack([torch.stack([batch[head] for batch in weights]).sum() for head in heads])
-        if process_group.world_size() > 1:
-            wish = sums.new_tensor([float(self.stop.requested)])
-            reduced = process_group.all_reduce_sum(torch.cat([sums, wish]))
-            sums = reduced[:-1]
-            self.stop_agreed = bool(reduced[-1] > 0)
-        return weights, dict(zip(heads, sums, strict=True))
-
-    def _normalised(self, batch: Batch) -> Tensor:
-        """The batch's images as the model takes them."""
-        return self.data_loader.preprocessing.normalise(batch.images, memory_format=self.memory_format)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision, where the run uses it."""
-        if self.compute_type == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.compute_type)
-
-    def _synchronised_only_if(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients cross between processes once an update, with its last batch."""
-        if last or not isinstance(self.network, DistributedDataParallel):
-            return nullcontext()
-        return self.network.no_sync()
 
     # --- the epoch ---
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        self.network.train()
+        self.learner.begin_epoch(epoch)
         for window in self._windows(epoch):
-            self._update(window, epoch, self.batches_done)
+            self.stop_agreed = self.learner.update(window, epoch, self.batches_done, self.sums, self.stop.requested)
             self.batches_done += len(window)
             self._stop_if_asked(epoch)
-        process_group.share_buffers(self.model)  # each process has its own running means, and one model is judged
+        self.learner.end_epoch(epoch)
         metrics = self.sums.reduced().metrics("train/")
         self._refuse_divergence(epoch, metrics)
-        return metrics | {"lr": float(self.optimizer.param_groups[0]["lr"])}
+        return metrics | self.learner.rates()
 
     def _windows(self, epoch: int) -> Iterator[list[Batch]]:
         """The batches that are left of the epoch, on the device, grouped to one list an update."""
@@ -162,27 +89,39 @@ class Trainer(BaseTrainer):
             self.settings.verbosity if process_group.is_main_process() else 0,
             initial=self.batches_done,
         )
-        on_device = (batch.to(self.device) for batch in batches)
+        on_device = (
+            self._planned(batch, epoch, number).to(self.learner.device)
+            for number, batch in enumerate(batches, start=self.batches_done)
+        )
         while window := list(itertools.islice(on_device, self.settings.accumulation_steps)):
             yield window
+
+    def _planned(self, batch: Batch, epoch: int, number: int) -> Batch:
+        """The batch with what its images are to be mixed with, if they are: decided before it goes to the device."""
+        seed, rank = self.learner.seed, process_group.rank()
+        image_hw = self.data_loader.preprocessing.image_hw
+        batch.mix = plan_mix(self.mixings, batch.targets, image_hw, seed, epoch, number, rank)
+        return batch
 
     def validate(self, epoch: int) -> dict[str, float]:
         if self.data_loader.num_validation == 0:
             return {}
-        self.network.eval()
+        model, criterion = self.learner.judged(), self.learner.criterion
         sums = self._new_sums()
         worst = WorstImages(self.labels) if self.visualize else None
         with torch.inference_mode():
-            for batch in self.data_loader.validation_batches():
-                batch = batch.to(self.device)
-                with self.autocast():
-                    logits = self.model(self._normalised(batch))
-                    weights = self.criterion.sample_weight_sums(batch.targets)
-                    _, parts = self.criterion(logits, batch.targets, weights)
+            for number, batch in enumerate(self.data_loader.validation_batches()):
+                # Some of the losses on embeddings draw the pairs that they look at.
+                torch.manual_seed(torch_seed(self.learner.seed, "validation", epoch, number, process_group.rank()))
+                batch = batch.to(self.learner.device)
+                with self.learner.autocast():
+                    outputs = model(self.learner.normalised(batch))
+                    weights = criterion.sample_weight_sums(batch.targets)
+                    _, parts = criterion(outputs, batch.targets, weights)
                 sums.add_losses(parts, weights, weights)
-                sums.scores.update(logits, batch.scoring_targets)
+                sums.scores.update(outputs, batch.scoring_targets)
                 if worst is not None:
-                    worst.update(logits, batch)
+                    worst.update(outputs, batch)
                 if process_group.world_size() == 1:
                     self._stop_if_asked(epoch)
         if worst is not None:
@@ -192,8 +131,8 @@ class Trainer(BaseTrainer):
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self._refuse_divergence(epoch, metrics)
-        if self.schedule is not None:
-            self.schedule.after_epoch(metrics)
+        if self.learner.schedule is not None:
+            self.learner.schedule.after_epoch(metrics)
         better = self.monitor.update(epoch, metrics)
         names = [BEST] if better else []
         names += [f"{monitor.file_stem}.pth" for monitor in self.further_monitors if monitor.update(epoch, metrics)]
@@ -219,14 +158,14 @@ class Trainer(BaseTrainer):
 
     def dry_run(self) -> dict[str, float]:
         """One update and one validation batch, to see that all fits together; returns the loss. Nothing is kept."""
-        self.network.train()
-        batches = self.data_loader.train_batches(1, 0)
-        window = [batch.to(self.device) for batch in itertools.islice(batches, self.settings.accumulation_steps)]
-        self._update(window, 1, 0)
-        self.network.eval()
+        self.learner.begin_epoch(1)
+        batches = (self._planned(batch, 1, number) for number, batch in enumerate(self.data_loader.train_batches(1, 0)))
+        device, accumulated = self.learner.device, self.settings.accumulation_steps
+        self.learner.update([batch.to(device) for batch in itertools.islice(batches, accumulated)], 1, 0, self.sums)
+        model = self.learner.judged()
         with torch.inference_mode():
             for batch in itertools.islice(self.data_loader.validation_batches(), 1):
-                self.model(self._normalised(batch.to(self.device)))
+                model(self.learner.normalised(batch.to(device)))
         return self.sums.reduced().metrics("train/")
 
     # --- stopping, saving and going on ---
@@ -236,7 +175,9 @@ class Trainer(BaseTrainer):
         if self.stop_agreed if process_group.world_size() > 1 else self.stop.requested:
             self._refuse_divergence(epoch, self.sums.metrics("train/"))
             self.save(final=True)
-            raise self.stop.error(f"saved in {self.checkpoints.folder}; go on with --resume {self.checkpoints.folder}")
+            raise self.stop.error(
+                f"saved in {self.checkpoints.folder}; go on with --resume {self.checkpoints.run_folder}"
+            )
 
     def save(self, also_as: Sequence[str] = (), *, final: bool = False) -> None:
         """Writes last.pth, and the same under the further names. Every process must call it.
@@ -269,23 +210,20 @@ class Trainer(BaseTrainer):
             )
 
     def _new_sums(self) -> EpochSums:
-        return EpochSums(Scores(self.labels, self.metrics, self.device), self.criterion.weights, self.device)
+        device = self.learner.device
+        return EpochSums(Scores(self.labels, self.metrics, device), self.learner.criterion.weights, device)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "completed_epochs": self.completed_epochs,
             "stopped_early": self.stopped_early,
-            "updates": self.updates,
             "batches_done": self.batches_done,
             "world_size": process_group.world_size(),
             "sums": process_group.gather(self.sums.state_dict() if self.batches_done else None),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict() if self.schedule is not None else None,
-            "scaler": self.scaler.state_dict(),
             "monitors": [monitor.state_dict() for monitor in (self.monitor, *self.further_monitors)],
             "epochs_without_better": self.early_stopping.epochs_without_better,
             "trackers": self.trackers.state(),
+            **self.learner.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], path: Path | None = None) -> None:
@@ -295,17 +233,12 @@ class Trainer(BaseTrainer):
                 f"{self.checkpoints.folder}: was stopped within an epoch of {state['world_size']} processes, and there "
                 f"are {process_group.world_size()} now; go on with as many, or from a checkpoint-epoch file"
             )
-        load_weights(self.model, state["model"], path or self.checkpoints.folder)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.schedule is not None and state["schedule"] is not None:
-            self.schedule.load_state_dict(state["schedule"])
-        if state["scaler"]:  # empty where the run does not scale its loss
-            self.scaler.load_state_dict(state["scaler"])
+        self.learner.load_state_dict(state, path or self.checkpoints.folder)
         for monitor in (self.monitor, *self.further_monitors):
             for saved in state["monitors"]:
                 monitor.load_state_dict(saved)
         self.early_stopping.epochs_without_better = state["epochs_without_better"]
         self.completed_epochs, self.stopped_early = state["completed_epochs"], state["stopped_early"]
-        self.updates, self.batches_done = state["updates"], state["batches_done"]
+        self.batches_done = state["batches_done"]
         if self.batches_done:
             self.sums.load_state_dict(state["sums"][process_group.rank()])

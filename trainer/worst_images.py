@@ -23,9 +23,9 @@ class WorstImages:
         self.labels = labels
         self.rows: list[tuple[float, int, int, int]] = []  # probability of the truth, index, true and predicted answer
 
-    def update(self, logits: Mapping[str, Tensor], batch: Batch) -> None:
-        """Looks at a batch; images without a known answer are passed over."""
-        probabilities = {head: output.float().softmax(dim=1) for head, output in logits.items()}
+    def update(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
+        """Looks at a batch and the model's outputs for it; images without a known answer are passed over."""
+        probabilities = {head: outputs[head].float().softmax(dim=1) for head in self.labels.heads}
         answers = self.labels.answer_probabilities(probabilities)
         truth = self.labels.answers(batch.scoring_targets)
         known = truth != UNKNOWN

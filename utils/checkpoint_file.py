@@ -3,6 +3,8 @@
 A file is what `torch.save` writes (a ZIP archive) with its SHA-256 as the archive's comment, so one file holds all,
 a rename replaces all, and `torch.load(path, weights_only=True)` takes it too. torch itself does not notice flipped
 bits: the checksum does.
+
+Other programs' files are read by `read_foreign_checkpoint` alone, for scripts/import_checkpoint.py.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import pickle
 import pickletools
 import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -59,7 +62,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises CheckpointError, naming the file and the reason, for anything else. Nothing in the file is executed."""
     archive = _checked_archive(path, _read_bytes(path))
     try:
-        content = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+        content = _load(archive)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: refused, nothing was executed: {_first_line(error)}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -70,6 +73,103 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             "update the program"
         )
     return content
+
+
+class InertObject:
+    """Stands for an object of any class that a foreign checkpoint names: it keeps what the file says of the object, and
+    can do nothing. arguments: what its class was to be called with; state: what its attributes were to be."""
+
+    arguments: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *arguments: Any) -> InertObject:
+        made = super().__new__(cls)
+        made.arguments, made.state = arguments, None
+        return made
+
+    def __init__(self, *arguments: Any) -> None:
+        """As `__new__`: an unpickler calls either, or both."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def read_foreign_checkpoint(path: Path) -> Any:
+    """The content of a file that another program wrote with `torch.save`, on the CPU; nothing in it is executed.
+
+    torch's own restricted unpickler builds it, which takes tensors and plain data. Objects of other classes (the
+    ConfigParser of a template, its paths, numpy's numbers) become `InertObject`s. A name of Python's own library that
+    is no plain class, such as os.system or builtins.eval, is no part of a model: the file is refused.
+
+    Raises CheckpointError, naming the file and the reason, for what is no such file, or is one of this program."""
+    data = _read_bytes(path)
+    if data[:2] == b"PK" and data[-_COMMENT_LENGTH:].startswith(_MARK):
+        raise CheckpointError(f"{path}: is a checkpoint of this program already; test.py --resume takes it as it is")
+    if data[:2] not in (b"PK", b"\x80\x02"):
+        raise CheckpointError(f"{path}: is not what torch.save writes (it begins with {data[:16]!r})")
+    try:
+        if _is_torchscript(data):
+            raise CheckpointError(
+                f"{path}: is a TorchScript archive, whose code would have to be run; save the model's state_dict where "
+                "it was made"
+            )
+        names = _foreign_names(data)
+        if hostile := sorted(name for name in names if _is_hostile(name)):
+            raise CheckpointError(f"{path}: names {', '.join(hostile[:5])}: refused, nothing was executed")
+        with torch.serialization.safe_globals([(InertObject, name) for name in names]):
+            content = _load(data)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the file is foreign: whatever its reading raises is a reason to refuse it
+        raise CheckpointError(f"{path}: cannot be read, nothing was executed: {_first_line(error)}") from None
+    if isinstance(content, InertObject):
+        raise CheckpointError(
+            f"{path}: is a whole pickled object, such as an nn.Module, whose class would have to be run; save its "
+            "state_dict where it was made: torch.save(model.state_dict(), ...)"
+        )
+    return content
+
+
+_PLAIN_CLASSES = {
+    "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath", "pathlib.PureWindowsPath",
+    "pathlib._local.PosixPath", "pathlib._local.WindowsPath", "argparse.Namespace", "types.SimpleNamespace",
+    "datetime.datetime", "datetime.date", "datetime.timedelta", "collections.defaultdict", "builtins.dict",
+    "builtins.list", "builtins.int", "builtins.float", "builtins.str", "builtins.bool", "builtins.tuple",
+    "builtins.object", "builtins.frozenset", "builtins.slice", "builtins.range",
+}  # fmt: skip
+"""Classes of Python's library that checkpoints hold in good faith; none of them is used, either."""
+
+
+def _is_hostile(name: str) -> bool:
+    package = name.partition(".")[0]
+    of_python = package in sys.stdlib_module_names or package in IMPORT_MAPPING  # today's name, or Python 2's
+    return of_python and name not in _PLAIN_CLASSES
+
+
+def _foreign_names(data: bytes) -> set[str]:
+    """The classes and functions that a file names, without those of torch that the restricted unpickler takes."""
+    if data[:2] != b"PK":
+        data = _as_archive(data)
+    return set(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
+
+
+def _as_archive(legacy: bytes) -> bytes:
+    """The object of a file in the format before 2020 (three pickles, then the object's), as torch looks into it."""
+    stream, ends = io.BytesIO(legacy), []
+    for _ in range(4):
+        for _ in pickletools.genops(stream):
+            pass
+        ends.append(stream.tell())
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("archive/data.pkl", legacy[ends[2] : ends[3]])
+        file.writestr("archive/version", "3")
+    return archive.getvalue()
+
+
+def _load(data: bytes) -> Any:
+    """The one place where a checkpoint's bytes become objects: by torch's restricted unpickler, on the CPU."""
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -107,12 +207,12 @@ def _why_no_checksum(path: Path, data: bytes) -> str:
         names, rest_of_checksum = [], b""
     if not names or rest_of_checksum:
         return f"{path}: is truncated or damaged (its end is missing); use an earlier checkpoint"
-    if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
+    if _is_torchscript(data):
         return f"{path}: is a TorchScript archive, which holds code: refused, nothing was executed"
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
         texts = _strings(archive) if unsafe else set()
-        content = None if unsafe else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        content = None if unsafe else _load(data)
     except Exception as error:  # the file is foreign: whatever its reading raises is a reason to refuse it
         return f"{path}: refused, nothing was executed: {_first_line(error)}"
     if any(name.startswith("torch.nn.modules") for name in unsafe):
@@ -124,6 +224,13 @@ def _why_no_checksum(path: Path, data: bytes) -> str:
     return _foreign(path, content)
 
 
+def _is_torchscript(data: bytes) -> bool:
+    if data[:2] != b"PK":
+        return False
+    names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    return any(name.endswith("constants.pkl") or "/code/" in name for name in names)
+
+
 def _foreign(path: Path, content: object) -> str:
     keys = list(content) if isinstance(content, dict) else []
     if set(keys) >= _TEMPLATE_KEYS:
@@ -131,14 +238,21 @@ def _foreign(path: Path, content: object) -> str:
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return f"{path}: has no checksum; use an earlier checkpoint"
     kind = f"a dict with keys {', '.join(map(str, keys[:6]))}" if keys else f"a {type(content).__name__}"
-    return f"{path}: is not a checkpoint of this program (it holds {kind})"
+    return (
+        f"{path}: is not a checkpoint of this program (it holds {kind}); if these are a model's weights, import them: "
+        f"{_import_command(path)}"
+    )
 
 
 def _from_template(path: Path, holds: str) -> str:
     return (
-        f"{path}: is a pytorch-template checkpoint ({holds}): refused, nothing was executed; to convert it, save only "
-        "its state_dict with torch.save where it was made, and train with arch.args.weights_file naming that file"
+        f"{path}: is a pytorch-template checkpoint ({holds}): refused, nothing was executed; to convert it: "
+        f"{_import_command(path)}"
     )
+
+
+def _import_command(path: Path) -> str:
+    return f"python -m scripts.import_checkpoint {path} -c <a config that describes its model>"
 
 
 def _strings(archive: zipfile.ZipFile) -> set[str]:

@@ -90,7 +90,7 @@ class Settings(Section):
         return arguments_schema(self.component, self.supplied)
 
     def build(self, value: Any, place: Place, supplied: Mapping[str, Any]) -> Any:
-        return _call(self.component, value or {}, place, supplied)
+        return None if value is None and self.optional else _call(self.component, value or {}, place, supplied)
 
 
 @dataclass(frozen=True)

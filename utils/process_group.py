@@ -5,6 +5,7 @@ With one process every call here is a plain function that changes nothing, so no
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 
 import torch
@@ -60,6 +61,15 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Averages gradients over the processes, in place: for the few parameters that DistributedDataParallel has not."""
+    if dist.is_initialized():
+        for parameter in parameters:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            dist.all_reduce(gradient)
+            parameter.grad = gradient / world_size()
 
 
 def share_buffers(module: torch.nn.Module) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ HEADS = ("mask", "gender", "age")
 LOSS_NAMES = {"focal": "FocalLoss", "ce": "CrossEntropyLoss", "label_smoothing": "LabelSmoothingLoss", "f1": "F1Loss"}
 DECADES = [20, 30, 40, 50, 60]
 FOLDER_KEYS = ("data_dir", "train_dir")
+EMBEDDING_SIZE = 128
+"""Of the embedding that a loss of pytorch-metric-learning compares images by; the published form has no word for it."""
 
 
 def is_published_form(config: dict[str, Any]) -> bool:
@@ -53,16 +54,43 @@ def _loss(config: dict[str, Any], translated: dict[str, Any], notes: list[str], 
             f"loss_name = {shown(triples)} must hold three [loss, class weights, head weight], for {', '.join(HEADS)}"
         )
         return
-    heads = {}
+    heads, on_embedding = {}, {}
     for number, (head, triple) in enumerate(zip(HEADS, triples, strict=True)):
         if not isinstance(triple, list) or len(triple) != 3 or not isinstance(triple[0], str):
             problems.append(f"loss_name.{number} = {shown(triple)} ({head}) must be [loss, class weights, head weight]")
             continue
         name, class_weights, weight = triple
         arguments = {"class_weights": class_weights} if class_weights not in (None, []) else {}
-        heads[head] = {"type": LOSS_NAMES.get(name, name), "args": arguments, "weight": weight}
+        own_loss = "CrossEntropyLoss" if _compares_embeddings(name) else LOSS_NAMES.get(name, name)
+        heads[head] = {"type": own_loss, "args": arguments, "weight": weight}
         notes.append(f"loss_name.{number} is now loss.heads.{head} = {json.dumps(heads[head])}")
+        if _compares_embeddings(name):
+            on_embedding[f"{head}_{name}"] = entry = {"type": name, "args": {}, "head": head, "weight": weight}
+            notes.append(
+                f"loss_name.{number} names {name}, which compares embeddings and answers nothing: beside the head's "
+                f"cross entropy it is now loss.metric_learning.{head}_{name} = {json.dumps(entry)}"
+            )
     translated["loss"] = {"heads": heads}
+    if on_embedding:
+        translated["loss"]["metric_learning"] = on_embedding
+        _add_embedding(translated, notes)
+
+
+def _compares_embeddings(name: str) -> bool:
+    """True for a loss of pytorch-metric-learning."""
+    if name in LOSS_NAMES:
+        return False
+    from pytorch_metric_learning import losses  # here, because it takes a while, and few configs ask for it
+
+    return isinstance(getattr(losses, name, None), type)
+
+
+def _add_embedding(translated: dict[str, Any], notes: list[str]) -> None:
+    arch = translated.get("arch")
+    if isinstance(arch, dict) and isinstance(arch.get("args", {}), dict):
+        arguments = {"embedding_size": EMBEDDING_SIZE, **arch.get("args", {})}
+        translated["arch"] = {**arch, "args": arguments}
+        notes.append(f"the embedding's size is now arch.args.embedding_size = {shown(arguments['embedding_size'])}")
 
 
 def _labels(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[str]) -> None:
@@ -93,7 +121,7 @@ def _data(config: dict[str, Any], translated: dict[str, Any], notes: list[str], 
     folder = next((arguments[key] for key in FOLDER_KEYS if key in arguments), None)
     if folder is None:
         beside_info = Path(str(config.get("info_dir", translated.get("info_dir", "data/eval")))).parent / "train"
-        folder = os.environ.get("SM_CHANNEL_TRAIN", str(beside_info))
+        folder = str(beside_info)
     kept = {key: value for key, value in arguments.items() if key not in ("stage", *FOLDER_KEYS)}
     translated["data_loader"] = {"type": "AttributeDataLoader", "args": kept}
     translated["data"] = [{"type": "CompetitionFolder", "args": {"root": folder}}]

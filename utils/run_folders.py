@@ -1,12 +1,13 @@
-"""Where a run's files lie: <save_dir>/models/<name>/<run> and <save_dir>/log/<name>/<run>."""
+"""Where a run's files lie: <save_dir>/models/<name>/<run> and <save_dir>/log/<name>/<run>, a fold's in fold_<k>/."""
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,64 @@ from utils.errors import ConfigError
 from utils.files import write_atomically
 
 CONFIG_FILE = "config.json"
+_FOLD = re.compile(r"fold_(\d+)")
 
 
 @dataclass(frozen=True)
 class RunFolders:
-    """The folders of one run. `run` sorts by time and holds no character that a file system dislikes."""
+    """The folders of one run, or of one fold of it. `run` sorts by time and holds no character that a file system
+    dislikes."""
 
     save_dir: Path
     name: str
     run: str
+    fold: int | None = None
 
     @property
     def models(self) -> Path:
-        return self.save_dir / "models" / self.name / self.run
+        return self._within("models")
 
     @property
     def log(self) -> Path:
-        return self.save_dir / "log" / self.name / self.run
+        return self._within("log")
+
+    @property
+    def title(self) -> str:
+        """What trackers call the run."""
+        return self.run if self.fold is None else f"{self.run}-{fold_name(self.fold)}"
+
+    def of_fold(self, fold: int) -> RunFolders:
+        """The folders of a fold of this run."""
+        return replace(self, fold=fold)
+
+    def of_run(self) -> RunFolders:
+        """The folders of the whole run that this may be a fold of."""
+        return replace(self, fold=None)
+
+    def _within(self, kind: str) -> Path:
+        folder = self.save_dir / kind / self.name / self.run
+        return folder if self.fold is None else folder / fold_name(self.fold)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Keeps the resolved config beside the checkpoints."""
         text = json.dumps(config, indent=4, ensure_ascii=False)
         write_atomically(self.models / CONFIG_FILE, f"{text}\n".encode())
+
+
+def fold_name(fold: int) -> str:
+    return f"fold_{fold}"
+
+
+def fold_number(name: str) -> int | None:
+    """The fold whose folder has this name; None for other names."""
+    match = _FOLD.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def folds_in(folder: Path) -> dict[int, Path]:
+    """The folds that a run folder holds, by number, in order; none if it is no run of folds."""
+    numbers = {path: fold_number(path.name) for path in folder.iterdir() if path.is_dir()}
+    return dict(sorted((number, path) for path, number in numbers.items() if number is not None))
 
 
 def new_run(save_dir: Path, name: str) -> RunFolders:
@@ -84,9 +121,15 @@ def runs_with_config(save_dir: Path, name: str) -> Iterator[tuple[RunFolders, di
     """The runs of this name that kept their config, the newest first; one that is damaged is passed over."""
     parent = save_dir / "models" / name
     for folder in sorted(parent.iterdir(), reverse=True) if parent.is_dir() else []:
-        try:
-            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(config, dict):
+        config = read_kept_config(folder)
+        if config is not None:
             yield RunFolders(save_dir, name, folder.name), config
+
+
+def read_kept_config(folder: Path) -> dict[str, Any] | None:
+    """The resolved config that a run kept in its folder; None if there is none, or it is damaged."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.loss.head_loss import ClassWeights, HeadLoss
+from base.class_weights import ClassWeights
+from model.loss.head_loss import HeadLoss
 
 
 class FocalLoss(HeadLoss):

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from base.batch import UNKNOWN
-
-ClassWeights = list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
-"""One weight a class, in the order of the head's classes."""
+from base.class_weights import ClassWeights, Rule, weights_by_rule
 
 
 class HeadLoss(nn.Module, ABC):
@@ -26,20 +22,26 @@ class HeadLoss(nn.Module, ABC):
             def per_sample(self, logits, target):
                 return (1 - logits.softmax(dim=1).gather(1, target.unsqueeze(1)).squeeze(1)) ** 2
 
-    class_weights: one a class, each >= 0, at least one above 0; None weighs all classes alike.
-    Raises ValueError for other weights.
+    class_weights: one a class, each >= 0, at least one above 0; or "balanced", "sqrt", "effective", computed from the
+    training split (`weights_by_rule`), for which `use_class_counts` must be called before the first batch; None weighs
+    all classes alike. Raises ValueError for other weights.
     """
 
     class_weights: Tensor | None
+    """(C,) float32; None also while they are still to be computed."""
 
     def __init__(self, class_weights: ClassWeights | None = None) -> None:
         super().__init__()
         weights = None
-        if class_weights is not None:
+        self.class_weight_rule: Rule | None = None
+        if isinstance(class_weights, str):
+            self.class_weight_rule = class_weights
+        elif class_weights is not None:
             if not all(math.isfinite(weight) and weight >= 0 for weight in class_weights) or not any(class_weights):
                 raise ValueError(f"class_weights = {class_weights} must be finite, not negative, and not all 0")
             weights = torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)  # the config has them: none in a checkpoint
+        # Not in checkpoints: the config has them, or they follow from the training split.
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def check_num_classes(self, num_classes: int, class_names: Sequence[str] = ()) -> None:
         """Raises ValueError if the class weights do not fit a head of `num_classes` classes."""
@@ -48,6 +50,12 @@ class HeadLoss(nn.Module, ABC):
             raise ValueError(
                 f"class_weights has {len(self.class_weights)} entries, but the head has {num_classes} classes{names}"
             )
+
+    def use_class_counts(self, counts: Tensor) -> None:
+        """Computes what follows from counts (C,) int64, the training samples of each class; the result lies on their
+        device."""
+        if self.class_weight_rule is not None:
+            self.class_weights = weights_by_rule(self.class_weight_rule, counts)
 
     @abstractmethod
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -64,6 +72,7 @@ class HeadLoss(nn.Module, ABC):
 
     def sample_weights(self, target: Tensor) -> Tensor:
         """target (B,) int64, -1 = unknown -> what each sample adds to the normaliser (B,) float32, 0 where unknown."""
+        self._assert_weights_are_there()
         known = target != UNKNOWN
         if self.class_weights is None:
             return known.float()
@@ -76,6 +85,7 @@ class HeadLoss(nn.Module, ABC):
         instead of this batch's sum of `sample_weights`. With the sum over all batches of one update (accumulated, or
         of several processes) the added gradients are those of one large batch. Where nothing is known the loss is 0.
         """
+        self._assert_weights_are_there()
         known = target != UNKNOWN
         # Masks, not boolean indexing, which would wait for the device. The logits are masked before the loss: behind
         # it, a NaN of an unknown row would come back in the gradient as 0 * NaN.
@@ -85,3 +95,7 @@ class HeadLoss(nn.Module, ABC):
         if normaliser is None:
             normaliser = self.sample_weights(target).sum()
         return total / torch.where(normaliser > 0, normaliser, torch.inf)
+
+    def _assert_weights_are_there(self) -> None:
+        computed = self.class_weight_rule is None or self.class_weights is not None
+        assert computed, f"class_weights = {self.class_weight_rule}, but use_class_counts was not called"

@@ -20,10 +20,10 @@ import torch
 from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
+from data_loader.batch_samplers import SampleKey
 from data_loader.datasets import AttributeDataset
 from data_loader.loaders import AttributeDataLoader, evaluation_loader
 from data_loader.records import Record
-from data_loader.samplers import SampleKey
 from data_loader.splits import Split
 from data_loader.transforms import TransformLists, build_transforms
 from utils.errors import DataError

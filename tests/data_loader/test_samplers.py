@@ -1,84 +1,330 @@
-"""Samplers: the stream of samples for any number of processes, and every validation image once."""
+"""Samplers: how often each image comes, in which company, and that it looks different each time."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats  # type: ignore[import-untyped]
+from sklearn.utils.class_weight import compute_sample_weight
 
-from data_loader.samplers import EvaluationBatchSampler, TrainingBatchSampler
-from utils.errors import DataError
-from utils.random_streams import numpy_stream
+from base.batch import Batch
+from base.class_weights import weights_by_rule
+from base.label_space import LabelSpace
+from data_loader import samplers
+from data_loader.batch_samplers import SampleKey, TrainingBatchSampler, earlier_occurrences
+from data_loader.loaders import AttributeDataLoader
+from data_loader.pipeline import AugmentationKey, set_random_state
+from data_loader.records import Record
+from data_loader.samplers import EpochOrder, MPerClassSampler, RepeatSampler, WeightedSampler, class_counts
+from data_loader.splits import Split
+from data_loader.transforms import TransformLists
+from parse_config import One, listed
+from utils.config_sections import BuildError
+from utils.errors import ConfigError, DataError
+from utils.random_streams import numpy_stream, python_stream
+
+MASKS = ("wear", "incorrect", "not_wear")
 
 
-def _global_batches(
-    samples: int, batch: int, world: int, epoch: int = 0, start: int = 0, **args: bool
-) -> list[list[int]]:
-    """The batches of all processes, put together."""
-    samplers = [TrainingBatchSampler(samples, batch, 9, rank, world, **args) for rank in range(world)]
-    for sampler in samplers:
-        sampler.set_position(epoch, start)
-    by_process = [list(sampler) for sampler in samplers]
-    assert {len(batches) for batches in by_process} == {len(samplers[0]) - start}
-    assert all(key.epoch == epoch for batches in by_process for keys in batches for key in keys)
-    assert all(keys for batches in by_process for keys in batches)
-    return [[key.index for keys in together for key in keys] for together in zip(*by_process, strict=True)]
+def _records(count: int = 420, seed: int = 1) -> list[Record]:
+    """Mostly wear; a tenth of the genders are unknown."""
+    stream = np.random.default_rng(seed)
+    records = []
+    for number in range(count):
+        attributes = {
+            "mask": MASKS[stream.choice(3, p=[0.7, 0.2, 0.1])],
+            "gender": (None, "male", "female")[stream.choice(3, p=[0.1, 0.3, 0.6])],
+            "age": str(stream.choice([20, 40, 60], p=[0.5, 0.42, 0.08])),
+        }
+        records.append(Record(Path(f"{number}.jpg"), f"{number}.jpg", str(number), attributes, f"row {number}"))
+    return records
 
 
-def test_the_order_is_the_epochs_keyed_permutation() -> None:
-    expected = numpy_stream(9, "order", 4).permutation(50)[:48].reshape(6, 8).tolist()
-    assert _global_batches(50, 8, 1, epoch=4) == expected
-    assert _global_batches(50, 8, 1, epoch=5) != expected
-    assert _global_batches(50, 8, 1, shuffle=False) == np.arange(48).reshape(6, 8).tolist()
+def _values(records: list[Record], name: str) -> np.ndarray:
+    return np.array([str(record.attributes[name]) for record in records])
+
+
+def _draw(order: EpochOrder, epoch: int = 0) -> np.ndarray:
+    return order.draw(numpy_stream(0, "order", epoch))
+
+
+@pytest.fixture(scope="module")
+def joint() -> LabelSpace:
+    """A head of two attributes, and one attribute that no head predicts."""
+    attributes: dict[str, Any] = {
+        "mask": {"classes": list(MASKS)},
+        "gender": {"classes": ["male", "female"]},
+        "age": {"bins": [30, 60]},
+    }
+    return LabelSpace(attributes, {"gender_age": ["gender", "age"]})
+
+
+def test_balanced_weights_are_scikit_learns(labels: LabelSpace) -> None:
+    records = _records()
+    masks = _values(records, "mask")
+    expected = compute_sample_weight("balanced", masks)
+    order = WeightedSampler(labels, "mask").order(records)
+    assert order.length == len(records)
+    drawn = np.concatenate([_draw(order, epoch) for epoch in range(100)])
+    counts = np.bincount(drawn, minlength=len(records))
+    assert stats.chisquare(counts, expected / expected.sum() * len(drawn)).pvalue > 0.01
+    shares = [count / len(drawn) for count in Counter(masks[drawn]).values()]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.01)
+
+
+@pytest.mark.parametrize("weighting", ["balanced", "sqrt", "effective"])
+def test_weights_are_those_of_the_losses(
+    labels: LabelSpace, weighting: Literal["balanced", "sqrt", "effective"]
+) -> None:
+    records = _records(5000)
+    ages = np.array([MEANING[value] for value in _values(records, "age")])
+    weights = weights_by_rule(weighting, torch.from_numpy(np.bincount(ages))).numpy().astype(np.float64)
+    drawn = np.concatenate([_draw(WeightedSampler(labels, "age", weighting).order(records), n) for n in range(20)])
+    expected = weights * np.bincount(ages)
+    found = np.bincount(ages[drawn])
+    assert stats.chisquare(found, expected / expected.sum() * len(drawn)).pvalue > 0.01
+
+
+MEANING = {"20": 0, "40": 1, "60": 2}
+
+
+def test_unknown_classes_keep_their_share(labels: LabelSpace) -> None:
+    records = _records()
+    genders = _values(records, "gender")
+    order = WeightedSampler(labels, "gender").order(records)
+    drawn = np.concatenate([_draw(order, epoch) for epoch in range(200)])
+    share = Counter(genders[drawn])["None"] / len(drawn)
+    assert share == pytest.approx((genders == "None").mean(), abs=0.01)
+    nothing_known = [Record(r.path, r.name, r.person, {}, r.origin) for r in records]
+    for rule in (WeightedSampler(labels, "gender"), MPerClassSampler(labels, "gender")):
+        with pytest.raises(DataError, match='no training image has a known "gender" to sample by'):
+            rule.order(nothing_known)
+
+
+def test_heads_attributes_and_the_answer_may_be_balanced(joint: LabelSpace, labels: LabelSpace) -> None:
+    records = [record for record in _records(3000) if record.attributes["gender"]]
+    for space, by, names in (
+        (joint, "gender_age", ("gender", "age")),
+        (joint, "mask", ("mask",)),
+        (labels, "answer", ("mask", "gender", "age")),
+    ):
+        classes = np.array([" ".join(record.attributes[name] for name in names) for record in records])
+        drawn = np.concatenate([_draw(WeightedSampler(space, by).order(records), epoch) for epoch in range(10)])
+        counts = Counter(classes[drawn])
+        assert len(counts) == len(set(classes))
+        assert stats.chisquare(list(counts.values())).pvalue > 0.01
+
+
+def test_an_epoch_shows_each_image_as_often_as_is_asked(labels: LabelSpace) -> None:
+    records = _records()
+    times: dict[str, dict[str, int]] = {"mask": {"incorrect": 4, "not_wear": 3}, "gender": {"female": 2}}
+    order = RepeatSampler(labels, times).order(records)
+    expected = {
+        index: times["mask"].get(record.attributes["mask"], 1) * (2 if record.attributes["gender"] == "female" else 1)
+        for index, record in enumerate(records)
+    }
+    assert order.length == sum(expected.values())
+    for epoch in range(3):
+        assert Counter(_draw(order, epoch).tolist()) == expected
+    assert not np.array_equal(_draw(order, 0), _draw(order, 1))
+    assert np.array_equal(_draw(order, 1), _draw(order, 1))
+    shown_once = RepeatSampler(labels, {}).order(records)
+    assert sorted(_draw(shown_once).tolist()) == list(range(len(records)))
+
+
+@pytest.mark.parametrize(("size", "batch"), [(4, 12), (4, 8), (2, 32), (5, 20)])
+def test_batches_hold_groups_of_each_class(labels: LabelSpace, size: int, batch: int) -> None:
+    records = _records()
+    for by, classes in (("mask", _values(records, "mask")), ("gender", _values(records, "gender"))):
+        order = MPerClassSampler(labels, by, size).order(records)
+        drawn = _draw(order)
+        known = len(records) - Counter(classes)["None"]
+        assert len(drawn) == order.length == known // size * size
+        groups = drawn.reshape(-1, size)
+        assert all(len(set(classes[group])) == 1 and len(set(group)) == size for group in groups)
+        kinds = len(set(classes) - {"None"})
+        for start in range(0, len(drawn) - batch + 1, batch):
+            counts = Counter(classes[drawn[start : start + batch]])
+            assert "None" not in counts
+            assert len(counts) == min(kinds, batch // size)
+            assert max(counts.values()) - min(counts.values()) <= size
+    seen = set(itertools.chain(*(_draw(order, epoch).tolist() for epoch in range(12))))
+    assert len(seen) > 0.95 * known
+
+
+def test_a_class_with_few_images_repeats_them(labels: LabelSpace) -> None:
+    records = [record for record in _records(60) if record.attributes["mask"] != "not_wear"]
+    rare = next(record for record in _records() if record.attributes["mask"] == "not_wear")
+    drawn = _draw(MPerClassSampler(labels, "mask", 4).order([*records, rare]))
+    groups = [group for group in drawn.reshape(-1, 4).tolist() if len(records) in group]
+    assert groups == [[len(records)] * 4] * len(groups)
+    assert len(groups) in (len(drawn) // 12, len(drawn) // 12 + 1)
+    few = MPerClassSampler(labels, "mask", 4).order([rare])
+    assert (few.length, _draw(few).tolist()) == (4, [0, 0, 0, 0])
+
+
+def test_earlier_occurrences_are_counted() -> None:
+    values = np.random.default_rng(0).integers(0, 30, 200)
+    expected = [values[:place].tolist().count(value) for place, value in enumerate(values)]
+    assert earlier_occurrences(values).tolist() == expected
+    assert earlier_occurrences(np.array([], dtype=np.int64)).tolist() == []
 
 
 @pytest.mark.parametrize("drop_last", [True, False])
-def test_a_fixed_global_batch_gives_one_stream_for_any_number_of_processes(drop_last: bool) -> None:
-    streams = [_global_batches(100, 24 // world, world, 3, drop_last=drop_last) for world in (1, 2, 3, 4)]
-    assert all(stream == streams[0] for stream in streams)
-    assert sum(map(len, streams[0])) == (96 if drop_last else 100)
+def test_the_stream_is_one_for_any_number_of_processes_and_any_start(labels: LabelSpace, drop_last: bool) -> None:
+    records = _records(100)
+    for rule in (WeightedSampler(labels, "mask"), RepeatSampler(labels, {"mask": {"incorrect": 3}})):
+        order = rule.order(records)
+        streams = {}
+        for world in (1, 2, 3):
+            parts = [
+                TrainingBatchSampler(len(records), 12 // world, 9, rank, world, drop_last=drop_last, order=order)
+                for rank in range(world)
+            ]
+            for part in parts:
+                part.set_position(4)
+            batches = zip(*(list(part) for part in parts), strict=True)
+            streams[world] = [list(itertools.chain(*together)) for together in batches]
+        assert streams[1] == streams[2] == streams[3]
+        keys = list(itertools.chain(*streams[1]))
+        expected = order.draw(numpy_stream(9, "order", 4))[: len(keys)]
+        assert [key.index for key in keys] == expected.tolist()
+        assert [key.repeat for key in keys] == earlier_occurrences(expected).tolist()
+        sampler = TrainingBatchSampler(len(records), 12, 9, drop_last=drop_last, order=order)
+        for start in range(len(sampler) + 1):
+            sampler.set_position(4, start)
+            assert list(sampler) == streams[1][start:]
 
 
-def test_an_epoch_may_begin_at_any_batch() -> None:
-    whole = _global_batches(50, 4, 2, 1, drop_last=False)
-    for start in range(len(whole) + 1):
-        assert _global_batches(50, 4, 2, 1, start, drop_last=False) == whole[start:]
+def test_a_first_occurrence_has_the_stream_that_it_always_had() -> None:
+    class Spy:
+        def set_random_state(self, *generators: Any) -> None:
+            self.drawn = [generator.random() for generator in generators]
+
+    spy = Spy()
+    set_random_state([spy], AugmentationKey(1, 2, 3))
+    expected = [numpy_stream(1, "augmentation", 2, 3).random(), python_stream(1, "augmentation", 2, 3).random()]
+    assert spy.drawn == expected
+    found = set()
+    for repeat in range(4):
+        set_random_state([spy], AugmentationKey(1, 2, 3, repeat))
+        found.add(tuple(spy.drawn))
+    assert len(found) == 4
+    assert tuple(expected) in found
+    assert SampleKey(0, 1) == SampleKey(0, 1, 0)
 
 
-@pytest.mark.parametrize(("samples", "batch", "world"), [*itertools.product((7, 16, 17, 19, 31), (1, 4), (1, 2, 3))])
-def test_without_drop_last_each_image_comes_once(samples: int, batch: int, world: int) -> None:
-    seen = sorted(itertools.chain(*_global_batches(samples, batch, world, drop_last=False)))
-    rest = samples % (batch * world)
-    left_out = rest if rest < world else 0  # too few for all processes
-    assert len(seen) == samples - left_out
-    assert len(set(seen)) == len(seen)
+LISTS: TransformLists = {
+    "train": [{"type": "Resize"}, {"type": "RandomBrightnessContrast", "args": {"p": 1}}],
+    "eval": [{"type": "Resize"}],
+}
 
 
-def test_the_last_batch_is_divided_evenly() -> None:
-    samplers = [TrainingBatchSampler(21, 4, 0, rank, 4, drop_last=False) for rank in range(4)]
-    assert [len(list(sampler)[-1]) for sampler in samplers] == [2, 1, 1, 1]
+def _loader(records: list[Record], labels: LabelSpace, sampler: Any, **args: Any) -> AttributeDataLoader:
+    given = {"input_size": 8, "batch_size": 4, "num_workers": 0, **args}
+    split = Split(records[:20], records[20:], [])
+    return AttributeDataLoader(split, labels, LISTS, (0.5,) * 3, (0.5,) * 3, 3, sampler=sampler, **given)
 
 
-def test_too_few_images_for_a_batch_are_told() -> None:
-    with pytest.raises(DataError, match=r"batch_size = 8 on 2 processes needs 16 training images, and there are 15"):
-        TrainingBatchSampler(15, 8, 0, 0, 2)
-    with pytest.raises(DataError, match="set batch_size to 7 or less, or drop_last to false"):
-        TrainingBatchSampler(15, 8, 0, 0, 2)
-    assert len(TrainingBatchSampler(15, 8, 0, 0, 2, drop_last=False)) == 1
-    assert len(TrainingBatchSampler(15, 7, 0, 0, 2)) == 1
-    with pytest.raises(DataError):
-        TrainingBatchSampler(1, 8, 0, 0, 2, drop_last=False)
+def test_a_repeated_image_is_augmented_anew_each_time(image_records: list[Record], labels: LabelSpace) -> None:
+    sampler = RepeatSampler(labels, {"mask": {"incorrect": 4}})
+    loader = _loader(image_records, labels, sampler, drop_last=False)
+    assert loader.steps_per_epoch == 11  # 7 of 20 come four times: 41 images
+    batches = list(loader.train_batches(0))
+    plain = {
+        int(index): image
+        for batch in _loader(image_records, labels, None).train_batches(0)
+        for index, image in zip(batch.indices, batch.images, strict=True)
+    }
+    seen: dict[int, list[torch.Tensor]] = {}
+    for batch in batches:
+        for index, image in zip(batch.indices.tolist(), batch.images, strict=True):
+            seen.setdefault(index, []).append(image)
+    assert {index: len(images) for index, images in seen.items()} == {
+        index: 4 if index % 3 == 1 else 1 for index in range(20)
+    }
+    for index, images in seen.items():
+        assert len({image.numpy().tobytes() for image in images}) == len(images)
+        assert torch.equal(images[0], plain[index])  # the first time as without a sampler
+    for workers in (1, 2):
+        other = _loader(image_records, labels, sampler, drop_last=False, num_workers=workers)
+        assert _same(list(other.train_batches(0)), batches)
+        assert _same(list(other.train_batches(0, 6)), batches[6:])
+    assert loader.num_validation == 6
 
 
-@pytest.mark.parametrize(("samples", "batch", "world"), [*itertools.product((0, 1, 5, 16), (1, 3, 50), (1, 2, 7))])
-def test_evaluation_takes_every_image_once_in_order(samples: int, batch: int, world: int) -> None:
-    by_process = []
-    for rank in range(world):
-        sampler = EvaluationBatchSampler(samples, batch, rank, world)
-        batches = list(sampler)
-        assert len(batches) == len(sampler)
-        assert all(0 < len(keys) <= batch for keys in batches)
-        by_process.append([key.index for keys in batches for key in keys])
-    assert all(indices == list(range(rank, samples, world)) for rank, indices in enumerate(by_process))
-    assert sorted(itertools.chain(*by_process)) == list(range(samples))
+def _same(first: list[Batch], second: list[Batch]) -> bool:
+    pairs = zip(first, second, strict=True)
+    return all(torch.equal(a.images, b.images) and torch.equal(a.indices, b.indices) for a, b in pairs)
+
+
+def test_what_does_not_suit_a_sampler_is_refused(image_records: list[Record], labels: LabelSpace) -> None:
+    sampler = MPerClassSampler(labels, "mask", 3)
+    with pytest.raises(ConfigError, match=r"images_per_class = 3 must divide data_loader\.args\.batch_size = 4"):
+        _loader(image_records, labels, sampler)
+    with pytest.raises(ConfigError, match=r"data_loader\.args\.shuffle = false goes without a sampler"):
+        _loader(image_records, labels, sampler, batch_size=6, shuffle=False)
+    assert _loader(image_records, labels, sampler, batch_size=6).steps_per_epoch == 3
+
+
+def test_class_counts(joint: LabelSpace, labels: LabelSpace) -> None:
+    records = _records()
+    counts = class_counts(records, labels)
+    assert counts["mask"].tolist() == [Counter(_values(records, "mask"))[name] for name in MASKS]
+    assert counts["gender"].tolist() == [Counter(_values(records, "gender"))[name] for name in ("male", "female")]
+    assert counts["mask"].dtype == torch.int64
+    both = Counter(zip(_values(records, "gender"), _values(records, "age"), strict=True))
+    pairs = itertools.product(("male", "female"), ("20", "40", "60"))
+    assert class_counts(records, joint)["gender_age"].tolist() == [both[pair] for pair in pairs]
+
+
+SECTION = One(listed(samplers), ("label_space",), optional=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"type": "WeightedSampler", "args": {"by": "msk"}},
+         'sampler.args.by names "msk", which is not one of mask, gender, age, answer; did you mean "mask"?'),
+        ({"type": "MPerClassSampler", "args": {"by": "ages"}}, 'did you mean "age"?'),
+        ({"type": "RepeatSampler", "args": {"times": {"mak": {"wear": 2}}}}, 'sampler.args.times names "mak", which'),
+        ({"type": "RepeatSampler", "args": {"times": {"mask": {"incorect": 2}}}},
+         'names "incorect", which is not one of wear, incorrect, not_wear; did you mean "incorrect"? (the'),
+    ],
+)  # fmt: skip
+def test_wrong_names_are_refused(labels: LabelSpace, spec: dict[str, Any], expected: str) -> None:
+    assert SECTION.problems(spec, ("sampler",)) == []
+    with pytest.raises(BuildError) as refusal:
+        SECTION.build(spec, ("sampler",), {"label_space": labels})
+    (problem,) = refusal.value.problems
+    assert expected in problem.text
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (
+            {"type": "RepeatSampler", "args": {"times": {"mask": {"wear": 0}}}},
+            "sampler.args.times.mask.wear = 0: must be",
+        ),
+        (
+            {"type": "RepeatSampler", "args": {"times": {"mask": 2}}},
+            "sampler.args.times.mask = 2 is a whole number; an",
+        ),
+        ({"type": "WeightedSampler", "args": {"by": "age", "weighting": "balance"}}, 'did you mean "balanced"?'),
+        ({"type": "WeightedSampler"}, 'sampler.args lacks "by"'),
+        (
+            {"type": "MPerClassSampler", "args": {"by": "age", "images_per_class": 0}},
+            "images_per_class = 0: must be at",
+        ),
+    ],
+)
+def test_wrong_values_are_refused(spec: dict[str, Any], expected: str) -> None:
+    (problem,) = SECTION.problems(spec, ("sampler",))
+    assert expected in problem.text

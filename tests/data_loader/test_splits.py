@@ -64,7 +64,7 @@ def test_a_split_depends_on_the_seed_and_not_on_the_order_of_files(labels: Label
     assert split.divide(records, labels, 3) == split.divide(shuffled, labels, 3)
     others = [_persons(split.divide(records, labels, seed).validation) for seed in range(5)]
     assert len({frozenset(other) for other in others}) == 5
-    assert KFoldSplit().divide(records, labels, 3) == KFoldSplit().divide(shuffled, labels, 3)
+    assert KFoldSplit(fold=1).divide(records, labels, 3) == KFoldSplit(fold=1).divide(shuffled, labels, 3)
 
 
 def test_small_strata_are_not_always_on_the_same_side(labels: LabelSpace) -> None:
@@ -101,7 +101,7 @@ def test_ages_are_dropped_from_training_only(labels: LabelSpace) -> None:
 def test_the_given_test_side_stays_out_of_every_split(labels: LabelSpace, caplog: pytest.LogCaptureFixture) -> None:
     records, test = _records(30), _records(4, "test")
     test = [Record(r.path, "t" + r.name, "t" + r.person, r.attributes, r.origin, r.part) for r in test]
-    for split in (PersonSplit(0.2), KFoldSplit(3), ImageSplit(0.2), NoSplit()):
+    for split in (PersonSplit(0.2), KFoldSplit(3, 0), ImageSplit(0.2), NoSplit()):
         divided = split.divide(test + records, labels, 0)
         assert divided.test == test
         assert len(divided.train) + len(divided.validation) == len(records)
@@ -147,6 +147,55 @@ def test_a_class_that_one_side_lacks_is_warned_of(labels: LabelSpace, caplog: py
     with caplog.at_level(logging.WARNING):
         PersonSplit(0.2, ["age"]).divide(_records(), labels, 0)
     assert not caplog.text
+
+
+def test_a_class_that_a_fold_lacks_is_warned_of_by_its_number(
+    labels: LabelSpace, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = _records()
+    seniors = {record.person for record in records if int(record.attributes["age"]) >= 60}
+    kept = [record for record in records if record.person not in sorted(seniors)[1:]]  # one senior is left
+    (last,) = (
+        number
+        for number in range(5)
+        if sorted(seniors)[0] in _persons(KFoldSplit(5, number).divide(kept, labels, 0).validation)
+    )
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        for fold in range(5):
+            KFoldSplit(5, fold).divide(kept, labels, 0)
+    told = [line for line in caplog.messages if "age" in line]
+    assert told == [
+        f"the {'training' if fold == last else 'validation'} side of fold {fold} has no image of age = >=60"
+        for fold in range(5)
+    ]
+
+
+def test_a_combined_class_that_one_side_lacks_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    joint = LabelSpace(
+        {"gender": {"classes": ["male", "female"]}, "age": {"bins": [30, 60]}}, {"gender_age": ["gender", "age"]}
+    )
+    records = [
+        record for record in _records() if (record.attributes["gender"], record.attributes["age"]) != ("male", "71")
+    ]
+    records = [
+        record for record in records if (record.attributes["gender"], record.attributes["age"]) != ("male", "60")
+    ]
+    with caplog.at_level(logging.WARNING):
+        NoSplit().divide(records, joint, 0)
+        NoSplit().divide([record for record in records if record.attributes["gender"] != "male"], joint, 0)
+    assert caplog.messages == [
+        "the training side has no image of head gender_age = male >=60",
+        "the training side has no image of gender = male",
+    ]
+
+
+def test_a_split_into_all_folds_is_checked_whole(labels: LabelSpace) -> None:
+    KFoldSplit(5).check_config(labels)
+    with pytest.raises(AssertionError):
+        KFoldSplit(5).divide(_records(), labels, 0)
+    with pytest.raises(DataError, match="KFoldSplit: the validation side of fold 4 is empty"):
+        KFoldSplit(5, 4).divide(_records(3), labels, 0)
 
 
 def test_mistakes_are_told(labels: LabelSpace) -> None:

@@ -126,6 +126,12 @@ def test_choices_may_hold_transforms() -> None:
         ({"type": "ToFloat"}, "ToFloat does not give an RGB image of whole numbers 0 to 255"),
         ({"type": "MaskDropout"}, "MaskDropout cannot take an image of"),
         ({"type": "RandomScale"}, "does not end in one size"),
+        ({"type": "RandomScale", "args": {"p": 1e-6}}, "does not end in one size"),
+        ({"type": "ToFloat", "args": {"p": 1e-6}}, "ToFloat does not give an RGB image of whole numbers 0 to 255"),
+        ({"type": "Blur", "args": {"blur_limit": 4}}, ".args.blur_limit = 4: Non-zero kernel sizes must be odd."),
+        ({"type": "SomeOf", "args": {"transforms": [{"type": "Blur"}], "n": 2}}, "`n` is greater than number of"),
+        ({"type": "SomeOf", "args": {"transforms": []}}, ".args.transforms = [] must be a list of transforms, at"),
+        ({"type": "OneOf", "args": {"transforms": {"type": "Blur"}}}, "must be a list of transforms, at least one"),
     ],
 )  # fmt: skip
 def test_bad_transforms_are_told_before_training(spec: Any, expected: str) -> None:
@@ -166,6 +172,44 @@ def test_all_problems_come_together() -> None:
 def test_bad_normalisation_is_told(args: dict[str, Any], expected: str) -> None:
     problems = transform_problems({"train": [RESIZE], "eval": [RESIZE, {"type": "Normalize", "args": args}]}, 8)
     assert any(expected in problem for problem in problems)
+
+
+def _in_choices(spec: dict[str, Any], kinds: tuple[str, ...]) -> dict[str, Any]:
+    for kind in reversed(kinds):
+        spec = {"type": kind, "args": {"transforms": [spec]}}
+    return spec
+
+
+@pytest.mark.parametrize("kinds", [("OneOf",), ("SomeOf",), ("Sequential",), ("RandomOrder", "OneOf", "Sequential")])
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"type": "Blur", "args": {"blur_limits": 3}}, ".args.blur_limits is not an argument of Blur; did you mean"),
+        ({"type": "Blur", "args": {"blur_limit": 4}}, ".args.blur_limit = 4: Non-zero kernel sizes must be odd."),
+        ({"type": "Blur", "args": {"blur_limit": "3"}}, '.args.blur_limit = "3" is text; '),
+        ({"type": "Blur", "args": {"p": True}}, ".args.p = true is a truth value; a number is expected"),
+        ({"type": "Blur", "args": {"p": 2}}, ".args.p = 2 must be a number of 0 to 1"),
+        ({"type": "GaussNoise", "args": {"std_range": [0.1, 5]}}, ".args.std_range = [0.1, 5]: Value error, All"),
+        ({"type": "Blurr"}, '.type = "Blurr" is not one of the'),
+        ({"type": "Blur", "p": 1}, "must be {\"type\": a transform's name"),
+        ({"type": "Normalize", "args": {"p": 1e-6}}, ": Normalize may only stand last"),
+        ({"type": "ToTensorV2"}, ": ToTensorV2 may only stand last"),
+    ],
+)  # fmt: skip
+def test_transforms_inside_others_are_checked_alike(
+    kinds: tuple[str, ...], spec: dict[str, Any], expected: str
+) -> None:
+    (problem,) = transform_problems({"train": [RESIZE, _in_choices(spec, kinds), RESIZE], "eval": [RESIZE]}, 8)
+    assert problem.startswith("transforms.train[1]" + ".args.transforms[0]" * len(kinds))
+    assert expected in problem
+
+
+def test_what_albumentations_says_of_a_class_is_no_problem(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        _train([RESIZE, {"type": "ShiftScaleRotate"}, {"type": "TimeReverse"}])
+    assert [record.getMessage().split(": ")[:2] for record in caplog.records] == [
+        ["transforms.train[2]", "TimeReverse"]
+    ]
 
 
 def test_both_lists_agree_in_size_and_normalisation() -> None:

@@ -4,95 +4,157 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
+import albumentations
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from base.batch import EMBEDDING
 from base.label_space import LabelSpace
-from base.preprocessing import Preprocessing
-from data_loader.loaders import evaluation_loader
+from data_loader import datasets
 from data_loader.records import Record
-from inference.predictor import Predictor, find_checkpoint
-from model.architectures import BaselineCNN
-from utils.checkpoint_file import write_checkpoint
+from inference.predictor import Predictor, find_checkpoint, judge
+from tests.inference.conftest import MakeCheckpoint
+from utils.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, StopSignal
 from utils.image_decoding import read_rgb
-from utils.random_streams import numpy_stream
 from utils.stop_signals import StopSignals
 
 LABELS = LabelSpace({"mask": {"classes": ["on", "off"]}, "age": {"bins": [30, 60], "training_bins": [20, 30, 60]}})
-PREPROCESSING = Preprocessing(
-    (24, 20), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), [{"type": "Resize", "args": {"height": 24, "width": 20}}]
-)
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+FLIP = {"type": "HorizontalFlip", "args": {"p": 1}}
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    torch.manual_seed(1)
-    model = BaselineCNN({name: head.num_classes for name, head in LABELS.heads.items()}, width=4)
-    content = {
-        "model": model.state_dict(),
-        "config": {"name": "Test", "arch": {"type": "BaselineCNN", "args": {"width": 4}}},
-        "labels": LABELS.to_config(),
-        "preprocessing": PREPROCESSING.to_config(),
-        "run_name": "run",
-        "completed_epochs": 3,
-    }
-    write_checkpoint(tmp_path / "run" / "model_best.pth", content)
-    return tmp_path / "run" / "model_best.pth"
+def checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
+    return make_checkpoint(LABELS)
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> list[Record]:
-    stream = numpy_stream(1, "images")
-    found = []
-    for number in range(7):
-        path = tmp_path / f"{number}.png"
-        Image.fromarray(stream.integers(0, 256, (40 + number, 30, 3)).astype("uint8")).save(path)
-        found.append(Record(path, path.name, path.name, {}, "test"))
-    return found
+def by_hand(predictor: Predictor, pixels: np.ndarray) -> dict[str, torch.Tensor]:
+    """Albumentations' own Resize and Normalize, and plain torch: the probabilities of one image by head."""
+    compose = albumentations.Compose([albumentations.Resize(24, 20), albumentations.Normalize(MEAN, STD)])
+    image = torch.from_numpy(compose(image=pixels)["image"]).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        return {head: logits.softmax(1)[0] for head, logits in predictor.model(image).items()}
 
 
 def test_batch_sizes_workers_and_single_images_agree(checkpoint: Path, records: list[Record]) -> None:
     predictor = Predictor.from_checkpoint(checkpoint)
-    expected = predictor.probabilities(evaluation_loader(records, PREPROCESSING, LABELS, 7))
-    assert expected.indices.tolist() == list(range(7))
+    expected = predictor.judge(records)
+    assert len(expected.answers) == 7
     for batch_size, workers in ((1, 0), (3, 0), (2, 2)):
-        found = predictor.probabilities(evaluation_loader(records, PREPROCESSING, LABELS, batch_size, workers))
+        (found,) = judge([predictor], records, batch_size, workers)
+        torch.testing.assert_close(found.answers, expected.answers)
         for head, probabilities in expected.by_head.items():
             torch.testing.assert_close(found.by_head[head], probabilities)
-    by_attribute = LABELS.attribute_probabilities(expected.by_head)
     for number, record in enumerate(records):
         single = predictor.predict_image(read_rgb(record.path))
         for name, classes in single.items():
             assert list(classes) == list(LABELS.attributes[name].class_names)
-            assert list(classes.values()) == pytest.approx(by_attribute[name][number].tolist(), abs=1e-6)
+            assert list(classes.values()) == pytest.approx(expected.by_attribute[name][number].tolist(), abs=1e-6)
 
 
 def test_the_probabilities_are_the_models_on_the_preprocessed_image(checkpoint: Path, records: list[Record]) -> None:
-    """Re-derived with Pillow's pixels, albumentations' own Resize and Normalize, and plain torch."""
-    import albumentations
-
+    """Re-derived with Pillow's pixels; the training bins are summed to the scored ones."""
     predictor = Predictor.from_checkpoint(checkpoint)
-    compose = albumentations.Compose(
-        [albumentations.Resize(24, 20), albumentations.Normalize(PREPROCESSING.mean, PREPROCESSING.std)]
-    )
-    found = predictor.probabilities(evaluation_loader(records, PREPROCESSING, LABELS, 4))
+    found = predictor.judge(records)
     for number, record in enumerate(records):
-        pixels = compose(image=np.asarray(Image.open(record.path)))["image"]
-        with torch.no_grad():
-            logits = predictor.model(torch.from_numpy(pixels).permute(2, 0, 1)[None])
-        for head, output in logits.items():
-            torch.testing.assert_close(found.by_head[head][number], output.softmax(1)[0], rtol=1e-4, atol=1e-5)
+        expected = by_hand(predictor, np.asarray(Image.open(record.path)))
+        for head, probabilities in expected.items():
+            torch.testing.assert_close(found.by_head[head][number], probabilities, rtol=1e-3, atol=1e-4)
+        age = torch.stack([expected["age"][:2].sum(), expected["age"][2], expected["age"][3]])
+        torch.testing.assert_close(found.by_attribute["age"][number], age, rtol=1e-3, atol=1e-4)
+        joint = torch.outer(expected["mask"], age).flatten()
+        torch.testing.assert_close(found.answers[number], joint, rtol=1e-3, atol=1e-4)
+
+
+def test_several_models_are_asked_with_one_decoding(
+    make_checkpoint: MakeCheckpoint, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other sizes, other normalisation and other views: each says what it says alone."""
+    views = {"plain": [], "flip": [FLIP]}
+    paths = [
+        make_checkpoint(LABELS),
+        make_checkpoint(LABELS, 2, (16, 32), (0.1, 0.1, 0.1), "b.pth"),
+        make_checkpoint(LABELS, 3, name="c.pth", config={"views": views}),
+    ]
+    predictors = [Predictor.from_checkpoint(path) for path in paths]
+    alone = [predictor.judge(records) for predictor in predictors]
+    decoded: list[Path] = []
+
+    def spy(path: Path) -> np.ndarray:
+        decoded.append(path)
+        return read_rgb(path)
+
+    monkeypatch.setattr(datasets, "read_rgb", spy)
+    together = judge(predictors, records, batch_size=3)
+    assert decoded == [record.path for record in records]
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one.answers, other.answers)
+    assert not torch.allclose(together[0].answers, together[1].answers, atol=0.05)
+
+
+def test_the_views_probabilities_are_averaged(make_checkpoint: MakeCheckpoint, records: list[Record]) -> None:
+    """The joint of each view is averaged: the heads' mean alone would lose what they say together."""
+    path = make_checkpoint(LABELS, config={"views": {"flip": [FLIP], "plain": []}})
+    plain, views = Predictor.from_checkpoint(path, views={"plain": []}), Predictor.from_checkpoint(path)
+    found = views.judge(records)
+    for number, record in enumerate(records):
+        pixels = np.asarray(Image.open(record.path))
+        both = [by_hand(plain, pixels), by_hand(plain, pixels[:, ::-1].copy())]
+        joints = []
+        for said in both:
+            age = torch.stack([said["age"][:2].sum(), said["age"][2], said["age"][3]])
+            joints.append(torch.outer(said["mask"], age).flatten())
+        torch.testing.assert_close(found.answers[number], sum(joints) / 2, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            found.by_head["mask"][number], (both[0]["mask"] + both[1]["mask"]) / 2, rtol=1e-3, atol=1e-4
+        )
+    assert not torch.allclose(found.answers, plain.judge(records).answers, atol=1e-3)
+
+
+def test_a_further_output_is_no_head(checkpoint: Path, records: list[Record]) -> None:
+    predictor = Predictor.from_checkpoint(checkpoint)
+    expected = predictor.judge(records)
+
+    def with_embedding(_module: Any, _images: Any, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {EMBEDDING: torch.zeros(len(outputs["mask"]), 5), **outputs}
+
+    predictor.model.register_forward_hook(with_embedding)
+    assert torch.equal(predictor.judge(records).answers, expected.answers)
+    assert predictor.predict_image(read_rgb(records[0].path)).keys() == {"mask", "age"}
+
+
+def test_the_averaged_weights_answer_where_the_run_says_so(
+    make_checkpoint: MakeCheckpoint, records: list[Record]
+) -> None:
+    averaging = {"average": read_checkpoint(make_checkpoint(LABELS, 2))["model"]}
+    expected = Predictor.from_checkpoint(make_checkpoint(LABELS, 2)).judge(records).answers
+    for answers_with, same in (("average", True), ("model", False)):
+        path = make_checkpoint(LABELS, 1, averaging=averaging, answers_with=answers_with)
+        found = Predictor.from_checkpoint(path).judge(records).answers
+        assert torch.equal(found, expected) == same
+    with pytest.raises(CheckpointError, match="lacks 'averaging'"):
+        Predictor.from_checkpoint(make_checkpoint(LABELS, answers_with="average"))
+
+
+def test_the_model_is_in_evaluation_mode(checkpoint: Path, records: list[Record]) -> None:
+    """An image's answer does not depend on the batch that it is in, nor change what is asked later."""
+    predictor = Predictor.from_checkpoint(checkpoint)
+    before = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
+    alone = torch.cat([predictor.judge([record]).answers for record in records])
+    torch.testing.assert_close(predictor.judge(records).answers, alone)
+    assert all(torch.equal(before[name], tensor) for name, tensor in predictor.model.state_dict().items())
 
 
 def test_a_stop_is_answered_between_two_batches(checkpoint: Path, records: list[Record]) -> None:
     stop = StopSignals()
     stop.request(signal.SIGTERM)
     with pytest.raises(StopSignal):
-        Predictor.from_checkpoint(checkpoint).probabilities(evaluation_loader(records, PREPROCESSING, LABELS, 2), stop)
+        judge([Predictor.from_checkpoint(checkpoint)], records, 2, 0, stop)
 
 
 def test_checkpoints_are_found_by_name(checkpoint: Path) -> None:

@@ -104,14 +104,17 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "60-whole-own-module": (lambda path: torch.save(WholeModel(), path), ("is a whole nn.Module", NOTHING_RUN)),
     "65-a-newer-format": (as_content(lambda content: content.update(version=99)), ("version 99", "update the program")),
     "65-no-version": (as_content(lambda content: content.update(version="new")), ("version 'new'", "update")),
-    "66-a-template's": (template(), ("is a pytorch-template checkpoint", "to convert it", "weights_file")),
+    "66-a-template's": (
+        template(),
+        ("is a pytorch-template checkpoint", "to convert it: python -m scripts.import_checkpoint"),
+    ),
     "66-a-template's-with-its-config": (
         template(config=argparse.Namespace(hostile=Hostile())),
-        ("is a pytorch-template checkpoint", NOTHING_RUN, "to convert it", "weights_file"),
+        ("is a pytorch-template checkpoint", NOTHING_RUN, "to convert it: python -m scripts.import_checkpoint"),
     ),
     "66-weights-alone": (
         lambda path: torch.save({"fc.weight": torch.zeros(2)}, path),
-        ("is not a checkpoint of this program", "a dict with keys fc.weight"),
+        ("is not a checkpoint of this program", "a dict with keys fc.weight", "python -m scripts.import_checkpoint"),
     ),
     "66-html": (as_bytes(lambda _: b"<!DOCTYPE html>"), ("is not a checkpoint", "<!DOCTYPE")),
     "66-a-zip": (foreign_zip, (NOTHING_RUN,)),
@@ -199,6 +202,18 @@ def test_64_half_precision_is_warned_of(trained: Workplace, command: str) -> Non
     outcome.check_success()
     (line,) = [line for line in outcome.out.splitlines() if "half-precision weights" in line]
     assert line.startswith(f"warning: {trained.run}")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_61_the_names_of_a_wrapped_model_are_stripped(trained: Workplace, command: str) -> None:
+    def wrap(content: dict[str, Any]) -> None:
+        content["model"] = {f"module.{name}": tensor for name, tensor in content["model"].items()}
+
+    run_command(trained, command).check_success()
+    answers = [path.read_bytes() for path in trained.submissions]
+    spoil_all(trained, as_content(wrap))
+    run_command(trained, command).check_success()
+    assert [path.read_bytes() for path in trained.submissions] == answers
 
 
 def set_name(content: dict[str, Any]) -> None:

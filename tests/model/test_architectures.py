@@ -1,67 +1,26 @@
-"""Models on random weights: every family of backbone gives logits by head, and errors are told in a line."""
+"""Models on random weights: what their arguments do, their stages, their weights; errors are told in a line."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
-import safetensors.torch
 import timm
 import torch
 
 from base.base_model import BaseModel
+from base.weights import load_weights
 from model import architectures
 from model.architectures import BaselineCNN, TimmModelMulti
-from utils.errors import ConfigError
+from utils.signatures import check_arguments
 
 HEADS = {"mask": 3, "gender": 2, "age": 6}
-
-FAMILIES = [  # the families of FEATURES.md C1, and those whose classifier has another name or another layer before it
-    "efficientnetv2_rw_s",
-    "efficientnet_b0",
-    "tf_efficientnet_b4",
-    "resnet18",
-    "resnext101_32x8d",
-    "vgg11",
-    "vgg16_bn",
-    "inception_v3",
-    "inception_resnet_v2",
-    "densenet121",
-    "vit_base_patch16_224",
-    "vit_small_patch16_384",
-    "deit_tiny_distilled_patch16_224",
-    "swin_tiny_patch4_window7_224",
-    "swin_large_patch4_window12_384",
-    "swinv2_large_window12to24_192to384",
-    "eca_nfnet_l2",
-    "convnext_tiny",
-    "vit_base_patch32_clip_224",
-    "resnet50_clip",
-    "mobilenetv3_small_050",
-    "levit_128s",
-    "xcit_nano_12_p8_224",
-    "mobilenetv4_conv_small",
-]
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_gives_logits_by_head_at_its_own_size(name: str) -> None:
-    with torch.device("meta"):  # shapes only: no memory, no arithmetic
-        model = TimmModelMulti(HEADS, name, drop_rate=0.2).eval()
-        assert model.input_hw is not None
-        logits = model(torch.zeros(2, 3, *model.input_hw))
-    assert {head: tuple(output.shape) for head, output in logits.items()} == {
-        "mask": (2, 3),
-        "gender": (2, 2),
-        "age": (2, 6),
-    }
-    whole = timm.get_pretrained_cfg(name)
-    assert (model.input_hw, model.mean, model.std) == (tuple(whole.input_size[1:]), tuple(whole.mean), tuple(whole.std))
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "test_nfnet"])
@@ -82,7 +41,7 @@ def test_one_step_trains_backbone_and_heads(name: str) -> None:
 def test_heads_see_what_timms_own_classifier_sees() -> None:
     """With the weights of timm's whole model the head's logits are that model's."""
     torch.manual_seed(0)
-    for name in ("test_efficientnet", "vgg11", "mobilenetv3_small_050"):
+    for name in ("test_efficientnet", "test_convnext", "mobilenetv3_small_050"):
         whole = timm.create_model(name, num_classes=3).eval()
         ours = TimmModelMulti({"mask": 3}, name).eval()
         classifier = whole.get_classifier()
@@ -135,6 +94,29 @@ def test_summary_is_one_line_with_parameters_counted_by_hand() -> None:
     assert TimmModelMulti({"mask": 3}, "test_resnet").summary().endswith("heads mask 3, made for 160 x 160")
 
 
+def test_what_is_trained_is_counted() -> None:
+    model = BaselineCNN({"mask": 3}, width=4)
+    model.features.requires_grad_(False)
+    assert model.num_trainable == 3 * 33 < model.num_parameters
+
+
+def test_baselines_stages_are_its_convolutions_with_their_norms() -> None:
+    model = BaselineCNN(HEADS, width=4, embedding_size=5)
+    assert [[model.get_parameter(name).shape[0] for name in stage] for stage in model.stages()] == [
+        [width] * 3 for width in (4, 8, 16, 32)
+    ]
+    names = [name for stage in model.stages() for name in stage]
+    assert names == [name for name, _ in model.named_parameters() if not name.startswith("heads.")]
+
+
+def test_a_model_that_says_nothing_of_its_stages_has_none() -> None:
+    class Plain(BaseModel):
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"mask": images.mean((1, 2, 3))[:, None].expand(-1, 3)}
+
+    assert Plain({"mask": 3}).stages() == []
+
+
 def test_img_size_rebuilds_a_model_of_one_size() -> None:
     model = TimmModelMulti({"mask": 3}, "test_vit", img_size=96).eval()
     assert model.input_hw == (96, 96)
@@ -174,105 +156,48 @@ def test_right_arguments_are_checked_quickly(name: str) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_baseline_has_nothing_more_to_check() -> None:
-    BaselineCNN.check_arguments(width=8)
+@pytest.mark.parametrize(
+    "check", [partial(TimmModelMulti.check_arguments, model_name="test_resnet"), BaselineCNN.check_arguments]
+)
+def test_several_dropouts_that_drop_nothing_are_refused(check: Callable[..., None]) -> None:
+    check(drop_rate=0.5, dropout_samples=5)
+    check(dropout_samples=1)
+    for arguments in ({"dropout_samples": 5}, {"dropout_samples": 5, "drop_rate": 0.0}):
+        with pytest.raises(ValueError, match=r"^dropout_samples = 5: .* drop_rate"):
+            check(**arguments)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "inception_v3"])
+def test_gradient_checkpointing_is_refused_where_timm_has_none(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^gradient_checkpointing = true: timm cannot do it with {name}$"):
+        TimmModelMulti.check_arguments(model_name=name, gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "word"),
+    [
+        (TimmModelMulti, {"pooling": "gme"}, '"gem"'),
+        (TimmModelMulti, {"img_size": 0}, "at least 1"),
+        (TimmModelMulti, {"dropout_samples": 0}, "at least 1"),
+        (TimmModelMulti, {"embedding_size": 0}, "at least 1"),
+        (TimmModelMulti, {"gradient_checkpointing": "yes"}, "true or false"),
+        (BaselineCNN, {"dropout_samples": 2.5}, "whole number"),
+        (BaselineCNN, {"embedding_size": -1}, "at least 1"),
+    ],
+)
+def test_wrong_values_are_refused_by_the_signature(model: Any, arguments: dict[str, Any], word: str) -> None:
+    needed = {"model_name": "resnet18"} if model is TimmModelMulti else {}
+    (problem,) = check_arguments(model, {**needed, **arguments}, "arch.args", ("num_classes",))
+    (name,) = arguments
+    assert problem.startswith(f"arch.args.{name} = ")
+    assert word in problem
+
+
+def test_baseline_has_nothing_to_load() -> None:
     assert BaselineCNN.arguments_without_weights({"width": 8}) == {"width": 8}
 
 
-# Weights
-
-
-def save_weights(tmp_path: Path, kind: str, name: str = "test_resnet") -> tuple[Path, dict[str, torch.Tensor]]:
-    """A file as the hub has it: the whole model, classifier included."""
-    torch.manual_seed(1)
-    state = timm.create_model(name).state_dict()
-    path = tmp_path / f"weights.{kind}"
-    if kind == "safetensors":
-        safetensors.torch.save_file(state, path)
-    else:
-        torch.save(state, path)
-    return path, state
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "pth"])
-@pytest.mark.parametrize("pretrained", [True, False])
-def test_weights_file_fills_the_backbone_and_leaves_the_heads_new(tmp_path: Path, kind: str, pretrained: bool) -> None:
-    path, state = save_weights(tmp_path, kind)
-    TimmModelMulti.check_arguments(model_name="test_resnet", pretrained=pretrained, weights_file=str(path))
-    model = TimmModelMulti({"mask": 1000}, "test_resnet", pretrained, str(path))
-    for key, value in model.backbone.state_dict().items():
-        assert torch.equal(value, state[key]), key
-    assert not torch.equal(model.heads.get_submodule("head_mask").weight, state["fc.weight"])  # type: ignore[arg-type]
-
-
-def test_weights_of_another_image_size_are_fitted(tmp_path: Path) -> None:
-    path, state = save_weights(tmp_path, "pth", "test_vit")
-    model = TimmModelMulti({"mask": 3}, "test_vit", weights_file=str(path), img_size=96)
-    assert model.backbone.state_dict()["pos_embed"].shape != state["pos_embed"].shape
-    assert torch.equal(model.backbone.state_dict()["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_bad_weights_files_are_refused_in_a_line_and_run_nothing(tmp_path: Path) -> None:
-    touched = tmp_path / "touched"
-    torch.save({"conv1.weight": Bomb(touched)}, tmp_path / "hostile.pth")
-    (tmp_path / "empty.pth").write_bytes(b"")
-    (tmp_path / "empty.safetensors").write_bytes(b"")
-    (tmp_path / "page.pth").write_text("<html>")
-    torch.save([1, 2], tmp_path / "list.pth")
-    good = save_weights(tmp_path, "safetensors")[0].read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(good[: len(good) // 2])
-    torch.save({"stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    torch.save(
-        timm.create_model("test_resnet").state_dict() | {"conv1.0.weight": torch.zeros(1)}, tmp_path / "shape.pth"
-    )
-    for name in (
-        "hostile.pth",
-        "empty.pth",
-        "empty.safetensors",
-        "page.pth",
-        "list.pth",
-        "cut.safetensors",
-        "other.pth",
-        "shape.pth",
-    ):
-        with pytest.raises(ConfigError) as caught:
-            TimmModelMulti({"mask": 3}, "test_resnet", weights_file=str(tmp_path / name))
-        message = str(caught.value)
-        assert name in message
-        assert "arch.args.weights_file" in message
-        assert "\n" not in message
-    assert not touched.exists()
-
-
-def test_a_silent_hub_is_asked_once_and_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    class Silent:
-        def head(self, url: str, **_: Any) -> None:
-            asked.append(url)
-            raise OSError("no route")
-
-    monkeypatch.setattr("model.backbone.get_session", Silent)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    start = time.monotonic()
-    with pytest.raises(ConfigError) as caught:
-        TimmModelMulti({"mask": 3}, "test_resnet", pretrained=True)
-    assert time.monotonic() - start < 5
-    assert len(asked) == 1
-    message = str(caught.value)
-    assert "weights of test_resnet could not be fetched" in message
-    assert "arch.args.pretrained to false" in message
-    assert "arch.args.weights_file" in message
-    assert "\n" not in message
-    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
+# Coming back from a checkpoint
 
 
 def test_a_checkpoint_brings_its_own_weights() -> None:
@@ -283,6 +208,55 @@ def test_a_checkpoint_brings_its_own_weights() -> None:
         "weights_file": None,
         "drop_rate": 0.1,
     }
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        {"type": "BaselineCNN", "args": {"width": 4, "drop_rate": 0.5, "dropout_samples": 5, "embedding_size": 7}},
+        {"type": "TimmModelMulti", "args": {"model_name": "test_vit", "img_size": 64, "pooling": "avg"}},
+        {
+            "type": "TimmModelMulti",
+            "args": {
+                "model_name": "test_resnet",
+                "pretrained": True,
+                "drop_rate": 0.5,
+                "pooling": "gem",
+                "dropout_samples": 5,
+                "embedding_size": 7,
+                "gradient_checkpointing": True,
+            },
+        },
+    ],
+)
+def test_every_argument_comes_back_with_a_checkpoint(arch: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = architectures.build_without_weights(arch, HEADS).eval()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.1 * torch.rand_like(parameter))  # nothing is left as it was built
+    torch.save(trained.state_dict(), tmp_path / "weights.pth")
+    again = architectures.build_without_weights(arch, HEADS).eval()
+    load_weights(again, torch.load(tmp_path / "weights.pth", weights_only=True), tmp_path / "weights.pth")
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        outputs, expected = again(images), trained(images)
+    assert list(outputs) == [*HEADS, *(["embedding"] if "embedding_size" in arch["args"] else [])]
+    for name, output in outputs.items():
+        assert torch.equal(output, expected[name])
+
+
+def test_weights_have_the_names_that_earlier_checkpoints_use() -> None:
+    assert [name for name in BaselineCNN({"mask": 3}, width=4).state_dict() if "running" not in name][:3] == [
+        "features.0.weight",
+        "features.1.weight",
+        "features.1.bias",
+    ]
+    timms = timm.create_model("test_resnet", num_classes=0).state_dict()
+    assert list(TimmModelMulti({"mask": 3}, "test_resnet", embedding_size=4).state_dict()) == [
+        *(f"backbone.{name}" for name in timms),
+        *(f"heads.{layer}.{kind}" for layer in ("head_mask", "embedding") for kind in ("weight", "bias")),
+    ]
 
 
 def test_names_that_a_config_may_use_are_models() -> None:

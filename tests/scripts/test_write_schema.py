@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from config_schema import SECTIONS, check_config
+from config_schema import SECTIONS
 from parse_config import ConfigParser
 from scripts.write_schema import SCHEMA_FILE, schema_text
 from utils.errors import ConfigError
@@ -23,13 +23,6 @@ VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
 
 def test_the_file_is_what_the_signatures_make() -> None:
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), "run: python -m scripts.write_schema"
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_config_is_right_for_both(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    VALIDATOR.validate(read_json(path))
-    check_config(ConfigParser.from_file(path, SECTIONS))
 
 
 WRONG: dict[str, tuple[str, Any]] = {

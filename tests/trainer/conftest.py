@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.batch import Batch
 from base.label_space import LabelSpace
+from base.mixing import Mixing
 from base.preprocessing import Preprocessing
 from logger.trackers import JsonLinesTracker, Trackers
 from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
 from model.metric import accuracy, f1
 from trainer.checkpoint import Checkpoints
+from trainer.learner import Learner
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
 from utils.random_streams import numpy_stream
@@ -115,7 +117,9 @@ MakeTrainer = Callable[..., Built]
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
-    """make_trainer(folder, resume=content, loader=..., **settings): a trainer that writes to `folder`."""
+    """make_trainer(folder, resume=content, loader=..., **settings): a trainer that writes to `folder`.
+
+    parts: makes further parts of the learner (freezing, averaging, ...)."""
 
     made: list[Trainer] = []
 
@@ -127,6 +131,8 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
         lr: float = 0.01,
         schedule: Callable[[torch.optim.Optimizer], Schedule] | None = None,
+        parts: Callable[[SmallModel, torch.optim.Optimizer], dict[str, Any]] | None = None,
+        mixings: Sequence[Mixing] = (),
         **settings: Any,
     ) -> Built:
         loader = loader or MemoryLoader()
@@ -138,19 +144,27 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
         path.mkdir(exist_ok=True)
         torch.set_num_threads(1)  # two threads cost more than they bring on six pixels
         after = resume["completed_epochs"] if resume else None
-        trainer = Trainer(
-            TrainerSettings(**{"epochs": 3, "verbosity": 0, "monitor": "min val/loss", **settings}),
+        trainer_settings = TrainerSettings(**{"epochs": 3, "verbosity": 0, "monitor": "min val/loss", **settings})
+        learner = Learner(
+            trainer_settings,
             model=model,
             criterion=MultiHeadLoss(
                 {"mask": CrossEntropyLoss([1.0, 2.0]), "age": FocalLoss(2.0)}, {"mask": 0.4, "age": 0.6}
             ),
             optimizer=used_optimizer,
+            preprocessing=loader.preprocessing,
+            device=torch.device("cpu"),
+            seed=11,
             schedule=schedule(used_optimizer) if schedule else None,
+            **(parts(model, used_optimizer) if parts else {}),
+        )
+        trainer = Trainer(
+            trainer_settings,
+            learner=learner,
             data_loader=loader,
             labels=LABELS,
             metrics={"accuracy": accuracy, "f1": f1},
-            device=torch.device("cpu"),
-            seed=11,
+            mixings=mixings,
             checkpoints=Checkpoints(path),
             stop=stop,
             log=logging.getLogger("test"),

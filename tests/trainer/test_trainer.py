@@ -31,7 +31,7 @@ SCHEDULES: dict[str, Any] = {
 
 
 def weights(built: Built) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in built.trainer.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in built.trainer.learner.model.state_dict().items()}
 
 
 def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
@@ -42,14 +42,14 @@ def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch
 
 def stop_after(built: Built, updates: int) -> None:
     """Asks to stop as a signal would, after `updates` updates."""
-    original = built.trainer._update_weights
+    original = built.trainer.learner._update_weights
 
     def update() -> None:
         original()
-        if built.trainer.updates == updates:
+        if built.trainer.learner.updates == updates:
             built.stop.request()
 
-    built.trainer._update_weights = update  # type: ignore[method-assign]
+    built.trainer.learner._update_weights = update  # type: ignore[method-assign]
 
 
 def test_the_base_trainer_is_abstract() -> None:
@@ -76,12 +76,12 @@ def test_a_run_stopped_after_any_update_ends_the_same(
     }  # fmt: skip
     whole = make_trainer("whole", **arguments)
     whole.trainer.train()
-    for updates in range(1, whole.trainer.updates + 1):
+    for updates in range(1, whole.trainer.learner.updates + 1):
         stopped = make_trainer(f"stopped{updates}", **arguments)
         stop_after(stopped, updates)
         with pytest.raises(StopSignal):
             stopped.trainer.train()
-        assert stopped.trainer.updates == updates
+        assert stopped.trainer.learner.updates == updates
         resumed = make_trainer(f"stopped{updates}", resume=read_checkpoint(stopped.folder / "last.pth"), **arguments)
         resumed.trainer.train()
         assert_equal_weights(weights(whole), weights(resumed))
@@ -139,7 +139,7 @@ def test_accumulation_equals_one_large_batch(make_trainer: MakeTrainer) -> None:
     large = make_trainer("large", loader=MemoryLoader(24, 8, batch_size=12), model=models[1], **arguments)
     small.trainer.train()
     large.trainer.train()
-    assert small.trainer.updates == large.trainer.updates == 2
+    assert small.trainer.learner.updates == large.trainer.learner.updates == 2
     for name, tensor in weights(small).items():
         torch.testing.assert_close(tensor, weights(large)[name], rtol=1e-5, atol=1e-6)
     lines = [json.loads(built.metrics_file.read_text()) for built in (small, large)]
@@ -168,7 +168,7 @@ def test_one_update_is_the_mathematics(make_trainer: MakeTrainer) -> None:
     (0.4 * mask + 0.6 * age).backward()
     expected = {name: parameter - 0.5 * parameter.grad for name, parameter in reference.named_parameters()}  # type: ignore[operator]
     built.trainer.train()
-    for name, parameter in built.trainer.model.named_parameters():
+    for name, parameter in built.trainer.learner.model.named_parameters():
         torch.testing.assert_close(parameter, expected[name], rtol=1e-4, atol=1e-5)
     line = json.loads(built.metrics_file.read_text())
     assert line["train/loss_mask"] == pytest.approx(float(mask.detach()), rel=1e-5)
@@ -182,9 +182,9 @@ def test_validation_equals_scikit_learn_for_every_batch_size(make_trainer: MakeT
     built = make_trainer("run", loader=loader)
     metrics = built.trainer.validate(1)
     rows = torch.arange(16, 53)
-    built.trainer.model.eval()
+    built.trainer.learner.model.eval()
     with torch.no_grad():
-        logits = built.trainer.model((loader.images[rows] / 255 - 0.5) / 0.25)
+        logits = built.trainer.learner.model((loader.images[rows] / 255 - 0.5) / 0.25)
     probabilities = {name: output.softmax(1).numpy() for name, output in logits.items()}
     to_scoring = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
     said = {"mask": probabilities["mask"].argmax(1), "age": (probabilities["age"] @ to_scoring).argmax(1)}
@@ -199,7 +199,7 @@ def test_validation_equals_scikit_learn_for_every_batch_size(make_trainer: MakeT
     true_answer, said_answer = truth["mask"] * 3 + truth["age"], said["mask"] * 3 + said["age"]
     assert metrics["val/f1"] == pytest.approx(f1_score(true_answer[known], said_answer[known], average="macro"))
     assert metrics["val/accuracy"] == pytest.approx(accuracy_score(true_answer[known], said_answer[known]))
-    criterion = built.trainer.criterion
+    criterion = built.trainer.learner.criterion
     loss, _ = criterion(logits, {name: target[rows] for name, target in loader.targets.items()})
     assert metrics["val/loss"] == pytest.approx(float(loss), rel=1e-5)
 
@@ -228,9 +228,9 @@ def test_best_is_saved_on_epochs_that_are_not_periodic(make_trainer: MakeTrainer
 def test_clipping_bounds_the_step(make_trainer: MakeTrainer, precision: str) -> None:
     settings = {"epochs": 1, "max_grad_norm": 0.01, "precision": precision}
     built = make_trainer("run", lr=1.0, optimizer=torch.optim.SGD, loader=MemoryLoader(4, 2), **settings)
-    before = {name: parameter.detach().clone() for name, parameter in built.trainer.model.named_parameters()}
+    before = {name: parameter.detach().clone() for name, parameter in built.trainer.learner.model.named_parameters()}
     built.trainer.train()
-    after = dict(built.trainer.model.named_parameters())
+    after = dict(built.trainer.learner.model.named_parameters())
     moved = sum(float((after[name].detach() - before[name]).square().sum()) for name in before)
     assert 0 < math.sqrt(moved) <= 0.0101
 
@@ -261,7 +261,7 @@ def test_ctrl_c_is_another_exit_code(make_trainer: MakeTrainer) -> None:
     with pytest.raises(KeyboardStop, match=r"SIGINT.*--resume") as stopped:
         built.trainer.train()
     assert stopped.value.exit_code == 130
-    assert built.trainer.updates == 1
+    assert built.trainer.learner.updates == 1
 
 
 def test_a_full_disk_loses_nothing(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,11 +45,6 @@ def _loader(**arguments: Any) -> dict[str, Any]:
     return {"type": "setup", "args": {"input_size": 240, "batch_size": 16, "num_workers": 4, **arguments}}
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SM_CHANNEL_TRAIN", raising=False)
-
-
 def test_the_whole_config() -> None:
     assert is_published_form(PUBLISHED)
     translated, notes = translate(PUBLISHED)
@@ -94,24 +89,57 @@ def test_three_ages_are_the_scored_ones(weights: list[float] | None, tmp_path: P
     default = read_json(DEFAULT_CONFIG)
     default["labels"]["attributes"]["age"]["training_bins"] = [30, 58]
     (tmp_path / "config.json").write_text(json.dumps(default), encoding="utf-8")
-    triples = [["f1", None, 1], ["label_smoothing", [], 1], ["ArcFaceLoss", weights, 1]]
+    triples = [["f1", None, 1], ["label_smoothing", [], 1], ["LDAMLoss", weights, 1]]
     translated, _ = translate(_changed(loss_name=triples), tmp_path / "config.json")
     assert "training_bins" not in translated["labels"]["attributes"]["age"]
     heads = translated["loss"]["heads"]
-    assert [head["type"] for head in heads.values()] == ["F1Loss", "LabelSmoothingLoss", "ArcFaceLoss"]
+    assert [head["type"] for head in heads.values()] == ["F1Loss", "LabelSmoothingLoss", "LDAMLoss"]
     assert heads["mask"]["args"] == heads["gender"]["args"] == {}
     assert heads["age"]["args"] == ({"class_weights": weights} if weights else {})
 
 
-def test_the_training_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_compares_embeddings_stands_beside_cross_entropy() -> None:
+    triples = [["focal", [1.4, 7, 7], 0.375], ["TripletMarginLoss", [], 0.25], ["ArcFaceLoss", SIX_WEIGHTS, 0.5]]
+    translated, notes = translate(_changed(loss_name=triples))
+    assert translated["loss"] == {
+        "heads": {
+            "mask": {"type": "FocalLoss", "args": {"class_weights": [1.4, 7, 7]}, "weight": 0.375},
+            "gender": {"type": "CrossEntropyLoss", "args": {}, "weight": 0.25},
+            "age": {"type": "CrossEntropyLoss", "args": {"class_weights": SIX_WEIGHTS}, "weight": 0.5},
+        },
+        "metric_learning": {
+            "gender_TripletMarginLoss": {"type": "TripletMarginLoss", "args": {}, "head": "gender", "weight": 0.25},
+            "age_ArcFaceLoss": {"type": "ArcFaceLoss", "args": {}, "head": "age", "weight": 0.5},
+        },
+    }
+    arch = PUBLISHED["arch"]
+    assert translated["arch"] == {**arch, "args": {**arch["args"], "embedding_size": 128}}
+    assert "embedding_size" not in arch["args"]
+    told = "\n".join(notes)
+    assert 'loss.metric_learning.age_ArcFaceLoss = {"type": "ArcFaceLoss"' in told
+    assert "arch.args.embedding_size = 128" in told
+
+
+def test_an_embedding_that_is_there_keeps_its_size() -> None:
+    arch = {"type": "TimmModelMulti", "args": {"model_name": "resnet18", "embedding_size": 32}}
+    translated, notes = translate(_changed(arch=arch, loss_name=[["ce", [], 1], ["ce", [], 1], ["NCALoss", [], 1]]))
+    assert translated["arch"] == arch
+    assert "arch.args.embedding_size = 32" in "\n".join(notes)
+
+
+def test_without_such_a_loss_there_is_no_embedding() -> None:
+    translated, _ = translate(PUBLISHED)
+    assert translated["arch"] == PUBLISHED["arch"]
+    assert translated["loss"].keys() == {"heads"}
+
+
+def test_the_training_folder() -> None:
     def root(config: dict[str, Any]) -> str:
         translated, _ = translate(config)
         assert translated["data_loader"]["args"].keys() == {"input_size", "batch_size", "num_workers"}
         return str(translated["data"][0]["args"]["root"])
 
     assert root(_changed(info_dir="a/b/eval/")) == "a/b/train"
-    monkeypatch.setenv("SM_CHANNEL_TRAIN", "/opt/train")
-    assert root(PUBLISHED) == "/opt/train"
     assert root(_changed(data_loader=_loader(data_dir="mine"))) == "mine"
     assert root(_changed(data_loader=_loader(train_dir="mine", stage="eval"))) == "mine"
 

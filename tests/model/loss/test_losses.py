@@ -5,23 +5,33 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-from sklearn.metrics import f1_score
+from timm.loss import LabelSmoothingCrossEntropy
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
 
+from base.class_weights import ClassWeights
 from model import loss as losses
-from model.loss import CrossEntropyLoss, F1Loss, FocalLoss, LabelSmoothingLoss
+from model.loss import CrossEntropyLoss, F1Loss, FocalLoss, LabelSmoothingLoss, LDAMLoss, OrdinalLoss
 from model.loss.head_loss import HeadLoss
 
 WEIGHTS = [1.4, 7.0, 0.5]
-LOSSES: dict[str, Callable[[list[float] | None], HeadLoss]] = {
+COUNTS = torch.tensor([50, 3, 400])
+
+
+def ldam(weights: ClassWeights | None) -> LDAMLoss:
+    loss = LDAMLoss(max_margin=0.7, scale=1.5, class_weights=weights)
+    loss.use_class_counts(COUNTS)
+    return loss
+
+
+LOSSES: dict[str, Callable[[ClassWeights | None], HeadLoss]] = {
     "CrossEntropyLoss": lambda weights: CrossEntropyLoss(weights),
     "FocalLoss": lambda weights: FocalLoss(gamma=2.0, class_weights=weights),
     "LabelSmoothingLoss": lambda weights: LabelSmoothingLoss(smoothing=0.2, class_weights=weights),
     "F1Loss": lambda weights: F1Loss(weights),
+    "LDAMLoss": ldam,
+    "OrdinalLoss": lambda weights: OrdinalLoss(weights),
 }
 each_loss = pytest.mark.parametrize("make", LOSSES.values(), ids=LOSSES.keys())
 each_sum = pytest.mark.parametrize("make", [LOSSES[n] for n in LOSSES if n != "F1Loss"], ids=lambda _: "")
@@ -153,6 +163,41 @@ def test_weights_that_mean_nothing_are_refused(make: Callable[..., HeadLoss], we
 
 
 @each_loss
+@pytest.mark.parametrize("rule", ["balanced", "sqrt", "effective"])
+def test_computed_class_weights_act_as_if_they_were_given(make: Callable[..., HeadLoss], rule: str) -> None:
+    logits, target = draw(unknown_share=0.3)
+    loss = make(rule)
+    loss.check_num_classes(3)
+    loss.use_class_counts(COUNTS)
+    assert loss.class_weights is not None
+    assert loss.class_weights[1] > loss.class_weights[0] > loss.class_weights[2]
+    torch.testing.assert_close(loss(logits, target), make(loss.class_weights.tolist())(logits, target))
+    assert loss.state_dict() == {}
+
+
+@pytest.mark.parametrize("made", [CrossEntropyLoss, FocalLoss, LabelSmoothingLoss, F1Loss, LDAMLoss, OrdinalLoss])
+def test_computed_class_weights_want_counts_first(made: Callable[..., HeadLoss]) -> None:
+    logits, target = draw()
+    with pytest.raises(AssertionError, match="use_class_counts"):
+        made(class_weights="balanced")(logits, target)
+
+
+def test_the_weights_of_samples_want_counts_first() -> None:
+    _, target = draw()
+    loss = CrossEntropyLoss("balanced")
+    with pytest.raises(AssertionError, match="use_class_counts"):
+        loss.sample_weights(target)
+
+
+@each_loss
+def test_counts_leave_given_class_weights_alone(make: Callable[..., HeadLoss]) -> None:
+    loss = make(WEIGHTS)
+    loss.use_class_counts(COUNTS)
+    assert loss.class_weights is not None
+    torch.testing.assert_close(loss.class_weights, torch.tensor(WEIGHTS))
+
+
+@each_loss
 def test_class_weights_are_not_in_the_state(make: Callable[..., HeadLoss]) -> None:
     assert make(WEIGHTS).state_dict() == {}
 
@@ -213,79 +258,8 @@ def test_label_smoothing_is_cross_entropy_against_smoothed_labels() -> None:
     torch.testing.assert_close(LabelSmoothingLoss(0.1)(logits, target), F.cross_entropy(logits, smoothed))
 
 
-# Focal loss
-
-
-@with_and_without_weights
-def test_focal_loss_with_gamma_0_is_cross_entropy(weights: list[float] | None) -> None:
-    logits, target = draw(unknown_share=0.3)
-    focal, cross_entropy = FocalLoss(0.0, weights)(logits, target), CrossEntropyLoss(weights)(logits, target)
-    torch.testing.assert_close(focal, cross_entropy)
-    torch.testing.assert_close(gradient(focal, logits), gradient(cross_entropy, logits))
-
-
-@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
-def test_focal_loss_of_two_classes_is_torchvisions(gamma: float) -> None:
-    """softmax over (0, z) is sigmoid of z; alpha weighs class 1, 1 - alpha class 0."""
-    score = draw()[0][:, 0].detach()
-    target = draw()[1].clamp(max=1)
-    expected = sigmoid_focal_loss(score, target.double(), alpha=0.25, gamma=gamma, reduction="sum")
-    loss = FocalLoss(gamma, [0.75, 0.25])
-    logits = torch.stack([torch.zeros_like(score), score], dim=1)
-    torch.testing.assert_close(loss(logits, target, torch.tensor(1.0)), expected, rtol=1e-6, atol=0)
-
-
-def test_focal_loss_of_one_sample_by_hand() -> None:
-    logits = torch.tensor([[math.log(0.2), math.log(0.3), math.log(0.5)]])
-    assert FocalLoss(2.0)(logits, torch.tensor([1])).item() == pytest.approx(-(0.7**2) * math.log(0.3), rel=1e-6)
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 2.0])
-def test_focal_loss_of_a_certain_sample_has_a_finite_gradient(gamma: float) -> None:
-    logits = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
-    FocalLoss(gamma)(logits, torch.tensor([0])).backward()
-    assert logits.grad is not None
-    assert torch.isfinite(logits.grad).all()
-
-
-# F1
-
-
-def test_f1_loss_of_certain_predictions_is_scikit_learns() -> None:
-    generator = np.random.default_rng(0)
-    for _ in range(5):
-        truth = np.concatenate([[0, 1, 2], generator.integers(0, 3, 30)])
-        predicted = np.where(generator.random(33) < 0.6, truth, generator.integers(0, 3, 33))
-        logits = 1000.0 * F.one_hot(torch.from_numpy(predicted), 3).float()
-        expected = 1 - f1_score(truth, predicted, average="macro")
-        assert F1Loss()(logits, torch.from_numpy(truth)).item() == pytest.approx(expected, abs=1e-6)
-        by_class = f1_score(truth, predicted, average=None)
-        weighted = 1 - (np.array(WEIGHTS) * by_class).sum() / sum(WEIGHTS)
-        assert F1Loss(WEIGHTS)(logits, torch.from_numpy(truth)).item() == pytest.approx(weighted, abs=1e-6)
-
-
-def test_f1_loss_of_one_sample_by_hand() -> None:
-    """p = 1/4: TP 1/4, FP 0, FN 3/4, so F1 = (1/2) / (5/4)."""
-    logits = torch.tensor([[0.0, math.log(3)]])
-    assert F1Loss()(logits, torch.tensor([0])).item() == pytest.approx(1 - 0.4, rel=1e-6)
-
-
-def test_f1_loss_of_a_perfect_batch_without_some_class_is_zero() -> None:
-    target = torch.tensor([0, 0, 2])
-    assert F1Loss()(1000.0 * F.one_hot(target, 3).float(), target).item() == 0
-
-
-def test_f1_loss_counts_by_known_samples_under_a_shared_normaliser() -> None:
-    logits, target = draw(unknown_share=0.4)
-    loss = F1Loss()
-    first, second = slice(0, 12), slice(12, 40)
-    known = [int((target[piece] != -1).sum()) for piece in (first, second)]
-    normaliser = torch.tensor(float(sum(known)))
-    shared = loss(logits[first], target[first], normaliser) + loss(logits[second], target[second], normaliser)
-    alone = [loss(logits[piece], target[piece]) for piece in (first, second)]
-    torch.testing.assert_close(shared, (known[0] * alone[0] + known[1] * alone[1]) / sum(known))
-
-
-def test_f1_per_sample_adds_up_to_the_batch() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_label_smoothing_is_timms(smoothing: float) -> None:
     logits, target = draw()
-    torch.testing.assert_close(F1Loss().per_sample(logits, target).mean(), F1Loss()(logits, target))
+    expected = LabelSmoothingCrossEntropy(smoothing)(logits, target)
+    torch.testing.assert_close(LabelSmoothingLoss(smoothing)(logits, target), expected)

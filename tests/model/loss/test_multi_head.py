@@ -3,7 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.loss import CrossEntropyLoss, F1Loss, FocalLoss
+from base.batch import EMBEDDING
+from model.loss import CrossEntropyLoss, F1Loss, FocalLoss, LDAMLoss
+from model.loss.metric_learning import MetricLearningLoss
+from model.loss.metric_learning_names import LOSSES
 from model.loss.multi_head import MultiHeadLoss
 
 CLASSES = {"mask": 3, "gender": 2, "age": 6}
@@ -111,3 +114,69 @@ def test_names_and_weights_that_do_not_fit_are_refused() -> None:
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="head mask"):
             MultiHeadLoss({"mask": F1Loss()}, {"mask": weight})
+        with pytest.raises(ValueError, match="metric_learning near"):
+            MultiHeadLoss({"mask": F1Loss()}, {"mask": 1.0}, {"near": triplets("mask", weight)})
+    with pytest.raises(ValueError, match="metric_learning has a loss called mask"):
+        MultiHeadLoss({"mask": F1Loss()}, {"mask": 1.0}, {"mask": triplets("mask")})
+    with pytest.raises(ValueError, match=r"metric_learning\.near goes by head age; there are mask"):
+        MultiHeadLoss({"mask": F1Loss()}, {"mask": 1.0}, {"near": triplets("age")})
+
+
+# Class counts
+
+
+def test_class_counts_reach_every_head() -> None:
+    loss = MultiHeadLoss(
+        {"mask": CrossEntropyLoss("balanced"), "gender": CrossEntropyLoss([1, 3]), "age": LDAMLoss()},
+        {"mask": 1.0, "gender": 1.0, "age": 1.0},
+    )
+    assert loss.computed_class_weights() == {}
+    loss.use_class_counts(
+        {"mask": torch.tensor([5, 1, 1]), "gender": torch.tensor([4, 0]), "age": torch.tensor([9, 8, 7, 6, 5, 0])}
+    )
+    computed = loss.computed_class_weights()
+    assert computed.keys() == {"mask"}
+    assert computed["mask"] == pytest.approx([7 / 15, 7 / 3, 7 / 3])
+    logits, targets = draw()
+    assert torch.isfinite(loss(logits, targets)[0])
+
+
+# Losses on the embedding
+
+
+def triplets(head: str, weight: float = 0.5) -> MetricLearningLoss:
+    return MetricLearningLoss(LOSSES["TripletMarginLoss"](margin=0.3), head, weight)
+
+
+def with_embedding(count: int = 24) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    logits, targets = draw(count)
+    embedding = torch.randn(count, 5, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    return {**logits, EMBEDDING: embedding}, targets
+
+
+def test_losses_on_the_embedding_are_added_by_their_own_names() -> None:
+    outputs, targets = with_embedding()
+    heads = {"mask": CrossEntropyLoss(), "age": CrossEntropyLoss()}
+    loss = MultiHeadLoss(heads, {"mask": 1.0, "age": 2.0}, {"near": triplets("age", 0.25), "type": triplets("mask")})
+    assert loss.weights == {"mask": 1.0, "age": 2.0, "near": 0.25, "type": 0.5}
+    assert list(loss.weights) == ["mask", "age", "near", "type"]
+    total, parts = loss(outputs, targets)
+    near, by_mask = (triplets(head)(outputs[EMBEDDING], targets[head]) for head in ("age", "mask"))
+    torch.testing.assert_close(parts["near"], near.detach())
+    torch.testing.assert_close(parts["type"], by_mask.detach())
+    expected = parts["mask"] + 2 * parts["age"] + 0.25 * near + 0.5 * by_mask
+    torch.testing.assert_close(total, expected)
+    sums = loss.sample_weight_sums(targets)
+    assert list(sums) == list(loss.weights)
+    assert sums["near"] == (targets["age"] != -1).sum()
+
+
+def test_parameters_and_state_hold_what_is_learned() -> None:
+    arcface = MetricLearningLoss(LOSSES["ArcFaceLoss"](num_classes=6, embedding_size=5), "age")
+    loss = MultiHeadLoss({"age": CrossEntropyLoss("sqrt")}, {"age": 1.0}, {"near": arcface}, learned_weights=True)
+    loss.use_class_counts({"age": torch.ones(6, dtype=torch.int64)})
+    shapes = {name: tuple(value.shape) for name, value in loss.state_dict().items()}
+    assert shapes == {"metric_learning.0.loss.W": (5, 6), "log_variances": (1,)}
+    assert len(list(loss.parameters())) == 2
+    assert not list(make().parameters())
+    assert make().state_dict() == {}

@@ -1,0 +1,39 @@
+"""Class weights: given one by one, or computed from how many training samples each class has."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+Rule = Literal["balanced", "sqrt", "effective"]
+"""How weights follow from the number of training samples, see `weights_by_rule`."""
+
+ClassWeights = list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | Rule
+"""One weight a class, in the order of the head's classes, or the rule that computes them."""
+
+BETA = 0.999
+"""Of "effective": about 1 / (1 - BETA) samples of a class are told apart, further ones hardly count."""
+
+
+def weights_by_rule(rule: Rule, counts: Tensor) -> Tensor:
+    """counts (C,) int64, the training samples of each class -> the weights (C,) float32.
+
+    balanced: w_c ~ 1 / n_c, and so N / (C n_c), as scikit-learn's compute_class_weight has it;
+    sqrt: w_c ~ 1 / sqrt(n_c), which lifts rare classes half as far (in the logarithm);
+    effective: w_c ~ (1 - BETA) / (1 - BETA^n_c), one over the effective number of samples (Cui et al. 2019, section 4).
+
+    Each is scaled so that the training samples' mean weight is 1: a loss is divided by the sum of its weights, so the
+    scale changes nothing in it. A class without a sample counts as if it had one.
+    """
+    samples = counts.double().clamp(min=1)
+    if rule == "balanced":
+        weights = 1 / samples
+    elif rule == "sqrt":
+        weights = samples.rsqrt()
+    else:
+        weights = (1 - BETA) / -torch.expm1(samples * math.log(BETA))
+    return (weights * samples.sum() / (weights * samples).sum()).float()

@@ -1,0 +1,347 @@
+"""The checks that go beyond one section of a config: what its sections say together.
+
+They come before a folder is made, an image opened or a GPU touched; all problems are told, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from base.base_model import BaseModel
+from base.base_trainer import TrainerSettings
+from base.label_space import LabelSpace
+from base.scores import Scores
+from config_schema import metric_functions
+from data_loader import splits
+from data_loader.loaders import DEFAULT_BATCH_SIZE
+from data_loader.mixing import check_mixings
+from data_loader.samplers import BaseSampler
+from data_loader.transforms import transform_problems
+from inference.views import views_problems
+from model import architectures, metric, schedules
+from model.loss.metric_learning import MetricLearningLoss, MetricLearningSettings
+from parse_config import ConfigParser, listed
+from utils.errors import ConfigError
+from utils.run_folders import obstacle_to_writing
+from utils.wording import not_one_of
+
+
+def check_config(config: ConfigParser) -> LabelSpace:
+    """Checks what the sections say together, before a folder is made, an image opened or a GPU touched.
+
+    Raises ConfigError with all problems, a line each."""
+    problems = problems_between_sections(config, some_are_wrong=False)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return config.build("labels")
+
+
+def problems_between_sections(config: ConfigParser, some_are_wrong: bool = True) -> list[str]:
+    """What is wrong beyond single sections, a line each.
+
+    some_are_wrong: sections that are wrong in themselves, and told already, may break a check: it is passed over."""
+    problems: list[str] = []
+
+    def attempt(make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except ConfigError as error:
+            problems.extend(str(error).splitlines())
+        except Exception:
+            if not some_are_wrong:
+                raise
+        return None
+
+    labels: LabelSpace | None = attempt(lambda: config.build("labels"))
+    attempt(lambda: config.build("data"))
+    split = attempt(lambda: config.build("split"))
+    checks: list[Callable[[], list[str]]] = [lambda: _data_problems(config)]
+    if labels is not None and split is not None:
+        checks.append(lambda: _split_problems(config, labels, split))
+    checks += [lambda: _transform_problems(config), lambda: _view_problems(config)]
+    checks.append(lambda: _arch_problems(config, labels))
+    if labels is not None:
+        sampler = attempt(lambda: config.build("sampler", label_space=labels))
+        if sampler is not None:
+            checks.append(lambda: _sampler_problems(config, sampler))
+        checks += [lambda: _mixing_problems(config, labels), lambda: _loss_problems(config, labels, attempt)]
+        checks += [lambda: _embedding_problems(config, labels), lambda: _metric_problems(config, labels)]
+    checks += [lambda: _schedule_problems(config, attempt), lambda: _folder_problems(config)]
+    for check in checks:
+        problems += attempt(check) or []
+    return problems
+
+
+def _data_problems(config: ConfigParser) -> list[str]:
+    return [] if config["data"] else [config.problem("data", "is empty; name at least one source of images")]
+
+
+def _split_problems(config: ConfigParser, labels: LabelSpace, split: splits.BaseSplit) -> list[str]:
+    try:
+        split.check_config(labels)
+    except ConfigError as error:
+        return [f"{config.origin(line.split(' ')[0].rstrip(':'))}: {line}" for line in str(error).splitlines()]
+    return []
+
+
+def _transform_problems(config: ConfigParser) -> list[str]:
+    input_size = config["data_loader"].get("args", {}).get("input_size")
+    found = transform_problems(config["transforms"], input_size)
+    return [f"{config.origin(line.split(' ')[0].split('[')[0])}: {line}" for line in found]
+
+
+def _view_problems(config: ConfigParser) -> list[str]:
+    views = config.resolved.get("views")
+    found = [] if views is None else views_problems(views)
+    return [f"{config.origin(line.split(' ')[0].split('[')[0].rstrip(':'))}: {line}" for line in found]
+
+
+def _sampler_problems(config: ConfigParser, sampler: BaseSampler) -> list[str]:
+    arguments = config["data_loader"].get("args", {})
+    try:
+        sampler.check_loader(arguments.get("batch_size", DEFAULT_BATCH_SIZE), arguments.get("shuffle", True))
+    except ConfigError as error:
+        return [f"{config.origin(line.split(' ')[0])}: {line}" for line in str(error).splitlines()]
+    return []
+
+
+def _mixing_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    try:
+        check_mixings(config.build("mixing", label_space=labels))
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        return [f"{config.origin('mixing')}: {line}" if line.startswith("mixing:") else line for line in lines]
+    return []
+
+
+def _arch_problems(config: ConfigParser, labels: LabelSpace | None) -> list[str]:
+    arch = config["arch"]
+    architecture: type[BaseModel] = getattr(architectures, arch["type"])
+    try:
+        architecture.check_arguments(**arch.get("args", {}))
+    except ValueError as error:
+        name = str(error).split(" ")[0]
+        place = f"arch.args.{name}"
+        if name in arch.get("args", {}):
+            return [f"{config.origin(place)}: {place}{str(error)[len(name) :]}"]
+        return [f"{config.origin('arch.args.model_name')}: arch.args.model_name: {error}"]
+    if labels is None:
+        return []
+    with torch.device("meta"), torch.no_grad():
+        model = architectures.build_without_weights(arch, labels.num_classes).eval()
+        problems = _stage_problems(config, model)
+        size = config["data_loader"].get("args", {}).get("input_size")
+        why = None if size is None else _refusal(model, size)
+    if why:
+        problems.append(config.problem("data_loader.args.input_size", f"does not suit the model: {why}"))
+    return problems
+
+
+def _stage_problems(config: ConfigParser, model: BaseModel) -> list[str]:
+    problems = []
+    freezing = config.build("freezing")
+    try:
+        if freezing is not None:
+            freezing.check(model)
+    except ConfigError as error:
+        problems.append(f"{config.origin('freezing.stages')}: {error}")
+    if config.extra("optimizer").layer_decay is not None and not model.stages():
+        problems.append(config.problem("optimizer.layer_decay", f"needs stages, and {model.title()} has none"))
+    return problems
+
+
+def _refusal(model: BaseModel, input_size: int | list[int]) -> str | None:
+    """What a model on the meta device says of images of that size; None if it takes them."""
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
+    try:
+        model(torch.empty(2, 3, height, width))
+    except Exception as error:  # timm has no exceptions of its own: assertions, RuntimeErrors and more
+        text = " ".join(str(error).split())
+        return None if "meta" in text else text[:200] or type(error).__name__  # not every layer can be tried so
+    return None
+
+
+def _loss_problems(config: ConfigParser, labels: LabelSpace, attempt: Callable[[Callable[[], Any]], Any]) -> list[str]:
+    heads = config["loss"]["heads"]
+    problems = []
+    for name in heads:
+        if name not in labels.heads:
+            problems.append(
+                f"{config.origin(f'loss.heads.{name}')}: loss.heads.{name} is a loss for no head; "
+                f'"{name}" {not_one_of(name, labels.heads)}'
+            )
+            continue
+        head_loss = attempt(partial(config.build, f"loss.heads.{name}"))
+        try:
+            if head_loss is not None:
+                head_loss.check_num_classes(labels.heads[name].num_classes, labels.heads[name].class_names)
+        except ValueError as error:
+            problems.append(
+                config.problem(f"loss.heads.{name}.args.class_weights", str(error).removeprefix("class_weights "))
+            )
+    untrained = [name for name in labels.heads if name not in heads]
+    if untrained:
+        problems.append(
+            f"{config.origin('loss.heads')}: loss.heads has no loss for the head {', '.join(untrained)}; "
+            "add one, or leave the head out of labels.heads"
+        )
+    weights = [config.extra(f"loss.heads.{name}").weight for name in heads]
+    if not any(weights):
+        problems.append(f"{config.origin('loss.heads')}: loss.heads: every weight is 0, so nothing would be trained")
+    return problems
+
+
+def _embedding_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    """Of the losses on the embedding, and of an embedding that nothing would train."""
+    losses = config["loss"].get("metric_learning") or {}
+    size = config["arch"].get("args", {}).get("embedding_size")
+    problems = []
+    for name, spec in losses.items():
+        place = f"loss.metric_learning.{name}"
+        if name in labels.heads:
+            problems.append(config.problem(place, "is named like a head; choose another name"))
+        found = config.extra(place).problems(place, spec["type"], labels.heads)
+        problems += [f"{config.origin(line.split(' ')[0])}: {line}" for line in found]
+        if not found and size is not None:
+            build_metric_learning_loss(config, name, labels.num_classes)
+    if losses and size is None:
+        problems.append(
+            f"{config.origin('loss.metric_learning')}: loss.metric_learning compares embeddings, and the model makes "
+            "none; set arch.args.embedding_size, such as 128"
+        )
+    if size is not None and not losses:
+        problems.append(
+            config.problem(
+                "arch.args.embedding_size", "makes an embedding that nothing trains; add loss.metric_learning"
+            )
+        )
+    return problems
+
+
+def build_metric_learning_loss(config: ConfigParser, name: str, num_classes: Mapping[str, int]) -> MetricLearningLoss:
+    """The loss on the embedding that stands under that name. Raises ConfigError."""
+    place = f"loss.metric_learning.{name}"
+    settings: MetricLearningSettings = config.extra(place)
+    size = config["arch"]["args"]["embedding_size"]
+    loss = config.build(place, num_classes=num_classes[settings.head], embedding_size=size)
+    return MetricLearningLoss(loss, settings.head, settings.weight, settings.build_miner())
+
+
+def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    """Every number that an epoch gives, known before training."""
+    metric_learning = config["loss"].get("metric_learning") or {}
+    losses = ["loss", *(f"loss_{name}" for name in (*labels.heads, *metric_learning))]
+    scores = Scores.names(labels, metric_functions(config))
+    return [*(f"{side}/{name}" for side in ("val", "train") for name in (*losses, *scores)), "lr"]
+
+
+def watched_metrics(config: ConfigParser) -> dict[str, str]:
+    """By place in the config, each metric that something looks at: the monitor, the further bests, the schedule."""
+    trainer = config["trainer"]
+    texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
+    texts |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer.get("save_best", []))}
+    off = ("trainer.monitor", "off")
+    watched = {place: text.partition(" ")[2] for place, text in texts.items() if (place, text) != off}
+    looked_at = (config.resolved.get("lr_scheduler") or {}).get("metric")
+    return watched if looked_at is None else watched | {"lr_scheduler.metric": looked_at}
+
+
+def _metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    unknown = [name for name in config.extra().metrics if name not in listed(metric)]
+    problems = [
+        config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown
+    ]
+    known = metric_names(config, labels)
+    if config["split"]["type"] == "NoSplit":
+        known = [name for name in known if not name.startswith("val/")]
+    trainer = config["trainer"]
+    for place, name in watched_metrics(config).items():
+        if place == "lr_scheduler.metric":
+            if name not in known:
+                problems.append(config.problem(place, not_one_of(name, known)))
+            continue
+        texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
+        mode = texts.get(place, "").split(" ")[0] or trainer["save_best"][int(place.split(".")[-1])].split(" ")[0]
+        if mode not in ("min", "max") or not name:
+            problems.append(config.problem(place, 'must be "min <metric>" or "max <metric>" ("off" watches nothing)'))
+        elif name not in known:
+            problems.append(config.problem(place, f"watches {name!r}, which {not_one_of(name, known)}"))
+    return problems
+
+
+def _schedule_problems(config: ConfigParser, attempt: Callable[[Callable[[], Any]], Any]) -> list[str]:
+    """The optimizer and the schedule are built for one number, to hear what they say of their arguments."""
+    optimizer = attempt(lambda: config.build("optimizer", params=[torch.nn.Parameter(torch.zeros(1))]))
+    spec = config.resolved.get("lr_scheduler")
+    if spec is None:
+        return []
+    if optimizer is not None:
+        attempt(lambda: _try_scheduler(config, optimizer))
+    if schedules.needs_metric(spec["type"]) and spec.get("metric") is None:
+        return [
+            f'{config.origin("lr_scheduler")}: lr_scheduler lacks "metric", which {spec["type"]} looks at after each '
+            'epoch, such as "val/loss"'
+        ]
+    if schedules.warms_up(spec["type"]) and spec.get("warmup_epochs"):
+        return [
+            config.problem(
+                "lr_scheduler.warmup_epochs", f"must go: {spec['type']} has a warm-up of its own, pct_start of the run"
+            )
+        ]
+    if 0 < config["trainer"]["epochs"] <= spec.get("warmup_epochs", 0):
+        epochs = config["trainer"]["epochs"]
+        return [config.problem("lr_scheduler.warmup_epochs", f"must be below trainer.epochs = {epochs}")]
+    if schedules.needs_metric(spec["type"]) and spec.get("interval") == "step":
+        return [config.problem("lr_scheduler.interval", f'must be "epoch": {spec["type"]} looks at an epoch\'s metric')]
+    return []
+
+
+def _try_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int = 1000) -> None:
+    """Some schedules refuse their arguments only as they step, such as StepLR a step_size of 0."""
+    try:
+        schedules.rehearse(_scheduler(config, optimizer, total_steps), total_steps)
+    except (ArithmeticError, ValueError) as error:
+        raise ConfigError(config.problem("lr_scheduler.args", f"cannot be: {error}")) from error
+
+
+def build_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
+    """torch's scheduler for a run of `total_steps`. Raises ConfigError for one that would end before the run, or fail
+    in it: it is rehearsed."""
+    _try_scheduler(config, config.build("optimizer", params=[torch.nn.Parameter(torch.zeros(1))]), total_steps)
+    scheduler = _scheduler(config, optimizer, total_steps)
+    ends_after = getattr(scheduler, "total_steps", total_steps)  # of OneCycleLR
+    if ends_after < total_steps:
+        raise ConfigError(
+            config.problem(
+                "lr_scheduler.args",
+                f"ends after {ends_after} steps, and the run takes {total_steps}; leave total_steps, epochs and "
+                "steps_per_epoch out, and they follow from the run",
+            )
+        )
+    return scheduler
+
+
+def _scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
+    """torch's scheduler; one that must know how many times it steps, and is not told, is told `total_steps`."""
+    arguments = config["lr_scheduler"].get("args", {})
+    told = any(key in arguments for key in ("total_steps", "epochs", "steps_per_epoch"))
+    steps = {} if told else {"total_steps": total_steps}
+    steps |= {name: total_steps for name in schedules.RUNS_ARGUMENTS if name not in arguments}
+    try:
+        scheduler = config.build("lr_scheduler", optimizer=optimizer, **steps)
+    except ArithmeticError as error:  # OneCycleLR, where its warm-up would take one step
+        name = config["lr_scheduler"]["type"]
+        raise ConfigError(
+            config.problem("lr_scheduler.args", f"cannot be: {name} fails in a run of {total_steps} steps ({error})")
+        ) from error
+    schedules.keep_layer_rates(scheduler)
+    return scheduler
+
+
+def _folder_problems(config: ConfigParser) -> list[str]:
+    obstacle = obstacle_to_writing(Path(config["trainer"].get("save_dir", TrainerSettings.save_dir)))
+    return [config.problem("trainer.save_dir", f"cannot be written: {obstacle}")] if obstacle else []

@@ -1,0 +1,123 @@
+"""Which images make which batch: a function of (seed, epoch, batch), for any number of workers and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from data_loader.samplers import EpochOrder
+from utils.errors import DataError
+from utils.random_streams import numpy_stream
+
+
+@dataclass(frozen=True, slots=True)
+class SampleKey:
+    """What a data set is asked for: the image of `index`, augmented as `epoch` demands.
+
+    repeat: how often the image came in this epoch before; each time it is augmented in another way.
+    """
+
+    epoch: int
+    index: int
+    repeat: int = 0
+
+
+class TrainingBatchSampler(Sampler[list[SampleKey]]):
+    """The batches of one epoch for one process; `set_position` says which epoch, and where in it to begin.
+
+    A global batch is `batch_size * world_size` neighbours of the epoch's order, and each process takes its contiguous
+    slice: for a fixed global batch the stream of samples is the same for any number of processes. All processes have
+    equally many batches. Without `drop_last` the last, smaller global batch is divided as evenly as possible; if it
+    holds fewer images than there are processes it is left out (another few images in each epoch).
+
+    order: which images an epoch shows, and in which order; None: each of `num_samples` once, shuffled if `shuffle`.
+
+    Raises DataError if that leaves no batch at all.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        order: EpochOrder | None = None,
+    ) -> None:
+        num_samples = num_samples if order is None else order.length
+        self.num_samples = num_samples
+        self.global_batch_size = batch_size * world_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.shuffle = shuffle
+        self.order = order
+        self.batches, rest = divmod(num_samples, self.global_batch_size)
+        if not drop_last and rest >= world_size:
+            self.batches += 1
+        self.epoch = 0
+        self.start_batch = 0
+        if self.batches == 0:
+            processes = f" on {world_size} processes" if world_size > 1 else ""
+            lower = max(1, num_samples // world_size)
+            raise DataError(
+                f"data_loader.args.batch_size = {batch_size}{processes} needs {self.global_batch_size} training "
+                f"images, and there are {num_samples}; set batch_size to {lower} or less, or drop_last to false"
+            )
+
+    def set_position(self, epoch: int, start_batch: int = 0) -> None:
+        """The next iteration gives `epoch` from `start_batch` on."""
+        self.epoch = epoch
+        self.start_batch = start_batch
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return self.batches
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch = self.epoch
+        order, repeats = self._order(epoch)
+        for batch in range(self.start_batch, self.batches):
+            places = np.arange(batch * self.global_batch_size, (batch + 1) * self.global_batch_size)
+            members = places[: self.num_samples - batch * self.global_batch_size]
+            mine = np.array_split(members, self.world_size)[self.rank]
+            yield [SampleKey(epoch, *key) for key in zip(order[mine].tolist(), repeats[mine].tolist(), strict=True)]
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The images of an epoch in order, and how often each of them came before in it."""
+        stream = numpy_stream(self.seed, "order", epoch)
+        if self.order is not None:
+            order = self.order.draw(stream)
+            return order, earlier_occurrences(order)
+        order = stream.permutation(self.num_samples) if self.shuffle else np.arange(self.num_samples)
+        return order, np.zeros_like(order)
+
+
+def earlier_occurrences(values: np.ndarray) -> np.ndarray:
+    """For each of the values (N,), how often it came before: [7, 5, 7, 7] -> [0, 0, 1, 2]."""
+    by_value = values.argsort(kind="stable")
+    places = np.arange(len(values))
+    is_first = np.diff(values[by_value], prepend=-1) != 0
+    occurrences = np.empty_like(places)
+    occurrences[by_value] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return occurrences
+
+
+class EvaluationBatchSampler(Sampler[list[SampleKey]]):
+    """Every image once, in order: process r takes the images r, r + world_size, ..., and nothing is padded."""
+
+    def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, num_samples, world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [SampleKey(0, index) for index in self.indices[start : start + self.batch_size]]

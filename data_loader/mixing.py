@@ -1,0 +1,160 @@
+"""MixUp and CutMix, and who is mixed with whom."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, TypedDict
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from base.label_space import LabelSpace
+from base.mixing import Box, Mix
+from utils.errors import ConfigError
+from utils.signatures import Fraction, PositiveFloat
+from utils.wording import not_one_of
+
+__all__ = ["CutMix", "MixUp"]
+
+Partners = TypedDict("Partners", {"head": str, "class": str})
+"""The images that partners are drawn from: those of one training class of one head."""
+
+ShareRange = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+
+
+class BaseMixing(ABC):
+    """What the ways to mix have in common.
+
+    batch_share: the share of batches that are mixed, the others stay as they are; alpha: the share that an image keeps
+    of itself is drawn from Beta(alpha, alpha), once a batch; share_range: instead of alpha, it is drawn evenly from
+    [lowest, highest]; partners: {"head": ..., "class": ...}, each image's partner is drawn from the batch's images of
+    this training class, and a batch without any is not mixed (None: the batch in random order).
+
+    Raises ValueError for alpha and share_range together, a range that falls, and names that there are none of.
+    """
+
+    default_alpha: float
+
+    def __init__(
+        self,
+        label_space: LabelSpace | None = None,
+        batch_share: Fraction = 1.0,
+        alpha: PositiveFloat | None = None,
+        share_range: ShareRange | None = None,
+        partners: Partners | None = None,
+    ) -> None:
+        if alpha is not None and share_range is not None:
+            raise ValueError(f"alpha = {alpha:g} goes without share_range: each says how the share is drawn; keep one")
+        if share_range is not None and share_range[0] > share_range[1]:
+            raise ValueError(f"share_range = {share_range} must be [lowest, highest]")
+        self.batch_share = batch_share
+        self.alpha = self.default_alpha if alpha is None else alpha
+        self.share_range = share_range
+        self.partner_class = None if partners is None else _partner_class(partners, label_space)
+
+    def plan(self, targets: Mapping[str, Tensor], image_hw: tuple[int, int], stream: np.random.Generator) -> Mix | None:
+        """See base.mixing.Mixing."""
+        if self.share_range is not None:
+            share = float(stream.uniform(self.share_range[0], self.share_range[1]))
+        else:
+            share = float(stream.beta(self.alpha, self.alpha))
+        partners = self._partners(targets, stream)
+        share, box = self._cut(share, image_hw, stream)
+        if partners is None or share == 1:
+            return None
+        return Mix(partners, share, box)
+
+    @abstractmethod
+    def _cut(self, share: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:
+        """The box that the partner fills (None: blended), and the share that this leaves of the image."""
+
+    def _partners(self, targets: Mapping[str, Tensor], stream: np.random.Generator) -> Tensor | None:
+        batch = len(next(iter(targets.values())))
+        if self.partner_class is None:
+            return torch.from_numpy(stream.permutation(batch))
+        head, number = self.partner_class
+        rows = (targets[head] == number).nonzero().flatten()
+        return rows[torch.from_numpy(stream.integers(len(rows), size=batch))] if len(rows) else None
+
+
+class MixUp(BaseMixing):
+    """Blends each image with its partner, and their labels alike (Zhang et al., 2018). alpha: by default 0.2."""
+
+    default_alpha = 0.2
+
+    def _cut(self, share: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:  # noqa: ARG002
+        return share, None
+
+
+class CutMix(BaseMixing):
+    """Replaces a part of each image by its partner's, and as large a share of its labels (Yun et al., 2019).
+
+    region: "box": a box of the image's proportions around a point drawn anywhere, cut off at the border;
+    "left_right": one side of a vertical line, "top_bottom": of a horizontal one; which side is drawn. A share_range of
+    [0.5, 0.5] swaps halves. The labels are shared as the pixels are in the end, whatever was drawn.
+    alpha: by default 1.
+    """
+
+    default_alpha = 1.0
+
+    def __init__(
+        self,
+        label_space: LabelSpace | None = None,
+        batch_share: Fraction = 1.0,
+        alpha: PositiveFloat | None = None,
+        share_range: ShareRange | None = None,
+        partners: Partners | None = None,
+        region: Literal["box", "left_right", "top_bottom"] = "box",
+    ) -> None:
+        super().__init__(label_space, batch_share, alpha, share_range, partners)
+        self.region = region
+
+    def _cut(self, share: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:
+        height, width = image_hw
+        if self.region == "box":
+            box = random_box(share, height, width, stream)
+        elif self.region == "left_right":
+            left, right = _one_side(share, width, stream)
+            box = (0, left, height, right)
+        else:
+            top, bottom = _one_side(share, height, stream)
+            box = (top, 0, bottom, width)
+        top, left, bottom, right = box
+        return 1 - (bottom - top) * (right - left) / (height * width), box
+
+
+def random_box(share: float, height: int, width: int, stream: np.random.Generator) -> Box:
+    """The box of Yun et al. (2019, eq. 2): sides sqrt(1 - share) of the image's, its centre uniform over the pixels."""
+    x, y = (int(stream.integers(side)) for side in (width, height))
+    half = 0.5 * math.sqrt(1 - share)
+    half_width, half_height = int(half * width), int(half * height)
+    return max(y - half_height, 0), max(x - half_width, 0), min(y + half_height, height), min(x + half_width, width)
+
+
+def check_mixings(mixings: Sequence[BaseMixing]) -> None:
+    """Raises ConfigError where they claim more than all batches: at most one of them applies to a batch."""
+    total = sum(mixing.batch_share for mixing in mixings)
+    if total > 1 + 1e-9:
+        shares = " + ".join(f"{mixing.batch_share:g}" for mixing in mixings)
+        raise ConfigError(f"mixing: the batch_share of all, {shares}, must be at most 1: a batch is mixed in one way")
+
+
+def _one_side(share: float, length: int, stream: np.random.Generator) -> tuple[int, int]:
+    """Where the partner's pixels begin and end along an axis of `length` pixels."""
+    taken = int((1 - share) * length + 0.5)
+    return (0, taken) if stream.random() < 0.5 else (length - taken, length)
+
+
+def _partner_class(partners: Partners, label_space: LabelSpace | None) -> tuple[str, int]:
+    assert label_space is not None, "partners are named by a label space's classes"
+    head, name = partners["head"], partners["class"]
+    if head not in label_space.heads:
+        raise ValueError(f'partners names the head "{head}", which {not_one_of(head, label_space.heads)}')
+    names = label_space.heads[head].class_names
+    if name not in names:
+        raise ValueError(f'partners names "{name}", which {not_one_of(name, names)} (the classes of {head})')
+    return head, names.index(name)

@@ -1,0 +1,113 @@
+"""The images that are judged, and what is known of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from base.label_space import LabelSpace
+from data_loader import sources, splits
+from data_loader.image_check import CHECKED_IMAGES_FILE, check_images
+from data_loader.records import Record, read_records
+from data_loader.sources import read_evaluation_folder
+from inference.out_of_fold import OUT_OF_FOLD_FILE
+from inference.parts import Part
+from inference.predictor import Predictor
+from inference.submission import Answers, align, read_answers
+from parse_config import listed
+from utils.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def choose_records(parts: Sequence[Part], info_dir: str | None, side: str | None) -> list[Record]:
+    """The evaluation folder `info_dir`, or that of the first config that names one; or the `side` ("train", ...) of the
+    split that the models' runs have made. All images are sound.
+
+    Raises ConfigError where the runs' sides differ: some model has trained on what another is validated with."""
+    predictor = parts[0].predictor
+    configured = [part.predictor.config["info_dir"] for part in parts if part.predictor.config.get("info_dir")]
+    folder = info_dir or (configured[0] if configured else None)
+    if side is None and folder is not None:
+        logger.info("images to judge: %s", folder)
+        return _sound(predictor, read_evaluation_folder(folder), asked=True)
+    asked, side = side is None, side or "test"
+    _refuse_folds(parts, side)
+    records = _side(predictor, side)
+    for part in parts[1:]:
+        if not _split_alike(predictor, part.predictor) and _paths(_side(part.predictor, side)) != _paths(records):
+            raise ConfigError(
+                f"--split {side}: {parts[0].path} and {part.path} divided their images otherwise, so one may have "
+                "trained on what the other is scored with; name --info-dir, or one of them"
+            )
+    return _sound(predictor, records, asked)
+
+
+def read_truth(answers: str | None, labels: LabelSpace, records: Sequence[Record]) -> Answers | None:
+    """What the table `answers` says of the records, in their order. Raises DataError."""
+    if answers is None:
+        return None
+    path = Path(answers)
+    return align(read_answers(path, labels.num_answers), [record.name for record in records], path)
+
+
+def known_classes(labels: LabelSpace, records: Sequence[Record], truth: Answers | None) -> dict[str, Tensor]:
+    """By attribute, the true classes (N,): what the table says, or what the records know themselves; -1 = unknown."""
+    if truth is not None:
+        return labels.parts(truth.answers)
+    return labels.known_targets([record.attributes for record in records])
+
+
+def persons_of(records: Sequence[Record], truth: Answers | None) -> list[str]:
+    """Whose images they are, as far as it is told; else each stands alone."""
+    return [record.person for record in records] if truth is None else truth.persons or truth.ids
+
+
+def _side(predictor: Predictor, side: str) -> list[Record]:
+    config, labels = predictor.config, predictor.labels
+    built = [listed(sources)[spec["type"]](**spec.get("args", {})) for spec in config["data"]]
+    rule = listed(splits)[config["split"]["type"]](**config["split"].get("args", {}))
+    fixes = config.get("label_fixes")
+    records_known = read_records(built, labels, Path(fixes) if fixes else None)
+    divided = rule.divide(records_known, labels, config.get("seed", 42))
+    records: list[Record] = getattr(divided, side)
+    if not records:
+        raise ConfigError(f"--split {side}: the run's data has no {side} images; name --info-dir or another --split")
+    return records
+
+
+def _split_alike(one: Predictor, other: Predictor) -> bool:
+    return one.labels.to_config() == other.labels.to_config() and all(
+        one.config.get(key) == other.config.get(key) for key in ("data", "split", "seed")
+    )
+
+
+def _paths(records: Sequence[Record]) -> set[Path]:
+    return {record.path.absolute() for record in records}
+
+
+def _refuse_folds(parts: Sequence[Part], side: str) -> None:
+    for part in parts:
+        if part.run_of_folds is not None and side == "validation":
+            run = part.run_of_folds
+            raise ConfigError(
+                f"--split validation: {run} is a run of folds, and each of its images has trained all folds but one; "
+                f"what the one fold says that did not see them is in {run / OUT_OF_FOLD_FILE}; or name one fold: "
+                f"--resume {part.path.parent}"
+            )
+
+
+def _sound(predictor: Predictor, records: list[Record], asked: bool) -> list[Record]:
+    """All records, every image of them sound. Those that training left out are left out of its split again; where an
+    answer is asked for each image, a bad one is an error."""
+    remembered = Path(predictor.config["trainer"].get("save_dir", "saved/")) / CHECKED_IMAGES_FILE
+    paths = [record.path for record in records]
+    if asked:
+        check_images(paths, remembered, remedy="repair them: every image must have an answer")
+        return records
+    policy = predictor.config["data_loader"].get("args", {}).get("on_bad_image", "refuse")
+    bad = set(check_images(paths, remembered, policy))
+    return [record for record in records if record.path not in bad]

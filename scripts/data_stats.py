@@ -1,0 +1,153 @@
+"""What a config's data holds: python -m scripts.data_stats -c config.json [--set ...] [--output stats.json]
+
+Of each side of the split: images, persons, classes, numbers, sizes. Of the training images: the mean and standard
+deviation of their pixels, as decoded, before any transform.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from builders import read_all_records
+from config_checks import check_config, problems_between_sections
+from config_schema import SECTIONS
+from data_loader.data_statistics import label_statistics, measure_images, size_statistics
+from data_loader.image_check import CHECKED_IMAGES_FILE, check_images
+from data_loader.splits import KFoldSplit
+from logger.log import close_log, open_log
+from parse_config import ConfigParser, parse_arguments
+from utils.command_line import CommandLine
+from utils.errors import ConfigError, run_command
+from utils.files import write_atomically
+from utils.run_folders import obstacle_to_writing
+
+Row = tuple[str, list[str]]
+"""A label, and a cell for each side."""
+
+
+def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]:
+    """All statistics of a config's data, as plain data. Raises ConfigError, DataError."""
+    labels = check_config(config)
+    split = config.build("split")
+    if isinstance(split, KFoldSplit) and split.fold is None:
+        split.fold = 0
+        tell(f"the sides are those of fold 0 of {split.folds}")
+    divided = split.divide(read_all_records(config, labels), labels, config.extra().seed)
+    sides = {"train": divided.train, "validation": divided.validation, "test": divided.test}
+    cache = Path(config.build("trainer").save_dir) / CHECKED_IMAGES_FILE
+    policy = config["data_loader"].get("args", {}).get("on_bad_image", "refuse")
+    paths = [record.path for records in sides.values() for record in records]
+    bad = set(check_images(paths, cache, policy, show_progress=True))
+    sides = {side: [record for record in records if record.path not in bad] for side, records in sides.items()}
+    sides = {side: records for side, records in sides.items() if records}
+    sizes, pixels = measure_images(sides, show_progress=True)
+    mean, std = pixels.mean_and_std()
+    return {
+        "sides": {
+            side: {**known, "sizes": size_statistics(sizes[side])}
+            for side, known in label_statistics(sides, labels).items()
+        },
+        "training_pixels": {"pixels": pixels.num_pixels, "mean": mean, "std": std},
+        "normalize": {
+            "type": "Normalize",
+            "args": {"mean": [round(value, 4) for value in mean], "std": [round(value, 4) for value in std]},
+        },
+    }
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """The statistics as lines: a column for each side."""
+    sides = list(found["sides"].values())
+    rows: list[Row] = [("", list(found["sides"]))]
+    rows += [(name, [f"{side[name]:,}" for side in sides]) for name in ("images", "persons")]
+    attributes = sides[0]["attributes"]
+    for name in attributes:
+        rows += _class_rows(name, [side["attributes"][name] for side in sides])
+    if len(attributes) > 1:
+        rows += _class_rows("answer", [side["answer"] for side in sides])
+    for name, classes in sides[0]["training_classes"].items():
+        if name not in attributes or list(classes) != list(attributes[name]["classes"]):
+            rows.append((f"training classes of head {name}", []))
+            rows += [(f"  {each}", [f"{side['training_classes'][name][each]:,}" for side in sides]) for each in classes]
+    rows += _size_rows([side["sizes"] for side in sides])
+    wide = max(len(label) for label, _ in rows)
+    lines = [f"{label:<{wide}}{''.join(f'{cell:>24}' for cell in cells)}".rstrip() for label, cells in rows]
+    pixels = found["training_pixels"]
+    by_channel = "  ".join(
+        f"{channel} {mean:.4f} +- {std:.4f}"
+        for channel, mean, std in zip("RGB", pixels["mean"], pixels["std"], strict=True)
+    )
+    return [*lines, f"{pixels['pixels']:,} training pixels, of 0 to 1: {by_channel}", json.dumps(found["normalize"])]
+
+
+def _class_rows(name: str, parts: Sequence[dict[str, Any]]) -> list[Row]:
+    """parts: of each side, what is known of one attribute or of the answer."""
+    rows: list[Row] = [(name, [])]
+    rows += [(f"  {each}", [_counted(part["classes"][each]) for part in parts]) for each in parts[0]["classes"]]
+    if any(part["unknown"]["images"] for part in parts):
+        rows.append(("  unknown", [_counted(part["unknown"]) for part in parts]))
+    numbers = [part.get("numbers", {}) for part in parts]
+    if any(numbers):
+        histograms = [each.get("histogram", {}) for each in numbers]
+        rows.append((f"{name}: lowest, median, highest", [_span(each) for each in numbers]))
+        for each in dict.fromkeys(each for histogram in histograms for each in histogram):
+            rows.append((f"  {each}", [f"{histogram.get(each, 0):,}" for histogram in histograms]))
+    return rows
+
+
+def _size_rows(sizes: Sequence[dict[str, Any]]) -> list[Row]:
+    rows: list[Row] = [(f"{side} in pixels", [_span(each[side]) for each in sizes]) for side in ("height", "width")]
+    for place in range(max(len(each["most_frequent"]) for each in sizes)):
+        found = [each["most_frequent"][place : place + 1] for each in sizes]
+        cells = ["".join(f"{one['height']} x {one['width']}: {one['images']:,}" for one in each) for each in found]
+        rows.append(("most frequent sizes" if place == 0 else "", cells))
+    return rows
+
+
+def _counted(part: dict[str, Any]) -> str:
+    return f"{part['images']:,} {part['share']:7.1%}"
+
+
+def _span(part: dict[str, Any]) -> str:
+    return f"{part['lowest']:g} .. {part['median']:g} .. {part['highest']:g}" if part else ""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = CommandLine(description="Counts what a config's data holds, and measures its images.")
+    parser.add_argument("-c", "--config", type=Path, default=Path("config.json"), help="the config (config.json)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b.c=value", help="sets one value of the config"
+    )
+    parser.add_argument("--output", type=Path, help="a JSON file to write the statistics to, too")
+    given = parser.parse(argv)
+    overrides = parse_arguments([f"--set={text}" for text in given.set]).overrides
+    if given.output is not None and (obstacle := obstacle_to_writing(given.output.parent)):
+        raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
+    log = open_log(None, 1)
+    try:
+        config = ConfigParser.from_file(given.config, SECTIONS, overrides, problems_between_sections)
+        found = collect(config, log.info)
+        for line in table(found):
+            log.info("%s", line)
+        if given.output is not None:
+            write_output(given.output, found)
+            log.info("%s: written", given.output)
+    finally:
+        close_log()
+
+
+def write_output(path: Path, found: dict[str, Any]) -> None:
+    """Raises ConfigError."""
+    try:
+        write_atomically(path, json.dumps(found, indent=4, ensure_ascii=False).encode())
+    except OSError as error:
+        raise ConfigError(f"--output {path}: cannot be written: {error.strerror or error}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,76 @@
+"""Computed class weights against scikit-learn and the papers' formulas."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+
+from base.class_weights import Rule, weights_by_rule
+from model.loss import FocalLoss
+from utils.signatures import check_arguments
+
+RULES = get_args(Rule)
+COUNTS = [13, 1, 500, 74, 2900]
+
+
+def weights(rule: Rule, counts: list[int]) -> np.ndarray:
+    computed = weights_by_rule(rule, torch.tensor(counts))
+    assert computed.dtype == torch.float32
+    return computed.double().numpy()
+
+
+def test_balanced_is_scikit_learns() -> None:
+    labels = np.repeat(np.arange(len(COUNTS)), COUNTS)
+    expected = compute_class_weight("balanced", classes=np.arange(len(COUNTS)), y=labels)
+    np.testing.assert_allclose(weights("balanced", COUNTS), expected, rtol=1e-6)
+
+
+def test_sqrt_is_the_square_root_of_balanced() -> None:
+    ratio = weights("sqrt", COUNTS) / np.sqrt(weights("balanced", COUNTS))
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+
+
+def test_effective_is_one_over_the_expected_volume() -> None:
+    """Cui et al.: E_n = 1 + beta * E_(n-1), counted up one sample at a time."""
+    volumes = []
+    for count in COUNTS:
+        volume = 0.0
+        for _ in range(count):
+            volume = 1 + 0.999 * volume
+        volumes.append(volume)
+    ratio = weights("effective", COUNTS) * np.array(volumes)
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("counts", [COUNTS, [7, 7], [1, 10**7]])
+def test_a_training_sample_weighs_one_on_average(rule: Rule, counts: list[int]) -> None:
+    assert np.average(weights(rule, counts), weights=counts) == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_class_without_samples_counts_as_one(rule: Rule) -> None:
+    np.testing.assert_array_equal(weights(rule, [0, 20, 3]), weights(rule, [1, 20, 3]))
+    np.testing.assert_array_equal(weights(rule, [0, 0, 0]), np.ones(3))  # a head whose labels are all unknown
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("balancd", 'one of "balanced", "sqrt", "effective" is expected; did you mean "balanced"?'),
+        ([1.0, -2.0], "args.class_weights.1 = -2.0: must be at least 0"),
+        (3, "a list or one of"),
+    ],
+)
+def test_the_config_check_refuses_others(value: Any, told: str) -> None:
+    (line,) = check_arguments(FocalLoss, {"class_weights": value}, "args")
+    assert told in line
+
+
+@pytest.mark.parametrize("value", [None, [1, 2.5], *RULES])
+def test_the_config_check_takes(value: Any) -> None:
+    assert check_arguments(FocalLoss, {"class_weights": value}, "args") == []

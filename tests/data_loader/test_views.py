@@ -1,0 +1,71 @@
+"""Several views of one image: decoded once, each as its own pipeline alone would make it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from base.label_space import LabelSpace
+from base.preprocessing import Preprocessing
+from data_loader import datasets
+from data_loader.loaders import evaluation_loader, views_loader
+from data_loader.records import Record
+from data_loader.transforms import eval_pipeline
+from utils.errors import DataError
+from utils.image_decoding import read_rgb
+
+
+def _preprocessing(*specs: dict[str, Any], side: int = 16) -> Preprocessing:
+    resize = {"type": "Resize", "args": {"height": side, "width": side}}
+    return Preprocessing((side, side), (0.5,) * 3, (0.5,) * 3, [resize, *specs])
+
+
+PLAIN = _preprocessing()
+FLIPPED = _preprocessing({"type": "HorizontalFlip", "args": {"p": 1}})
+SMALL = _preprocessing(side=8)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_views_are_what_each_pipeline_alone_makes(
+    image_records: list[Record], labels: LabelSpace, workers: int
+) -> None:
+    preparations = [PLAIN, FLIPPED, PLAIN, SMALL]
+    loader = views_loader(image_records, [eval_pipeline(each) for each in preparations], 4, workers)
+    assert len(loader) == 7
+    for _ in range(2):
+        batches = list(loader)
+        assert torch.cat([indices for _, indices in batches]).tolist() == list(range(26))
+        for number, preprocessing in enumerate(preparations):
+            alone = list(evaluation_loader(image_records, preprocessing, labels, 4))
+            for (images, _), expected in zip(batches, alone, strict=True):
+                assert images[number].dtype == torch.uint8
+                assert torch.equal(images[number], expected.images)
+    images, _ = batches[0]
+    assert torch.equal(images[1], images[0].flip(3))
+
+
+def test_an_image_is_decoded_once_and_equal_pipelines_run_once(
+    image_records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Path] = []
+
+    def spy(path: Path) -> np.ndarray:
+        decoded.append(path)
+        return read_rgb(path)
+
+    monkeypatch.setattr(datasets, "read_rgb", spy)
+    pipelines = [eval_pipeline(each) for each in (PLAIN, FLIPPED, _preprocessing())]
+    images, _ = next(iter(views_loader(image_records[:5], pipelines, 5)))
+    assert decoded == [record.path for record in image_records[:5]]
+    assert images[0] is images[2]
+    assert images[0] is not images[1]
+
+
+def test_an_image_that_a_view_cannot_take_is_one_line(image_records: list[Record]) -> None:
+    crop = Preprocessing((64, 64), PLAIN.mean, PLAIN.std, [{"type": "CenterCrop", "args": {"height": 64, "width": 64}}])
+    with pytest.raises(DataError, match=r"00\.jpg: CenterCrop cannot take this image of 40 x 30 pixels"):
+        list(views_loader(image_records, [eval_pipeline(PLAIN), eval_pipeline(crop)], 4))

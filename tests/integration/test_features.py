@@ -1,0 +1,299 @@
+"""Every idea that people ran by hand runs here to the end, on drawn faces, by the command that the README names.
+
+The rows are numbered as in the list of what such projects need; what is not here yet is not claimed in the README."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import itertools
+import json
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config_schema import SECTIONS
+from parse_config import ConfigParser, Override
+from scripts.make_demo_data import make_demo_data
+from utils.checkpoint_file import read_checkpoint
+from utils.errors import run_command
+
+ROOT = Path(__file__).parents[2]
+
+TRAININGS: dict[str, tuple[str, ...]] = {
+    "A1 A6 B1 C2 D1 E1 E3": ("-c config.json",),
+    "A3": ("-c configs/real_faces.json",),
+    "A4": ("-c configs/label_fixes.json",),
+    "A5": ("-c configs/age_58.json", "-c configs/six_decades.json", "-c configs/drop_boundary_ages.json"),
+    "A6": ("-c configs/image_split.json", "-c configs/all_data.json"),
+    "A7": ("-c configs/weighted_sampler.json", "-c configs/up_sampling.json", "-c configs/balanced_weights.json"),
+    "B2": ("-c configs/b4.json",),
+    "B3": (
+        "-c configs/crop_256.json",
+        "-c configs/crop_bust_360.json",
+        "-c configs/crop_bust_360.json --set data_loader.args.input_size=384",
+        "-c configs/inception_299.json",
+        "-c configs/resize_128x96.json",
+    ),
+    "B4": ("-c configs/strong_augmentation.json", "-c configs/random_erasing.json"),
+    "B5": ("-c configs/cutmix.json", "-c configs/cutmix_60s.json", "-c configs/mixup.json"),
+    "B6": ("-c configs/views_flip.json",),
+    "C1": ("-c configs/vit_384.json", "-c configs/swin.json", "-c configs/clip.json", "-c configs/nfnet.json"),
+    "C2": (
+        "-c configs/head_18_way.json",
+        "-c configs/mask_only.json",
+        "-c configs/gender_age_only.json",
+        "-c configs/gender_age_head.json",
+    ),
+    "C3": (
+        "-c configs/frozen_backbone.json",
+        "-c configs/freeze_first_stages.json",
+        "-c configs/layer_wise_rates.json",
+    ),
+    "C4": ("-c configs/multi_sample_dropout.json", "-c configs/gem.json"),
+    "C5": ("-c configs/baseline_cnn.json",),
+    "C6 D3": ("-c configs/metric_learning.json",),
+    "D1": ("-c configs/learned_head_weights.json",),
+    "D2": (
+        "-c configs/f1_loss.json",
+        "-c configs/label_smoothing.json",
+        "-c configs/ldam.json",
+        "-c configs/ordinal_age.json",
+    ),
+    "D4": (
+        "-c configs/adamp.json",
+        "-c configs/lookahead.json",
+        "-c configs/sam.json",
+        "-c configs/rmsprop.json",
+        "--set optimizer.type=Muon",
+    ),
+    "D5": (
+        "-c configs/multi_step.json",
+        "-c configs/cosine_warmup.json",
+        "-c configs/one_cycle.json",
+        "-c configs/plateau.json",
+    ),
+    "E4": (
+        "-c configs/ema.json",
+        "-c configs/swa.json",
+        "--set trainer.precision=bfloat16",
+        "--set trainer.accumulation_steps=4",
+        "--set trainer.max_grad_norm=1",
+    ),
+    "E6": ("-c configs/kfold.json", "-c configs/kfold.json --fold 2"),
+}
+ELSEWHERE = {
+    "A2 E2 F1 F2 F3 F4 F6 A8": "below, in this file",
+    "E5": "tests/integration/test_processes.py",
+    "E8": "tests/logger",
+    "G1 G2 G3 G4 G8 G10": "tests/integration, tests/trainer, tests/inference",
+}
+NOT_YET = {"A9", "A10", "E7", "E9", "F5", "G5", "G6", "G7", "G9", "G11", "G12"}
+
+TINY_FAMILIES = {"vit": "test_vit", "swin": "test_vit", "eca_nfnet": "test_nfnet", "inception": "test_efficientnet"}
+"""A model of timm's own tiny ones in the place of a large one; test_backbones.py has the large ones."""
+
+
+def test_every_row_is_somewhere() -> None:
+    rows = {f"A{n}" for n in range(1, 11)} | {f"B{n}" for n in range(1, 7)} | {f"C{n}" for n in range(1, 7)}
+    rows |= {f"D{n}" for n in range(1, 6)} | {f"E{n}" for n in range(1, 10)} | {f"F{n}" for n in range(1, 7)}
+    rows |= {f"G{n}" for n in range(1, 13)}
+    here = {row for names in (*TRAININGS, *ELSEWHERE) for row in names.split()}
+    assert here | NOT_YET == rows
+    assert not here & NOT_YET
+
+
+def test_every_command_stands_in_a_readme() -> None:
+    text = (ROOT / "README.md").read_text() + (ROOT / "configs" / "README.md").read_text()
+    for commands in TRAININGS.values():
+        for command in commands:
+            for word in shlex.split(command):
+                if word.startswith("configs/"):
+                    assert f"]({word})" in text or f"]({word.removeprefix('configs/')})" in text, command
+                elif word != "config.json":
+                    assert word.split("=")[0] in text, command
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder as the project's own, with drawn data where the configs look for it."""
+    folder = tmp_path_factory.mktemp("features")
+    make_demo_data(folder / "data", 12, 3, seed=3, workers=1)
+    for name in ("config.json", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    _write_table(folder)
+    people = [path.name for path in sorted((folder / "data" / "train" / "images").iterdir())]
+    first, gender = people[0].split("_")[0], people[0].split("_")[1]
+    other = "female" if gender == "male" else "male"
+    (folder / "fixes.csv").write_text(f"person,attribute,value\n{first},gender,{other}\n")
+    with contextlib.chdir(folder):
+        yield folder
+
+
+def _write_table(folder: Path) -> None:
+    """The same photographs as a table, of which half the rows know the mask alone, and half gender and age alone."""
+    target = folder / "data" / "real_faces"
+    target.mkdir()
+    with (target / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "person", "mask", "gender", "age", "split"])
+        for number, path in enumerate(sorted((folder / "data" / "train" / "images").rglob("*.*"))):
+            person, gender, _, age = path.parent.name.rsplit("_", 3)
+            name = f"{path.parent.name}_{path.name}"
+            shutil.copy(path, target / name)
+            mask = {"incorrect_mask": "incorrect", "normal": "not_wear"}.get(path.stem, "wear")
+            known = (mask, "", "") if number % 2 else ("", gender, age)
+            table.writerow([name, person, *known, "test" if int(person) % 6 == 0 else "train"])
+
+
+def small(command: list[str]) -> list[str]:
+    """The same command with a small model, small images and one epoch."""
+    given = dict(zip(command[::2], command[1::2], strict=False))
+    path = given.get("-c", "config.json")
+    sets = [word.split("=", 1) for flag, word in itertools.pairwise(command) if flag == "--set"]
+    overrides = [Override(*pair) for pair in sets]
+    values = ConfigParser.from_file(Path(path), SECTIONS, overrides).resolved
+    changes: dict[str, Any] = {
+        "n_gpu": 0,
+        "data_loader.args.batch_size": 7,
+        "data_loader.args.valid_batch_size": 14,
+        "data_loader.args.num_workers": 0,
+        "trainer.epochs": 2 if values.get("weight_averaging", {}).get("type") == "StochasticWeightAveraging" else 1,
+        "trainer.tensorboard": "false",
+        "trainer.verbosity": 1,
+        "split.args.stratify": "[]",
+    }
+    if (values.get("lr_scheduler") or {}).get("warmup_epochs"):
+        changes["trainer.epochs"] = 3
+    if "from_epoch" in values.get("weight_averaging", {}).get("args", {}):
+        changes["weight_averaging.args.from_epoch"] = 1
+    if values["split"]["type"] != "KFoldSplit":
+        changes["split.args.validation_share"] = 0.3
+    if values["split"]["type"] == "NoSplit":
+        del changes["split.args.stratify"], changes["split.args.validation_share"]
+    if values["split"]["type"] == "ImageSplit":
+        del changes["split.args.stratify"]
+    if "label_fixes" in values:
+        changes["label_fixes"] = "fixes.csv"
+    named = [step["type"] for side in ("train", "eval") for step in values["transforms"][side]]
+    cropped = any(name in named for name in ("CenterCrop", "Crop"))
+    if values["arch"]["type"] == "TimmModelMulti":
+        name = values["arch"]["args"]["model_name"]
+        tiny = next((tiny for family, tiny in TINY_FAMILIES.items() if name.startswith(family)), "test_resnet")
+        changes |= {"arch.args.model_name": tiny, "arch.args.pretrained": "false"}
+        if tiny == "test_vit":
+            changes["arch.args.img_size"] = 48
+    if not cropped:
+        changes["data_loader.args.input_size"] = 48
+    return [*command, *(part for place, value in changes.items() for part in ("--set", f"{place}={value}"))]
+
+
+def main_of(module: str) -> Any:
+    return importlib.import_module(module).main
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(command, id=f"{rows}: {command}") for rows, cs in TRAININGS.items() for command in cs]
+)
+def test_a_training(place: Path, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = small(shlex.split(command))
+    words += ["--set", f"trainer.save_dir={tmp_path / 'saved'}", "--set", f"submit_dir={tmp_path / 'submit'}"]
+    main_of("train")(words)
+    (run,) = [path for path in (tmp_path / "saved" / "models").glob("*/*") if path.is_dir()]
+    if "--fold" in words:
+        assert [path.name for path in run.glob("fold_*")] == ["fold_2"]
+        return
+    folds = sorted(run.glob("fold_*"))
+    content = read_checkpoint((folds[0] if folds else run) / "last.pth")
+    assert content["completed_epochs"] == content["config"]["trainer"]["epochs"]
+    if content["config"].get("info_dir") is None:
+        return
+    main_of("test")(["--resume", str(run), "--bs", "8", "--num-workers", "0"])
+    (submission,) = (tmp_path / "submit").glob("*.csv")
+    answers = list(csv.DictReader(submission.open()))
+    info = list(csv.DictReader((place / "data" / "eval" / "info.csv").open()))
+    assert [row["ImageID"] for row in answers] == [row["ImageID"] for row in info]
+    assert all(0 <= int(row["ans"]) < 18 for row in answers)
+    capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def runs(place: Path) -> dict[str, Path]:
+    """A finished run of each of four configs."""
+    folders = {}
+    for name in ("config.json", "configs/mask_only.json", "configs/gender_age_only.json", "configs/head_18_way.json"):
+        main_of("train")([*small(["-c", name]), "--set", f"trainer.save_dir={place / 'saved'}"])
+        folders[name] = max((place / "saved" / "models").glob("*/*"), key=lambda path: path.stat().st_mtime)
+    return folders
+
+
+def answers_in(path: Path) -> list[int]:
+    return [int(row["ans"]) for row in csv.DictReader(path.open())]
+
+
+def test_answers_of_one_model_of_several_and_of_specialists(runs: dict[str, Path], tmp_path: Path) -> None:
+    test = main_of("test")
+    whole, mask, gender_age, all_in_one = (str(runs[name]) for name in runs)
+    common = ["--num-workers", "0", "--output"]
+    test(["--resume", whole, "--probabilities", *common, str(tmp_path / "one.csv")])
+    assert (tmp_path / "one_probabilities.csv").exists()
+    test(["--resume", whole, whole, *common, str(tmp_path / "twice.csv")])
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "twice.csv").read_bytes()
+    test(["--resume", whole, all_in_one, "--weights", "2", "1", "--vote", "hard", *common, str(tmp_path / "vote.csv")])
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "vote.csv").read_bytes()  # two votes against one
+    test(["--resume", mask, gender_age, "--parts", *common, str(tmp_path / "parts.csv")])
+    masks, others = (answers_in(tmp_path / f"parts_part{number}.csv") for number in (1, 2))
+    assert answers_in(tmp_path / "parts.csv") == [m * 6 + o for m, o in zip(masks, others, strict=True)]
+
+
+@pytest.mark.parametrize("views", ["flip", "flip_rotate", "five_crops"])
+def test_views_by_flag(runs: dict[str, Path], tmp_path: Path, views: str) -> None:
+    arguments = ["--resume", str(runs["config.json"]), "--num-workers", "0", "--views", views, "--output"]
+    main_of("test")([*arguments, str(tmp_path / "views.csv")])
+    assert len(answers_in(tmp_path / "views.csv")) == 21
+
+
+def test_checkpoints_by_name(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("best", "last", "best_f1"):
+        arguments = ["--resume", str(runs["config.json"]), "--checkpoint", name, "--num-workers", "0", "--output"]
+        main_of("test")([*arguments, str(tmp_path / f"{name}.csv")])
+        assert len(answers_in(tmp_path / f"{name}.csv")) == 21
+
+
+def test_evaluating_a_submission(place: Path, runs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    output = tmp_path / "answers.csv"
+    main_of("test")(["--resume", str(runs["config.json"]), "--num-workers", "0", "--output", str(output)])
+    capsys.readouterr()
+    main_of("scripts.evaluate")([str(output), str(place / "data" / "eval_answers.csv")])
+    assert "macro F1" in capsys.readouterr().out
+
+
+def test_statistics_of_the_data(place: Path, tmp_path: Path) -> None:  # noqa: ARG001
+    output = tmp_path / "stats.json"
+    assert run_command(lambda: main_of("scripts.data_stats")(["-c", "config.json", "--output", str(output)])) == 0
+    assert json.loads(output.read_text())
+
+
+def test_the_platforms_variables(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SM_CHANNEL_TRAIN", str(place / "data" / "train"))
+    monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "model"))
+    monkeypatch.setenv("SM_CHANNEL_EVAL", str(place / "data" / "eval"))
+    monkeypatch.setenv("SM_OUTPUT_DATA_DIR", str(tmp_path / "output"))
+    words = small(["-c", "config.json"])
+    with contextlib.chdir(tmp_path):
+        for name in ("config.json", "configs"):
+            Path(name).symlink_to(ROOT / name)
+        main_of("train")(words)
+        (run,) = (tmp_path / "model" / "models").glob("*/*")
+        monkeypatch.setenv("SM_CHANNEL_MODEL", str(run))
+        (tmp_path / "truth").mkdir()
+        shutil.copy(place / "data" / "eval_answers.csv", tmp_path / "truth" / "answers.csv")
+        monkeypatch.setenv("SM_GROUND_TRUTH_DIR", str(tmp_path / "truth"))
+        main_of("test")(["--num-workers", "0"])
+    (submission,) = (tmp_path / "output").glob("*.csv")
+    assert len(answers_in(submission)) == 21

@@ -1,0 +1,149 @@
+"""K-fold in one command: the folds in turn or one by one, resumed between and inside them, and their predictions."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+import train as train_script
+from base.label_space import LabelSpace
+from inference.out_of_fold import OUT_OF_FOLD_FILE
+from inference.predictor import Predictor
+from tests.integration.drawn_road import resume as go_on
+from tests.integration.drawn_road import run, write_config
+from utils.checkpoint_file import read_checkpoint
+from utils.errors import ConfigError, StopSignal
+from utils.image_decoding import read_rgb
+from utils.stop_signals import StopSignals
+
+FOLDS = {"type": "KFoldSplit", "args": {"folds": 3, "stratify": ["gender"]}}
+
+
+@pytest.fixture
+def folds_config(tmp_path: Path, drawn: Path) -> Path:
+    path = write_config(tmp_path, drawn, split=FOLDS)
+    text = path.read_text().replace('"epochs": 3', '"epochs": 2')
+    path.write_text(text)
+    return path
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def weights_of(models: Path) -> dict[str, torch.Tensor]:
+    return read_checkpoint(models / "last.pth")["model"]
+
+
+def test_all_folds_in_one_command(folds_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_script.main(["-c", str(folds_config)])
+    line = capsys.readouterr().out.splitlines()[-1]
+    (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
+    assert sorted(path.name for path in models.iterdir()) == [
+        "config.json",
+        "fold_0",
+        "fold_1",
+        "fold_2",
+        OUT_OF_FOLD_FILE,
+    ]
+    rows = rows_of(models / OUT_OF_FOLD_FILE)
+    assert len(rows) == len({row["id"] for row in rows}) == 70  # ten people, each image once
+    persons = {fold: {row["person"] for row in rows if row["fold"] == fold} for fold in "012"}
+    assert sum(map(len, persons.values())) == len(set.union(*persons.values())) == 10
+
+    # Each row is what that fold's best model says of that photograph, decoded and judged on its own.
+    for row in rows[:: len(rows) // 6]:
+        content = read_checkpoint(models / f"fold_{row['fold']}" / "model_best.pth")
+        assert content["config"]["split"]["args"]["fold"] == int(row["fold"])
+        predictor = Predictor.from_checkpoint(models / f"fold_{row['fold']}" / "model_best.pth")
+        said = predictor.predict_image(
+            read_rgb(Path(content["config"]["data"][0]["args"]["root"]) / "images" / row["id"])
+        )
+        for attribute, classes in said.items():
+            for name, probability in classes.items():
+                assert float(row[f"{attribute} {name}"]) == pytest.approx(probability, abs=1e-5)
+
+    # The line at the end is scikit-learn's macro F1 of the whole table.
+    labels = LabelSpace(**content["labels"])
+    truth, answers = [], []
+    for row in rows:
+        folder = row["id"].split("/")[0]
+        _, gender, _, age = folder.rsplit("_", 3)
+        mask = {"incorrect_mask": 1, "normal": 2}.get(row["id"].split("/")[1].split(".")[0], 0)
+        truth.append(mask * 6 + ["male", "female"].index(gender) * 3 + (int(age) >= 30) + (int(age) >= 60))
+        heads = [[float(row[f"{head} {name}"]) for name in labels.heads[head].class_names] for head in labels.heads]
+        best = [max(range(len(values)), key=values.__getitem__) for values in heads]
+        answers.append(best[0] * 6 + best[1] * 3 + best[2])
+    expected = f1_score(truth, answers, average="macro", zero_division=0)
+    assert line.endswith(f"all images together {expected:.4f}")
+
+
+def test_folds_one_by_one_equal_all_at_once(folds_config: Path, tmp_path: Path) -> None:
+    whole = run(folds_config, "--set", f"trainer.save_dir={tmp_path / 'whole'}")
+    first = run(folds_config, "--fold", "2")
+    assert not (first / OUT_OF_FOLD_FILE).exists()
+    for number in ("0", "1"):
+        go_on(str(first), "--fold", number)
+    for fold in range(3):
+        one, other = weights_of(whole / f"fold_{fold}"), weights_of(first / f"fold_{fold}")
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert (whole / OUT_OF_FOLD_FILE).read_bytes() == (first / OUT_OF_FOLD_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("by", ["folder", "auto"])
+def test_a_run_stopped_inside_a_fold_goes_on(
+    folds_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    whole = run(folds_config, "--set", f"trainer.save_dir={tmp_path / 'whole'}")
+    asked = 0
+
+    def requested(_: StopSignals) -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 40  # in the second fold
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StopSignals, "requested", property(requested))
+        with pytest.raises(StopSignal, match=r"go on with --resume .*Road/[0-9-]+$"):
+            run(folds_config)
+    (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
+    assert (models / "fold_1" / "last.pth").exists()
+    assert not (models / "fold_2").exists()
+    if by == "folder":
+        go_on(str(models))
+    else:
+        assert run(folds_config, "--resume", "auto") == models
+    for fold in range(3):
+        one, other = weights_of(whole / f"fold_{fold}"), weights_of(models / f"fold_{fold}")
+        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert (whole / OUT_OF_FOLD_FILE).read_bytes() == (models / OUT_OF_FOLD_FILE).read_bytes()
+
+
+def test_extending_judges_the_folds_anew(folds_config: Path, tmp_path: Path) -> None:
+    models = run(folds_config, "--set", "lr_scheduler=null")
+    before = (models / OUT_OF_FOLD_FILE).read_bytes()
+    go_on(str(models))
+    assert (models / OUT_OF_FOLD_FILE).read_bytes() == before
+    go_on(str(models), "--set", "trainer.epochs=4")
+    longer = run(
+        folds_config,
+        "--set",
+        "lr_scheduler=null",
+        "--set",
+        "trainer.epochs=4",
+        f"--set=trainer.save_dir={tmp_path / 'longer'}",
+    )
+    assert read_checkpoint(models / "fold_2" / "last.pth")["completed_epochs"] == 4
+    assert (models / OUT_OF_FOLD_FILE).read_bytes() == (longer / OUT_OF_FOLD_FILE).read_bytes() != before
+
+
+def test_a_fold_that_is_not_there_is_refused(folds_config: Path) -> None:
+    with pytest.raises(ConfigError, match="--fold 3: the split has the folds 0 to 2"):
+        run(folds_config, "--fold", "3")
+    with pytest.raises(ConfigError, match="needs a KFoldSplit without fold"):
+        run(folds_config, "--fold", "1", "--set", "split.args.fold=1")

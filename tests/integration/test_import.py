@@ -1,0 +1,184 @@
+"""A team's checkpoint, pickled config and all, becomes a run whose answers are those of the team's own model."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import types
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import albumentations
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from scripts import import_checkpoint
+from tests.integration.workplace import EVALUATION_NAMES, Workplace
+from utils.checkpoint_file import read_checkpoint
+
+SIDE = 32
+MEAN, STD = (0.548, 0.504, 0.479), (0.237, 0.247, 0.246)
+NORMALISE = {"type": "Normalize", "args": {"mean": list(MEAN), "std": list(STD)}}
+CONFIG = {
+    "arch": {"type": "TimmModelMulti", "args": {"model_name": "test_efficientnet", "pretrained": False}},
+    "labels.attributes.age.training_bins": [20, 30, 40, 50, 60],
+    "loss.heads.age.args.class_weights": None,
+    "transforms": {"train": [{"type": "Resize"}, NORMALISE], "eval": [{"type": "Resize"}, NORMALISE]},
+}
+
+
+class TeamModel(nn.Module):
+    """timm's model with three layers in its classifier's place; six ages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = timm.create_model("test_efficientnet")
+        outputs = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Linear(self.model.num_features, number))
+                for name, number in (("mask_out", 3), ("gender_out", 2), ("age_out", 6))
+            }
+        )
+        self.model.classifier = nn.Sequential(outputs)
+
+    def answer(self, pixels: np.ndarray) -> int:
+        """mask * 6 + gender * 3 + age of one image (H, W, 3) uint8; the six ages' probabilities summed to three."""
+        compose = albumentations.Compose([albumentations.Resize(SIDE, SIDE), albumentations.Normalize(MEAN, STD)])
+        image = torch.from_numpy(compose(image=pixels)["image"]).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            features = self.model.forward_head(self.model.forward_features(image), pre_logits=True)
+            p = {name: head(features).softmax(1)[0] for name, head in self.model.classifier[0].items()}
+        age = torch.stack([p["age_out"][:2].sum(), p["age_out"][2:5].sum(), p["age_out"][5]])
+        return int(p["mask_out"].argmax()) * 6 + int(p["gender_out"].argmax()) * 3 + int(age.argmax())
+
+
+class ConfigParser:
+    """As pytorch-template pickles it into its checkpoints."""
+
+    def __init__(self) -> None:
+        self._config = OrderedDict(name="Mask_Base")
+        self._save_dir, self.resume = Path("saved/models/Mask_Base"), None
+
+
+@pytest.fixture
+def team_module() -> Iterator[None]:
+    """The module that the team's config object is of, which is not there when its checkpoint is read."""
+    module, place = types.ModuleType("parse_config_of_a_team"), ConfigParser.__module__
+    module.ConfigParser = ConfigParser  # type: ignore[attr-defined]
+    sys.modules[module.__name__], ConfigParser.__module__ = module, module.__name__
+    yield
+    del sys.modules[module.__name__]
+    ConfigParser.__module__ = place
+
+
+@pytest.fixture
+def team_model() -> TeamModel:
+    torch.manual_seed(4)
+    model = TeamModel().eval()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            tensor *= 1 + 0.1 * torch.rand_like(tensor)
+            tensor *= 30 if "_out" in name else 1
+    return model
+
+
+def save(path: Path, model: nn.Module, **others: Any) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), amsgrad=True)
+    state = {
+        "arch": "TimmModelMulti", "epoch": 7, "state_dict": model.state_dict(), "optimizer": optimizer.state_dict(),
+        "monitor_best": np.float64(0.3), "config": ConfigParser(), **others,
+    }  # fmt: skip
+    torch.save(state, path)
+
+
+def run_import(workplace: Workplace, *argv: str) -> Any:
+    return workplace._run(import_checkpoint.main, argv)
+
+
+@pytest.mark.usefixtures("team_module")
+def test_a_teams_checkpoint_answers_as_it_did(workplace: Workplace, team_model: TeamModel) -> None:
+    workplace.write_config(CONFIG)
+    save(workplace.folder / "old.pth", team_model)
+    workplace.test("--resume", "old.pth").check_refusal(
+        4, ("old.pth: is a pytorch-template checkpoint", "nothing was executed", "scripts.import_checkpoint old.pth -c")
+    )
+    outcome = run_import(workplace, "old.pth", "-c", "tiny.json")
+    outcome.check_success()
+    for told in ("those under model.", "the head age is model.classifier.0.age_out.0", "0 male, 1 female", "optimizer"):
+        assert told in outcome.out
+    assert "those under model." in workplace.only("saved/log/Tiny/*/info.log").read_text()
+    assert read_checkpoint(workplace.folder / workplace.run / "model_best.pth")["completed_epochs"] == 7
+
+    workplace.test("--resume", workplace.run).check_success()
+    (submission,) = workplace.submissions
+    rows = list(csv.DictReader(submission.open()))
+    images = workplace.info_dir / "images"
+    expected = [team_model.answer(np.asarray(Image.open(images / name))) for name in EVALUATION_NAMES]
+    assert [int(row["ans"]) for row in rows] == expected
+    assert len(set(expected)) > 1
+    # An imported run has nothing to go on with, and auto does not take it for one.
+    workplace.train("-c", "tiny.json", "--resume", "auto", "--dry-run").check_success()
+
+
+def test_weights_alone_go_to_the_folder_that_is_named(workplace: Workplace, team_model: TeamModel) -> None:
+    workplace.write_config(CONFIG)
+    weights = {f"module.{name}": tensor for name, tensor in team_model.state_dict().items()}
+    weights = {name.replace("mask_out.0", "first"): tensor for name, tensor in weights.items()}
+    torch.save(weights, "weights.pth", _use_new_zipfile_serialization=False)
+    refused = run_import(workplace, "weights.pth", "-c", "tiny.json")
+    assert refused.exit_code == 4
+    assert all(line.startswith("weights.pth: ") for line in refused.lines)
+    assert any("the file lacks heads.head_mask.weight (3, " in line for line in refused.lines)
+    assert any("the model has no place for model.classifier.0.first.bias (3,)" in line for line in refused.lines)
+    assert not workplace.save_dir.exists()
+    argv = (
+        "weights.pth",
+        "-c",
+        "tiny.json",
+        "--rename",
+        "model.classifier.0.first=heads.head_mask",
+        "--output",
+        "mine",
+    )
+    run_import(workplace, *argv).check_success()
+    run_import(workplace, *argv).check_refusal(2, ("--output mine: is not empty",))
+    workplace.test("--resume", "mine").check_success()
+    assert [path.name for path in workplace.submissions] == ["Tiny_mine.csv"]
+
+
+class Hostile:
+    def __reduce__(self) -> Any:
+        return os.system, ("mkdir executed",)
+
+
+@pytest.mark.usefixtures("team_module")
+def test_a_hostile_checkpoint_is_not_run(workplace: Workplace, team_model: TeamModel) -> None:
+    workplace.write_config(CONFIG)
+    save(workplace.folder / "old.pth", team_model, monitor_best=Hostile())
+    outcome = run_import(workplace, "old.pth", "-c", "tiny.json")
+    outcome.check_refusal(4, ("old.pth: names posix.system: refused, nothing was executed",))
+    assert not (workplace.folder / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "exit_code", "told"),
+    [
+        (["old.pth"], 2, ("", "-c/--config")),
+        (["old.pth", "-c", "none.json"], 2, ("none.json: ",)),
+        (["old.pth", "-c", "tiny.json", "--rename", "fc"], 2, ("--rename fc: old=new is expected",)),
+        (["none.pth", "-c", "tiny.json"], 4, ("none.pth: there is no such checkpoint",)),
+        (["tiny.json", "-c", "tiny.json"], 4, ("tiny.json: is not what torch.save writes",)),
+    ],
+)
+def test_what_is_wrong_is_told(workplace: Workplace, argv: list[str], exit_code: int, told: tuple[str, ...]) -> None:
+    workplace.write_config(CONFIG)
+    before = workplace.files()
+    run_import(workplace, *argv).check_refusal(exit_code, told)
+    assert workplace.files() == before

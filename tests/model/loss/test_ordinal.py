@@ -1,0 +1,44 @@
+"""The ordinal loss against scipy, and its own meaning."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import energy_distance  # type: ignore[import-untyped]
+from torch.nn import functional as F
+
+from model.loss import OrdinalLoss
+
+
+def test_is_half_the_squared_energy_distance() -> None:
+    """scipy: energy_distance(u, v)^2 = 2 * integral (U - V)^2, and neighbouring classes are 1 apart."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(25, 6, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 6, (25,), generator=generator)
+    for row, label, value in zip(logits, target.tolist(), OrdinalLoss().per_sample(logits, target), strict=True):
+        distance = energy_distance(np.arange(6), [label], row.softmax(dim=0).numpy())
+        assert value.item() == pytest.approx(distance**2 / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("answer", range(5))
+@pytest.mark.parametrize("truth", range(5))
+def test_a_certain_answer_costs_the_classes_that_it_is_off(answer: int, truth: int) -> None:
+    logits = 1000.0 * F.one_hot(torch.tensor([answer]), 5)
+    assert OrdinalLoss()(logits, torch.tensor([truth])).item() == abs(answer - truth)
+
+
+def test_of_two_classes_is_the_squared_error() -> None:
+    logits = torch.tensor([[0.3, 1.1]])
+    wrong = logits.softmax(dim=1)[0, 1].item()
+    assert OrdinalLoss()(logits, torch.tensor([0])).item() == pytest.approx(wrong**2, rel=1e-6)
+
+
+def test_leads_to_the_truth() -> None:
+    logits = torch.zeros(6, 6, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        OrdinalLoss()(logits, torch.arange(6)).backward()
+        optimizer.step()
+    assert logits.argmax(dim=1).tolist() == [0, 1, 2, 3, 4, 5]

@@ -1,0 +1,290 @@
+"""Optimizers by name: what JSON may say of them, their steps, and their state through a checkpoint file."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm.optim
+import torch
+from jsonschema import Draft202012Validator
+from torch import Tensor, nn
+
+from base.base_model import BaseModel
+from model import optim
+from model.optim import OptimizerSettings, build_optimizer
+from utils.checkpoint_file import read_checkpoint, write_checkpoint
+from utils.config_sections import One, listed
+from utils.signatures import argument_names, convert_arguments
+
+SECTION = One(listed(optim), optim.PROGRAMS_ARGUMENTS, extra=OptimizerSettings)
+OWN = [name for name in optim.__all__ if getattr(optim, name).__module__ == "model.optim"]
+
+# Arguments under which an optimizer keeps the most state; the others have one kind of it.
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "SGD": {"momentum": 0.9, "nesterov": True},
+    "Adam": {"amsgrad": True},
+    "AdamW": {"amsgrad": True},
+    "RMSprop": {"momentum": 0.9, "centered": True},
+    "AdaBelief": {"amsgrad": True},
+    "AdafactorBigVision": {"min_dim_size_to_factor": 4, "momentum_dtype": "bfloat16"},
+    "Lars": {"momentum": 0.9},
+    "Muon": {"algo": "adamuon", "nesterov": True},
+    "NvNovoGrad": {"amsgrad": True},
+    "RMSpropTF": {"momentum": 0.9, "centered": True},
+    "SGDP": {"lr": 0.01, "momentum": 0.9, "nesterov": True},
+    "SGDW": {"momentum": 0.9, "nesterov": True},
+}
+
+
+class Net(BaseModel):
+    """Convolutions, norms and matrices, in two stages."""
+
+    def __init__(self) -> None:
+        super().__init__({"mask": 3})
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+        self.body = nn.Sequential(nn.Linear(8 * 16, 12), nn.LayerNorm(12))
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"mask": self.head(self.body(self.stem(images)))}
+
+    def stages(self) -> list[list[str]]:
+        return [[name for name, _ in self.named_parameters() if name.startswith(part)] for part in ("stem.", "body.")]
+
+
+def make_net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def take_step(net: Net, optimizer: torch.optim.Optimizer, number: int) -> float:
+    """Step `number` of a training in which the stem is frozen before step 2."""
+    net.stem.requires_grad_(number >= 2)
+    torch.manual_seed(100 + number)
+    images, target = torch.randn(6, 3, 6, 6), torch.randint(3, (6,))
+    optimizer.zero_grad(set_to_none=True)
+    loss = nn.functional.cross_entropy(net(images)["mask"], target)
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def built(name: str, net: Net, further: Any = (), **settings: Any) -> torch.optim.Optimizer:
+    """As a config builds it, checked."""
+    config = {"type": name, "args": ARGUMENTS.get(name, {}), **settings}
+    assert SECTION.problems(config, ("optimizer",)) == []
+    extra = OptimizerSettings(**convert_arguments(OptimizerSettings, settings))
+    return build_optimizer(
+        lambda groups: SECTION.build(config, ("optimizer",), {"params": groups}), net, further, extra
+    )
+
+
+def test_names_are_torchs_and_timms() -> None:
+    for name in optim.__all__:
+        theirs = getattr(torch.optim if hasattr(torch.optim, name) and name != "Muon" else timm.optim, name)
+        kind = getattr(optim, name)
+        assert kind is theirs or (name in OWN and issubclass(kind, theirs)), name
+    assert len(set(optim.__all__)) == len(optim.__all__)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_told_of_timms_arguments_changes_none_of_them(name: str) -> None:
+    theirs, ours = getattr(timm.optim, name), getattr(optim, name)
+    assert set(argument_names(theirs)) == set(argument_names(ours))
+    defaults = inspect.signature(theirs).parameters
+    for argument, parameter in inspect.signature(ours).parameters.items():
+        if argument not in ("params", "others") and (name, argument) != ("SGDP", "lr"):
+            same = "torch." + parameter.default if argument == "momentum_dtype" else parameter.default
+            assert str(same) == str(defaults[argument].default) or same == defaults[argument].default, argument
+    weight = nn.Parameter(torch.ones(2, 2))
+    for argument, value in {"lr": 0.125, "weight_decay": 0.25, "eps": 0.5}.items():
+        made = ours([weight], **{"lr": 1.0, argument: value})
+        assert made.param_groups[0][argument] == value
+
+
+@pytest.mark.parametrize("name", optim.__all__)
+def test_every_optimizer_lowers_a_loss(name: str) -> None:
+    net = make_net()
+    kind = getattr(optim, name)
+    optimizer = kind(net.parameters(), lr=0.5 if name == "Lars" else 0.003)
+    torch.manual_seed(1)
+    images, target = torch.randn(8, 3, 6, 6), torch.arange(8) % 3
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(images)["mask"], target)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.01
+
+
+@pytest.mark.parametrize("lookahead", [False, True])
+@pytest.mark.parametrize("name", optim.__all__)
+def test_every_optimizer_resumes_exactly_from_a_checkpoint_file(name: str, lookahead: bool, tmp_path: Path) -> None:
+    """Before and after a frozen part thaws, between two of Lookahead's looks; weights and file, bit for bit."""
+    settings = {"lookahead": {"k": 3}} if lookahead else {}
+    steps = 7
+
+    def save(net: Net, optimizer: torch.optim.Optimizer, file: str) -> Path:
+        write_checkpoint(tmp_path / file, {"model": net.state_dict(), "optimizer": optimizer.state_dict()})
+        return tmp_path / file
+
+    net = make_net()
+    optimizer = built(name, net, **settings)
+    saved = []
+    for number in range(steps):
+        take_step(net, optimizer, number)
+        saved.append(save(net, optimizer, f"{number}.pth"))
+    for stopped_after in (0, 1, 2, 4):
+        again = make_net()
+        resumed = built(name, again, **settings)
+        content = read_checkpoint(saved[stopped_after])
+        again.load_state_dict(content["model"])
+        resumed.load_state_dict(content["optimizer"])
+        for number in range(stopped_after + 1, steps):
+            take_step(again, resumed, number)
+        for key, tensor in net.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[key]), key
+        assert save(again, resumed, "resumed.pth").read_bytes() == saved[-1].read_bytes()
+
+
+@pytest.mark.parametrize("name", optim.__all__)
+def test_a_resume_that_forgets_the_state_would_differ(name: str) -> None:
+    """The comparison above can fail."""
+    net = make_net()
+    optimizer = built(name, net)
+    for number in range(4):
+        take_step(net, optimizer, number)
+    copy = make_net()
+    copy.load_state_dict(net.state_dict())
+    forgetful = built(name, copy)
+    take_step(net, optimizer, 4)
+    take_step(copy, forgetful, 4)
+    assert any(not torch.equal(a, b) for a, b in zip(net.parameters(), copy.parameters(), strict=True))
+
+
+def test_the_schema_of_every_optimizer_is_sound() -> None:
+    schema = SECTION.schema()
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    for name in optim.__all__:
+        config = {"type": name, "args": {"lr": 0.1, **ARGUMENTS.get(name, {})}, "lookahead": {"k": 5}}
+        assert validator.is_valid(config), name
+        assert SECTION.problems(config, ()) == []
+        for wrong in ({"args": {"lr": "fast"}}, {"args": {"lr": 0.1, "no_such": 1}}, {"lookahead": {"steps": 5}}):
+            assert not validator.is_valid({**config, **wrong}), (name, wrong)
+            assert len(SECTION.problems({**config, **wrong}, ())) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ({"type": "Adm"}, 'did you mean "Adam"?'),
+        ({"type": "Adahessian"}, "is not one of SGD"),
+        ({"type": "Adam", "args": {"maximize": True}}, "optimizer.args.maximize is set by the program; remove it"),
+        ({"type": "AdamP", "args": {"betas": [0.9]}}, "optimizer.args.betas = [0.9]"),
+        ({"type": "AdamP", "args": {"lr": -1}}, "optimizer.args.lr = -1: must be at least 0"),
+        ({"type": "NvNovoGrad", "args": {"betas": 0.9}}, "a list is expected"),
+        ({"type": "SGDP"}, 'optimizer.args lacks "lr", which SGDP needs'),
+        ({"type": "Mars", "args": {"mars_type": "sgd"}}, 'is not one of "adamw", "lion"'),
+        ({"type": "Adam", "layer_decay": 0}, "optimizer.layer_decay = 0: must be above 0"),
+        ({"type": "Adam", "layer_decay": 1.5}, "optimizer.layer_decay = 1.5: must be at most 1"),
+        ({"type": "Adam", "decay_norms_and_biases": 0}, "true or false is expected"),
+        ({"type": "Adam", "lookahead": {"alph": 0.5}}, 'lookahead.alph is not a known key; did you mean "alpha"'),
+        ({"type": "Adam", "lookahead": {"k": 2.5}}, "optimizer.lookahead.k = 2.5 is a decimal number"),
+        ({"type": "Adam", "lookahead": {"k": 0}}, "optimizer.lookahead.k = 0: must be at least 1"),
+        ({"type": "Adam", "sharpness_aware": {"rho": 0}}, "optimizer.sharpness_aware.rho = 0: must be above 0"),
+        ({"type": "Adam", "sharpness_aware": {"radius": 1}}, "is not a known key (known: rho, adaptive)"),
+        ({"type": "Adam", "lookahed": {}}, 'did you mean "lookahead"?'),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused_in_one_line(config: dict[str, Any], line: str) -> None:
+    (problem,) = SECTION.problems(config, ("optimizer",))
+    assert line in problem.text
+
+
+@pytest.mark.parametrize(("algo", "adjust_lr_fn"), [("muon", "rsqrt_in"), ("adamuon", "original")])
+def test_muon_refuses_what_its_algorithm_does_not_have(algo: str, adjust_lr_fn: str) -> None:
+    with pytest.raises(ValueError, match=rf'^adjust_lr_fn = "{adjust_lr_fn}" is not one that algo = "{algo}" has'):
+        listed(optim)["Muon"]([nn.Parameter(torch.zeros(4, 4))], algo=algo, adjust_lr_fn=adjust_lr_fn)
+
+
+@pytest.mark.parametrize("name", optim.__all__)
+def test_plain_settings_give_the_one_group_of_published_runs(name: str) -> None:
+    net = make_net()
+    plain = getattr(optim, name)(net.parameters(), **{"lr": 0.01, **ARGUMENTS.get(name, {})})
+    ours = built(name, net)
+    states = [optimizer.state_dict()["param_groups"] for optimizer in (plain, ours)]
+    for groups in states:
+        groups[0].pop("lr"), groups[0].pop("max_lr_snapshot", None)
+    assert states[0] == states[1]
+
+
+def test_the_criterions_own_parameters_have_a_group_without_decay() -> None:
+    net = make_net()
+    own = nn.Parameter(torch.ones(3))
+    optimizer = built("AdamW", net, [own])
+    first, second = optimizer.param_groups
+    assert [*map(id, first["params"])] == [*map(id, net.parameters())]
+    assert second["params"][0] is own
+    assert (second["weight_decay"], second["lr"]) == (0.0, first["lr"])
+
+
+def test_only_weights_decay_and_each_stage_has_its_rate() -> None:
+    """Seen from the weights after one step: without a gradient AdamW only decays them, by lr * weight_decay."""
+    net = make_net()
+    own = nn.Parameter(torch.ones(3))
+    optimizer = built("AdamW", net, [own], decay_norms_and_biases=False, layer_decay=0.5)
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    for parameter in (*net.parameters(), own):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    decays = {"stem.0.weight": 0.25, "body.0.weight": 0.5, "head.weight": 1.0}
+    for name, parameter in net.named_parameters():
+        factor = 1 - 1e-3 * decays[name] * 1e-2 if name in decays else 1.0
+        torch.testing.assert_close(parameter, before[name] * factor, rtol=0, atol=1e-8)
+        assert torch.equal(parameter, before[name]) == (name not in decays or not before[name].any())
+    assert torch.equal(own, torch.ones(3))
+
+
+def test_a_step_of_each_stage_is_scaled() -> None:
+    net, own = make_net(), nn.Parameter(torch.zeros(2))
+    optimizer = build_optimizer(
+        lambda groups: optim.SGD(groups, lr=0.1), net, [own], OptimizerSettings(layer_decay=0.5)
+    )
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    for parameter in (*net.parameters(), own):
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in net.named_parameters():
+        rate = 0.1 * {"stem": 0.25, "body": 0.5, "head": 1.0}[name.split(".")[0]]
+        torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, rate), atol=1e-7, rtol=0)
+    torch.testing.assert_close(own.detach(), torch.full((2,), -0.1))
+
+
+def test_lookahead_is_its_definition() -> None:
+    """k steps forward, one back, from the weights after the first k on."""
+    alpha, k, target = 0.3, 3, torch.tensor([1.0, -2.0])
+    net = make_net()
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = build_optimizer(
+        lambda groups: optim.SGD(groups, lr=0.1, momentum=0.9),
+        net,
+        [weight],
+        OptimizerSettings(lookahead={"alpha": alpha, "k": k}),
+    )
+    fast, velocity, slow = torch.zeros(2), torch.zeros(2), None
+    for number in range(1, 13):
+        optimizer.zero_grad()
+        (weight - target).square().sum().backward()
+        optimizer.step()
+        velocity = 0.9 * velocity + 2 * (fast - target)
+        fast = fast - 0.1 * velocity
+        if number % k == 0:
+            slow = fast if slow is None else slow + alpha * (fast - slow)
+            fast = slow
+        torch.testing.assert_close(weight.detach(), fast)

@@ -1,0 +1,205 @@
+"""The step with all that changes its mathematics: mixing, sharpness, freezing, learned weights, compilation."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from base.mixing import Mix
+from model.loss import CrossEntropyLoss, FocalLoss
+from model.loss.multi_head import MultiHeadLoss
+from tests.trainer.conftest import IMAGE_SIDE, Built, MakeTrainer, MemoryLoader, SmallModel
+from trainer.averaging import ExponentialMovingAverage
+from trainer.sharpness_aware import SharpnessAware
+from utils.checkpoint_file import read_checkpoint
+from utils.errors import StopSignal
+
+
+class RollBy:
+    """Mixes every batch with itself, shifted; the share differs by batch."""
+
+    batch_share = 1.0
+
+    def __init__(self, box: bool) -> None:
+        self.box = box
+
+    def plan(self, targets: Mapping[str, Tensor], image_hw: tuple[int, int], stream: np.random.Generator) -> Mix:
+        size = len(next(iter(targets.values())))
+        half = (0, 0, image_hw[0], image_hw[1] // 2)
+        share = 0.5 if self.box else float(stream.uniform(0.2, 0.9))
+        return Mix(torch.arange(size).roll(1), share, half if self.box else None)
+
+
+def plain(**arguments: Any) -> dict[str, Any]:
+    """A model whose gradient is a plain function of its batch."""
+    torch.manual_seed(3)
+    return {"model": SmallModel(batch_norm=False, dropout=0.0), "optimizer": torch.optim.SGD, "lr": 1.0, **arguments}
+
+
+def gradients(built: Built) -> dict[str, Tensor]:
+    """Of the first update with SGD at rate 1: the weights before it less those after it."""
+    learner = built.trainer.learner
+    before = {name: parameter.detach().clone() for name, parameter in learner.model.named_parameters()}
+    built.trainer.dry_run()
+    return {name: before[name] - parameter.detach() for name, parameter in learner.model.named_parameters()}
+
+
+@pytest.mark.parametrize("box", [False, True])
+@pytest.mark.parametrize("accumulation_steps", [1, 3])
+def test_mixed_gradient_is_that_of_soft_labels(make_trainer: MakeTrainer, box: bool, accumulation_steps: int) -> None:
+    """By the other way: weighted soft labels in one cross entropy by hand, over all batches of the update at once."""
+    loader = MemoryLoader()
+    built = make_trainer(
+        loader=loader, mixings=[RollBy(box)], accumulation_steps=accumulation_steps, channels_last=False, **plain()
+    )
+    learner = built.trainer.learner
+    learner.criterion = MultiHeadLoss(
+        {"mask": CrossEntropyLoss([1.0, 2.0]), "age": CrossEntropyLoss()}, {"mask": 0.4, "age": 0.6}
+    )
+    model = copy.deepcopy(learner.model)
+    batches = [
+        built.trainer._planned(batch, 1, number)
+        for number, batch in zip(range(accumulation_steps), loader.train_batches(1), strict=False)
+    ]
+    found = gradients(built)
+
+    sums = {"mask": [torch.zeros(()), torch.zeros(())], "age": [torch.zeros(()), torch.zeros(())]}
+    class_weights = {"mask": torch.tensor([1.0, 2.0]), "age": torch.ones(4)}
+    for batch in batches:
+        mix = batch.mix
+        assert mix is not None
+        images = (batch.images.float() / 255 - 0.5) / 0.25
+        others = images.roll(1, dims=0)
+        if box:
+            mixed = torch.cat([others[..., : IMAGE_SIDE // 2], images[..., IMAGE_SIDE // 2 :]], dim=3)
+        else:
+            mixed = mix.share * images + (1 - mix.share) * others
+        outputs = model(mixed)
+        for head, (total, weight) in sums.items():
+            soft = _one_hot(batch.targets[head], class_weights[head]) * mix.share
+            soft = soft + _one_hot(batch.targets[head].roll(1), class_weights[head]) * (1 - mix.share)
+            sums[head] = [total - (soft * F.log_softmax(outputs[head], dim=1)).sum(), weight + soft.sum()]
+    loss = 0.4 * sums["mask"][0] / sums["mask"][1] + 0.6 * sums["age"][0] / sums["age"][1]
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, atol=2e-6, rtol=1e-4)
+
+
+def _one_hot(target: Tensor, class_weights: Tensor) -> Tensor:
+    """(B,) -> (B, C) times the class's weight; a row of zeros where the label is unknown."""
+    rows = F.one_hot(target.clamp(min=0), len(class_weights)) * class_weights
+    return rows * (target >= 0).unsqueeze(1)
+
+
+def sharp(rho: float) -> Any:
+    return lambda model, _optimizer: {"sharpness_aware": SharpnessAware([model], rho=rho)}
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_sharpness_aware_step_is_the_gradient_at_the_worst_neighbour(
+    make_trainer: MakeTrainer, accumulation_steps: int
+) -> None:
+    arguments: dict[str, Any] = {"accumulation_steps": accumulation_steps}
+    here = gradients(make_trainer("plain", **plain(), **arguments))
+    norm = torch.stack([gradient.square().sum() for gradient in here.values()]).sum().sqrt()
+    moved = plain()
+    model = moved["model"]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter += 0.1 * here[name] / norm
+    there = gradients(make_trainer("moved", **moved, **arguments))
+    found = gradients(make_trainer("sharp", parts=sharp(0.1), **plain(), **arguments))
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, there[name], atol=1e-6, rtol=1e-4)
+        assert not torch.allclose(gradient, here[name], atol=1e-6, rtol=1e-4)
+
+
+def test_a_sharpness_aware_epoch_counts_each_image_once(make_trainer: MakeTrainer) -> None:
+    built = make_trainer(parts=sharp(0.05))
+    built.trainer.learner.begin_epoch(1)
+    metrics = built.trainer.train_epoch(1)
+    counted = built.trainer.sums.scores.answer.matrix.sum()
+    batches = list(MemoryLoader().train_batches(1))
+    known = sum(int(((b.scoring_targets["mask"] >= 0) & (b.scoring_targets["age"] >= 0)).sum()) for b in batches)
+    assert counted == known
+    assert metrics["train/loss"] > 0
+    norms = next(m for m in built.trainer.learner.model.modules() if isinstance(m, nn.BatchNorm2d))
+    assert norms.num_batches_tracked is not None
+    assert int(norms.num_batches_tracked) == len(batches)
+
+
+def everything(model: nn.Module, _optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    return {
+        "averaging": ExponentialMovingAverage(decay=0.9),
+        "sharpness_aware": SharpnessAware([model], rho=0.05),
+    }
+
+
+def test_resume_after_every_update_with_all_of_it(make_trainer: MakeTrainer) -> None:
+    def build(folder: str, resume: dict[str, Any] | None = None) -> Built:
+        built = make_trainer(folder, parts=everything, mixings=[RollBy(False)], epochs=2)
+        learner = built.trainer.learner
+        learner.criterion = MultiHeadLoss(
+            {"mask": CrossEntropyLoss([1.0, 2.0]), "age": FocalLoss(2.0)}, {"mask": 0.4, "age": 0.6}, None, True
+        )
+        learner.optimizer.add_param_group({"params": list(learner.criterion.parameters()), "weight_decay": 0.0})
+        if resume is not None:
+            built.trainer.load_state_dict(resume)
+        return built
+
+    whole = build("whole")
+    whole.trainer.train()
+    updates = whole.trainer.learner.updates
+    assert any(value != 0 for value in next(iter(whole.trainer.learner.criterion.parameters())).tolist())
+    for stop_after in range(1, updates):
+        stopped = build("stopped")
+        original = stopped.trainer.learner._update_weights
+
+        def update(stopped: Built = stopped, original: Any = original, stop_after: int = stop_after) -> None:
+            original()
+            if stopped.trainer.learner.updates == stop_after:
+                stopped.stop.request()
+
+        stopped.trainer.learner._update_weights = update  # type: ignore[method-assign]
+        with pytest.raises(StopSignal):
+            stopped.trainer.train()
+        gone_on = build("gone on", read_checkpoint(stopped.folder / "last.pth"))
+        gone_on.trainer.train()
+        assert (whole.folder / "last.pth").read_bytes() == (gone_on.folder / "last.pth").read_bytes(), stop_after
+        for folder in (stopped.folder, gone_on.folder):
+            shutil.rmtree(folder)
+            folder.mkdir()
+
+
+def test_learned_weights_are_logged_and_saved(make_trainer: MakeTrainer) -> None:
+    built = make_trainer()
+    learner = built.trainer.learner
+    learner.criterion = criterion = MultiHeadLoss(
+        {"mask": CrossEntropyLoss(), "age": CrossEntropyLoss()}, {"mask": 1.0, "age": 1.0}, None, True
+    )
+    learner.optimizer.add_param_group({"params": list(criterion.parameters())})
+    metrics = built.trainer.train_epoch(1)
+    assert metrics["weight_age"] == pytest.approx(float(torch.exp(-criterion.log_variances.detach()[1])))  # type: ignore[union-attr]
+    assert torch.equal(built.trainer.state_dict()["criterion"]["log_variances"], criterion.log_variances.detach())  # type: ignore[union-attr]
+
+
+NAMES = ("eager", "compiled")
+
+
+@pytest.mark.long
+def test_compiled_training_is_the_same_within_rounding(make_trainer: MakeTrainer) -> None:
+    eager, compiled = (make_trainer(name, epochs=1, compile=name == "compiled", **plain(lr=0.01)) for name in NAMES)
+    for built in (eager, compiled):
+        built.trainer.train()
+    one, other = eager.trainer.learner.model.state_dict(), compiled.trainer.learner.model.state_dict()
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], atol=1e-4, rtol=1e-3)

@@ -1,0 +1,137 @@
+"""SageMaker's variables: below the command line, above the files, told in the log and in errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config_schema import SECTIONS
+from parse_config import ConfigParser, parse_arguments
+from trainer.resume import forbidden_changes
+from utils.environment import VARIABLES, environment_default
+from utils.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+PLACES = {
+    "SM_CHANNEL_TRAIN": "data.0.args.root",
+    "SM_CHANNEL_EVAL": "info_dir",
+    "SM_MODEL_DIR": "trainer.save_dir",
+    "SM_OUTPUT_DATA_DIR": "submit_dir",
+}
+TABLE = 'data=[{"type": "AttributeTable", "args": {"path": "x.csv"}}]'
+
+
+def read(*sets: str, environment: bool = True) -> ConfigParser:
+    overrides = parse_arguments([f"--set={text}" for text in sets]).overrides
+    return ConfigParser.from_file(ROOT / "config.json", SECTIONS, overrides, environment=environment)
+
+
+def at(config: ConfigParser, place: str) -> Any:
+    value: Any = config.resolved
+    for step in place.split("."):
+        value = value[int(step)] if step.isdigit() else value[step]
+    return value
+
+
+@pytest.fixture(autouse=True)
+def all_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, f"/opt/{name.lower()}")
+
+
+@pytest.mark.parametrize(("name", "place"), PLACES.items())
+def test_each_takes_the_files_place_and_the_command_line_wins(name: str, place: str) -> None:
+    config, value = read(), f"/opt/{name.lower()}"
+    assert at(config, place) == value
+    assert config.origin(place) == f"environment variable {name}"
+    assert f"environment variable {name} sets {place} = {value}" in config.notes
+    assert len(config.notes) == len(PLACES)
+    config = read(f"{place}=mine")
+    assert (at(config, place), config.origin(place)) == ("mine", f"--set {place}=mine")
+    assert not any(name in note for note in config.notes)
+
+
+def test_nothing_else_changes_and_nothing_happens_unasked() -> None:
+    asked, unasked = read(), read(environment=False)
+    assert unasked.notes == []
+    for place in PLACES.values():
+        assert at(asked, place) != at(unasked, place)
+    same = read(*(f"{place}={at(unasked, place)}" for place in PLACES.values()))
+    assert same.resolved == unasked.resolved
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_an_empty_variable_is_an_unset_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "")
+    assert environment_default(name) is None
+    empty = read()
+    monkeypatch.delenv(name)
+    assert environment_default(name) is None
+    assert empty.resolved == read().resolved
+    assert at(empty, PLACES[name]) == at(read(environment=False), PLACES[name])
+
+
+@pytest.mark.parametrize("text", ["12", "[x", "true", "null", '"a"'])
+def test_a_value_is_text_whatever_json_would_make_of_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SM_CHANNEL_EVAL", text)
+    assert read()["info_dir"] == text
+
+
+def test_an_error_names_the_variable() -> None:
+    assert read().problem("trainer.save_dir", "cannot be written") == (
+        'environment variable SM_MODEL_DIR: trainer.save_dir = "/opt/sm_model_dir" cannot be written'
+    )
+    with pytest.raises(ConfigError, match=r"^--set seed=x: seed"):
+        read("seed=x")
+
+
+def test_a_table_is_left_as_it_is_and_the_log_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(f'{{"extends": "{ROOT / "config.json"}", {_json(TABLE)}}}', encoding="utf-8")
+    config = ConfigParser.from_file(tmp_path / "x.json", SECTIONS, environment=True)
+    assert config["data"] == [{"type": "AttributeTable", "args": {"path": "x.csv"}}]
+    assert config.notes[-1] == (
+        "environment variable SM_CHANNEL_TRAIN = /opt/sm_channel_train is not used: "
+        "data.0 is no CompetitionFolder, but AttributeTable"
+    )
+    assert read(TABLE).notes[-1] == config.notes[-1]
+    assert read(TABLE, environment=False).notes == []
+
+
+def _json(setting: str) -> str:
+    key, _, value = setting.partition("=")
+    return f'"{key}": {value}'
+
+
+def test_a_run_that_goes_on_stays_in_its_folder_and_may_be_changed_so() -> None:
+    trained = read(environment=False).resolved
+    config = ConfigParser.from_dict(trained, SECTIONS, "checkpoint x.pth", environment=True)
+    assert config["trainer"] == trained["trainer"]
+    assert {place for place in PLACES.values() if at(config, place) != at(read(environment=False), place)} == {
+        "data.0.args.root",
+        "info_dir",
+        "submit_dir",
+    }
+    assert forbidden_changes(trained, config.resolved) == []
+    assert forbidden_changes(trained, read().resolved) == []
+    assert len(config.notes) == 3
+    plain = ConfigParser.from_dict(trained, SECTIONS, "checkpoint x.pth")
+    assert (plain.resolved, plain.notes) == (trained, [])
+
+
+def test_the_suite_is_not_disturbed_by_what_is_set_around_it(tmp_path: Path) -> None:
+    """A test that looks, run by pytest from an environment with every variable set."""
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text(encoding="utf-8"))
+    (tmp_path / "test_it.py").write_text(
+        "import os\nfrom utils.environment import VARIABLES\n"
+        "def test_it():\n    assert not os.environ.keys() & set(VARIABLES)\n"
+    )
+    assert os.environ.keys() > set(VARIABLES)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,125 @@
+"""Averages of the weights that a run passes through, which often answer better than the last ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from timm.utils import ModelEmaV3
+from torch.optim.swa_utils import AveragedModel
+
+from base.base_model import BaseModel
+from utils.signatures import PositiveFloat, PositiveInt
+
+__all__ = ["ExponentialMovingAverage", "StochasticWeightAveraging"]
+
+Uses = Annotated[list[Literal["validation", "answers"]], Field(min_length=1)]
+BOTH: Uses = ["validation", "answers"]
+
+
+class WeightAveraging(ABC):
+    """Keeps a second model, the average, beside the one that trains. Running statistics are averaged with the weights.
+
+    used_for: "validation" (the average is validated, so the monitor and the best checkpoints follow it), "answers" (it
+    is what test.py loads from the checkpoints), or both.
+    """
+
+    def __init__(self, used_for: Uses = BOTH) -> None:
+        self.used_for = tuple(used_for)
+
+    @abstractmethod
+    def begin(self, model: BaseModel) -> None:
+        """Called once, with the model as it is before the run trains it or goes on with it."""
+
+    @property
+    @abstractmethod
+    def average(self) -> BaseModel | None:
+        """The averaged model; None while there is nothing to average yet."""
+
+    def after_update(self, model: BaseModel, updates: int) -> None:  # noqa: B027 - not every average looks at updates
+        """Called after each update of the weights; `updates` counts them over the whole run, from 1."""
+
+    def after_epoch(self, model: BaseModel, epoch: int) -> None:  # noqa: B027 - nor at epochs
+        """Called when an epoch's last update is done, before it is validated; `epoch` counts from 1."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What is averaged, and how much of it there was: plain data."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over the state of `state_dict`."""
+
+
+class ExponentialMovingAverage(WeightAveraging):
+    """average <- d * average + (1 - d) * weights after every update; timm's ModelEmaV3.
+
+    decay: d. With `warmup` d rises towards it, as 1 - (1 + updates / warmup_gamma) ** -(2/3), so that the random first
+    weights are soon forgotten; warmup_gamma: the updates that this takes.
+    """
+
+    def __init__(
+        self,
+        decay: Annotated[float, Field(gt=0, lt=1)] = 0.999,
+        warmup: bool = True,
+        warmup_gamma: PositiveFloat = 1.0,
+        used_for: Uses = BOTH,
+    ) -> None:
+        super().__init__(used_for)
+        self.decay, self.warmup, self.warmup_gamma = decay, warmup, warmup_gamma
+
+    def begin(self, model: BaseModel) -> None:
+        self._average = ModelEmaV3(
+            model, decay=self.decay, use_warmup=self.warmup, warmup_gamma=self.warmup_gamma
+        ).requires_grad_(False)
+
+    @property
+    def average(self) -> BaseModel:
+        module = self._average.module
+        assert isinstance(module, BaseModel)
+        return module
+
+    def after_update(self, model: BaseModel, updates: int) -> None:
+        self._average.update(model, step=updates)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.average.load_state_dict(state["average"])
+
+
+class StochasticWeightAveraging(WeightAveraging):
+    """The plain mean of the weights at the ends of the epochs from `from_epoch` on (Izmailov et al. 2018).
+
+    It wants a learning rate that stays high in these epochs. The running statistics are averaged like the weights,
+    where the paper passes over the training data once more.
+    """
+
+    def __init__(self, from_epoch: PositiveInt, used_for: Uses = BOTH) -> None:
+        super().__init__(used_for)
+        self.from_epoch = from_epoch
+
+    def begin(self, model: BaseModel) -> None:
+        self._average = AveragedModel(model, use_buffers=True).requires_grad_(False).eval()
+
+    @property
+    def average(self) -> BaseModel | None:
+        module = self._average.module
+        assert isinstance(module, BaseModel)
+        return module if self._average.n_averaged > 0 else None
+
+    def after_epoch(self, model: BaseModel, epoch: int) -> None:
+        if epoch >= self.from_epoch:
+            with torch.no_grad():
+                self._average.update_parameters(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self._average.module.state_dict(), "count": int(self._average.n_averaged)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._average.module.load_state_dict(state["average"])
+        self._average.n_averaged.fill_(state["count"])

@@ -1,0 +1,249 @@
+"""What is learned, and one update of it: the mathematics of training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from base.base_model import BaseModel
+from base.base_trainer import TrainerSettings
+from base.batch import Batch
+from base.preprocessing import Preprocessing
+from base.weights import load_weights
+from trainer.averaging import WeightAveraging
+from trainer.epoch_sums import EpochSums
+from trainer.freezing import Freezing
+from trainer.schedule import Schedule
+from trainer.sharpness_aware import SharpnessAware
+from utils import process_group
+from utils.device import choose_compute_type
+from utils.random_streams import torch_seed
+
+logger = logging.getLogger(__name__)
+
+
+class Criterion(Protocol):
+    """The weighted sum of losses, as the learner uses it: a module whose parameters are learned with the model's."""
+
+    weights: dict[str, float]
+
+    def __call__(
+        self,
+        outputs: Mapping[str, Tensor],
+        targets: Mapping[str, Tensor],
+        normalisers: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+    def sample_weight_sums(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+
+    def effective_weights(self) -> dict[str, float]: ...
+
+    def parameters(self) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
+class Learner:
+    """The model and all that changes with it: criterion, optimizer, schedule, loss scale, averages.
+
+    seed: every random choice within the model (dropout, ...) follows from it and from the batch's number."""
+
+    def __init__(
+        self,
+        settings: TrainerSettings,
+        *,
+        model: BaseModel,
+        criterion: Criterion,
+        optimizer: torch.optim.Optimizer,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        seed: int,
+        schedule: Schedule | None = None,
+        freezing: Freezing | None = None,
+        sharpness_aware: SharpnessAware | None = None,
+        averaging: WeightAveraging | None = None,
+    ) -> None:
+        self.settings, self.preprocessing, self.device, self.seed = settings, preprocessing, device, seed
+        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        model.to(memory_format=self.memory_format)
+        self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
+        self.freezing, self.sharpness_aware, self.averaging = freezing, sharpness_aware, averaging
+        if averaging is not None:
+            averaging.begin(model)
+        self.compiled: nn.Module = torch.compile(model) if settings.compile else model  # type: ignore[assignment]
+        self.network = self._over_processes()
+        self.compute_type = choose_compute_type(settings.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute_type == torch.float16)
+        self.updates = 0  # of the weights, in the whole run
+
+    # --- the step ---
+
+    def update(self, window: list[Batch], epoch: int, first_batch: int, sums: EpochSums, stop: bool = False) -> bool:
+        """One update of the weights from the batches of `window`, as if they, and the other processes', were one.
+
+        first_batch: the number in the epoch of the window's first; sums: the epoch's, which the batches are added to.
+        `stop` is this process's wish to stop; returns whether any process has it, so that all stop together."""
+        weights, normalisers, stop = self._sum_weights(window, stop)
+        self._accumulate_gradients(window, weights, normalisers, epoch, first_batch, sums)
+        if self.sharpness_aware is not None:
+            with self.sharpness_aware.at_the_worst_neighbour():
+                self._accumulate_gradients(window, weights, normalisers, epoch, first_batch, None)
+        self._update_weights()
+        return stop
+
+    def _accumulate_gradients(
+        self,
+        window: list[Batch],
+        weights: Sequence[Mapping[str, Tensor]],
+        normalisers: Mapping[str, Tensor],
+        epoch: int,
+        first_batch: int,
+        sums: EpochSums | None,
+    ) -> None:
+        for number, (batch, batch_weights) in enumerate(zip(window, weights, strict=True)):
+            torch.manual_seed(torch_seed(self.seed, "model", epoch, first_batch + number, process_group.rank()))
+            images = self.normalised(batch)
+            with self._synchronised_only_if(number == len(window) - 1):
+                with self.autocast():
+                    outputs = self.network(images if batch.mix is None else batch.mix.images(images))
+                    loss, parts = self._loss(outputs, batch, normalisers)
+                # Processes' gradients are averaged, and the normalisers span all of them already.
+                self.scaler.scale(loss * process_group.world_size()).backward()
+            if sums is not None:
+                sums.add_losses(parts, normalisers, batch_weights)
+                sums.scores.update(outputs, batch.scoring_targets)
+        process_group.average_gradients(self.criterion.parameters())
+
+    def _loss(
+        self, outputs: Mapping[str, Tensor], batch: Batch, normalisers: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The criterion; of mixed images, its mean over their own labels and their partners', by the share of each."""
+        loss, parts = self.criterion(outputs, batch.targets, normalisers)
+        if batch.mix is None:
+            return loss, parts
+        share = batch.mix.share
+        other_loss, other_parts = self.criterion(outputs, batch.mix.partner_targets(batch.targets), normalisers)
+        mixed = {name: share * part + (1 - share) * other_parts[name] for name, part in parts.items()}
+        return share * loss + (1 - share) * other_loss, mixed
+
+    def _update_weights(self) -> None:
+        if self.settings.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            learned = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+            nn.utils.clip_grad_norm_(learned, self.settings.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        if self.schedule is not None:
+            self.schedule.after_update()
+        if self.averaging is not None:
+            self.averaging.after_update(self.model, self.updates)
+
+    def _sum_weights(self, window: list[Batch], stop: bool) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], bool]:
+        """By loss: each batch's sum of the weights of its known labels, and that of the whole update, all processes.
+
+        The processes' wishes to stop travel along."""
+        weights = [self._weights_of(batch) for batch in window]
+        names = list(self.criterion.weights)
+        sums = torch.stack([torch.stack([batch[name] for batch in weights]).sum() for name in names])
+        if process_group.world_size() > 1:
+            reduced = process_group.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(stop)])]))
+            sums, stop = reduced[:-1], bool(reduced[-1] > 0)
+        return weights, dict(zip(names, sums, strict=True)), stop
+
+    def _weights_of(self, batch: Batch) -> dict[str, Tensor]:
+        weights = self.criterion.sample_weight_sums(batch.targets)
+        if batch.mix is None:
+            return weights
+        share, others = batch.mix.share, self.criterion.sample_weight_sums(batch.mix.partner_targets(batch.targets))
+        return {name: share * weight + (1 - share) * others[name] for name, weight in weights.items()}
+
+    def normalised(self, batch: Batch) -> Tensor:
+        """The batch's images as the model takes them."""
+        return self.preprocessing.normalise(batch.images, memory_format=self.memory_format)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision, where the run uses it."""
+        if self.compute_type == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.compute_type)
+
+    # --- the epoch ---
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Puts the model into training, as much of it as this epoch trains."""
+        self.network.train()
+        if self.freezing is not None and self.freezing.begin_epoch(self.model, epoch):
+            self.network = self._over_processes()  # it looks once at what is trained
+            trained, whole = self.model.num_trainable / 1e6, self.model.num_parameters / 1e6
+            logger.info("epoch %d: %.2f of %.2f M parameters are trained", epoch, trained, whole)
+
+    def end_epoch(self, epoch: int) -> None:
+        """The epoch's last update is done."""
+        process_group.share_buffers(self.model)  # each process has its own running means, and one model is judged
+        if self.averaging is not None:
+            self.averaging.after_epoch(self.model, epoch)
+            if self.averaging.average is not None:
+                process_group.share_buffers(self.averaging.average)
+
+    def judged(self) -> nn.Module:
+        """What the validation judges, in evaluation mode: the model, or the average of the weights it went through."""
+        average = self._average_for("validation")
+        return (self.compiled if average is None else average).eval()
+
+    def rates(self) -> dict[str, float]:
+        """The highest learning rate of the optimizer's groups, and the weights of the losses where they are learned."""
+        weights = self.criterion.effective_weights()
+        learned = {f"weight_{name}": weight for name, weight in weights.items()}
+        return {"lr": max(float(group["lr"]) for group in self.optimizer.param_groups)} | (
+            learned if weights != self.criterion.weights else {}
+        )
+
+    def _average_for(self, use: str) -> BaseModel | None:
+        return self.averaging.average if self.averaging is not None and use in self.averaging.used_for else None
+
+    def _over_processes(self) -> nn.Module:
+        return DistributedDataParallel(self.compiled) if process_group.world_size() > 1 else self.compiled
+
+    def _synchronised_only_if(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients cross between processes once an update, with its last batch."""
+        if last or not isinstance(self.network, DistributedDataParallel):
+            return nullcontext()
+        return self.network.no_sync()
+
+    # --- saving and going on ---
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "updates": self.updates,
+            "model": self.model.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict() if self.schedule is not None else None,
+            "scaler": self.scaler.state_dict(),
+            "averaging": self.averaging.state_dict() if self.averaging is not None else None,
+            "answers_with": "model" if self._average_for("answers") is None else "average",
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], path: Path) -> None:
+        """`path` is the checkpoint's, for errors. Raises CheckpointError, ConfigError."""
+        load_weights(self.model, state["model"], path)
+        self.criterion.load_state_dict(state.get("criterion", {}))
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.schedule is not None and state["schedule"] is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        if state["scaler"]:  # empty where the run does not scale its loss
+            self.scaler.load_state_dict(state["scaler"])
+        if self.averaging is not None:
+            self.averaging.load_state_dict(state["averaging"])
+        self.updates = state["updates"]

@@ -1,0 +1,61 @@
+"""Sharpness-aware minimisation: the gradient that is followed is that of the worst point nearby."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from utils.signatures import PositiveFloat
+
+ETA = 0.01
+"""Keeps adaptive steps from vanishing with their weights; the paper's value."""
+
+
+class SharpnessAware:
+    """Minimises the loss at w + e, the worst point within rho of the weights w (SAM; Foret et al. 2021, eq. 2):
+
+        e = rho * g / |g|,                 g the gradient at w, |.| the Euclidean norm over all weights.
+
+    adaptive: the neighbourhood has each weight's own scale (ASAM; Kwon et al. 2021), T = |w| + 0.01 by weight:
+
+        e = rho * T^2 g / |T g|,           where the paper has rho = 0.5, and SAM's 0.05.
+
+    modules: all that learns. Every update costs two passes over its batches.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], rho: PositiveFloat = 0.05, adaptive: bool = False) -> None:
+        self.modules, self.rho, self.adaptive = list(modules), rho, adaptive
+
+    @contextmanager
+    def at_the_worst_neighbour(self) -> Iterator[None]:
+        """Within it the weights are w + e, for the gradients that are there on entry, which it clears: those there on
+        leaving are the ones to follow. On leaving, in whatever way, weights and buffers (running statistics, which the
+        first pass has counted) are what they were, bit for bit.
+
+        The gradients may be scaled by one common factor; where one is not finite, the weights stay where they are."""
+        learned = [parameter for module in self.modules for parameter in module.parameters()]
+        buffers = [buffer for module in self.modules for buffer in module.buffers()]
+        moved = [(parameter, parameter.grad) for parameter in learned if parameter.grad is not None]
+        kept = [(tensor, tensor.detach().clone()) for tensor in (*(weight for weight, _ in moved), *buffers)]
+        try:
+            self._climb(moved)
+            for parameter in learned:
+                parameter.grad = None
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in kept:
+                    tensor.copy_(value)
+
+    @torch.no_grad()
+    def _climb(self, moved: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+        """Adds e to the weights; `moved`: each with its gradient."""
+        scales = [weight.abs() + ETA if self.adaptive else weight.new_ones(()) for weight, _ in moved]
+        directions = [gradient * scale for (_, gradient), scale in zip(moved, scales, strict=True)]
+        norm = nn.utils.get_total_norm(directions)
+        factor = torch.where(norm.isfinite() & (norm > 0), self.rho / norm, 0.0)
+        for (weight, _), direction, scale in zip(moved, directions, scales, strict=True):
+            weight.add_((direction * scale * factor).nan_to_num(0.0, 0.0, 0.0))  # inf * 0 is no number
