@@ -5,19 +5,17 @@ from __future__ import annotations
 import utils.early_signals  # noqa: F401 - first: what follows takes seconds to import
 
 # isort: split
-import copy
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
-from builders import (
+from experiment.builders import (
     build_data_loader,
     build_learner,
     build_model,
@@ -25,33 +23,23 @@ from builders import (
     describe_run,
     divide_records,
     read_all_records,
-    refuse_unknowable_monitors,
 )
-from config_checks import check_config, problems_between_sections
-from config_schema import SECTIONS, RunSettings, metric_functions
+from experiment.checks import check_config
+from experiment.command import config_of_fold, configure
+from experiment.schema import RunSettings, metric_functions
+from experiment.watched import refuse_unknowable_monitors
 from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, join_folds, predict_fold
 from logger.log import close_log, open_log
-from parse_config import Arguments, ConfigParser, Override, parse_arguments
+from parse_config import ConfigParser, parse_arguments
 from trainer.checkpoint import LAST, Checkpoints
 from trainer.epoch_sums import describe
-from trainer.resume import (
-    ResumePoint,
-    forbidden_changes,
-    is_run_of_folds,
-    newest_run,
-    resume_from,
-    resume_point_of_fold,
-    with_all_folds,
-)
+from trainer.resume import ResumePoint, is_run_of_folds, resume_point_of_fold, with_all_folds
 from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
-from utils.errors import ConfigError, UserError, run_command
+from utils.errors import UserError, run_command
 from utils.run_folders import RunFolders, new_run
 from utils.stop_signals import StopSignals
-from utils.wording import shown
-
-DEFAULT_CONFIG = Path("config.json")
 
 
 @dataclass(frozen=True)
@@ -213,27 +201,6 @@ def begin_run(
     trainer.trackers = build_trackers(config, settings, folders, resume)
 
 
-def config_of_fold(config: ConfigParser, fold: int) -> ConfigParser:
-    """The config of one fold of the run."""
-    origin = f"fold {fold} of {config['name']}"
-    return ConfigParser.from_dict(
-        copy.deepcopy(config.resolved), SECTIONS, origin, (Override("split.args.fold", str(fold)),)
-    )
-
-
-def refuse_impossible_fold(config: ConfigParser, fold: int) -> None:
-    """Raises ConfigError where `--fold` asks for what the config's split does not have."""
-    if not is_run_of_folds(config.resolved):
-        raise ConfigError(
-            config.problem(
-                "split", f"has no folds to choose from, which --fold {fold} does; it needs a KFoldSplit without fold"
-            )
-        )
-    folds = config.build("split").folds
-    if not 0 <= fold < folds:
-        raise ConfigError(f"--fold {fold}: the split has the folds 0 to {folds - 1}")
-
-
 def verbosity_of(config: ConfigParser) -> int:
     return config["trainer"].get("verbosity", TrainerSettings.verbosity)
 
@@ -266,40 +233,6 @@ def _notes_of_devices(settings: RunSettings, device: torch.device) -> list[str]:
             f"n_gpu = {settings.n_gpu}: one GPU is used; for all: torchrun --nproc-per-node={settings.n_gpu} train.py"
         ]
     return []
-
-
-def configure(arguments: Arguments) -> tuple[ConfigParser, ResumePoint | RunFolders | None]:
-    """The config that the command line means, and the run to go on with if it names one.
-
-    A resumed run brings its own config; `--config` beside it replaces it, where nothing differs that
-    the run depends on."""
-    named = arguments.resume not in (None, "auto")
-    resume, trained = resume_from(Path(str(arguments.resume))) if named else (None, {})
-    if resume is not None and arguments.config is None:
-        origin = f"run {arguments.resume}"
-        config = ConfigParser.from_dict(trained, SECTIONS, origin, arguments.overrides, environment=True)
-    else:
-        file = arguments.config or DEFAULT_CONFIG
-        config = ConfigParser.from_file(
-            file, SECTIONS, arguments.overrides, problems_between_sections, environment=True
-        )
-    if arguments.fold is not None:
-        refuse_impossible_fold(config, arguments.fold)
-    if resume is not None:
-        _refuse_another_run(config, trained)
-    elif arguments.resume == "auto":
-        save_dir = config["trainer"].get("save_dir", TrainerSettings.save_dir)
-        resume = newest_run(Path(save_dir), config.resolved)
-    return config, resume
-
-
-def _refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:
-    lines = []
-    for place, before, now in forbidden_changes(trained, config.resolved):
-        earlier = "without it" if before is None else f"with {shown(before)}"
-        lines.append(f"{config.origin(place)}: {place} = {shown(now)}, and the run was trained {earlier}")
-    if lines:
-        raise ConfigError("\n".join([*lines, "go on without these changes, or begin a new run (without --resume)"]))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

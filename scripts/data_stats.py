@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from builders import read_all_records
-from config_checks import check_config, problems_between_sections
-from config_schema import SECTIONS
 from data_loader.data_statistics import label_statistics, measure_images, size_statistics
 from data_loader.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.splits import KFoldSplit
+from experiment.builders import read_all_records
+from experiment.checks import check_config, problems_between_sections
+from experiment.schema import SECTIONS
 from logger.log import close_log, open_log
 from parse_config import ConfigParser, parse_arguments
 from utils.command_line import CommandLine

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from base.label_space import LabelSpace
-from config_schema import SECTIONS
+from experiment.schema import SECTIONS
 from inference.evaluation import SetScores, tell_scores
 from inference.predictor import find_checkpoint
 from inference.submission import align, read_answers

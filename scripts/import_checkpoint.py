@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from base.base_trainer import TrainerSettings
-from config_checks import check_config, problems_between_sections
-from config_schema import SECTIONS
+from experiment.checks import check_config, problems_between_sections
+from experiment.schema import SECTIONS
 from inference.foreign_weights import state_dict_in
 from inference.imported_run import imported_content
 from inference.predictor import CHECKPOINT_NAMES

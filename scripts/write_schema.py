@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from config_schema import SECTIONS
+from experiment.schema import SECTIONS
 from utils.editor_schema import editor_schema
 from utils.errors import run_command
 from utils.files import write_atomically

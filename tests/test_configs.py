@@ -18,12 +18,12 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import config_checks
+import experiment.checks
 from base.label_space import LabelSpace
-from config_checks import check_config
-from config_schema import SECTIONS
 from data_loader.pipeline import AugmentationKey
 from data_loader.transforms import build_transforms
+from experiment.checks import check_config
+from experiment.schema import SECTIONS
 from inference.views import PRESETS
 from model.architectures import build_without_weights
 from parse_config import Arguments, ConfigParser, parse_arguments
@@ -41,7 +41,7 @@ ROWS = dict(re.findall(r"^\| \[`(\w+\.json)`\]\((?:\w+\.json)\) \|(.*)\|$", READ
 def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the project's folder, where relative paths lead; models are tried once each, since most configs have one."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(config_checks, "_arch_problems", _arch_problems)
+    monkeypatch.setattr(experiment.checks, "_arch_problems", _arch_problems)
 
 
 def _arch_problems(config: ConfigParser, labels: LabelSpace | None) -> list[str]:
@@ -53,7 +53,7 @@ def _arch_problems(config: ConfigParser, labels: LabelSpace | None) -> list[str]
     return TRIED[key]
 
 
-ARCH_PROBLEMS = config_checks._arch_problems
+ARCH_PROBLEMS = experiment.checks._arch_problems
 TRIED: dict[str, list[str]] = {}
 
 

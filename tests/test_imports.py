@@ -18,16 +18,14 @@ MAY_IMPORT = {
     "data_loader": {"base", "utils"},
     "trainer": {"base", "logger", "utils"},
     "inference": {"parse_config", "data_loader", "model", "base", "logger", "utils"},
-    "config_schema": EVERYTHING,
-    "config_checks": EVERYTHING | {"config_schema", "inference"},
-    "builders": EVERYTHING | {"config_schema", "config_checks"},
-    "train": EVERYTHING | {"config_schema", "config_checks", "builders", "inference"},
+    "experiment": EVERYTHING | {"inference"},
+    "train": EVERYTHING | {"experiment", "inference"},
     "test": {"inference", "base", "utils", "parse_config", "data_loader", "logger"},
     "scripts": {
-        "train", "test", "inference", "config_schema", "config_checks", "builders", "parse_config", "data_loader",
+        "train", "test", "inference", "experiment", "parse_config", "data_loader",
         "base", "logger", "utils",
     },
-    "benchmarks": EVERYTHING | {"config_schema", "config_checks", "builders", "train", "test", "inference", "scripts"},
+    "benchmarks": EVERYTHING | {"experiment", "train", "test", "inference", "scripts"},
 }  # fmt: skip
 
 

@@ -63,6 +63,11 @@ def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
 def resume_point(path: Path) -> ResumePoint:
     """The run that a checkpoint file or a run folder belongs to. Raises CheckpointError."""
     file, content = read_resumable(path, logger)
+    if "imported_from" in content:
+        raise CheckpointError(
+            f"{file}: was imported from {content['imported_from']}, without an optimizer's state to go on with; "
+            "test.py --resume answers with it"
+        )
     folder = path if path.is_dir() else path.parent
     return ResumePoint(_folders_of(folder, path, content["config"]["name"], content["run_name"]), content, file)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-import builders
+import experiment.builders as builders
 from data_loader import datasets
 from tests.integration.workplace import ROOT, Outcome, Workplace
 from utils import files

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import train as train_script
-from config_checks import check_config
-from config_schema import SECTIONS
+from experiment.checks import check_config
+from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from tests.integration.drawn_road import assert_same_end, resume, run, write_config
 from utils.errors import StopSignal
@@ -199,4 +198,3 @@ def test_the_combinations_differ_and_are_checked(tmp_path: Path, drawn: Path) ->
         check_config(config)
         seen.add(json.dumps(changes, sort_keys=True))
     assert len(seen) == NUM_COMBINATIONS
-    assert train_script.DEFAULT_CONFIG.name == "config.json"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from config_schema import SECTIONS
+from experiment.schema import SECTIONS
 from parse_config import ConfigParser, Override
 from scripts.make_demo_data import make_demo_data
 from utils.checkpoint_file import read_checkpoint

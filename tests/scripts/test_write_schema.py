@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from config_schema import SECTIONS
+from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from scripts.write_schema import SCHEMA_FILE, schema_text
 from utils.errors import ConfigError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from config_schema import SECTIONS
+from experiment.schema import SECTIONS
 from parse_config import ConfigParser, parse_arguments
 from trainer.resume import forbidden_changes
 from utils.environment import VARIABLES, environment_default

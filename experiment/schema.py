@@ -112,7 +112,7 @@ SECTIONS = Group(
             optional=True,
         ),
         "weight_averaging": One(listed(averaging), optional=True),
-        "views": ByName(Many(TRANSFORMS, filled=INPUT_SIZE_ARGUMENTS), optional=True),
+        "views": ByName(Many(TRANSFORMS), optional=True),
         "trainer": Settings(TrainerSettings),
     },
     RunSettings,

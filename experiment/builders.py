@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
-from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from config_checks import build_metric_learning_loss, build_scheduler, watched_metrics
-from config_schema import ScheduleSettings
 from data_loader.image_check import CHECKED_IMAGES_FILE
 from data_loader.loaders import AttributeDataLoader
 from data_loader.records import Record, read_records
 from data_loader.samplers import class_counts
 from data_loader.splits import Split
+from experiment.schema import ScheduleSettings
 from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from model import architectures, schedules
+from model.loss.metric_learning import MetricLearningLoss, MetricLearningSettings
 from model.loss.multi_head import MultiHeadLoss
 from model.optim import OptimizerSettings, build_optimizer
 from parse_config import ConfigParser
@@ -27,7 +28,7 @@ from trainer.resume import ResumePoint
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
 from utils import process_group
-from utils.errors import DataError
+from utils.errors import ConfigError
 from utils.random_streams import torch_seed
 from utils.run_folders import RunFolders
 
@@ -76,26 +77,6 @@ def build_data_loader(
         show_progress=settings.verbosity > 0 and process_group.is_main_process(),
         sampler=config.build("sampler", label_space=labels),
     )
-
-
-def refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, data_loader: AttributeDataLoader) -> None:
-    """Raises DataError where something watches a metric of the validation set whose labels are all unknown there."""
-    rows = [record.attributes for record in data_loader.validation_records]
-    known = labels.known_targets(rows)
-    answers = labels.answers(known)
-    without = [name for name, target in known.items() if (target == UNKNOWN).all()]
-    losses = [name for name in labels.heads if all(labels.heads[name].target(row) == UNKNOWN for row in rows)]
-    absent = {f"val/{name}_{metric}" for name in without for metric in config.extra().metrics}
-    absent |= {f"val/loss_{name}" for name in losses} | ({"val/loss"} if len(losses) == len(labels.heads) else set())
-    if (answers == UNKNOWN).all():
-        absent |= {f"val/{metric}" for metric in config.extra().metrics}
-    for place, name in watched_metrics(config).items():
-        if rows and name in absent:
-            raise DataError(
-                config.problem(
-                    place, f"watches {name}, but no validation image has the labels that it needs; watch another"
-                )
-            )
 
 
 def build_learner(
@@ -148,6 +129,15 @@ def build_criterion(config: ConfigParser, labels: LabelSpace, data_loader: Attri
     return criterion
 
 
+def build_metric_learning_loss(config: ConfigParser, name: str, num_classes: Mapping[str, int]) -> MetricLearningLoss:
+    """The loss on the embedding that stands under that name. Raises ConfigError."""
+    place = f"loss.metric_learning.{name}"
+    settings: MetricLearningSettings = config.extra(place)
+    size = config["arch"]["args"]["embedding_size"]
+    loss = config.build(place, num_classes=num_classes[settings.head], embedding_size=size)
+    return MetricLearningLoss(loss, settings.head, settings.weight, settings.build_miner())
+
+
 def build_schedule(config: ConfigParser, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Schedule | None:
     """The learning rate's schedule, if the config has one."""
     if config.resolved.get("lr_scheduler") is None:
@@ -158,6 +148,48 @@ def build_schedule(config: ConfigParser, optimizer: torch.optim.Optimizer, updat
     total_steps = updates_per_epoch * epochs if interval == "step" else epochs
     warmup_updates = round(extra.warmup_epochs * updates_per_epoch)
     return Schedule(build_scheduler(config, optimizer, total_steps), interval, extra.metric, warmup_updates)
+
+
+def try_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int = 1000) -> None:
+    """Some schedules refuse their arguments only as they step, such as StepLR a step_size of 0."""
+    try:
+        schedules.rehearse(_scheduler(config, optimizer, total_steps), total_steps)
+    except (ArithmeticError, ValueError) as error:
+        raise ConfigError(config.problem("lr_scheduler.args", f"cannot be: {error}")) from error
+
+
+def build_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
+    """torch's scheduler for a run of `total_steps`. Raises ConfigError for one that would end before the run, or fail
+    in it: it is rehearsed."""
+    try_scheduler(config, config.build("optimizer", params=[torch.nn.Parameter(torch.zeros(1))]), total_steps)
+    scheduler = _scheduler(config, optimizer, total_steps)
+    ends_after = getattr(scheduler, "total_steps", total_steps)  # of OneCycleLR
+    if ends_after < total_steps:
+        raise ConfigError(
+            config.problem(
+                "lr_scheduler.args",
+                f"ends after {ends_after} steps, and the run takes {total_steps}; leave total_steps, epochs and "
+                "steps_per_epoch out, and they follow from the run",
+            )
+        )
+    return scheduler
+
+
+def _scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
+    """torch's scheduler; one that must know how many times it steps, and is not told, is told `total_steps`."""
+    arguments = config["lr_scheduler"].get("args", {})
+    told = any(key in arguments for key in ("total_steps", "epochs", "steps_per_epoch"))
+    steps = {} if told else {"total_steps": total_steps}
+    steps |= {name: total_steps for name in schedules.RUNS_ARGUMENTS if name not in arguments}
+    try:
+        scheduler = config.build("lr_scheduler", optimizer=optimizer, **steps)
+    except ArithmeticError as error:  # OneCycleLR, where its warm-up would take one step
+        name = config["lr_scheduler"]["type"]
+        raise ConfigError(
+            config.problem("lr_scheduler.args", f"cannot be: {name} fails in a run of {total_steps} steps ({error})")
+        ) from error
+    schedules.keep_layer_rates(scheduler)
+    return scheduler
 
 
 def build_trackers(

@@ -4,7 +4,7 @@ They come before a folder is made, an image opened or a GPU touched; all problem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,16 @@ import torch
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
-from base.scores import Scores
-from config_schema import metric_functions
 from data_loader import splits
 from data_loader.loaders import DEFAULT_BATCH_SIZE
 from data_loader.mixing import check_mixings
 from data_loader.samplers import BaseSampler
 from data_loader.transforms import transform_problems
+from experiment.builders import build_metric_learning_loss, try_scheduler
+from experiment.watched import metric_problems
 from inference.views import views_problems
-from model import architectures, metric, schedules
-from model.loss.metric_learning import MetricLearningLoss, MetricLearningSettings
-from parse_config import ConfigParser, listed
+from model import architectures, schedules
+from parse_config import ConfigParser
 from utils.errors import ConfigError
 from utils.run_folders import obstacle_to_writing
 from utils.wording import not_one_of
@@ -69,7 +68,7 @@ def problems_between_sections(config: ConfigParser, some_are_wrong: bool = True)
         if sampler is not None:
             checks.append(lambda: _sampler_problems(config, sampler))
         checks += [lambda: _mixing_problems(config, labels), lambda: _loss_problems(config, labels, attempt)]
-        checks += [lambda: _embedding_problems(config, labels), lambda: _metric_problems(config, labels)]
+        checks += [lambda: _embedding_problems(config, labels), lambda: metric_problems(config, labels)]
     checks += [lambda: _schedule_problems(config, attempt), lambda: _folder_problems(config)]
     for check in checks:
         problems += attempt(check) or []
@@ -222,57 +221,6 @@ def _embedding_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
     return problems
 
 
-def build_metric_learning_loss(config: ConfigParser, name: str, num_classes: Mapping[str, int]) -> MetricLearningLoss:
-    """The loss on the embedding that stands under that name. Raises ConfigError."""
-    place = f"loss.metric_learning.{name}"
-    settings: MetricLearningSettings = config.extra(place)
-    size = config["arch"]["args"]["embedding_size"]
-    loss = config.build(place, num_classes=num_classes[settings.head], embedding_size=size)
-    return MetricLearningLoss(loss, settings.head, settings.weight, settings.build_miner())
-
-
-def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
-    """Every number that an epoch gives, known before training."""
-    metric_learning = config["loss"].get("metric_learning") or {}
-    losses = ["loss", *(f"loss_{name}" for name in (*labels.heads, *metric_learning))]
-    scores = Scores.names(labels, metric_functions(config))
-    return [*(f"{side}/{name}" for side in ("val", "train") for name in (*losses, *scores)), "lr"]
-
-
-def watched_metrics(config: ConfigParser) -> dict[str, str]:
-    """By place in the config, each metric that something looks at: the monitor, the further bests, the schedule."""
-    trainer = config["trainer"]
-    texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
-    texts |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer.get("save_best", []))}
-    off = ("trainer.monitor", "off")
-    watched = {place: text.partition(" ")[2] for place, text in texts.items() if (place, text) != off}
-    looked_at = (config.resolved.get("lr_scheduler") or {}).get("metric")
-    return watched if looked_at is None else watched | {"lr_scheduler.metric": looked_at}
-
-
-def _metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
-    unknown = [name for name in config.extra().metrics if name not in listed(metric)]
-    problems = [
-        config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown
-    ]
-    known = metric_names(config, labels)
-    if config["split"]["type"] == "NoSplit":
-        known = [name for name in known if not name.startswith("val/")]
-    trainer = config["trainer"]
-    for place, name in watched_metrics(config).items():
-        if place == "lr_scheduler.metric":
-            if name not in known:
-                problems.append(config.problem(place, not_one_of(name, known)))
-            continue
-        texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
-        mode = texts.get(place, "").split(" ")[0] or trainer["save_best"][int(place.split(".")[-1])].split(" ")[0]
-        if mode not in ("min", "max") or not name:
-            problems.append(config.problem(place, 'must be "min <metric>" or "max <metric>" ("off" watches nothing)'))
-        elif name not in known:
-            problems.append(config.problem(place, f"watches {name!r}, which {not_one_of(name, known)}"))
-    return problems
-
-
 def _schedule_problems(config: ConfigParser, attempt: Callable[[Callable[[], Any]], Any]) -> list[str]:
     """The optimizer and the schedule are built for one number, to hear what they say of their arguments."""
     optimizer = attempt(lambda: config.build("optimizer", params=[torch.nn.Parameter(torch.zeros(1))]))
@@ -280,7 +228,7 @@ def _schedule_problems(config: ConfigParser, attempt: Callable[[Callable[[], Any
     if spec is None:
         return []
     if optimizer is not None:
-        attempt(lambda: _try_scheduler(config, optimizer))
+        attempt(lambda: try_scheduler(config, optimizer))
     if schedules.needs_metric(spec["type"]) and spec.get("metric") is None:
         return [
             f'{config.origin("lr_scheduler")}: lr_scheduler lacks "metric", which {spec["type"]} looks at after each '
@@ -298,48 +246,6 @@ def _schedule_problems(config: ConfigParser, attempt: Callable[[Callable[[], Any
     if schedules.needs_metric(spec["type"]) and spec.get("interval") == "step":
         return [config.problem("lr_scheduler.interval", f'must be "epoch": {spec["type"]} looks at an epoch\'s metric')]
     return []
-
-
-def _try_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int = 1000) -> None:
-    """Some schedules refuse their arguments only as they step, such as StepLR a step_size of 0."""
-    try:
-        schedules.rehearse(_scheduler(config, optimizer, total_steps), total_steps)
-    except (ArithmeticError, ValueError) as error:
-        raise ConfigError(config.problem("lr_scheduler.args", f"cannot be: {error}")) from error
-
-
-def build_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
-    """torch's scheduler for a run of `total_steps`. Raises ConfigError for one that would end before the run, or fail
-    in it: it is rehearsed."""
-    _try_scheduler(config, config.build("optimizer", params=[torch.nn.Parameter(torch.zeros(1))]), total_steps)
-    scheduler = _scheduler(config, optimizer, total_steps)
-    ends_after = getattr(scheduler, "total_steps", total_steps)  # of OneCycleLR
-    if ends_after < total_steps:
-        raise ConfigError(
-            config.problem(
-                "lr_scheduler.args",
-                f"ends after {ends_after} steps, and the run takes {total_steps}; leave total_steps, epochs and "
-                "steps_per_epoch out, and they follow from the run",
-            )
-        )
-    return scheduler
-
-
-def _scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
-    """torch's scheduler; one that must know how many times it steps, and is not told, is told `total_steps`."""
-    arguments = config["lr_scheduler"].get("args", {})
-    told = any(key in arguments for key in ("total_steps", "epochs", "steps_per_epoch"))
-    steps = {} if told else {"total_steps": total_steps}
-    steps |= {name: total_steps for name in schedules.RUNS_ARGUMENTS if name not in arguments}
-    try:
-        scheduler = config.build("lr_scheduler", optimizer=optimizer, **steps)
-    except ArithmeticError as error:  # OneCycleLR, where its warm-up would take one step
-        name = config["lr_scheduler"]["type"]
-        raise ConfigError(
-            config.problem("lr_scheduler.args", f"cannot be: {name} fails in a run of {total_steps} steps ({error})")
-        ) from error
-    schedules.keep_layer_rates(scheduler)
-    return scheduler
 
 
 def _folder_problems(config: ConfigParser) -> list[str]:

@@ -1,0 +1,76 @@
+"""The metrics that a run watches: the monitor, the further bests, the schedule; and whether there are such metrics."""
+
+from __future__ import annotations
+
+from base.base_trainer import TrainerSettings
+from base.batch import UNKNOWN
+from base.label_space import LabelSpace
+from base.scores import Scores
+from data_loader.loaders import AttributeDataLoader
+from experiment.schema import metric_functions
+from model import metric
+from parse_config import ConfigParser, listed
+from utils.errors import DataError
+from utils.wording import not_one_of
+
+
+def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    """Every number that an epoch gives, known before training."""
+    metric_learning = config["loss"].get("metric_learning") or {}
+    losses = ["loss", *(f"loss_{name}" for name in (*labels.heads, *metric_learning))]
+    scores = Scores.names(labels, metric_functions(config))
+    return [*(f"{side}/{name}" for side in ("val", "train") for name in (*losses, *scores)), "lr"]
+
+
+def watched_metrics(config: ConfigParser) -> dict[str, str]:
+    """By place in the config, each metric that something looks at: the monitor, the further bests, the schedule."""
+    trainer = config["trainer"]
+    texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
+    texts |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer.get("save_best", []))}
+    off = ("trainer.monitor", "off")
+    watched = {place: text.partition(" ")[2] for place, text in texts.items() if (place, text) != off}
+    looked_at = (config.resolved.get("lr_scheduler") or {}).get("metric")
+    return watched if looked_at is None else watched | {"lr_scheduler.metric": looked_at}
+
+
+def metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    unknown = [name for name in config.extra().metrics if name not in listed(metric)]
+    problems = [
+        config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown
+    ]
+    known = metric_names(config, labels)
+    if config["split"]["type"] == "NoSplit":
+        known = [name for name in known if not name.startswith("val/")]
+    trainer = config["trainer"]
+    for place, name in watched_metrics(config).items():
+        if place == "lr_scheduler.metric":
+            if name not in known:
+                problems.append(config.problem(place, not_one_of(name, known)))
+            continue
+        texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
+        mode = texts.get(place, "").split(" ")[0] or trainer["save_best"][int(place.split(".")[-1])].split(" ")[0]
+        if mode not in ("min", "max") or not name:
+            problems.append(config.problem(place, 'must be "min <metric>" or "max <metric>" ("off" watches nothing)'))
+        elif name not in known:
+            problems.append(config.problem(place, f"watches {name!r}, which {not_one_of(name, known)}"))
+    return problems
+
+
+def refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, data_loader: AttributeDataLoader) -> None:
+    """Raises DataError where something watches a metric of the validation set whose labels are all unknown there."""
+    rows = [record.attributes for record in data_loader.validation_records]
+    known = labels.known_targets(rows)
+    answers = labels.answers(known)
+    without = [name for name, target in known.items() if (target == UNKNOWN).all()]
+    losses = [name for name in labels.heads if all(labels.heads[name].target(row) == UNKNOWN for row in rows)]
+    absent = {f"val/{name}_{metric}" for name in without for metric in config.extra().metrics}
+    absent |= {f"val/loss_{name}" for name in losses} | ({"val/loss"} if len(losses) == len(labels.heads) else set())
+    if (answers == UNKNOWN).all():
+        absent |= {f"val/{metric}" for metric in config.extra().metrics}
+    for place, name in watched_metrics(config).items():
+        if rows and name in absent:
+            raise DataError(
+                config.problem(
+                    place, f"watches {name}, but no validation image has the labels that it needs; watch another"
+                )
+            )
