@@ -18,7 +18,7 @@ from base.label_space import LabelSpace
 from inference.ensemble import Ensemble
 from inference.environment import with_environment
 from inference.evaluation import SetScores, class_distribution, tell_scores
-from inference.images import choose_records, known_classes, persons_of, read_truth
+from inference.images import choose_records, files_read, known_classes, persons_of, read_truth
 from inference.parts import Part, load_parts, title_of
 from inference.predictor import Probabilities, judge
 from inference.submission import write_probabilities, write_submission
@@ -27,6 +27,7 @@ from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_command
+from utils.files import obstacle_to_replacing
 from utils.run_folders import obstacle_to_writing
 from utils.stop_signals import StopSignals
 
@@ -95,6 +96,8 @@ def ensemble_of(parts: Sequence[Part]) -> Ensemble:
     if len(parts) > 1:
         for line in ensemble.describe():
             log.info("%s", line)
+        for line in ensemble.warnings():
+            log.warning("%s", line)
     return ensemble
 
 
@@ -109,7 +112,7 @@ def write_answers(
     write_submission(file, names, answers)
     log.info("%s: %d answers", file, len(answers))
     if by_attribute is not None:
-        beside = file.with_name(f"{file.stem}_probabilities.csv")
+        beside = probabilities_file(file)
         write_probabilities(beside, names, labels, by_attribute)
         log.info("%s: their probabilities", beside)
 
@@ -123,7 +126,7 @@ def write_parts(
 ) -> None:
     """Each model's own answers beside the submission, in the classes of its own answer: <submission>_part<k>.csv."""
     for number, (part, probabilities) in enumerate(zip(parts, of_parts, strict=True), start=1):
-        file = submission.with_name(f"{submission.stem}_part{number}.csv")
+        file = part_file(submission, number)
         log.info("part %d: %s", number, part.path)
         table = probabilities.by_attribute if with_probabilities else None
         write_answers(file, names, part.predictor.labels, probabilities.answers.argmax(dim=1), table)
@@ -131,7 +134,7 @@ def write_parts(
 
 def output_file(parts: Sequence[Part], arguments: Namespace) -> Path:
     """submit/<name>_<run>.csv, of several models with all their names; a side of a run's split goes to the run's own
-    folder. Raises ConfigError if it cannot be written."""
+    folder. Raises ConfigError if it, or what is written beside it, cannot be written, or is what is read."""
     submit_dir = Path(arguments.submit_dir or parts[0].predictor.config.get("submit_dir", "submit/"))
     file = submit_dir / f"{title_of(parts)}.csv"
     if arguments.split is not None:
@@ -141,9 +144,26 @@ def output_file(parts: Sequence[Part], arguments: Namespace) -> Path:
         file = runs.pop() / name if one_run else submit_dir / f"{title_of(parts)}_{name}"
     if arguments.output is not None:
         file = Path(arguments.output)
-    if obstacle := obstacle_to_writing(file.parent):
+    if not file.name:
+        raise ConfigError(f"--output {arguments.output!r}: names no file")
+    if obstacle := obstacle_to_writing((file.resolve() if file.is_symlink() else file).parent):
         raise ConfigError(f"{file}: cannot be written: {obstacle}")
+    files = [file, *([part_file(file, number) for number in range(1, len(parts) + 1)] if arguments.parts else [])]
+    files += [probabilities_file(each) for each in files] if arguments.probabilities else []
+    read = files_read(parts, arguments.info_dir, arguments.split, arguments.answers)
+    for each in files:
+        if obstacle := obstacle_to_replacing(each, read):
+            raise ConfigError(f"{each}: cannot be written: {obstacle}")
     return file
+
+
+def part_file(submission: Path, number: int) -> Path:
+    """Where a model's own answers go, the first being 1."""
+    return submission.with_name(f"{submission.stem}_part{number}.csv")
+
+
+def probabilities_file(submission: Path) -> Path:
+    return submission.with_name(f"{submission.stem}_probabilities.csv")
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:

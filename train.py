@@ -15,6 +15,7 @@ import torch
 
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
+from data_loader.records import Record
 from experiment.builders import (
     build_data_loader,
     build_learner,
@@ -22,18 +23,17 @@ from experiment.builders import (
     build_trackers,
     describe_run,
     divide_records,
-    read_all_records,
 )
 from experiment.checks import check_config
 from experiment.command import config_of_fold, configure
 from experiment.schema import RunSettings, metric_functions
-from experiment.watched import refuse_unknowable_monitors
+from experiment.watched import refuse_unknowable_monitors, refuse_unlearnable
 from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, join_folds, predict_fold
 from logger.log import close_log, open_log
 from parse_config import ConfigParser, parse_arguments
 from trainer.checkpoint import LAST, Checkpoints
 from trainer.epoch_sums import describe
-from trainer.resume import ResumePoint, is_run_of_folds, resume_point_of_fold, with_all_folds
+from trainer.resume import ResumePoint, is_run_of_folds, refuse_other_data, resume_point_of_fold, with_all_folds
 from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
@@ -95,21 +95,29 @@ def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) 
     """Trains the folds in turn, each in its own folder of the run, from where it stopped; then what the folds say of
     the images that they did not train on is put together and scored."""
     every = range(config.build("split").folds)
-    chosen = every[:1] if session.dry_run else every
-    for fold in chosen if session.only_fold is None else [session.only_fold]:
+    for fold in every if session.only_fold is None else [session.only_fold]:
         fold_config = config_of_fold(config, fold)
         resume = resume_point_of_fold(run, fold) if run is not None else None
         result = train_run(fold_config, session, resume, fold, run)
-        if result.folders is not None:
-            run = result.folders.of_run()
-            predict_fold(result.folders, divide_records(fold_config, session.labels).validation, session.device)
-    if run is None or not all((run.of_fold(fold).models / OUT_OF_FOLD_FILE).exists() for fold in every):
+        if result.folders is None:  # a dry run: the others would say the same
+            return result
+        run = result.folders.of_run()
+        judge_fold(fold_config, session, result.folders)
+    assert run is not None
+    if not all((run.of_fold(fold).models / OUT_OF_FOLD_FILE).exists() for fold in every):
         return RunResult(run)
     log = open_log(run.log / "info.log", verbosity_of(config), process_group.rank())
-    scores = join_folds(run, len(every), session.labels, read_all_records(config, session.labels))
+    judged = [judge_fold(config_of_fold(config, fold), session, run.of_fold(fold)) for fold in every]
+    scores = join_folds(run, session.labels, judged)
     for line in scores.lines():
         log.info("%s", line)
     return RunResult(run, out_of_fold=scores)
+
+
+def judge_fold(config: ConfigParser, session: Session, folders: RunFolders) -> list[Record]:
+    """What the fold's model says of its validation images is kept, if it is not yet; returns these images."""
+    records = divide_records(config, session.labels).validation
+    return predict_fold(folders, records, session.labels, session.device)
 
 
 def train_run(
@@ -124,8 +132,12 @@ def train_run(
     labels, device = session.labels, session.device
     log = open_log(None, settings.verbosity, process_group.rank())
     split = divide_records(config, labels)
+    split_digest = split.digest(labels)
+    if resume is not None:
+        refuse_other_data(resume, split_digest)
     model = build_model(config, labels, resume).to(device)
     data_loader = build_data_loader(config, labels, split, model, device, settings)
+    refuse_unlearnable(labels, data_loader)
     refuse_unknowable_monitors(config, labels, data_loader)
     learner = build_learner(config, labels, settings, model, data_loader, device)
     folders = choose_folders(config, settings, resume, session.dry_run, fold, run)
@@ -144,6 +156,7 @@ def train_run(
                 "config": config.resolved,
                 "labels": labels.to_config(),
                 "preprocessing": data_loader.preprocessing.to_config(),
+                "split_digest": split_digest,
             },
             mixings=config.build("mixing", label_space=labels),
             visualize=config.extra().visualize,
@@ -252,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     print(f"{result.folders.models}: ", end="")
     if is_run_of_folds(config.resolved):
-        print(result.out_of_fold or "its other folds are not trained yet")
+        print(result.out_of_fold or f"other folds are still to be trained: train.py --resume {result.folders.models}")
     else:
         print(f"{result.completed_epochs} epochs", end="")
         print("".join(f", best {name} {value:.4f}" for name, value in result.best.items() if value is not None))

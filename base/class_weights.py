@@ -27,7 +27,7 @@ def weights_by_rule(rule: Rule, counts: Tensor) -> Tensor:
     effective: w_c ~ (1 - BETA) / (1 - BETA^n_c), one over the effective number of samples (Cui et al. 2019, section 4).
 
     Each is scaled so that the training samples' mean weight is 1: a loss is divided by the sum of its weights, so the
-    scale changes nothing in it. A class without a sample counts as if it had one.
+    scale changes nothing in it. A class without a sample has weight 1, that of the mean sample.
     """
     samples = counts.double().clamp(min=1)
     if rule == "balanced":
@@ -36,4 +36,5 @@ def weights_by_rule(rule: Rule, counts: Tensor) -> Tensor:
         weights = samples.rsqrt()
     else:
         weights = (1 - BETA) / -torch.expm1(samples * math.log(BETA))
-    return (weights * samples.sum() / (weights * samples).sum()).float()
+    weights = weights * counts.sum().clamp(min=1) / (weights * counts).sum().clamp(min=torch.finfo(torch.float64).tiny)
+    return torch.where(counts > 0, weights, 1.0).float()

@@ -53,14 +53,16 @@ class Mixing(Protocol):
     def batch_share(self) -> float:
         """The share of all batches that it mixes."""
 
-    def plan(self, targets: Mapping[str, Tensor], image_hw: tuple[int, int], stream: np.random.Generator) -> Mix | None:
-        """How to mix a batch of these targets, (B,) by head on the CPU, and images of that height and width; all that
-        is left to chance is drawn from `stream`. None: the batch stays as it is."""
+    def plan(
+        self, scoring_targets: Mapping[str, Tensor], image_hw: tuple[int, int], stream: np.random.Generator
+    ) -> Mix | None:
+        """How to mix a batch of these classes, (B,) by attribute on the CPU, and images of that height and width; all
+        that is left to chance is drawn from `stream`. None: the batch stays as it is."""
 
 
 def plan_mix(
     mixings: Sequence[Mixing],
-    targets: Mapping[str, Tensor],
+    scoring_targets: Mapping[str, Tensor],
     image_hw: tuple[int, int],
     seed: int,
     epoch: int,
@@ -69,11 +71,11 @@ def plan_mix(
 ) -> Mix | None:
     """How the batch `batch` of `epoch` is mixed on process `rank`, by one of `mixings` or not at all (None).
 
-    targets: by head, (B,) int64 on the CPU. A function of its arguments: nothing is kept."""
+    scoring_targets: by attribute, (B,) int64 on the CPU. A function of its arguments: nothing is kept."""
     stream = numpy_stream(seed, "mixing", epoch, batch, rank)
     chance, below = stream.random(), 0.0
     for mixing in mixings:
         below += mixing.batch_share
         if chance < below:
-            return mixing.plan(targets, image_hw, stream)
+            return mixing.plan(scoring_targets, image_hw, stream)
     return None

@@ -19,10 +19,14 @@ WRAPPERS = ("module.", "_orig_mod.")
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Loads `weights`, read from the checkpoint `path`, into `model`.
 
-    Raises CheckpointError naming the layers that are missing, unknown, of another shape or not finite, and leaves the
-    model as it was. Weights in half precision are taken, with a warning. What torch's wrappers put before every name is
-    taken off."""
+    Raises CheckpointError naming the layers that are missing, unknown, of another shape, of another kind of numbers, or
+    not finite, and leaves the model as it was. Weights in half precision are taken, with a warning. What torch's
+    wrappers put before every name is taken off."""
     expected = model.state_dict()
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
+    ):
+        raise CheckpointError(f"{path}: holds no weights by name where they should be; use an earlier checkpoint")
     weights = without_wrappers(weights)
     lacking, unknown = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     if lacking or unknown:
@@ -36,12 +40,31 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     ]
     if wrong:
         raise CheckpointError(f"{path}: does not fit the model (another number of classes?): {'; '.join(wrong[:3])}")
-    bad = {name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()}
+    odd = [
+        f"{name} is {_kind(weights[name])}, and the model's is {_kind(tensor)}"
+        for name, tensor in expected.items()
+        if _kind(weights[name]) != _kind(tensor)
+    ]
+    if odd:
+        raise CheckpointError(f"{path}: does not fit the model: {'; '.join(odd[:3])}")
+    # In the model's own precision: what float64 holds may be infinite there.
+    bad = {name for name, tensor in expected.items() if not weights[name].to(tensor.dtype).isfinite().all()}
     if bad:
         raise CheckpointError(f"{path}: the weights of {_few(bad)} are not finite; use an earlier checkpoint")
     if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in weights.values()):
         logger.warning("%s: holds half-precision weights; they are used in float32, no finer than they are", path)
     model.load_state_dict(weights)
+
+
+def _kind(tensor: Tensor) -> str:
+    """What decides whether a tensor can stand for another: its numbers, and whether they are there, one by one."""
+    if tensor.is_meta:
+        return "a tensor without its numbers (device meta)"
+    if tensor.layout != torch.strided:
+        return f"sparse ({tensor.layout})"
+    if tensor.is_quantized or tensor.is_complex() or tensor.dtype == torch.bool:
+        return str(tensor.dtype)
+    return "of floating-point numbers" if tensor.is_floating_point() else "of whole numbers"
 
 
 def without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -102,6 +102,11 @@ class AttributeDataLoader(BaseDataLoader):
         return self._validation_records
 
     @property
+    def images_per_epoch(self) -> int:
+        """What an epoch shows, over all processes; images that a sampler repeats count as often as they come."""
+        return self._sampler.num_samples
+
+    @property
     def steps_per_epoch(self) -> int:
         return len(self._sampler)
 

@@ -20,8 +20,8 @@ from utils.wording import not_one_of
 
 __all__ = ["CutMix", "MixUp"]
 
-Partners = TypedDict("Partners", {"head": str, "class": str})
-"""The images that partners are drawn from: those of one training class of one head."""
+Partners = TypedDict("Partners", {"attribute": str, "class": str})
+"""The images that partners are drawn from: those of one class of one attribute, as it is scored."""
 
 ShareRange = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
@@ -31,8 +31,9 @@ class BaseMixing(ABC):
 
     batch_share: the share of batches that are mixed, the others stay as they are; alpha: the share that an image keeps
     of itself is drawn from Beta(alpha, alpha), once a batch; share_range: instead of alpha, it is drawn evenly from
-    [lowest, highest]; partners: {"head": ..., "class": ...}, each image's partner is drawn from the batch's images of
-    this training class, and a batch without any is not mixed (None: the batch in random order).
+    [lowest, highest]; partners: {"attribute": ..., "class": ...}, each image's partner is drawn from the batch's images
+    of this class (as it is scored, whatever the training bins and heads are), and a batch without any is not mixed
+    (None: the batch in random order).
 
     Raises ValueError for alpha and share_range together, a range that falls, and names that there are none of.
     """
@@ -56,13 +57,15 @@ class BaseMixing(ABC):
         self.share_range = share_range
         self.partner_class = None if partners is None else _partner_class(partners, label_space)
 
-    def plan(self, targets: Mapping[str, Tensor], image_hw: tuple[int, int], stream: np.random.Generator) -> Mix | None:
+    def plan(
+        self, scoring_targets: Mapping[str, Tensor], image_hw: tuple[int, int], stream: np.random.Generator
+    ) -> Mix | None:
         """See base.mixing.Mixing."""
         if self.share_range is not None:
             share = float(stream.uniform(self.share_range[0], self.share_range[1]))
         else:
             share = float(stream.beta(self.alpha, self.alpha))
-        partners = self._partners(targets, stream)
+        partners = self._partners(scoring_targets, stream)
         share, box = self._cut(share, image_hw, stream)
         if partners is None or share == 1:
             return None
@@ -72,12 +75,12 @@ class BaseMixing(ABC):
     def _cut(self, share: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:
         """The box that the partner fills (None: blended), and the share that this leaves of the image."""
 
-    def _partners(self, targets: Mapping[str, Tensor], stream: np.random.Generator) -> Tensor | None:
-        batch = len(next(iter(targets.values())))
+    def _partners(self, scoring_targets: Mapping[str, Tensor], stream: np.random.Generator) -> Tensor | None:
+        batch = len(next(iter(scoring_targets.values())))
         if self.partner_class is None:
             return torch.from_numpy(stream.permutation(batch))
-        head, number = self.partner_class
-        rows = (targets[head] == number).nonzero().flatten()
+        attribute, number = self.partner_class
+        rows = (scoring_targets[attribute] == number).nonzero().flatten()
         return rows[torch.from_numpy(stream.integers(len(rows), size=batch))] if len(rows) else None
 
 
@@ -151,10 +154,11 @@ def _one_side(share: float, length: int, stream: np.random.Generator) -> tuple[i
 
 def _partner_class(partners: Partners, label_space: LabelSpace | None) -> tuple[str, int]:
     assert label_space is not None, "partners are named by a label space's classes"
-    head, name = partners["head"], partners["class"]
-    if head not in label_space.heads:
-        raise ValueError(f'partners names the head "{head}", which {not_one_of(head, label_space.heads)}')
-    names = label_space.heads[head].class_names
+    attribute, name = partners["attribute"], partners["class"]
+    known = label_space.predicted_attributes
+    if attribute not in known:
+        raise ValueError(f'partners names the attribute "{attribute}", which {not_one_of(attribute, known)}')
+    names = known[attribute].class_names
     if name not in names:
-        raise ValueError(f'partners names "{name}", which {not_one_of(name, names)} (the classes of {head})')
-    return head, names.index(name)
+        raise ValueError(f'partners names "{name}", which {not_one_of(name, names)} (the classes of {attribute})')
+    return attribute, names.index(name)

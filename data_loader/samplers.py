@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from base.batch import UNKNOWN
@@ -19,6 +22,10 @@ from utils.signatures import PositiveInt
 from utils.wording import not_one_of
 
 __all__ = ["MPerClassSampler", "RepeatSampler", "WeightedSampler"]
+
+logger = logging.getLogger(__name__)
+
+Times = Annotated[int, Field(ge=1, le=1000)]
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class RepeatSampler(BaseSampler):
     1 for all others and where the class is unknown. Where an image is named by several, their product.
     """
 
-    def __init__(self, label_space: LabelSpace, times: dict[str, dict[str, PositiveInt]]) -> None:
+    def __init__(self, label_space: LabelSpace, times: dict[str, dict[str, Times]]) -> None:
         super().__init__(label_space)
         self.heads = {name: _head_named("times", name, label_space) for name in times}
         self.times = times
@@ -121,6 +128,7 @@ class MPerClassSampler(BaseSampler):
         targets = _known_targets(self.head, records)
         members = [np.flatnonzero(targets == number) for number in range(self.head.num_classes)]
         members = [indices for indices in members if len(indices)]
+        self._tell_what_is_left_out([records[index] for indices in members for index in indices.tolist()], len(records))
         size = self.images_per_class
         groups = max(1, sum(map(len, members)) // size)
 
@@ -130,6 +138,16 @@ class MPerClassSampler(BaseSampler):
             return np.concatenate([stream.choice(each, size, replace=len(each) < size) for each in chosen])
 
         return EpochOrder(groups * size, draw)
+
+    def _tell_what_is_left_out(self, shown: Sequence[Record], total: int) -> None:
+        if len(shown) == total:
+            return
+        logger.warning(
+            'sampler: %d of %d training images are shown, those whose "%s" is known', len(shown), total, self.head.name
+        )
+        for name, count in class_counts(shown, self.label_space).items():
+            if count.sum() == 0:
+                logger.warning("sampler: the head %s cannot learn: none of the images shown has a label for it", name)
 
 
 def class_counts(records: Sequence[Record], label_space: LabelSpace) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
@@ -37,6 +38,18 @@ class Split:
     train: list[Record]
     validation: list[Record]
     test: list[Record]
+
+    def digest(self, label_space: LabelSpace) -> str:
+        """A fingerprint of which images are on which side, whose they are, and what is known of them: equal for the
+        same data wherever it lies."""
+        found = hashlib.blake2b(digest_size=16)
+        for side in (self.train, self.validation, self.test):
+            for record in side:
+                person = "" if record.person == str(record.path) else record.person  # the image stands for itself
+                known = {**label_space.targets(record.attributes), **label_space.scoring_targets(record.attributes)}
+                found.update(f"{record.name}\0{person}\0{sorted(known.items())}\n".encode())
+            found.update(b"\n")
+        return found.hexdigest()
 
 
 class BaseSplit(ABC):
@@ -198,6 +211,8 @@ class KFoldSplit(_StratifiedSplit):
     def _in_validation(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[bool]:
         assert self.fold is not None, "one fold is divided at a time"
         persons = self._ordered_persons(records, label_space, seed)
+        if len(persons) < self.folds:
+            raise DataError(f"split.args.folds = {self.folds}: there are {len(persons)} persons; use no more folds")
         chosen = {person for place, person in enumerate(persons) if place % self.folds == self.fold}
         return [record.person in chosen for record in records]
 

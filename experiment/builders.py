@@ -227,6 +227,9 @@ def describe_run(
         if records
     ]
     batch = data_loader.batch_size
+    epoch = data_loader.images_per_epoch
+    if epoch != len(data_loader.train_records):
+        sides.append(f"{epoch} images to an epoch")
     data = (
         f"{', '.join(sides)}; heads: {', '.join(f'{n} ({h.num_classes})' for n, h in labels.heads.items())}; "
         f"global batch {batch * process_group.world_size() * settings.accumulation_steps} ({batch} x "

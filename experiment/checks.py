@@ -24,6 +24,7 @@ from experiment.watched import metric_problems
 from inference.views import views_problems
 from model import architectures, schedules
 from parse_config import ConfigParser
+from trainer.averaging import StochasticWeightAveraging
 from utils.errors import ConfigError
 from utils.run_folders import obstacle_to_writing
 from utils.wording import not_one_of
@@ -69,7 +70,8 @@ def problems_between_sections(config: ConfigParser, some_are_wrong: bool = True)
             checks.append(lambda: _sampler_problems(config, sampler))
         checks += [lambda: _mixing_problems(config, labels), lambda: _loss_problems(config, labels, attempt)]
         checks += [lambda: _embedding_problems(config, labels), lambda: metric_problems(config, labels)]
-    checks += [lambda: _schedule_problems(config, attempt), lambda: _folder_problems(config)]
+    checks += [lambda: _schedule_problems(config, attempt), lambda: _averaging_problems(config)]
+    checks.append(lambda: _folder_problems(config))
     for check in checks:
         problems += attempt(check) or []
     return problems
@@ -190,7 +192,7 @@ def _loss_problems(config: ConfigParser, labels: LabelSpace, attempt: Callable[[
         )
     weights = [config.extra(f"loss.heads.{name}").weight for name in heads]
     if not any(weights):
-        problems.append(f"{config.origin('loss.heads')}: loss.heads: every weight is 0, so nothing would be trained")
+        problems.append(f"{config.origin('loss.heads')}: loss.heads: every weight is 0, so no head would be trained")
     return problems
 
 
@@ -245,6 +247,13 @@ def _schedule_problems(config: ConfigParser, attempt: Callable[[Callable[[], Any
         return [config.problem("lr_scheduler.warmup_epochs", f"must be below trainer.epochs = {epochs}")]
     if schedules.needs_metric(spec["type"]) and spec.get("interval") == "step":
         return [config.problem("lr_scheduler.interval", f'must be "epoch": {spec["type"]} looks at an epoch\'s metric')]
+    return []
+
+
+def _averaging_problems(config: ConfigParser) -> list[str]:
+    averaging, epochs = config.build("weight_averaging"), config["trainer"]["epochs"]
+    if isinstance(averaging, StochasticWeightAveraging) and averaging.from_epoch > epochs:
+        return [config.problem("weight_averaging.args.from_epoch", f"is never reached: trainer.epochs = {epochs}")]
     return []
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 from base.base_trainer import TrainerSettings
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from base.scores import Scores
 from data_loader.loaders import AttributeDataLoader
+from data_loader.samplers import class_counts
 from experiment.schema import metric_functions
 from model import metric
+from model.schedules import needs_metric
 from parse_config import ConfigParser, listed
 from utils.errors import DataError
 from utils.wording import not_one_of
+
+logger = logging.getLogger(__name__)
 
 
 def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
@@ -46,6 +52,13 @@ def metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
         if place == "lr_scheduler.metric":
             if name not in known:
                 problems.append(config.problem(place, not_one_of(name, known)))
+            elif needs_metric(config["lr_scheduler"]["type"]):
+                wanted = "min" if "loss" in name else "max"
+                if config["lr_scheduler"].get("args", {}).get("mode", "min") != wanted:
+                    problems.append(
+                        f'{config.origin(place)}: lr_scheduler.args.mode must be "{wanted}" for {name}, or the rate '
+                        "falls as it gets better"
+                    )
             continue
         texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
         mode = texts.get(place, "").split(" ")[0] or trainer["save_best"][int(place.split(".")[-1])].split(" ")[0]
@@ -74,3 +87,16 @@ def refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, data_lo
                     place, f"watches {name}, but no validation image has the labels that it needs; watch another"
                 )
             )
+
+
+def refuse_unlearnable(labels: LabelSpace, data_loader: AttributeDataLoader) -> None:
+    """Raises DataError where no training image has a label for any head; a single head without one is warned of."""
+    counts = class_counts(data_loader.train_records, labels)
+    without = [name for name, count in counts.items() if count.sum() == 0]
+    if len(without) == len(counts):
+        raise DataError(
+            f"nothing can be learned: no training image has a label for a head ({', '.join(without)}); a head of "
+            "several attributes needs images that know all of them"
+        )
+    for name in without:
+        logger.warning("the head %s cannot learn: no training image has a label for it", name)

@@ -35,6 +35,9 @@ from utils.errors import ConfigError
 
 Vote = Literal["soft", "hard"]
 
+OF_THE_MODELS = "in the order of the models"
+"""Where the order of the answer's attributes is from, if no model's label space tells it."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -85,12 +88,7 @@ class Ensemble:
 
     def describe(self) -> list[str]:
         """Lines for the log: what the answer is, and who decides which part of it."""
-        sizes = [len(self.labels.attributes[name].class_names) for name in self._order]
-        terms = [
-            name if factor == 1 else f"{name} * {factor}"
-            for name, factor in zip(self._order, [math.prod(sizes[i:]) for i in range(1, len(sizes) + 1)], strict=True)
-        ]
-        lines = [f"answer = {' + '.join(terms)} ({self.labels.num_answers} classes, {self._order_is})"]
+        lines = [f"answer = {self._formula()} ({self.labels.num_answers} classes, {self._order_is})"]
         for group in self.groups:
             total = sum(self._weights[model] for model in group.models)
             shares = [f"{self._names[model]} ({self._weights[model] / total:.3g})" for model in group.models]
@@ -99,6 +97,21 @@ class Ensemble:
                 apart = ", apart from the others, as the models' attributes overlap without being the same"
             lines.append(f"{' x '.join(group.attributes)}: by {', '.join(shares)}{apart}")
         return lines
+
+    def warnings(self) -> list[str]:
+        """What the user must know of the answer, where nothing but the order of the models says what its codes mean."""
+        if self._order_is != OF_THE_MODELS:
+            return []
+        return [
+            f"answer = {self._formula()}: none of the models' labels.attributes names all of these, so their order is "
+            "that of --resume; name the models in the order that is wanted, or let labels.attributes of one name all"
+        ]
+
+    def _formula(self) -> str:
+        sizes = [len(self.labels.attributes[name].class_names) for name in self._order]
+        factors = [math.prod(sizes[i:]) for i in range(1, len(sizes) + 1)]
+        terms = zip(self._order, factors, strict=True)
+        return " + ".join(name if factor == 1 else f"{name} * {factor}" for name, factor in terms)
 
     # --- who speaks of what ---
 
@@ -125,7 +138,7 @@ class Ensemble:
         for labels, model in zip(self._models, self._names, strict=True):
             if wanted <= labels.attributes.keys():
                 return tuple(name for name in labels.attributes if name in wanted), f"labels.attributes of {model}"
-        return _unique(itertools.chain(*self._sets)), "in the order of the models"
+        return _unique(itertools.chain(*self._sets)), OF_THE_MODELS
 
     def _answer_labels(self) -> LabelSpace:
         """The first model's label space that says all, or else one with a head for each attribute."""

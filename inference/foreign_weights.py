@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,36 @@ BACKBONE, HEADS = "backbone.", "heads."
 RECOUNTED = ("num_batches_tracked", "relative_position_index", "attn_mask")
 """Buffers that no answer depends on, or that the model makes itself."""
 
+COMMON_ATTRIBUTES = frozenset({"mask", "gender", "sex", "age"})
+"""What layers are called after though the config may not know of it: a head of ages must not become one of masks."""
+
+DEEPEST = 3
+"""How many dicts deep the weights are looked for."""
+
 SHOWN = 8
 
 
 def state_dict_in(content: Any, path: Path) -> dict[str, Tensor]:
     """The weights by name in what `read_foreign_checkpoint` gives. Raises CheckpointError where there are none."""
-    if _is_state_dict(content):
-        return dict(content)
-    if isinstance(content, Mapping):
-        named = [key for key in (*STATE_DICT_KEYS, *content) if _is_state_dict(content.get(key))]
-        if named:
-            return dict(content[named[0]])
+    if found := list(_state_dicts(content)):
+        _, _, weights = min(found, key=lambda each: each[:2])
+        return dict(weights)
     holds = (
         f"a dict with {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else "something else"
     )
     raise CheckpointError(f"{path}: holds no weights by name (it holds {holds}); save the model's state_dict")
+
+
+def _state_dicts(
+    content: Any, depth: int = 0, unlikely: bool = False
+) -> Iterator[tuple[bool, int, Mapping[str, Tensor]]]:
+    """Every one in nested dicts: whether it lies anywhere but under STATE_DICT_KEYS, how deep, and itself; the
+    likeliest keys first."""
+    if _is_state_dict(content):
+        yield unlikely, depth, content
+    elif isinstance(content, Mapping) and depth < DEEPEST:
+        for key in [*(key for key in STATE_DICT_KEYS if key in content), *content]:
+            yield from _state_dicts(content[key], depth + 1, unlikely or key not in STATE_DICT_KEYS)
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -206,9 +221,9 @@ class Fitting:
         return [_words(head), _words(attributes)]
 
     def _spoken_of(self, layer: str) -> set[str]:
-        """The words of a layer's name that some head goes by."""
-        vocabulary = set().union(*(words for head in self.labels.heads for words in self._called(head)))
-        return _words(layer) & vocabulary
+        """The words of a layer's name that some head goes by, or an attribute of this or of any program."""
+        called = [words for head in self.labels.heads for words in self._called(head)]
+        return _words(layer) & set().union(COMMON_ATTRIBUTES, *called, *map(_words, self.labels.attributes))
 
     def _drop_what_nothing_needs(self) -> None:
         """Buffers that the model makes itself, and timm's own classifier where heads have taken its place."""

@@ -18,9 +18,11 @@ from inference.parts import Part
 from inference.predictor import Predictor
 from inference.submission import Answers, align, read_answers
 from parse_config import listed
-from utils.errors import ConfigError
+from utils.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
+
+EVALUATION_TABLE = "info.csv"
 
 
 def choose_records(parts: Sequence[Part], info_dir: str | None, side: str | None) -> list[Record]:
@@ -29,21 +31,39 @@ def choose_records(parts: Sequence[Part], info_dir: str | None, side: str | None
 
     Raises ConfigError where the runs' sides differ: some model has trained on what another is validated with."""
     predictor = parts[0].predictor
-    configured = [part.predictor.config["info_dir"] for part in parts if part.predictor.config.get("info_dir")]
-    folder = info_dir or (configured[0] if configured else None)
-    if side is None and folder is not None:
+    folder = evaluation_folder(parts, info_dir) if side is None else None
+    if folder is not None:
         logger.info("images to judge: %s", folder)
         return _sound(predictor, read_evaluation_folder(folder), asked=True)
     asked, side = side is None, side or "test"
     _refuse_folds(parts, side)
+    for part in parts:
+        if lacking := {"data", "split"} - part.predictor.config.keys():
+            raise CheckpointError(f"{part.path}: its config lacks {', '.join(sorted(lacking))}; name --info-dir")
     records = _side(predictor, side)
     for part in parts[1:]:
-        if not _split_alike(predictor, part.predictor) and _paths(_side(part.predictor, side)) != _paths(records):
+        if _paths(_side(part.predictor, side)) != _paths(records):
             raise ConfigError(
                 f"--split {side}: {parts[0].path} and {part.path} divided their images otherwise, so one may have "
                 "trained on what the other is scored with; name --info-dir, or one of them"
             )
     return _sound(predictor, records, asked)
+
+
+def evaluation_folder(parts: Sequence[Part], info_dir: str | None) -> str | None:
+    """`info_dir`, or the folder that the first config names which names one."""
+    configured = (part.predictor.config.get("info_dir") for part in parts)
+    return info_dir or next((folder for folder in configured if folder), None)
+
+
+def files_read(parts: Sequence[Part], info_dir: str | None, side: str | None, answers: str | None) -> list[Path]:
+    """The files that an answer is made of, which no answer may be written over: the checkpoints, the table of the
+    images and that of the true answers."""
+    folder = evaluation_folder(parts, info_dir) if side is None else None
+    tables = [Path(folder) / EVALUATION_TABLE] if folder is not None else []
+    if answers is not None:
+        tables.append(Path(answers))
+    return [*tables, *(part.path for part in parts)]
 
 
 def read_truth(answers: str | None, labels: LabelSpace, records: Sequence[Record]) -> Answers | None:
@@ -67,22 +87,27 @@ def persons_of(records: Sequence[Record], truth: Answers | None) -> list[str]:
 
 
 def _side(predictor: Predictor, side: str) -> list[Record]:
+    """Raises DataError where the data no longer divides as it did when the model was trained."""
     config, labels = predictor.config, predictor.labels
     built = [listed(sources)[spec["type"]](**spec.get("args", {})) for spec in config["data"]]
     rule = listed(splits)[config["split"]["type"]](**config["split"].get("args", {}))
+    if isinstance(rule, splits.KFoldSplit) and rule.fold is None:
+        raise ConfigError(f"--split {side}: the model's split has {rule.folds} folds, and it is of none of them")
     fixes = config.get("label_fixes")
-    records_known = read_records(built, labels, Path(fixes) if fixes else None)
-    divided = rule.divide(records_known, labels, config.get("seed", 42))
+    known = read_records(built, labels, Path(fixes) if fixes else None)
+    divided = rule.divide(known, labels, config.get("seed", 42))
+    if predictor.split_digest is None:
+        logger.warning("--split %s: nothing tells which images the model was trained on; it may know these", side)
+    elif predictor.split_digest != divided.digest(labels):
+        raise DataError(
+            f"--split {side}: the images, their labels or the sides of the split are not those that the model was "
+            "trained with (the sources, their tables, or label_fixes have changed since); put them back, or name "
+            "--info-dir"
+        )
     records: list[Record] = getattr(divided, side)
     if not records:
         raise ConfigError(f"--split {side}: the run's data has no {side} images; name --info-dir or another --split")
     return records
-
-
-def _split_alike(one: Predictor, other: Predictor) -> bool:
-    return one.labels.to_config() == other.labels.to_config() and all(
-        one.config.get(key) == other.config.get(key) for key in ("data", "split", "seed")
-    )
 
 
 def _paths(records: Sequence[Record]) -> set[Path]:
@@ -103,11 +128,11 @@ def _refuse_folds(parts: Sequence[Part], side: str) -> None:
 def _sound(predictor: Predictor, records: list[Record], asked: bool) -> list[Record]:
     """All records, every image of them sound. Those that training left out are left out of its split again; where an
     answer is asked for each image, a bad one is an error."""
-    remembered = Path(predictor.config["trainer"].get("save_dir", "saved/")) / CHECKED_IMAGES_FILE
+    remembered = Path(predictor.config.get("trainer", {}).get("save_dir", "saved/")) / CHECKED_IMAGES_FILE
     paths = [record.path for record in records]
     if asked:
         check_images(paths, remembered, remedy="repair them: every image must have an answer")
         return records
-    policy = predictor.config["data_loader"].get("args", {}).get("on_bad_image", "refuse")
+    policy = predictor.config.get("data_loader", {}).get("args", {}).get("on_bad_image", "refuse")
     bad = set(check_images(paths, remembered, policy))
     return [record for record in records if record.path not in bad]

@@ -19,8 +19,8 @@ from data_loader.records import Record
 from inference.evaluation import SetScores, evaluate_classes
 from inference.predictor import Predictor, find_checkpoint
 from inference.submission import write_csv
+from inference.views import PRESETS
 from utils import process_group
-from utils.errors import DataError
 from utils.run_folders import RunFolders
 
 logger = logging.getLogger(__name__)
@@ -66,54 +66,76 @@ def _short(scores: Sequence[SetScores]) -> str:
     return ", ".join(f"{row.name} macro F1 {row.macro_f1:.4f} accuracy {row.accuracy:.4f}" for row in scores)
 
 
-def predict_fold(folders: RunFolders, records: Sequence[Record], device: torch.device) -> None:
-    """Writes what the fold's best checkpoint says of its validation images, unless that is there already."""
+def predict_fold(
+    folders: RunFolders, records: Sequence[Record], labels: LabelSpace, device: torch.device
+) -> list[Record]:
+    """Writes what the fold's best checkpoint says of its validation images, `records`, unless that is there already.
+    Returns the images that it speaks of: all but those that training passed over as unreadable."""
     file = folders.models / OUT_OF_FOLD_FILE
-    if process_group.is_main_process() and not file.exists():
-        predictor = Predictor.from_checkpoint(find_checkpoint(folders.models), device)
-        arguments = predictor.config["data_loader"].get("args", {})
-        if arguments.get("on_bad_image") == "skip":  # those that training passed over are passed over again
-            remembered = folders.save_dir / CHECKED_IMAGES_FILE
-            bad = set(check_images([record.path for record in records], remembered, "skip"))
-            records = [record for record in records if record.path not in bad]
-        probabilities = predictor.judge(records)
-        header, values = ["id", "person", "fold"], []
-        for head, table in probabilities.by_head.items():
-            header += [f"{head} {name}" for name in predictor.labels.heads[head].class_names]
-            values.append(table)
+    predictor = Predictor.from_checkpoint(find_checkpoint(folders.models), device, PRESETS["none"])
+    if predictor.config["data_loader"].get("args", {}).get("on_bad_image") == "skip":
+        remembered = folders.save_dir / CHECKED_IMAGES_FILE
+        bad = set(check_images([record.path for record in records], remembered, "skip"))
+        records = [record for record in records if record.path not in bad]
+    if process_group.is_main_process() and not _is_whole(file, records, folders.fold, labels):
+        if file.exists():
+            logger.warning("%s: is not what this fold says of its images; it is made anew", file)
+        table = torch.cat(list(predictor.judge(records).by_head.values()), dim=1)
         rows = [
-            [record.name, record.person, folders.fold, *(f"{value:.9g}" for value in row)]  # exact for a float32
-            for record, row in zip(records, torch.cat(values, dim=1).tolist(), strict=True)
+            [*_key(record, folders.fold), *(f"{value:.9g}" for value in row)]  # exact for a float32
+            for record, row in zip(records, table.tolist(), strict=True)
         ]
-        write_csv(file, header, rows)
+        write_csv(file, _header(labels), rows)
     process_group.barrier()
+    return list(records)
 
 
-def join_folds(run: RunFolders, num_folds: int, labels: LabelSpace, records: Sequence[Record]) -> FoldScores:
+def join_folds(run: RunFolders, labels: LabelSpace, records_by_fold: Sequence[Sequence[Record]]) -> FoldScores:
     """Puts the folds' files together to the run's, in order of folds, and scores them against what the records know.
 
-    Raises DataError for a file that is not what `predict_fold` writes for these records."""
-    header: list[str] = []
-    rows: list[list[str]] = []
-    for fold in range(num_folds):
-        header, of_fold = _read(run.of_fold(fold).models / OUT_OF_FOLD_FILE)
-        rows += of_fold
+    records_by_fold: of each fold, the images that its file speaks of. Where sources call several images alike, the
+    run's file has their paths for ids."""
+    rows = [row for fold in range(len(records_by_fold)) for row in _read(run.of_fold(fold).models / OUT_OF_FOLD_FILE)]
+    records = [record for of_fold in records_by_fold for record in of_fold]
+    names = [record.name for record in records]
     if process_group.is_main_process():
-        write_csv(run.models / OUT_OF_FOLD_FILE, header, rows)
+        ids = names if len(set(names)) == len(names) else [str(record.path) for record in records]
+        write_csv(
+            run.models / OUT_OF_FOLD_FILE, _header(labels), [[i, *row[1:]] for i, row in zip(ids, rows, strict=True)]
+        )
     process_group.barrier()
-    by_key = {(record.name, record.person): record for record in records}
-    try:
-        judged = [by_key[row[0], row[1]] for row in rows]
-    except KeyError as error:
-        raise DataError(f"{run.models}: an {OUT_OF_FOLD_FILE} names {error}, which the data does not have") from None
-    known = labels.known_targets([record.attributes for record in judged])
+    known = labels.known_targets([record.attributes for record in records])
     answers, said = _classes(labels, rows)
-    persons = [record.person for record in judged]
+    persons = [record.person for record in records]
     fold_of = torch.tensor([int(row[2]) for row in rows])
     return FoldScores(
-        [_scores(labels, answers, said, known, persons, fold_of == fold) for fold in range(num_folds)],
+        [_scores(labels, answers, said, known, persons, fold_of == fold) for fold in range(len(records_by_fold))],
         _scores(labels, answers, said, known, persons, torch.ones_like(fold_of, dtype=torch.bool)),
     )
+
+
+def _header(labels: LabelSpace) -> list[str]:
+    classes = [f"{name} {known}" for name, head in labels.heads.items() for known in head.class_names]
+    return ["id", "person", "fold", *classes]
+
+
+def _key(record: Record, fold: int | None) -> list[str]:
+    return [record.name, record.person, str(fold)]
+
+
+def _is_whole(file: Path, records: Sequence[Record], fold: int | None, labels: LabelSpace) -> bool:
+    """Whether the file has a row of probabilities for each record, and no other."""
+    header = _header(labels)
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            found = list(csv.reader(stream))
+        return (
+            found[:1] == [header]
+            and [row[:3] for row in found[1:]] == [_key(record, fold) for record in records]
+            and all(len(row) == len(header) and all(0 <= float(value) <= 1 for value in row[3:]) for row in found[1:])
+        )
+    except (OSError, ValueError, csv.Error):
+        return False
 
 
 def _classes(labels: LabelSpace, rows: Sequence[Sequence[str]]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -140,7 +162,6 @@ def _scores(
     return evaluate_classes(labels, answers[chosen], {name: s[chosen] for name, s in said.items()}, truth, own)
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+def _read(path: Path) -> list[list[str]]:
     with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    return header, rows
+        return list(csv.reader(file))[1:]

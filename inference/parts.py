@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 LONGEST_TITLE = 150
 
+LEAST_WEIGHT, GREATEST_WEIGHT = 1e-9, 1e9
+"""Of --weights: their sums and shares are then ordinary numbers."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -53,7 +56,7 @@ def load_parts(
     that of a run of folds is shared by its folds; views: see Predictor. Raises ConfigError, CheckpointError."""
     parts = []
     for path, weight in zip(named, checked_weights(weights, len(named)), strict=True):
-        folds = _folds(path)
+        folds = begun_folds(path)
         if not folds:
             file = find_checkpoint(path, checkpoint)
             parts.append(Part(file, Predictor.from_checkpoint(file, device, views), weight))
@@ -81,12 +84,17 @@ def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     given = " ".join(f"{weight:g}" for weight in weights)
     if len(weights) != count:
         raise ConfigError(f"--weights {given}: names {len(weights)}, and --resume {count}; give one for each")
-    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+    if not all(weight > 0 and math.isfinite(weight) for weight in weights):
         raise ConfigError(f"--weights {given}: every weight must be above 0; leave out the model that is not to count")
+    if not all(LEAST_WEIGHT <= weight <= GREATEST_WEIGHT for weight in weights):
+        raise ConfigError(
+            f"--weights {given}: every weight must be from {LEAST_WEIGHT:g} to {GREATEST_WEIGHT:g}; only their ratios "
+            "count"
+        )
     return list(weights)
 
 
-def _folds(path: Path) -> dict[int, Path]:
+def begun_folds(path: Path) -> dict[int, Path]:
     """The folds of a run that hold a checkpoint; none where `path` is no run of folds. Raises CheckpointError."""
     folds = folds_in(path) if path.is_dir() else {}
     begun = {number: folder for number, folder in folds.items() if any(folder.glob("*.pth"))}

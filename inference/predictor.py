@@ -14,17 +14,20 @@ import torch
 from torch import Tensor
 
 from base.base_model import BaseModel
+from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
 from data_loader.loaders import views_loader
 from data_loader.pipeline import first_line
 from data_loader.records import Record
+from inference.checkpoint_content import check_content
 from inference.views import PRESETS, Views, view_pipelines
 from logger.log import progress_bar
 from model.architectures import build_without_weights
 from utils.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, ConfigError
+from utils.run_folders import read_kept_config
 from utils.stop_signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ class Predictor:
         self.config: dict[str, Any] = content["config"]
         self.run_name: str = content["run_name"]
         self.completed_epochs: int = content["completed_epochs"]
+        self.split_digest: str | None = content.get("split_digest")
         self.views = views or self.config.get("views") or PRESETS["none"]
         self.pipelines = view_pipelines(self.views, preprocessing)
 
@@ -89,6 +93,7 @@ class Predictor:
     def from_checkpoint(cls, path: Path, device: torch.device | str = "cpu", views: Views | None = None) -> Predictor:
         """Raises CheckpointError if the file is missing, damaged, hostile, or its weights do not fit its own config."""
         content = read_checkpoint(path)
+        check_content(content, path)
         try:
             labels = LabelSpace(**content["labels"])
             preprocessing = Preprocessing.from_config(content["preprocessing"])
@@ -171,8 +176,19 @@ def find_checkpoint(path: Path, name: str = "best") -> Path:
         return file
     there = sorted(file.stem for file in path.glob("*.pth"))
     if name == "best" and "last" in there:
-        logger.warning("%s: there is no best checkpoint (the run watched no metric); the last one is used", path)
+        logger.warning("%s: there is no best checkpoint%s; the last one is used", path, _why_no_best(path))
         return path / CHECKPOINT_NAMES["last"]
     if not there:
         raise CheckpointError(f"{path}: holds no checkpoint; name a run folder such as saved/models/<name>/<run>")
     raise CheckpointError(f"{path}: has no checkpoint {name!r}; it has {', '.join(there)}")
+
+
+def _why_no_best(run: Path) -> str:
+    """In brackets, as far as the run's config tells it."""
+    trainer = (read_kept_config(run) or read_kept_config(run.parent) or {}).get("trainer")
+    if not isinstance(trainer, dict):
+        return ""
+    monitor = trainer.get("monitor", TrainerSettings.monitor)
+    if monitor == "off":
+        return " (the run watched no metric)"
+    return f" (the run watched {monitor}: no epoch has had a value of it yet, or {CHECKPOINT_NAMES['best']} was lost)"

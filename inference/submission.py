@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from base.label_space import LabelSpace
+from data_loader.tables import read_table
 from utils.errors import ConfigError, DataError, StorageFullError
 from utils.files import write_atomically
 
 ID_COLUMN, ANSWER_COLUMN, PERSON_COLUMN = "ImageID", "ans", "person"
+
+SHOWN_CHARACTERS = 40
 
 
 @dataclass
@@ -55,34 +58,26 @@ def write_probabilities(path: Path, ids: Sequence[str], labels: LabelSpace, by_a
 
 
 def read_answers(path: Path, num_answers: int) -> Answers:
-    """Reads a CSV with the columns ImageID, ans and perhaps person.
+    """Reads a CSV with the columns ImageID, ans and perhaps person, whose empty cells say that it is not known.
 
     Raises DataError naming the row for a missing column, a doubled image, or an answer that is no class."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is not UTF-8; save it as UTF-8") from None
-    if not rows:
-        raise DataError(f"{path}: has no rows")
-    missing = [name for name in (ID_COLUMN, ANSWER_COLUMN) if name not in rows[0]]
-    if missing:
-        raise DataError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(map(str, rows[0]))}")
+    table = read_table(path, (ID_COLUMN, ANSWER_COLUMN))
     seen: dict[str, int] = {}
     answers = []
-    for number, row in enumerate(rows, start=2):
-        text = row[ANSWER_COLUMN] or ""
-        if not text.isdecimal() or int(text) >= num_answers:
-            raise DataError(f"{path} row {number}: {ANSWER_COLUMN} = {text!r} is not a class of 0 to {num_answers - 1}")
-        if row[ID_COLUMN] in seen:
-            raise DataError(f"{path} row {number}: {row[ID_COLUMN]} stands in row {seen[row[ID_COLUMN]]} already")
-        seen[row[ID_COLUMN]] = number
-        answers.append(int(text))
-    persons = [row[PERSON_COLUMN] for row in rows] if PERSON_COLUMN in rows[0] else None
+    for number, row in table:
+        name, text = row[ID_COLUMN], row[ANSWER_COLUMN]
+        digits = text.lstrip("0") or text[-1:]  # int() refuses thousands of digits
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 10 and int(digits) < num_answers):
+            shown = repr(text) if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]!r}..."
+            raise DataError(f"{path} row {number}: {ANSWER_COLUMN} = {shown} is not a class of 0 to {num_answers - 1}")
+        if name in seen:
+            raise DataError(f"{path} row {number}: {name} stands in row {seen[name]} already")
+        seen[name] = number
+        answers.append(int(digits))
+    persons = None
+    if PERSON_COLUMN in table[0][1]:
+        # An image of nobody known stands alone, under a name that no cell can hold.
+        persons = [row[PERSON_COLUMN] or f"\0{row[ID_COLUMN]}" for _, row in table]
     return Answers(list(seen), torch.tensor(answers), persons)
 
 

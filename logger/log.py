@@ -14,7 +14,7 @@ from tqdm import tqdm
 LOG_NAME = "training"
 """The project's logger: `logging.getLogger(LOG_NAME)` is what `open_log` has prepared."""
 
-PACKAGES = ("base", "data_loader", "inference", "model", "trainer", "utils")
+PACKAGES = ("base", "data_loader", "experiment", "inference", "model", "trainer", "utils")
 """Their modules log to `logging.getLogger(__name__)`, which says the same things in the same places."""
 
 _CONSOLE_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)

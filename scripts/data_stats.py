@@ -14,15 +14,15 @@ from typing import Any
 
 from data_loader.data_statistics import label_statistics, measure_images, size_statistics
 from data_loader.image_check import CHECKED_IMAGES_FILE, check_images
+from data_loader.records import read_records
 from data_loader.splits import KFoldSplit
-from experiment.builders import read_all_records
 from experiment.checks import check_config, problems_between_sections
 from experiment.schema import SECTIONS
 from logger.log import close_log, open_log
 from parse_config import ConfigParser, parse_arguments
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, run_command
-from utils.files import write_atomically
+from utils.errors import ConfigError, DataError, run_command
+from utils.files import obstacle_to_replacing, write_atomically
 from utils.run_folders import obstacle_to_writing
 
 Row = tuple[str, list[str]]
@@ -36,7 +36,9 @@ def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]
     if isinstance(split, KFoldSplit) and split.fold is None:
         split.fold = 0
         tell(f"the sides are those of fold 0 of {split.folds}")
-    divided = split.divide(read_all_records(config, labels), labels, config.extra().seed)
+    fixes = config.extra().label_fixes
+    known = read_records(config.build("data"), labels, None if fixes is None else Path(fixes))
+    divided = split.divide(known, labels, config.extra().seed)
     sides = {"train": divided.train, "validation": divided.validation, "test": divided.test}
     cache = Path(config.build("trainer").save_dir) / CHECKED_IMAGES_FILE
     policy = config["data_loader"].get("args", {}).get("on_bad_image", "refuse")
@@ -44,6 +46,8 @@ def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]
     bad = set(check_images(paths, cache, policy, show_progress=True))
     sides = {side: [record for record in records if record.path not in bad] for side, records in sides.items()}
     sides = {side: records for side, records in sides.items() if records}
+    if "train" not in sides:
+        raise DataError(f"none of the {len(divided.train)} training images can be read: there is nothing to count")
     sizes, pixels = measure_images(sides, show_progress=True)
     mean, std = pixels.mean_and_std()
     return {
@@ -52,11 +56,14 @@ def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]
             for side, known in label_statistics(sides, labels).items()
         },
         "training_pixels": {"pixels": pixels.num_pixels, "mean": mean, "std": std},
-        "normalize": {
-            "type": "Normalize",
-            "args": {"mean": [round(value, 4) for value in mean], "std": [round(value, 4) for value in std]},
-        },
+        "normalize": suggested_normalize(mean, std),
     }
+
+
+def suggested_normalize(mean: Sequence[float], std: Sequence[float]) -> dict[str, Any] | None:
+    """The transform of these pixels; None where a channel's standard deviation is 0, which nothing is divided by."""
+    rounded = {"mean": [round(value, 4) for value in mean], "std": [round(value, 4) for value in std]}
+    return {"type": "Normalize", "args": rounded} if all(rounded["std"]) else None
 
 
 def table(found: dict[str, Any]) -> list[str]:
@@ -81,7 +88,10 @@ def table(found: dict[str, Any]) -> list[str]:
         f"{channel} {mean:.4f} +- {std:.4f}"
         for channel, mean, std in zip("RGB", pixels["mean"], pixels["std"], strict=True)
     )
-    return [*lines, f"{pixels['pixels']:,} training pixels, of 0 to 1: {by_channel}", json.dumps(found["normalize"])]
+    suggestion = "the pixels of a channel are all alike, so no Normalize can be made of them"
+    if found["normalize"] is not None:
+        suggestion = json.dumps(found["normalize"])
+    return [*lines, f"{pixels['pixels']:,} training pixels, of 0 to 1: {by_channel}", suggestion]
 
 
 def _class_rows(name: str, parts: Sequence[dict[str, Any]]) -> list[Row]:
@@ -126,8 +136,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="a JSON file to write the statistics to, too")
     given = parser.parse(argv)
     overrides = parse_arguments([f"--set={text}" for text in given.set]).overrides
-    if given.output is not None and (obstacle := obstacle_to_writing(given.output.parent)):
-        raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
+    if given.output is not None:
+        obstacle = obstacle_to_replacing(given.output, [given.config]) or obstacle_to_writing(given.output.parent)
+        if obstacle:
+            raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
     log = open_log(None, 1)
     try:
         config = ConfigParser.from_file(given.config, SECTIONS, overrides, problems_between_sections)

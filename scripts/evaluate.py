@@ -12,6 +12,7 @@ from pathlib import Path
 from base.label_space import LabelSpace
 from experiment.schema import SECTIONS
 from inference.evaluation import SetScores, tell_scores
+from inference.parts import begun_folds
 from inference.predictor import find_checkpoint
 from inference.submission import align, read_answers
 from logger.log import close_log, open_log
@@ -19,7 +20,8 @@ from parse_config import ConfigParser
 from utils.checkpoint_file import read_checkpoint
 from utils.command_line import CommandLine
 from utils.errors import CheckpointError, ConfigError, run_command
-from utils.files import write_atomically
+from utils.files import obstacle_to_replacing, write_atomically
+from utils.run_folders import obstacle_to_writing
 
 
 def evaluate(arguments: Namespace) -> list[SetScores]:
@@ -28,8 +30,9 @@ def evaluate(arguments: Namespace) -> list[SetScores]:
     Raises ConfigError, DataError, CheckpointError."""
     open_log(None, 1)
     try:
-        labels = label_space(arguments)
         submission, answers = Path(arguments.submission), Path(arguments.answers)
+        refuse_output(arguments.output, [submission, answers])
+        labels = label_space(arguments)
         said = read_answers(submission, labels.num_answers)
         truth = align(read_answers(answers, labels.num_answers), said.ids, answers)
         persons = truth.persons or truth.ids
@@ -45,11 +48,23 @@ def label_space(arguments: Namespace) -> LabelSpace:
     """What an answer means: as --labels' checkpoint has it, or the config's section `labels`."""
     if arguments.labels is None:
         return ConfigParser.from_file(arguments.config or Path("config.json"), SECTIONS).build("labels")
-    file = find_checkpoint(Path(arguments.labels))
+    path = Path(arguments.labels)
+    folds = begun_folds(path)
+    file = find_checkpoint(next(iter(folds.values()), path))
     try:
         return LabelSpace(**read_checkpoint(file)["labels"])
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"{file}: holds no label space of this version ({error})") from None
+
+
+def refuse_output(output: str | None, read: Sequence[Path]) -> None:
+    """Raises ConfigError for an --output that cannot be written or is what is read, before anything is scored."""
+    if output is None:
+        return
+    path = Path(output)
+    obstacle = obstacle_to_replacing(path, read) if path.name else "names no file"
+    if obstacle := obstacle or obstacle_to_writing(path.parent):
+        raise ConfigError(f"--output {output}: cannot be written: {obstacle}")
 
 
 def write_scores(path: Path, scores: Sequence[SetScores]) -> None:
@@ -69,7 +84,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("submission", help="the CSV to score; its rows may stand in any order")
     parser.add_argument("answers", help="a CSV with the true answers (ImageID, ans and perhaps person)")
     parser.add_argument("-c", "--config", type=Path, help="a config whose labels say what an answer is (config.json)")
-    parser.add_argument("--labels", help="a checkpoint or run folder that says it instead")
+    parser.add_argument("--labels", help="a checkpoint or run folder, of folds too, that says it instead")
     parser.add_argument("--output", help="a JSON file to write the scores to")
     arguments = parser.parse(argv)
     if arguments.config is not None and arguments.labels is not None:

@@ -79,9 +79,9 @@ def write(file: Path, content: dict[str, Any]) -> None:
 
 
 def epochs_of(foreign: Any) -> int:
-    """How long the weights were trained, where the file says it."""
+    """How long the weights were trained, where the file says it; 0 where it says nothing that can be."""
     epoch = foreign.get("epoch")
-    return epoch if isinstance(epoch, int) else 0
+    return epoch if isinstance(epoch, int) and not isinstance(epoch, bool) and epoch > 0 else 0
 
 
 def notes_of_the_rest(foreign: Any) -> list[str]:

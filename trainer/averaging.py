@@ -55,10 +55,11 @@ class WeightAveraging(ABC):
 
 
 class ExponentialMovingAverage(WeightAveraging):
-    """average <- d * average + (1 - d) * weights after every update; timm's ModelEmaV3.
+    """average <- d * average + (1 - d) * weights after every update but the first, whose weights begin it; timm's
+    ModelEmaV3.
 
-    decay: d. With `warmup` d rises towards it, as 1 - (1 + updates / warmup_gamma) ** -(2/3), so that the random first
-    weights are soon forgotten; warmup_gamma: the updates that this takes.
+    decay: d. With `warmup` d rises towards it, after the update number u as 1 - (1 + (u - 1) / warmup_gamma) ** -(2/3),
+    so that the first weights are soon forgotten; warmup_gamma: the updates that this takes.
     """
 
     def __init__(

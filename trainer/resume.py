@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import candidates, read_resumable
-from utils.errors import CheckpointError
-from utils.run_folders import RunFolders, fold_number, read_kept_config, runs_with_config
+from utils.errors import CheckpointError, DataError
+from utils.run_folders import CONFIG_FILE, RunFolders, fold_number, folds_in, read_kept_config, runs_with_config
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,11 @@ def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
     kept = read_kept_config(path) if path.is_dir() else None
     if kept is not None and is_run_of_folds(kept):
         return _folders_of(path, path, kept["name"], path.resolve().name), kept
+    if kept is None and path.is_dir() and folds_in(path):
+        raise CheckpointError(
+            f"{path / CONFIG_FILE}: is missing or damaged, and a run of folds goes on by it; put it back, or name one "
+            f"fold, such as {next(iter(folds_in(path).values()))}"
+        )
     point = resume_point(path)
     return point, point.content["config"]
 
@@ -70,6 +75,15 @@ def resume_point(path: Path) -> ResumePoint:
         )
     folder = path if path.is_dir() else path.parent
     return ResumePoint(_folders_of(folder, path, content["config"]["name"], content["run_name"]), content, file)
+
+
+def refuse_other_data(resume: ResumePoint, split_digest: str) -> None:
+    """Raises DataError where the images, their labels or their sides are no longer those that the run began with."""
+    if resume.content.get("split_digest", split_digest) != split_digest:
+        raise DataError(
+            f"{resume.path}: was trained on other data: images, labels or the sides of the split have changed since "
+            "(the sources, their tables, or label_fixes); put them back to go on, or begin a new run"
+        )
 
 
 def resume_point_of_fold(run: RunFolders, fold: int) -> ResumePoint | None:

@@ -100,7 +100,7 @@ class Trainer(BaseTrainer):
         """The batch with what its images are to be mixed with, if they are: decided before it goes to the device."""
         seed, rank = self.learner.seed, process_group.rank()
         image_hw = self.data_loader.preprocessing.image_hw
-        batch.mix = plan_mix(self.mixings, batch.targets, image_hw, seed, epoch, number, rank)
+        batch.mix = plan_mix(self.mixings, batch.scoring_targets, image_hw, seed, epoch, number, rank)
         return batch
 
     def validate(self, epoch: int) -> dict[str, float]:

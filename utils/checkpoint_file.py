@@ -13,6 +13,7 @@ import hashlib
 import io
 import pickle
 import pickletools
+import re
 import sys
 import zipfile
 from _compat_pickle import IMPORT_MAPPING
@@ -24,6 +25,7 @@ import torch
 
 from utils.errors import CheckpointError
 from utils.files import write_atomically
+from utils.inert_objects import InertObject, inert_classes
 
 FORMAT = "attribute-training-checkpoint"
 VERSION = 1
@@ -64,7 +66,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = _load(archive)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: refused, nothing was executed: {_first_line(error)}") from None
+        raise CheckpointError(f"{path}: refused, nothing was executed: {_reason(error)}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(_foreign(path, content))
     if not isinstance(content.get("version"), int) or content["version"] > VERSION:
@@ -75,30 +77,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-class InertObject:
-    """Stands for an object of any class that a foreign checkpoint names: it keeps what the file says of the object, and
-    can do nothing. arguments: what its class was to be called with; state: what its attributes were to be."""
-
-    arguments: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *arguments: Any) -> InertObject:
-        made = super().__new__(cls)
-        made.arguments, made.state = arguments, None
-        return made
-
-    def __init__(self, *arguments: Any) -> None:
-        """As `__new__`: an unpickler calls either, or both."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
 def read_foreign_checkpoint(path: Path) -> Any:
     """The content of a file that another program wrote with `torch.save`, on the CPU; nothing in it is executed.
 
     torch's own restricted unpickler builds it, which takes tensors and plain data. Objects of other classes (the
-    ConfigParser of a template, its paths, numpy's numbers) become `InertObject`s. A name of Python's own library that
+    ConfigParser of a template, its paths, numpy's numbers) become `InertObject`s, those that are built on dict or list
+    plain dicts and lists. A name of Python's own library that
     is no plain class, such as os.system or builtins.eval, is no part of a model: the file is refused.
 
     Raises CheckpointError, naming the file and the reason, for what is no such file, or is one of this program."""
@@ -113,15 +97,24 @@ def read_foreign_checkpoint(path: Path) -> Any:
                 f"{path}: is a TorchScript archive, whose code would have to be run; save the model's state_dict where "
                 "it was made"
             )
-        names = _foreign_names(data)
-        if hostile := sorted(name for name in names if _is_hostile(name)):
-            raise CheckpointError(f"{path}: names {', '.join(hostile[:5])}: refused, nothing was executed")
-        with torch.serialization.safe_globals([(InertObject, name) for name in names]):
+        if damaged := zipfile.ZipFile(io.BytesIO(data)).testzip() if data[:2] == b"PK" else None:
+            raise CheckpointError(f"{path}: is damaged (the checksum of {damaged} in it differs); fetch it anew")
+        archive = data if data[:2] == b"PK" else _as_archive(data)
+        names = set(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(archive)))
+        if refused := sorted(name for name in names if _is_hostile(name)):
+            raise CheckpointError(f"{path}: {_refusal(refused)}")
+        with torch.serialization.safe_globals(inert_classes(names, _pickle_in(archive))):
             content = _load(data)
     except CheckpointError:
         raise
+    except zipfile.BadZipFile:
+        raise CheckpointError(f"{path}: is truncated or damaged (it begins as a ZIP archive); fetch it anew") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read, nothing was executed: {_reason(error)}; {_SAVE_WEIGHTS_ALONE}"
+        ) from None
     except Exception as error:  # the file is foreign: whatever its reading raises is a reason to refuse it
-        raise CheckpointError(f"{path}: cannot be read, nothing was executed: {_first_line(error)}") from None
+        raise CheckpointError(f"{path}: cannot be read, nothing was executed: {_reason(error)}") from None
     if isinstance(content, InertObject):
         raise CheckpointError(
             f"{path}: is a whole pickled object, such as an nn.Module, whose class would have to be run; save its "
@@ -140,17 +133,31 @@ _PLAIN_CLASSES = {
 """Classes of Python's library that checkpoints hold in good faith; none of them is used, either."""
 
 
+_ACTING = {
+    "builtins", "ctypes", "importlib", "marshal", "multiprocessing", "nt", "os", "pickle", "posix", "pty", "runpy",
+    "shutil", "socket", "subprocess", "sys", "webbrowser", "__builtin__", "commands", "_pickle", "_posixsubprocess",
+    "_socket", "code", "codeop", "pdb", "timeit",
+}  # fmt: skip
+"""Modules whose functions have no place in any checkpoint: a file that names one was made to be run."""
+
+_SAVE_WEIGHTS_ALONE = (
+    'save only its weights where the program that made it is at hand: torch.save(checkpoint["state_dict"], '
+    '"weights.pth")'
+)
+
+
+def _refusal(names: list[str]) -> str:
+    """What is told of names that `_is_hostile` found; a remedy only where they may be there in good faith."""
+    told = f"names {', '.join(names[:5])}: refused, nothing was executed"
+    if any(name.partition(".")[0] in _ACTING for name in names):
+        return f"{told}; a file of weights has no need of that: do not use it"
+    return f"{told}; {_SAVE_WEIGHTS_ALONE}"
+
+
 def _is_hostile(name: str) -> bool:
     package = name.partition(".")[0]
     of_python = package in sys.stdlib_module_names or package in IMPORT_MAPPING  # today's name, or Python 2's
     return of_python and name not in _PLAIN_CLASSES
-
-
-def _foreign_names(data: bytes) -> set[str]:
-    """The classes and functions that a file names, without those of torch that the restricted unpickler takes."""
-    if data[:2] != b"PK":
-        data = _as_archive(data)
-    return set(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
 
 
 def _as_archive(legacy: bytes) -> bytes:
@@ -211,12 +218,14 @@ def _why_no_checksum(path: Path, data: bytes) -> str:
         return f"{path}: is a TorchScript archive, which holds code: refused, nothing was executed"
     try:
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
-        texts = _strings(archive) if unsafe else set()
+        texts = _strings(data) if unsafe else set()
         content = None if unsafe else _load(data)
     except Exception as error:  # the file is foreign: whatever its reading raises is a reason to refuse it
-        return f"{path}: refused, nothing was executed: {_first_line(error)}"
+        return f"{path}: refused, nothing was executed: {_reason(error)}"
     if any(name.startswith("torch.nn.modules") for name in unsafe):
         return f"{path}: is a whole nn.Module, which could run code: refused, nothing was executed; save its state_dict"
+    if hostile := sorted(name for name in unsafe if _is_hostile(name)):  # the import would refuse it, too
+        return f"{path}: {_refusal(hostile)}"
     if texts >= _TEMPLATE_KEYS:  # a template's holds its config object, too
         return _from_template(path, ", ".join(sorted(unsafe)[:5]))
     if unsafe:
@@ -255,12 +264,23 @@ def _import_command(path: Path) -> str:
     return f"python -m scripts.import_checkpoint {path} -c <a config that describes its model>"
 
 
-def _strings(archive: zipfile.ZipFile) -> set[str]:
+def _strings(archive: bytes) -> set[str]:
     """The texts in an archive's pickle, which is not run."""
-    name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-    return {argument for _, argument, _ in pickletools.genops(archive.read(name)) if isinstance(argument, str)}
+    return {argument for _, argument, _ in pickletools.genops(_pickle_in(archive)) if isinstance(argument, str)}
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _pickle_in(data: bytes) -> bytes:
+    """The pickle of a torch archive, which is not run."""
+    archive = zipfile.ZipFile(io.BytesIO(data))
+    return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+
+
+def _reason(error: BaseException) -> str:
+    """The error in a line. torch's own advice, to read the file with all trust, is none of ours."""
+    text = str(error).strip()
+    if isinstance(error, pickle.UnpicklingError):
+        text = text.partition("WeightsUnpickler error: ")[2] or text
+        text = re.split(r"Please use|You can|Check the documentation", text)[0].strip()
+        if "weights_only" in text:
+            text = ""
+    return text.splitlines()[0][:200].rstrip(" .") if text else "it holds what only its own program can read"

@@ -25,8 +25,8 @@ VARIABLES = (CHANNEL_TRAIN, CHANNEL_EVAL, CHANNEL_MODEL, MODEL_DIR, OUTPUT_DATA_
 
 
 def environment_default(name: str) -> str | None:
-    """What a variable says; None where it is unset or empty."""
-    return os.environ.get(name) or None
+    """What a variable says, without the white space around it; None where it is unset or says nothing."""
+    return os.environ.get(name, "").strip() or None
 
 
 def config_places(values: Mapping[str, Any], goes_on: bool = False) -> dict[str, str]:

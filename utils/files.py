@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes `data` to a temporary file beside `path`, flushes it to the disk and renames it.
 
-    Whatever happens, `path` holds either its earlier content or all of `data`; no temporary stays. Raises OSError."""
+    Whatever happens, `path` holds either its earlier content or all of `data`; no temporary stays. A symbolic link
+    stays one: the file that it leads to is written. Raises OSError, also where `path` is no regular file."""
     _replace(path, lambda temporary: _write_and_flush(temporary, data))
 
 
@@ -21,16 +23,33 @@ def link_or_copy(source: Path, target: Path) -> None:
     _replace(target, lambda temporary: _link(source, temporary))
 
 
+def obstacle_to_replacing(path: Path, inputs: Iterable[Path] = ()) -> str | None:
+    """Why a file must not be written, though its folder may be: it is a folder, a device or a pipe, or one of `inputs`,
+    which the same command reads. None if it may. Asked before long work, whose end would be too late."""
+    if path.is_dir():
+        return "is a folder; name a file in it"
+    if path.exists() and not path.is_file():
+        return NO_REGULAR_FILE
+    if any(each.exists() and path.exists() and path.samefile(each) for each in inputs):
+        return "is what this command reads, and would be lost; name another file"
+    return None
+
+
+NO_REGULAR_FILE = "is no regular file, but a device, a pipe or the like"
+
+
 def _replace(path: Path, make: Callable[[Path], None]) -> None:
+    path = Path(os.path.realpath(path))  # a rename would put a file in the place of a link
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "is a folder" if path.is_dir() else NO_REGULAR_FILE, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not mkstemp, whose files only their owner may read.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         make(temporary)
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)  # it is still there after a failure, and where both are the same file already
     _flush_folder(path.parent)
 
 

@@ -25,7 +25,7 @@ from utils.random_streams import numpy_stream
 
 HW = (20, 14)
 TARGETS = {"mask": torch.tensor([0, 1, 2, 0, 1, -1]), "age": torch.tensor([2, 0, -1, 1, 2, 0])}
-FROM_SENIORS = {"head": "age", "class": ">=60"}
+FROM_SENIORS = {"attribute": "age", "class": ">=60"}
 
 
 class _Draws:
@@ -214,8 +214,8 @@ SECTION = Many(listed(mixing), ("label_space",))
     [
         ({"alpha": 1, "share_range": [0.5, 0.5]}, "mixing.0.args.alpha = 1 goes without share_range"),
         ({"share_range": [0.5, 0.4]}, "mixing.0.args.share_range = [0.5, 0.4] must be [lowest, highest]"),
-        ({"partners": {"head": "agee", "class": "x"}}, 'names the head "agee", which is not one of mask, gender, age'),
-        ({"partners": {"head": "age", "class": "60"}}, 'names "60", which is not one of <30, 30-59, >=60; did you'),
+        ({"partners": {"attribute": "agee", "class": "x"}}, 'names the attribute "agee", which is not one of'),
+        ({"partners": {"attribute": "age", "class": "60"}}, 'names "60", which is not one of <30, 30-59, >=60'),
     ],
 )  # fmt: skip
 def test_wrong_values_are_refused_by_the_constructor(labels: LabelSpace, args: dict[str, Any], expected: str) -> None:
@@ -233,7 +233,7 @@ def test_wrong_values_are_refused_by_the_constructor(labels: LabelSpace, args: d
         ({"batch_share": 1.5}, "mixing.0.args.batch_share = 1.5: must be at most 1"),
         ({"share_range": [0.5]}, "at least 2 are expected"),
         ({"share_range": [0.5, 2]}, "mixing.0.args.share_range.1 = 2: must be at most 1"),
-        ({"partners": {"head": "age"}}, 'mixing.0.args.partners lacks "class"'),
+        ({"partners": {"attribute": "age"}}, 'mixing.0.args.partners lacks "class"'),
         ({"region": "left_rigt"}, 'is not one of "box", "left_right", "top_bottom"; did you mean "left_right"'),
     ],
 )

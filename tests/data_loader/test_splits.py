@@ -194,7 +194,7 @@ def test_a_split_into_all_folds_is_checked_whole(labels: LabelSpace) -> None:
     KFoldSplit(5).check_config(labels)
     with pytest.raises(AssertionError):
         KFoldSplit(5).divide(_records(), labels, 0)
-    with pytest.raises(DataError, match="KFoldSplit: the validation side of fold 4 is empty"):
+    with pytest.raises(DataError, match="folds = 5: there are 3 persons"):
         KFoldSplit(5, 4).divide(_records(3), labels, 0)
 
 

@@ -218,6 +218,17 @@ def test_the_order_of_the_answer(models: tuple[LabelSpace, ...], line: str) -> N
     assert ensemble_of(*models).describe()[0] == line
 
 
+def test_an_order_that_only_the_command_line_tells_is_warned_of() -> None:
+    """The same models the other way round answer with other codes."""
+    (first,) = ensemble_of(AGE_ONLY, GENDER_ONLY).warnings()
+    (second,) = ensemble_of(GENDER_ONLY, AGE_ONLY).warnings()
+    assert first.startswith("answer = age * 2 + gender: none of the models' labels.attributes names all of these")
+    assert second.startswith("answer = gender * 3 + age: ")
+    assert "name the models in the order that is wanted" in first
+    for models in ((AGE_ONLY, BACKWARDS), (MASK_ONLY, GENDER_AGE), (GENDER_AGE, MASK_ONLY), (AGE_ONLY, AGE_ONLY)):
+        assert ensemble_of(*models).warnings() == []
+
+
 def test_who_decides_what_is_told() -> None:
     assert ensemble_of(MASK_ONLY, GENDER_AGE, MASK_ONLY, weights=(1, 2, 3)).describe()[1:] == [
         "mask: by model 0 (0.25), model 2 (0.75)",

@@ -220,6 +220,20 @@ def test_a_layer_too_many_is_told_and_can_be_left_out() -> None:
     assert fitted(state_dict, ("race", "")).problems() == []
 
 
+@pytest.mark.parametrize("attributes", [{"mask": ATTRIBUTES["mask"]}, {**ATTRIBUTES, "age": {"bins": [30, 60]}}])
+def test_a_layer_of_another_attribute_is_not_taken(attributes: Any) -> None:
+    """It has as many classes, and is the only one; whether the config knows its attribute or not."""
+    torch.manual_seed(1)
+    labels, original = LabelSpace(attributes, {"mask": ["mask"]}, ["mask"]), BaselineCNN({"mask": 3}, 4)
+    state_dict = {name.replace("heads.head_mask", "age_fc"): each for name, each in original.state_dict().items()}
+    fitting = Fitting(BaselineCNN({"mask": 3}, 4), labels, state_dict)
+    assert "heads.head_mask.weight" not in fitting.weights
+    assert any("the file lacks heads.head_mask.weight" in line for line in fitting.problems())
+    assert any("the model has no place for age_fc.weight" in line for line in fitting.problems())
+    renamed = Fitting(BaselineCNN({"mask": 3}, 4), labels, state_dict, [("age_fc", "heads.head_mask")])
+    assert renamed.problems() == []
+
+
 def test_heads_of_several_layers_and_other_networks_are_told() -> None:
     state_dict = BesideTheBackbone("test_resnet").state_dict()
     hidden = {name: tensor for name, tensor in state_dict.items() if "Age" not in name}
@@ -241,6 +255,9 @@ def test_heads_of_several_layers_and_other_networks_are_told() -> None:
         {"epoch": 3, "state_dict": {"a": torch.zeros(1)}, "optimizer": {"state": {}}},
         {"model_state_dict": {"a": torch.zeros(1)}, "ema": {"a": torch.ones(1)}},
         {"epoch": 3, "anything": {"a": torch.zeros(1)}},
+        {"model": {"net": {"a": torch.zeros(1)}}},
+        {"scaler": {"scale": torch.ones(1)}, "model": {"epoch": 3, "state_dict": {"a": torch.zeros(1)}}},
+        {"others": {"deep": {"b": torch.ones(1)}}, "anything": {"a": torch.zeros(1)}},
     ],
 )
 def test_the_weights_are_found_in_what_programs_save(content: Any) -> None:

@@ -129,6 +129,48 @@ def test_an_output_that_cannot_be_written(trained: Workplace, output: str) -> No
     assert not list(trained.folder.glob(".*"))
 
 
+@pytest.mark.usefixtures("no_image_is_opened")
+@pytest.mark.parametrize(
+    ("output", "more", "told"),
+    [
+        ("", [], "--output '': names no file"),
+        ("/", [], "--output '/': names no file"),
+        ("data", [], "data: cannot be written: is a folder"),
+        ("pipe", [], "pipe: cannot be written: is no regular file"),
+        ("link to a pipe", [], "link to a pipe: cannot be written: is no regular file"),
+        ("link to nowhere", [], "link to nowhere: cannot be written: "),
+        ("data/eval/info.csv", [], "data/eval/info.csv: cannot be written: is what this command reads"),
+        ("link to a table", [], "link to a table: cannot be written: is what this command reads"),
+        ("truth_part1.csv", [], "truth_part1.csv: cannot be written: is what this command reads"),
+        ("truth.csv", ["--parts"], "truth_part1.csv: cannot be written: is what this command reads"),
+        ("x.csv", ["--probabilities"], "x_probabilities.csv: cannot be written: is a folder"),
+        ("model.pth", [], "model.pth: cannot be written: is what this command reads"),
+    ],
+)
+def test_an_output_that_must_not_be_written_is_refused_first(
+    trained: Workplace, output: str, more: list[str], told: str
+) -> None:
+    os.mkfifo(trained.folder / "pipe")
+    (trained.folder / "link to a pipe").symlink_to("pipe")
+    (trained.folder / "link to a table").symlink_to("data/eval/info.csv")
+    (trained.folder / "link to nowhere").symlink_to("pipe/file.csv")
+    (trained.folder / "x_probabilities.csv").mkdir()
+    (trained.folder / "model.pth").symlink_to(trained.run / "last.pth")
+    trained.write("truth_part1.csv", (trained.info_dir / "info.csv").read_bytes())
+    before = trained.files()
+    argv = ("--resume", "model.pth", "--answers", "truth_part1.csv", "--output", output, *more)
+    trained.test(*argv).check_refusal(2, (told,))
+    assert trained.files() == before
+
+
+def test_an_output_through_a_link(trained: Workplace) -> None:
+    (trained.folder / "there").mkdir()
+    (trained.folder / "out.csv").symlink_to("there/answers.csv")
+    trained.test("--resume", trained.run, "--output", "out.csv").check_success()
+    assert (trained.folder / "out.csv").is_symlink()
+    assert (trained.folder / "there/answers.csv").read_text().startswith("ImageID,ans\n")
+
+
 def test_a_full_disk_at_the_submission(trained: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, _data: bytes) -> None:
         raise OSError(28, "No space left on device", str(path))

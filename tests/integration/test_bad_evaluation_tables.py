@@ -74,7 +74,7 @@ FULL = "".join(f"{name},{number}\n" for number, name in enumerate(EVALUATION_NAM
     ("content", "line"),
     [
         pytest.param(None, "answers.csv: there is no such file", id="26-no-file"),
-        pytest.param(f"ImageID,answer\n{FULL}", "answers.csv: lacks the column ans; it has", id="26-no-column"),
+        pytest.param(f"ImageID,answer\n{FULL}", 'answers.csv: has no column "ans" (its columns are', id="26-no-column"),
         pytest.param("ImageID,ans\n", "answers.csv: has no rows", id="27-no-rows"),
         pytest.param(f"ImageID,ans\n{FULL[:-15]}", "answers.csv: lacks 1 of the 6 images", id="29-too-few"),
         pytest.param(f"ImageID,ans\n{FULL}{FULL}", f"answers.csv row 8: {IMAGE} stands in row 2", id="30-twice"),
@@ -82,6 +82,11 @@ FULL = "".join(f"{name},{number}\n" for number, name in enumerate(EVALUATION_NAM
             "ImageID,ans\n" + FULL.replace(",0", ",18"), "answers.csv row 2: ans = '18' is not", id="32-class"
         ),
         pytest.param("ImageID,ans\n" + FULL.replace(",0", ",²"), "answers.csv row 2: ans = '²' is not", id="32-digit"),
+        pytest.param(
+            "ImageID,ans,person\n" + FULL.replace("\n", ",p\n").removesuffix(",p\n"),
+            "answers.csv row 7: has 2 cells, the header has 3",
+            id="30-short-row",
+        ),
     ],
 )
 def test_wrong_true_answers(trained: Workplace, content: str | None, line: str) -> None:
@@ -94,4 +99,4 @@ def test_wrong_true_answers(trained: Workplace, content: str | None, line: str) 
 def test_33_true_answers_in_utf_16(trained: Workplace) -> None:
     trained.write("answers.csv", f"ImageID,ans\n{FULL}".encode("utf-16"))
     outcome = trained.test("--resume", trained.run, "--answers", "answers.csv")
-    outcome.check_refusal(3, "answers.csv: is not UTF-8; save it as UTF-8")
+    outcome.check_refusal(3, "answers.csv: looks like UTF-16; save it as UTF-8")

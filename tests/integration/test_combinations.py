@@ -53,12 +53,6 @@ SCHEDULES: list[dict[str, Any] | None] = [
     {"type": "OneCycleLR", "args": {"max_lr": 0.01}},
     {"type": "ReduceLROnPlateau", "args": {"patience": 0}, "metric": "val/loss"},
 ]
-PARTNERS = {
-    "three": ("age", ">=60"),
-    "combined pair": ("mask", "wear"),
-    "one of 18": None,
-    "mask only": ("mask", "wear"),
-}
 
 
 def combination(number: int) -> dict[str, Any]:
@@ -94,10 +88,7 @@ def combination(number: int) -> dict[str, Any]:
         {"type": "MPerClassSampler", "args": {"by": "mask", "images_per_class": 4}},
     ]
     attribute = {"age": choose({}, {"training_bins": [30, 58]}, {"training_bins": [20, 30, 40, 50, 60]})}
-    if heads_name == "three" and "training_bins" in attribute["age"]:
-        partners = ("gender", "female")
-    else:
-        partners = PARTNERS[heads_name]  # type: ignore[assignment]
+    partners = ("mask", "wear") if heads_name == "mask only" else ("age", ">=60")
     return {
         "labels": {"attributes": attribute, "heads": heads},
         "arch": arch,
@@ -150,10 +141,9 @@ def _metric_learning(stream: np.random.Generator, head: str) -> dict[str, Any]:
     return {"alike": {**specs[int(stream.integers(len(specs)))], "head": head, "weight": 0.1}}
 
 
-def _mixing(stream: np.random.Generator, partners: tuple[str, str] | None) -> list[dict[str, Any]]:
+def _mixing(stream: np.random.Generator, partners: tuple[str, str]) -> list[dict[str, Any]]:
     cut: dict[str, Any] = {"batch_share": 0.5, "share_range": [0.5, 0.5], "region": "left_right"}
-    if partners is not None:
-        cut["partners"] = {"head": partners[0], "class": partners[1]}
+    cut["partners"] = {"attribute": partners[0], "class": partners[1]}
     choices: list[list[dict[str, Any]]] = [
         [],
         [{"type": "MixUp", "args": {"alpha": 0.4}}],

@@ -58,6 +58,7 @@ class Models:
         content["preprocessing"]["image_hw"] = [side, side]
         content["preprocessing"]["eval_transforms"] = [{"type": "Resize", "args": {"height": side, "width": side}}]
         content |= {"model": model.state_dict(), "labels": labels.to_config(), "run_name": Path(run).name}
+        del content["split_digest"]  # of other labels, or of another fold
         write_checkpoint(self.workplace.folder / run / checkpoint, content)
         return run
 
@@ -161,6 +162,31 @@ def test_specialists_become_18_classes_and_leave_their_own_answers(trained: Work
     assert len(set(pairs)) > 1
 
 
+def test_specialists_that_know_only_their_own_are_warned_of(trained: Workplace, models: Models) -> None:
+    runs = [models.write(f"saved/models/{name}/a", {name: ATTRIBUTES[name]}, name=name) for name in ("age", "gender")]
+    _, outcome = answer(trained, *runs)
+    assert "warning: answer = age * 2 + gender: none of the models' labels.attributes names all" in outcome.out
+    _, outcome = answer(trained, *reversed(runs))
+    assert "warning: answer = gender * 3 + age: none of the models' labels.attributes names all" in outcome.out
+
+
+def test_a_best_checkpoint_that_was_lost(trained: Workplace, models: Models) -> None:
+    """Why there is none is told by the run's config."""
+    best = trained.folder / trained.run / "model_best.pth"
+    best.unlink()
+    _, outcome = answer(trained, str(trained.run))
+    assert (
+        "(the run watched min val/loss: no epoch has had a value of it yet, or model_best.pth was lost)" in outcome.out
+    )
+    config = best.with_name("config.json")
+    config.write_text(config.read_text().replace('"epochs": 1', '"epochs": 1, "monitor": "off"'))
+    _, outcome = answer(trained, str(trained.run), "--output", "submit/again.csv")
+    assert "there is no best checkpoint (the run watched no metric); the last one is used" in outcome.out
+    models.write("saved/models/Tiny/no-config", checkpoint="last.pth")
+    _, outcome = answer(trained, "saved/models/Tiny/no-config")
+    assert "no-config: there is no best checkpoint; the last one is used" in outcome.out
+
+
 def test_models_of_other_classes_are_refused(trained: Workplace, models: Models) -> None:
     runs = [models.write("saved/models/Tiny/a")]
     runs.append(models.write("saved/models/Tiny/b", {**ATTRIBUTES, "age": {"bins": [30, 58]}}))
@@ -244,6 +270,8 @@ def test_no_model_is_scored_with_images_that_it_trained_on(trained: Workplace, m
         (["--weights", "1", "0"], ("--weights 1 0: every weight must be above 0",)),
         (["--weights", "1", "-2"], ("--weights 1 -2: every weight must be above 0",)),
         (["--weights", "1", "nan"], ("--weights 1 nan: every weight must be above 0",)),
+        (["--weights", "1e308", "1e308"], ("--weights 1e+308 1e+308: every weight must be from 1e-09 to 1e+09",)),
+        (["--weights", "5e-324", "1"], ("--weights 4.94066e-324 1: every weight must be from",)),
         (["--weights", "1", "many"], ("", "--weights", "'many'")),
         (["--vote", "most"], ("", "--vote", "'most'", "soft")),
         (["--views", "crops"], ("", "--views", "'crops'", "five_crops")),

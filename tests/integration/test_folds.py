@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from inference.predictor import Predictor
 from tests.integration.drawn_road import resume as go_on
 from tests.integration.drawn_road import run, write_config
 from utils.checkpoint_file import read_checkpoint
-from utils.errors import ConfigError, StopSignal
+from utils.errors import ConfigError, DataError, StopSignal
 from utils.image_decoding import read_rgb
 from utils.stop_signals import StopSignals
 
@@ -147,3 +148,54 @@ def test_a_fold_that_is_not_there_is_refused(folds_config: Path) -> None:
         run(folds_config, "--fold", "3")
     with pytest.raises(ConfigError, match="needs a KFoldSplit without fold"):
         run(folds_config, "--fold", "1", "--set", "split.args.fold=1")
+
+
+def test_a_damaged_file_of_predictions_is_made_anew(folds_config: Path) -> None:
+    models = run(folds_config)
+    whole = (models / OUT_OF_FOLD_FILE).read_bytes()
+    of_fold = models / "fold_1" / OUT_OF_FOLD_FILE
+    rows = of_fold.read_text().splitlines()
+    for damaged in ("", "\n".join(rows[:9]), (models / "fold_0" / OUT_OF_FOLD_FILE).read_text(), rows[0] + "\nx,y\n"):
+        of_fold.write_text(damaged)
+        go_on(str(models))
+        assert (models / OUT_OF_FOLD_FILE).read_bytes() == whole
+
+
+def test_images_of_the_same_name_are_told_apart(tmp_path: Path, drawn: Path) -> None:
+    """Two tables with the same paths and persons, whose genders differ: each image is scored by its own."""
+    for name, gender in (("one", "male"), ("two", "female")):
+        (tmp_path / name).mkdir()
+        images = sorted((drawn / "train" / "images").rglob("mask1.*"))[:6]
+        rows = [f"{number}{path.suffix},p{number},wear,{gender},40" for number, path in enumerate(images)]
+        for row, path in zip(rows, images, strict=True):
+            shutil.copy(path, tmp_path / name / row.split(",")[0])
+        (tmp_path / name / "table.csv").write_text("\n".join(["path,person,mask,gender,age", *rows]))
+    tables = [
+        {"type": "AttributeTable", "args": {"path": str(tmp_path / name / "table.csv")}} for name in ("one", "two")
+    ]
+    config = write_config(tmp_path, drawn, data=tables, split={"type": "KFoldSplit", "args": {"folds": 2}})
+    config.write_text(config.read_text().replace('"batch_size": 8', '"batch_size": 4'))
+    given = train_script.parse_arguments(
+        ["-c", str(config), "--set", "trainer.epochs=1", "--set", "split.args.stratify=[]"]
+    )
+    result = train_script.train(*train_script.configure(given))
+    assert result.folders is not None
+    assert result.out_of_fold is not None
+    rows_of_run = rows_of(result.folders.models / OUT_OF_FOLD_FILE)
+    assert len({row["id"] for row in rows_of_run}) == 12
+    right = sum(
+        (float(row["gender male"]) > float(row["gender female"])) == ("/one/" in row["id"]) for row in rows_of_run
+    )
+    scores = {score.name: score for score in result.out_of_fold.together}
+    assert scores["gender"].accuracy == pytest.approx(right / 12)
+
+
+def test_a_dry_run_of_folds_changes_nothing(folds_config: Path, tmp_path: Path) -> None:
+    given = train_script.parse_arguments(["-c", str(folds_config), "--dry-run"])
+    assert train_script.train(*train_script.configure(given), dry_run=True).folders is None
+    assert not (tmp_path / "saved" / "models").exists()
+
+
+def test_more_folds_than_people_are_refused_at_once(folds_config: Path) -> None:
+    with pytest.raises(DataError, match="folds = 99: there are 10 persons"):
+        run(folds_config, "--set", "split.args.folds=99")

@@ -107,6 +107,30 @@ def test_bad_images_are_left_out_if_the_config_says_so(
 
 
 @pytest.mark.usefixtures("images")
+def test_no_training_image_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(4):
+        Path(f"{number}.png").write_bytes(b"")
+    assert run_command(lambda: data_stats.main(["--set", "data_loader.args.on_bad_image=skip"])) == 3
+    assert capsys.readouterr().err == ("none of the 4 training images can be read: there is nothing to count\n")
+
+
+@pytest.mark.usefixtures("images")
+def test_nothing_is_suggested_that_would_be_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """One channel of all training images is the same everywhere."""
+    for number in range(4):
+        image = np.random.default_rng(number).integers(0, 256, (20, 18, 3), dtype=np.uint8)
+        image[:, :, 1] = 7
+        Image.fromarray(image).save(f"{number}.png")
+    assert run_command(lambda: data_stats.main(["--output", "stats.json"])) == 0
+    found = json.loads(Path("stats.json").read_text())
+    assert found["training_pixels"]["std"][1] == 0
+    assert found["normalize"] is None
+    out = capsys.readouterr().out
+    assert "no Normalize can be made of them" in out
+    assert '"Normalize"' not in out
+
+
+@pytest.mark.usefixtures("images")
 @pytest.mark.parametrize(
     ("flags", "code", "expected"),
     [
@@ -115,6 +139,8 @@ def test_bad_images_are_left_out_if_the_config_says_so(
         (["--set", "split"], 2, "--set split: a.b.c=value is expected"),
         (["--outputt", "x"], 2, "--outputt is not a known flag; did you mean"),
         (["--set", "data.0.args.path=none.csv"], 3, "none.csv: there is no such file"),
+        (["--output", "config.json"], 2, "--output config.json: cannot be written: is what this command reads"),
+        (["--output", "."], 2, "--output .: cannot be written: is a folder"),
         (["--output", "table.csv/stats.json"], 2, "--output table.csv/stats.json: cannot be written"),
         (["--set", "labels.attributes.age.limits=[0, 40]"], 2, "labels.attributes.age.bins"),
         (["--set", "data.0.args.columns.age=years"], 3, 'has no column "years"'),

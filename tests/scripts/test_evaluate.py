@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,33 @@ def test_the_labels_of_another_config_or_of_a_checkpoint(tmp_path: Path) -> None
     assert rows["answer"].accuracy == rows["age"].accuracy == pytest.approx(accuracy_score(TRUTH % 3, SAID % 3))
 
 
+def test_the_labels_of_a_run_of_folds(tables: list[str], tmp_path: Path) -> None:
+    """As test.py takes it; a fold without a checkpoint yet is passed over."""
+    attributes = {"mask": {"classes": ["a", "b", "c"]}, "rest": {"classes": list("uvwxyz")}}
+    content = {"labels": LabelSpace(attributes).to_config(), "model": torch.zeros(1)}  # type: ignore[arg-type]
+    (tmp_path / "run/fold_0").mkdir(parents=True)
+    write_checkpoint(tmp_path / "run/fold_1/model_best.pth", content)
+    assert list(scores(*tables, "--labels", str(tmp_path / "run"))) == ["answer", "mask", "rest"]
+
+
+def test_a_person_who_is_not_known_is_not_one_person(
+    tables: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all persons unknown the interval is that of images that stand alone, as without the column."""
+    monkeypatch.chdir(ROOT)
+    by_persons = scores(*tables)["answer"].interval
+    lines = Path(tables[1]).read_text().splitlines()
+    for name, last in (("unknown", "{},"), ("none", "{}")):
+        rows = [last.format(line.rpartition(",")[0]) for line in lines[1:]]
+        header = lines[0] if name == "unknown" else "ImageID,ans"
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
+    unknown, none = (scores(tables[0], str(tmp_path / f"{name}.csv"))["answer"] for name in ("unknown", "none"))
+    assert unknown.macro_f1 == none.macro_f1
+    assert unknown.interval[0] < unknown.macro_f1 < unknown.interval[1]
+    assert unknown.interval == pytest.approx(none.interval, abs=0.03)
+    assert by_persons != unknown.interval
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -121,7 +149,30 @@ def test_a_wrong_command_line_is_told(argv: list[str], told: str, tmp_path: Path
         scores(*argv)
 
 
-def test_scores_that_cannot_be_written_are_told(tables: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(ConfigError, match=r"--output /dev/null/x/scores\.json: cannot be written"):
-        scores(*tables, "--output", "/dev/null/x/scores.json")
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("submission.csv/scores.json", "cannot be written: "),
+        ("answers.csv", "cannot be written: is what this command reads"),
+        ("submission.csv", "cannot be written: is what this command reads"),
+        ("a folder", "cannot be written: is a folder"),
+        ("a pipe", "cannot be written: is no regular file"),
+        ("", "cannot be written: names no file"),
+    ],
+)
+def test_scores_that_cannot_be_written_are_told_first(
+    tables: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    output: str,
+    told: str,
+) -> None:
+    (tmp_path / "a folder").mkdir()
+    os.mkfifo(tmp_path / "a pipe")
+    before = [Path(table).read_bytes() for table in tables]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"--output {output}: {told}"):
+        scores(*tables, "--output", output, "-c", str(ROOT / "config.json"))
+    assert [Path(table).read_bytes() for table in tables] == before
+    assert capsys.readouterr().out == ""

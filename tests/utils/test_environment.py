@@ -65,9 +65,10 @@ def test_nothing_else_changes_and_nothing_happens_unasked() -> None:
     assert same.resolved == unasked.resolved
 
 
+@pytest.mark.parametrize("empty_text", ["", "  ", "\n"])
 @pytest.mark.parametrize("name", PLACES)
-def test_an_empty_variable_is_an_unset_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, "")
+def test_an_empty_variable_is_an_unset_one(name: str, empty_text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, empty_text)
     assert environment_default(name) is None
     empty = read()
     monkeypatch.delenv(name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils import files
-from utils.files import link_or_copy, write_atomically
+from utils.files import link_or_copy, obstacle_to_replacing, write_atomically
 
 
 def test_it_writes_and_replaces(tmp_path: Path) -> None:
@@ -46,6 +46,50 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_temporary(
     monkeypatch.undo()
     assert path.read_bytes() == b"first"
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_stays_and_the_file_behind_it_is_written(tmp_path: Path) -> None:
+    for number, behind in enumerate(("there", "new folder/not yet")):
+        link = tmp_path / f"link {number}"
+        link.symlink_to(tmp_path / behind)
+        write_atomically(tmp_path / "there", b"first")
+        write_atomically(link, b"second")
+        assert link.is_symlink()
+        assert (tmp_path / behind).read_bytes() == b"second"
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    write_atomically(tmp_path / "file", b"text")
+    for path in (pipe, link):
+        with pytest.raises(OSError, match="is no regular file"):
+            write_atomically(path, b"text")
+        with pytest.raises(OSError, match="is no regular file"):
+            link_or_copy(tmp_path / "file", path)
+        assert obstacle_to_replacing(path) == "is no regular file, but a device, a pipe or the like"
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
+def test_what_must_not_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "table").write_text("text")
+    (tmp_path / "link").symlink_to("table")
+    read = [tmp_path / "gone", tmp_path / "table"]
+    for name in ("table", "link", "./table"):
+        assert "is what this command reads" in (obstacle_to_replacing(tmp_path / name, read) or "")
+        assert obstacle_to_replacing(tmp_path / name) is None
+    assert obstacle_to_replacing(tmp_path / "gone", read) is None
+    assert "is a folder" in (obstacle_to_replacing(tmp_path) or "")
+
+
+def test_a_link_to_the_same_file_again_leaves_no_temporary(tmp_path: Path) -> None:
+    """rename(2) does nothing where both names are one file already."""
+    write_atomically(tmp_path / "last", b"first")
+    for _ in range(2):
+        link_or_copy(tmp_path / "last", tmp_path / "best")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last"]
 
 
 @pytest.mark.parametrize("has_links", [True, False])

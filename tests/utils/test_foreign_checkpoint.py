@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import datetime
+import decimal
 import functools
+import logging
 import os
 import pickle
+import re
 import subprocess
 import sys
 import types
+import uuid
 import warnings
 import zipfile
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +27,9 @@ import pytest
 import torch
 from torch import nn
 
-from utils.checkpoint_file import InertObject, read_checkpoint, read_foreign_checkpoint, write_checkpoint
+from utils.checkpoint_file import read_checkpoint, read_foreign_checkpoint, write_checkpoint
 from utils.errors import CheckpointError
+from utils.inert_objects import InertObject
 
 WEIGHTS = {"fc.weight": torch.arange(6.0).view(2, 3), "fc.bias": torch.tensor([1.0, -1.0])}
 
@@ -159,6 +165,104 @@ def test_objects_of_pythons_own_plain_classes_are_no_reason_to_refuse(tmp_path: 
     assert content["others"]["args"].state == {"lr": 0.1}
 
 
+def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path: Path) -> None:
+    """torch reads such a file without a word."""
+    path = tmp_path / "old.pth"
+    torch.save({"state_dict": {"a": torch.zeros(2), "fc.weight": torch.full((50, 60), 1.5)}}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.full((9,), 1.5).numpy().tobytes()) + 4000] ^= 64
+    path.write_bytes(data)
+    assert (torch.load(path, weights_only=True)["state_dict"]["fc.weight"] != 1.5).sum() == 1
+    with pytest.raises(CheckpointError, match=r"old\.pth: is damaged \(the checksum of old/data/1 in it differs\)"):
+        read_foreign_checkpoint(path)
+
+
+class EasyDict(dict[str, Any]):
+    """A dict whose keys are attributes, too, as configs of many programs are."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        setattr(self, key, value)
+        Path(MARK).mkdir(exist_ok=True)
+
+
+class Sizes(list[int]):
+    def extend(self, values: Any) -> None:
+        super().extend(values)
+        Path(MARK).mkdir(exist_ok=True)
+
+
+class Ordered(OrderedDict[str, Any]):
+    pass
+
+
+CONTAINERS: dict[str, tuple[Any, Any]] = {
+    "dict": (EasyDict(lr=0.1, model=EasyDict(name="x")), {"lr": 0.1, "model": {"name": "x"}}),
+    "list": (Sizes([224, 224]), [224, 224]),
+    "list-of-one": (Sizes([224]), [224]),
+    "ordered": (Ordered(a=Sizes([1, 2]), b=(1, EasyDict(c=2))), {"a": [1, 2], "b": (1, {"c": 2})}),
+    "default": (defaultdict(list, a=[1]), {"a": [1]}),
+}
+
+
+@pytest.mark.parametrize("new_format", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("case", CONTAINERS)
+def test_classes_built_on_dict_and_list_become_plain_ones(
+    tmp_path: Path, case: str, new_format: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, expected = CONTAINERS[case]
+    shared = {"state_dict": WEIGHTS, "config": config, "again": [config, argparse.Namespace(config=config)]}
+    torch.save(shared, "old.pth", _use_new_zipfile_serialization=new_format)
+    content = read_foreign_checkpoint(Path("old.pth"))
+    assert content["config"] == expected
+    assert content["again"][0] is content["config"]
+    assert content["again"][1].state == {"config": expected}
+    assert not Path(MARK).exists()
+    assert type(content["config"]) in (OrderedDict, list)
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        (logging.getLogger("x"), r"logging\.getLogger"),
+        (functools.partial(torch.nn.functional.relu), r"functools\.partial"),
+        (datetime.timezone.utc, r"datetime\.timezone"),
+        (decimal.Decimal("0.1"), r"decimal\.Decimal"),
+        (deque([1]), r"collections\.deque"),
+        (uuid.UUID(int=1), r"uuid\.UUID"),
+        (re.compile("x"), r"re\._compile"),
+    ],
+)
+def test_what_may_be_meant_well_is_refused_with_a_remedy(tmp_path: Path, held: Any, named: str) -> None:
+    path = tmp_path / "old.pth"
+    torch.save({"arch": "x", "epoch": 1, "state_dict": WEIGHTS, "config": held}, path)
+    told = rf'old\.pth: names {named}: refused, nothing was executed; .*torch\.save\(checkpoint\["state_dict"\], '
+    for read in (read_foreign_checkpoint, read_checkpoint):
+        with pytest.raises(CheckpointError, match=told):
+            read(path)
+
+
+def test_a_hostile_file_is_nowhere_advised_to_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save({"arch": "x", "epoch": 1, "state_dict": WEIGHTS, "config": Call(os.system, "true")}, path)
+    for read in (read_foreign_checkpoint, read_checkpoint):
+        with pytest.raises(CheckpointError, match=r"names posix\.system: refused.*do not use it$"):
+            read(path)
+
+
+def test_torchs_own_advice_is_not_passed_on(tmp_path: Path) -> None:
+    """It is to read the file with all trust."""
+    path = tmp_path / "old.pth"
+    listed = Sizes([1])
+    listed.name = "x"  # type: ignore[attr-defined]
+    torch.save({"state_dict": WEIGHTS, "config": listed}, path)
+    with pytest.raises(CheckpointError, match=r'torch\.save\(checkpoint\["state_dict"\]') as error:
+        read_foreign_checkpoint(path)
+    assert "weights_only" not in str(error.value)
+    assert "Weights only" not in str(error.value)
+
+
 def whole_module(path: Path) -> None:
     torch.save(nn.Linear(2, 2), path)
 
@@ -185,7 +289,7 @@ def half(path: Path) -> None:
         (whole_module, r"is a whole pickled object.*torch\.save\(model\.state_dict\(\)"),
         (torchscript, r"is a TorchScript archive"),
         (foreign_zip, "cannot be read, nothing was executed"),
-        (half, "cannot be read, nothing was executed"),
+        (half, "is truncated or damaged"),
         (lambda path: path.write_bytes(pickle.dumps(WEIGHTS, protocol=2)), "cannot be read, nothing was executed"),
         (lambda path: path.write_bytes(b"<!DOCTYPE html>"), "is not what torch.save writes"),
         (lambda path: path.write_bytes(b""), "is empty"),

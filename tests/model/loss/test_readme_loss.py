@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.integration.workplace import ROOT, TINY, make_data
 
-CODE = ("base", "data_loader", "inference", "logger", "model", "trainer", "utils")
+CODE = ("base", "data_loader", "experiment", "inference", "logger", "model", "trainer", "utils")
 RECIPE = re.compile(
     r"\*\*A loss\*\* is one file and one line\. `(?P<path>[^`]+)`:\n+```python\n(?P<code>.*?)```\n+(?P<then>.*?)\n\n",
     re.DOTALL,
