@@ -37,7 +37,7 @@ from trainer.resume import ResumePoint, is_run_of_folds, refuse_other_data, resu
 from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
-from utils.errors import UserError, run_command
+from utils.errors import StopSignal, UserError, run_command
 from utils.run_folders import RunFolders, new_run
 from utils.stop_signals import StopSignals
 
@@ -117,7 +117,10 @@ def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) 
 def judge_fold(config: ConfigParser, session: Session, folders: RunFolders) -> list[Record]:
     """What the fold's model says of its validation images is kept, if it is not yet; returns these images."""
     records = divide_records(config, session.labels).validation
-    return predict_fold(folders, records, session.labels, session.device)
+    try:
+        return predict_fold(folders, records, session.labels, session.device)
+    except StopSignal as signal:
+        raise type(signal)(f"{signal}; go on with --resume {folders.of_run().models}") from None
 
 
 def train_run(

@@ -44,3 +44,11 @@ def check_content(content: Mapping[str, Any], path: Path) -> None:
             raise CheckpointError(f"{path}: cannot be used: its {place} is of another kind ({part[last]!r:.60})")
         if last not in part and place in _NEEDED:
             raise CheckpointError(f"{path}: lacks {place!r}, which every checkpoint of this program has")
+    for number, source in enumerate(content["config"].get("data", [])):
+        arguments = source.get("args", {}) if isinstance(source, dict) else None
+        if not isinstance(arguments, dict) or not all(
+            isinstance(arguments.get(key, ""), str | None) for key in ("path", "root")
+        ):
+            raise CheckpointError(
+                f"{path}: cannot be used: its config.data.{number} is of another kind ({source!r:.60})"
+            )

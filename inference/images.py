@@ -22,7 +22,7 @@ from utils.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_TABLE = "info.csv"
+EVALUATION_TABLE, TRAINING_TABLE = "info.csv", "train.csv"
 
 
 def choose_records(parts: Sequence[Part], info_dir: str | None, side: str | None) -> list[Record]:
@@ -57,12 +57,20 @@ def evaluation_folder(parts: Sequence[Part], info_dir: str | None) -> str | None
 
 
 def files_read(parts: Sequence[Part], info_dir: str | None, side: str | None, answers: str | None) -> list[Path]:
-    """The files that an answer is made of, which no answer may be written over: the checkpoints, the table of the
-    images and that of the true answers."""
+    """The files that an answer is made of, which no answer may be written over: the checkpoints, and the tables of the
+    images, of the data that they were trained with, and of the true answers."""
     folder = evaluation_folder(parts, info_dir) if side is None else None
     tables = [Path(folder) / EVALUATION_TABLE] if folder is not None else []
     if answers is not None:
         tables.append(Path(answers))
+    for part in parts:
+        for source in part.predictor.config.get("data", []):
+            arguments = source.get("args", {})
+            table, root = arguments.get("path"), arguments.get("root")
+            tables += [Path(table)] if table else []
+            tables += [Path(root) / TRAINING_TABLE] if root else []
+        fixes = part.predictor.config.get("label_fixes")
+        tables += [Path(fixes)] if fixes else []
     return [*tables, *(part.path for part in parts)]
 
 
@@ -92,7 +100,9 @@ def _side(predictor: Predictor, side: str) -> list[Record]:
     built = [listed(sources)[spec["type"]](**spec.get("args", {})) for spec in config["data"]]
     rule = listed(splits)[config["split"]["type"]](**config["split"].get("args", {}))
     if isinstance(rule, splits.KFoldSplit) and rule.fold is None:
-        raise ConfigError(f"--split {side}: the model's split has {rule.folds} folds, and it is of none of them")
+        raise ConfigError(
+            f"--split {side}: the model's split has {rule.folds} folds, and it is of none of them; name --info-dir"
+        )
     fixes = config.get("label_fixes")
     known = read_records(built, labels, Path(fixes) if fixes else None)
     divided = rule.divide(known, labels, config.get("seed", 42))

@@ -103,7 +103,10 @@ class Predictor:
             return cls(model, labels, preprocessing, torch.device(device), content, views)
         except KeyError as error:
             raise CheckpointError(f"{path}: lacks {error}, which every checkpoint of this program has") from None
-        except (ConfigError, TypeError, ValueError) as error:  # made by another version, of ours or of a library
+        except CheckpointError as error:  # of a part, which does not know the file
+            told = str(error).removeprefix(f"{path}: ")
+            raise CheckpointError(f"{path}: {told}") from None
+        except (ConfigError, AttributeError, TypeError, ValueError) as error:  # by another version, or another hand
             raise CheckpointError(f"{path}: cannot be used by this version: {first_line(error)}") from None
 
     def judge(self, records: Sequence[Record]) -> Probabilities:

@@ -14,8 +14,8 @@ from typing import Any
 
 from data_loader.data_statistics import label_statistics, measure_images, size_statistics
 from data_loader.image_check import CHECKED_IMAGES_FILE, check_images
-from data_loader.records import read_records
 from data_loader.splits import KFoldSplit
+from experiment.builders import read_all_records
 from experiment.checks import check_config, problems_between_sections
 from experiment.schema import SECTIONS
 from logger.log import close_log, open_log
@@ -36,9 +36,7 @@ def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]
     if isinstance(split, KFoldSplit) and split.fold is None:
         split.fold = 0
         tell(f"the sides are those of fold 0 of {split.folds}")
-    fixes = config.extra().label_fixes
-    known = read_records(config.build("data"), labels, None if fixes is None else Path(fixes))
-    divided = split.divide(known, labels, config.extra().seed)
+    divided = split.divide(read_all_records(config, labels), labels, config.extra().seed)
     sides = {"train": divided.train, "validation": divided.validation, "test": divided.test}
     cache = Path(config.build("trainer").save_dir) / CHECKED_IMAGES_FILE
     policy = config["data_loader"].get("args", {}).get("on_bad_image", "refuse")

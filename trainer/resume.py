@@ -37,8 +37,9 @@ MAY_CHANGE = (
 read: another batch size counts other batches, another learning rate would be passed over for the saved one, other data
 or another split would validate on people who have trained."""
 
-MAY_MOVE = re.compile(r"data\.\d+\.args\.(root|path)")
-"""The same data may lie elsewhere, where a run is named; `--resume auto` takes it for other data."""
+MAY_MOVE = re.compile(r"data\.\d+\.args\.(root|path)|label_fixes")
+"""The same data, and its corrections, may lie elsewhere, where a run is named (`refuse_other_data` looks at what they
+say); `--resume auto` takes them for others."""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,14 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Whatever happens, `path` holds either its earlier content or all of `data`; no temporary stays. A symbolic link
     stays one: the file that it leads to is written. Raises OSError, also where `path` is no regular file."""
-    _replace(path, lambda temporary: _write_and_flush(temporary, data))
+    _replace(Path(os.path.realpath(path)), lambda temporary: _write_and_flush(temporary, data))
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Makes `target` the same file as `source` (a hard link; a copy where the file system has none), atomically."""
+    """Makes `target` the same file as `source` (a hard link; a copy where the file system has none), atomically.
+
+    A symbolic link is replaced: one that led to `source` would follow its rewriting. Raises OSError, also where
+    `target` is no regular file."""
     _replace(target, lambda temporary: _link(source, temporary))
 
 
@@ -39,7 +42,6 @@ NO_REGULAR_FILE = "is no regular file, but a device, a pipe or the like"
 
 
 def _replace(path: Path, make: Callable[[Path], None]) -> None:
-    path = Path(os.path.realpath(path))  # a rename would put a file in the place of a link
     if path.exists() and not path.is_file():
         raise OSError(errno.EEXIST, "is a folder" if path.is_dir() else NO_REGULAR_FILE, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,7 +50,7 @@ def test_faults_are_named(tmp_path: Path, text: str, message: str) -> None:
 
 def test_other_encodings_and_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "answers.csv").write_bytes("ImageID,ans\n가.jpg,1\n".encode("cp949"))
-    with pytest.raises(DataError, match="row 2: the text looks like cp949.*; save it as UTF-8"):
+    with pytest.raises(DataError, match=r"row 2: the text looks like cp949.*; save it as UTF-8"):
         read_answers(tmp_path / "answers.csv", 18)
     with pytest.raises(DataError, match="no such file"):
         read_answers(tmp_path / "none.csv", 18)

@@ -141,6 +141,7 @@ def test_an_output_that_cannot_be_written(trained: Workplace, output: str) -> No
         ("link to nowhere", [], "link to nowhere: cannot be written: "),
         ("data/eval/info.csv", [], "data/eval/info.csv: cannot be written: is what this command reads"),
         ("link to a table", [], "link to a table: cannot be written: is what this command reads"),
+        ("data/train/train.csv", [], "data/train/train.csv: cannot be written: is what this command reads"),
         ("truth_part1.csv", [], "truth_part1.csv: cannot be written: is what this command reads"),
         ("truth.csv", ["--parts"], "truth_part1.csv: cannot be written: is what this command reads"),
         ("x.csv", ["--probabilities"], "x_probabilities.csv: cannot be written: is a folder"),

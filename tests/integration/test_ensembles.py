@@ -17,7 +17,7 @@ from data_loader import datasets
 from data_loader.sources import read_evaluation_folder
 from inference.predictor import Predictor
 from model.architectures import BaselineCNN
-from tests.integration.workplace import EVALUATION_NAMES, Outcome, Workplace
+from tests.integration.workplace import EVALUATION_NAMES, Outcome, Workplace, replaced
 from utils.checkpoint_file import read_checkpoint, write_checkpoint
 
 SIZES = (3, 2, 3)
@@ -179,7 +179,7 @@ def test_a_best_checkpoint_that_was_lost(trained: Workplace, models: Models) -> 
         "(the run watched min val/loss: no epoch has had a value of it yet, or model_best.pth was lost)" in outcome.out
     )
     config = best.with_name("config.json")
-    config.write_text(config.read_text().replace('"epochs": 1', '"epochs": 1, "monitor": "off"'))
+    trained.rewrite(config, replaced('"min val/loss"', '"off"'))
     _, outcome = answer(trained, str(trained.run), "--output", "submit/again.csv")
     assert "there is no best checkpoint (the run watched no metric); the last one is used" in outcome.out
     models.write("saved/models/Tiny/no-config", checkpoint="last.pth")
@@ -227,6 +227,7 @@ def test_the_folds_of_a_run_are_averaged(trained: Workplace, models: Models) -> 
     assert submission.name == "Tiny_folds+Other_b.csv"
     assert answers(submission) == likeliest(np.average([*joints, models.joint(other)], axis=0, weights=[1, 1, 1, 2]))
     assert f"{run}/fold_1/model_best.pth (0.2)" in outcome.out
+    trained.test("--resume", run, "--weights", "5e-324").check_refusal(2, ("--weights 4.94066e-324: every weight",))
 
 
 def test_folds_that_are_not_there_yet_are_told_of(trained: Workplace, models: Models) -> None:

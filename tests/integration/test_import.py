@@ -7,7 +7,7 @@ import os
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +163,46 @@ def test_a_hostile_checkpoint_is_not_run(workplace: Workplace, team_model: TeamM
     workplace.write_config(CONFIG)
     save(workplace.folder / "old.pth", team_model, monitor_best=Hostile())
     outcome = run_import(workplace, "old.pth", "-c", "tiny.json")
-    outcome.check_refusal(4, ("old.pth: names posix.system: refused, nothing was executed",))
+    outcome.check_refusal(4, ("old.pth: names posix.system: refused, nothing was executed", "do not use it"))
+    outcome = workplace.test("--resume", "old.pth")
+    outcome.check_refusal(4, ("old.pth: names posix.system: refused, nothing was executed", "do not use it"))
+    assert "scripts.import_checkpoint" not in outcome.err
     assert not (workplace.folder / "executed").exists()
+
+
+LAYER = "model.classifier.0.age_out.0.bias"
+ODD_TENSORS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "meta": (lambda tensor: tensor.to("meta"), "is a tensor without its numbers (device meta)"),
+    "sparse": (lambda tensor: tensor.to_sparse(), "is sparse (torch.sparse_coo)"),
+    "int32": (lambda tensor: tensor.to(torch.int32), "is of whole numbers"),
+    "bool": (lambda tensor: tensor > 0, "is torch.bool"),
+    "complex": (lambda tensor: tensor.to(torch.complex64), "is torch.complex64"),
+    "quantized": (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "is torch.qint8"),
+    "too-great": (lambda tensor: tensor.double() * 1e300, "are not finite"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("case", ODD_TENSORS)
+def test_weights_of_another_kind_are_refused(workplace: Workplace, team_model: TeamModel, case: str) -> None:
+    change, told = ODD_TENSORS[case]
+    workplace.write_config(CONFIG)
+    weights = dict(team_model.state_dict())
+    weights[LAYER] = change(weights[LAYER])
+    torch.save(weights, "weights.pth")
+    before = workplace.files()
+    run_import(workplace, "weights.pth", "-c", "tiny.json").check_refusal(
+        4, ("weights.pth: ", "heads.head_age.bias", told)
+    )
+    assert workplace.files() == before
+
+
+@pytest.mark.parametrize(("epoch", "kept"), [(-5, 0), (True, 0), ("7", 0), (3, 3)])
+def test_epochs_that_cannot_be_are_not_kept(workplace: Workplace, team_model: TeamModel, epoch: Any, kept: int) -> None:
+    workplace.write_config(CONFIG)
+    torch.save({"epoch": epoch, "model": {"net": team_model.state_dict()}}, "weights.pth")
+    run_import(workplace, "weights.pth", "-c", "tiny.json", "--output", "mine").check_success()
+    assert read_checkpoint(workplace.folder / "mine/model_best.pth")["completed_epochs"] == kept
 
 
 @pytest.mark.parametrize(

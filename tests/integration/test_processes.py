@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,24 @@ import torch
 import test as test_script
 from tests.integration.drawn_road import ONE_THREAD, ROOT, run, weights_and_metrics, write_config
 
+PLAIN: dict[str, Any] = {
+    "arch": {"type": "TimmModelMulti", "args": {"model_name": "test_convnext", "pretrained": False}},
+    "optimizer": {"type": "SGD", "args": {"lr": 0.05, "momentum": 0.9}},
+    "lr_scheduler": None,
+}
+EVERYTHING: dict[str, Any] = {
+    **PLAIN,
+    "optimizer": {**PLAIN["optimizer"], "sharpness_aware": {"rho": 0.05}, "layer_decay": 0.8},
+    "loss": {"head_weights": "learned", "heads": {"age": {"args": {"class_weights": "balanced"}}}},
+    "sampler": {"type": "RepeatSampler", "args": {"times": {"mask": {"incorrect": 2}}}},
+    "freezing": {"stages": 1, "epochs": 1},
+    "weight_averaging": {"type": "ExponentialMovingAverage", "args": {"decay": 0.9}},
+}
 
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Path) -> None:
+
+@pytest.mark.parametrize("changes", [PLAIN, EVERYTHING], ids=["plain", "everything"])
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Path, changes: dict[str, Any]) -> None:
     """With a model without batch statistics; the images of an odd validation set are each scored once."""
-    changes = {"arch": {"type": "TimmModelMulti", "args": {"model_name": "test_convnext", "pretrained": False}},
-               "optimizer": {"type": "SGD", "args": {"lr": 0.05, "momentum": 0.9}}, "lr_scheduler": None}  # fmt: skip
     config = write_config(tmp_path, drawn, **changes)
     single = run(config, "--set", "trainer.epochs=2")
     both = tmp_path / "both"

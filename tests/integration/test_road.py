@@ -189,7 +189,7 @@ def test_what_can_never_be_measured_is_not_watched(tmp_path: Path, drawn: Path) 
                                                  "root": str(drawn / "train" / "images")}}  # fmt: skip
     trainer = {"epochs": 1, "save_dir": str(tmp_path / "saved"), "verbosity": 0, "save_best": []}
     config = write_config(tmp_path, drawn, data=[source], trainer=trainer, split={"type": "GivenSplit"}, info_dir=None)
-    plateau = 'lr_scheduler={"type":"ReduceLROnPlateau","metric":"val/age_f1"}'
+    plateau = 'lr_scheduler={"type":"ReduceLROnPlateau","args":{"mode":"max"},"metric":"val/age_f1"}'
     for change, name in (
         ("trainer.monitor=max val/f1", "val/f1"),
         ("trainer.monitor=min val/loss_age", "val/loss_age"),

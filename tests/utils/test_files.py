@@ -73,6 +73,14 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
 
 
+def test_what_is_linked_does_not_follow_the_other_though_it_did(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "last", b"first")
+    (tmp_path / "best").symlink_to("last")
+    link_or_copy(tmp_path / "last", tmp_path / "best")
+    write_atomically(tmp_path / "last", b"second")
+    assert (tmp_path / "best").read_bytes() == b"first"
+
+
 def test_what_must_not_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "table").write_text("text")
     (tmp_path / "link").symlink_to("table")

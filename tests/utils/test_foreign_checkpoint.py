@@ -227,7 +227,7 @@ def test_classes_built_on_dict_and_list_become_plain_ones(
     [
         (logging.getLogger("x"), r"logging\.getLogger"),
         (functools.partial(torch.nn.functional.relu), r"functools\.partial"),
-        (datetime.timezone.utc, r"datetime\.timezone"),
+        (datetime.UTC, r"datetime\.timezone"),
         (decimal.Decimal("0.1"), r"decimal\.Decimal"),
         (deque([1]), r"collections\.deque"),
         (uuid.UUID(int=1), r"uuid\.UUID"),
