@@ -6,6 +6,7 @@ import utils.early_signals  # noqa: F401 - first: what follows takes seconds to 
 
 # isort: split
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import torch
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from data_loader.records import Record
+from data_loader.splits import Split
 from experiment.builders import (
     build_data_loader,
     build_learner,
@@ -29,7 +31,7 @@ from experiment.command import config_of_fold, configure
 from experiment.schema import RunSettings, metric_functions
 from experiment.watched import refuse_unknowable_monitors, refuse_unlearnable
 from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, join_folds, predict_fold
-from logger.log import close_log, open_log
+from logger.log import LOG_NAME, close_log, open_log
 from parse_config import ConfigParser, parse_arguments
 from trainer.checkpoint import LAST, Checkpoints
 from trainer.epoch_sums import describe
@@ -85,7 +87,8 @@ def train(
     try:
         if is_run_of_folds(config.resolved):
             return train_folds(config, session, resume if isinstance(resume, RunFolders) else None)
-        return train_run(config, session, resume if isinstance(resume, ResumePoint) else None)
+        split = divide_records(config, labels)
+        return train_run(config, session, split, resume if isinstance(resume, ResumePoint) else None)
     finally:
         close_log()
         process_group.stop()
@@ -95,30 +98,35 @@ def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) 
     """Trains the folds in turn, each in its own folder of the run, from where it stopped; then what the folds say of
     the images that they did not train on is put together and scored."""
     every = range(config.build("split").folds)
+    judged: dict[int, list[Record]] = {}
     for fold in every if session.only_fold is None else [session.only_fold]:
+        open_log(None, verbosity_of(config), process_group.rank())  # what is said from here on is this fold's
         fold_config = config_of_fold(config, fold)
+        split = divide_records(fold_config, session.labels)
         resume = resume_point_of_fold(run, fold) if run is not None else None
-        result = train_run(fold_config, session, resume, fold, run)
+        result = train_run(fold_config, session, split, resume, fold, run)
         if result.folders is None:  # a dry run: the others would say the same
             return result
         run = result.folders.of_run()
-        judge_fold(fold_config, session, result.folders)
+        judged[fold] = judge_fold(result.folders, session, split)
     assert run is not None
     if not all((run.of_fold(fold).models / OUT_OF_FOLD_FILE).exists() for fold in every):
         return RunResult(run)
+    for fold in every:  # those that were trained by others, or before
+        if fold not in judged:
+            split = divide_records(config_of_fold(config, fold), session.labels)
+            judged[fold] = judge_fold(run.of_fold(fold), session, split)
     log = open_log(run.log / "info.log", verbosity_of(config), process_group.rank())
-    judged = [judge_fold(config_of_fold(config, fold), session, run.of_fold(fold)) for fold in every]
-    scores = join_folds(run, session.labels, judged)
+    scores = join_folds(run, session.labels, [judged[fold] for fold in every])
     for line in scores.lines():
         log.info("%s", line)
     return RunResult(run, out_of_fold=scores)
 
 
-def judge_fold(config: ConfigParser, session: Session, folders: RunFolders) -> list[Record]:
+def judge_fold(folders: RunFolders, session: Session, split: Split) -> list[Record]:
     """What the fold's model says of its validation images is kept, if it is not yet; returns these images."""
-    records = divide_records(config, session.labels).validation
     try:
-        return predict_fold(folders, records, session.labels, session.device)
+        return predict_fold(folders, split.validation, session.labels, session.device)
     except StopSignal as signal:
         raise type(signal)(f"{signal}; go on with --resume {folders.of_run().models}") from None
 
@@ -126,6 +134,7 @@ def judge_fold(config: ConfigParser, session: Session, folders: RunFolders) -> l
 def train_run(
     config: ConfigParser,
     session: Session,
+    split: Split,
     resume: ResumePoint | None,
     fold: int | None = None,
     run: RunFolders | None = None,
@@ -133,8 +142,7 @@ def train_run(
     """Trains one model to its end. fold: it is that fold of a run, whose folders are `run` if it has begun."""
     settings: TrainerSettings = config.build("trainer")
     labels, device = session.labels, session.device
-    log = open_log(None, settings.verbosity, process_group.rank())
-    split = divide_records(config, labels)
+    log = logging.getLogger(LOG_NAME)
     split_digest = split.digest(labels)
     if resume is not None:
         refuse_other_data(resume, split_digest)

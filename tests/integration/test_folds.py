@@ -199,3 +199,15 @@ def test_a_dry_run_of_folds_changes_nothing(folds_config: Path, tmp_path: Path) 
 def test_more_folds_than_people_are_refused_at_once(folds_config: Path) -> None:
     with pytest.raises(DataError, match="folds = 99: there are 10 persons"):
         run(folds_config, "--set", "split.args.folds=99")
+
+
+def test_each_fold_has_its_own_log(folds_config: Path) -> None:
+    models = run(folds_config)
+    log = models.parents[2] / "log" / models.parent.name / models.name
+    for fold in range(3):
+        text = (log / f"fold_{fold}" / "info.log").read_text()
+        assert text.count("images of") >= 1
+        assert ("epoch 2/2" in text) and text.count("epoch 1/2:") == 1
+    summary = (log / "info.log").read_text()
+    assert "over 3 folds macro F1" in summary
+    assert "epoch" not in summary
