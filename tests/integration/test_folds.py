@@ -207,7 +207,8 @@ def test_each_fold_has_its_own_log(folds_config: Path) -> None:
     for fold in range(3):
         text = (log / f"fold_{fold}" / "info.log").read_text()
         assert text.count("images of") >= 1
-        assert ("epoch 2/2" in text) and text.count("epoch 1/2:") == 1
+        assert "epoch 2/2" in text
+        assert text.count("epoch 1/2:") == 1
     summary = (log / "info.log").read_text()
     assert "over 3 folds macro F1" in summary
     assert "epoch" not in summary
