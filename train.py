@@ -29,7 +29,7 @@ from experiment.builders import (
 from experiment.checks import check_config
 from experiment.command import config_of_fold, configure
 from experiment.schema import RunSettings, metric_functions
-from experiment.watched import refuse_unknowable_monitors, refuse_unlearnable
+from experiment.watched import refuse_unusable_split
 from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, join_folds, predict_fold
 from logger.log import LOG_NAME, close_log, open_log
 from parse_config import ConfigParser, parse_arguments
@@ -88,6 +88,7 @@ def train(
         if is_run_of_folds(config.resolved):
             return train_folds(config, session, resume if isinstance(resume, RunFolders) else None)
         split = divide_records(config, labels)
+        refuse_unusable_split(config, labels, split)
         return train_run(config, session, split, resume if isinstance(resume, ResumePoint) else None)
     finally:
         close_log()
@@ -97,27 +98,26 @@ def train(
 def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) -> RunResult:
     """Trains the folds in turn, each in its own folder of the run, from where it stopped; then what the folds say of
     the images that they did not train on is put together and scored."""
-    every = range(config.build("split").folds)
+    configs = {fold: config_of_fold(config, fold) for fold in range(config.build("split").folds)}
+    splits = {fold: divide_records(configs[fold], session.labels) for fold in configs}
+    for fold, split in splits.items():  # all of them, before hours go into the first
+        refuse_unusable_split(configs[fold], session.labels, split)
     judged: dict[int, list[Record]] = {}
-    for fold in every if session.only_fold is None else [session.only_fold]:
-        open_log(None, verbosity_of(config), process_group.rank())  # what is said from here on is this fold's
-        fold_config = config_of_fold(config, fold)
-        split = divide_records(fold_config, session.labels)
+    for fold in configs if session.only_fold is None else [session.only_fold]:
         resume = resume_point_of_fold(run, fold) if run is not None else None
-        result = train_run(fold_config, session, split, resume, fold, run)
+        result = train_run(configs[fold], session, splits[fold], resume, fold, run)
         if result.folders is None:  # a dry run: the others would say the same
             return result
         run = result.folders.of_run()
-        judged[fold] = judge_fold(result.folders, session, split)
+        judged[fold] = judge_fold(result.folders, session, splits[fold])
+        open_log(None, verbosity_of(config), process_group.rank())  # what is said from here on is not this fold's
     assert run is not None
-    if not all((run.of_fold(fold).models / OUT_OF_FOLD_FILE).exists() for fold in every):
+    if not all((run.of_fold(fold).models / OUT_OF_FOLD_FILE).exists() for fold in configs):
         return RunResult(run)
-    for fold in every:  # those that were trained by others, or before
-        if fold not in judged:
-            split = divide_records(config_of_fold(config, fold), session.labels)
-            judged[fold] = judge_fold(run.of_fold(fold), session, split)
+    for fold in configs.keys() - judged.keys():  # trained by others, or before
+        judged[fold] = judge_fold(run.of_fold(fold), session, splits[fold])
     log = open_log(run.log / "info.log", verbosity_of(config), process_group.rank())
-    scores = join_folds(run, session.labels, [judged[fold] for fold in every])
+    scores = join_folds(run, session.labels, [judged[fold] for fold in configs])
     for line in scores.lines():
         log.info("%s", line)
     return RunResult(run, out_of_fold=scores)
@@ -148,8 +148,6 @@ def train_run(
         refuse_other_data(resume, split_digest)
     model = build_model(config, labels, resume).to(device)
     data_loader = build_data_loader(config, labels, split, model, device, settings)
-    refuse_unlearnable(labels, data_loader)
-    refuse_unknowable_monitors(config, labels, data_loader)
     learner = build_learner(config, labels, settings, model, data_loader, device)
     folders = choose_folders(config, settings, resume, session.dry_run, fold, run)
     with StopSignals() as stop:

@@ -56,9 +56,9 @@ def read_records(sources: Iterable[Source], label_space: LabelSpace, label_fixes
     """
     problems: list[str] = []
     records: list[Record] = []
-    for source in sources:
+    for number, source in enumerate(sources):
         try:
-            records += source.collect(problems)
+            records += [_with_person(record, number) for record in source.collect(problems)]
         except DataError as error:
             problems += str(error).split("\n")
     if label_fixes is not None:
@@ -76,6 +76,11 @@ def read_records(sources: Iterable[Source], label_space: LabelSpace, label_fixes
                 )
     raise_problems(problems)
     return records
+
+
+def _with_person(record: Record, source: int) -> Record:
+    """An image that stands for itself is its own person, by a name that does not depend on where the data lies."""
+    return record if record.person else replace(record, person=f"{source}:{record.name}")
 
 
 def _fixed(records: list[Record], table: Path, label_space: LabelSpace, problems: list[str]) -> list[Record]:

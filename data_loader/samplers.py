@@ -25,7 +25,8 @@ __all__ = ["MPerClassSampler", "RepeatSampler", "WeightedSampler"]
 
 logger = logging.getLogger(__name__)
 
-Times = Annotated[int, Field(ge=1, le=1000)]
+MOST_REPEATS = 1000
+Times = Annotated[int, Field(ge=1, le=MOST_REPEATS)]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ class RepeatSampler(BaseSampler):
         for name, head in self.heads.items():
             by_class = [self.times[name].get(known, 1) for known in head.class_names]
             repeats *= np.array([*by_class, 1])[_targets(head, records)]  # the last is that of -1, unknown
+        if repeats.max() > MOST_REPEATS:
+            raise DataError(
+                f"sampler.args.times: some image is named by several, and would come {repeats.max()} times an epoch; "
+                f"at most {MOST_REPEATS} make sense"
+            )
         shown = np.repeat(np.arange(len(records)), repeats)
         return EpochOrder(len(shown), lambda stream: stream.permutation(shown))
 

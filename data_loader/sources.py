@@ -215,7 +215,7 @@ class AttributeTable(BaseSource):
                 continue
             attributes = {attribute: cells[column] or None for attribute, column in columns.items()}
             path = Path(self.root, name)
-            person = cells.get(self.person_column or "") or str(path)
+            person = cells.get(self.person_column or "", "")
             records.append(Record(path, name, person, attributes, origin, self._part(cells, origin, problems)))
         return records
 

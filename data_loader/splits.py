@@ -45,9 +45,8 @@ class Split:
         found = hashlib.blake2b(digest_size=16)
         for side in (self.train, self.validation, self.test):
             for record in side:
-                person = "" if record.person == str(record.path) else record.person  # the image stands for itself
                 known = {**label_space.targets(record.attributes), **label_space.scoring_targets(record.attributes)}
-                found.update(f"{record.name}\0{person}\0{sorted(known.items())}\n".encode())
+                found.update(f"{record.name}\0{record.person}\0{sorted(known.items())}\n".encode())
             found.update(b"\n")
         return found.hexdigest()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from base.base_trainer import TrainerSettings
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from base.scores import Scores
-from data_loader.loaders import AttributeDataLoader
+from data_loader.records import Record
 from data_loader.samplers import class_counts
+from data_loader.splits import Split
 from experiment.schema import metric_functions
 from model import metric
 from model.schedules import needs_metric
@@ -20,11 +22,15 @@ from utils.wording import not_one_of
 logger = logging.getLogger(__name__)
 
 
+def loss_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    """The losses that an epoch gives: the whole, each head's, and those on the embedding."""
+    metric_learning = config["loss"].get("metric_learning") or {}
+    return ["loss", *(f"loss_{name}" for name in (*labels.heads, *metric_learning))]
+
+
 def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
     """Every number that an epoch gives, known before training."""
-    metric_learning = config["loss"].get("metric_learning") or {}
-    losses = ["loss", *(f"loss_{name}" for name in (*labels.heads, *metric_learning))]
-    scores = Scores.names(labels, metric_functions(config))
+    losses, scores = loss_names(config, labels), Scores.names(labels, metric_functions(config))
     return [*(f"{side}/{name}" for side in ("val", "train") for name in (*losses, *scores)), "lr"]
 
 
@@ -53,7 +59,7 @@ def metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
             if name not in known:
                 problems.append(config.problem(place, not_one_of(name, known)))
             elif needs_metric(config["lr_scheduler"]["type"]):
-                wanted = "min" if "loss" in name else "max"
+                wanted = "min" if name.partition("/")[2] in loss_names(config, labels) else "max"
                 if config["lr_scheduler"].get("args", {}).get("mode", "min") != wanted:
                     problems.append(
                         f'{config.origin(place)}: lr_scheduler.args.mode must be "{wanted}" for {name}, or the rate '
@@ -69,9 +75,16 @@ def metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
     return problems
 
 
-def refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, data_loader: AttributeDataLoader) -> None:
+def refuse_unusable_split(config: ConfigParser, labels: LabelSpace, split: Split) -> None:
+    """Raises DataError where nothing can be learned from the training side, or something watches a metric that the
+    validation side cannot tell."""
+    _refuse_unlearnable(labels, split.train)
+    _refuse_unknowable_monitors(config, labels, split.validation)
+
+
+def _refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, validation: Sequence[Record]) -> None:
     """Raises DataError where something watches a metric of the validation set whose labels are all unknown there."""
-    rows = [record.attributes for record in data_loader.validation_records]
+    rows = [record.attributes for record in validation]
     known = labels.known_targets(rows)
     answers = labels.answers(known)
     without = [name for name, target in known.items() if (target == UNKNOWN).all()]
@@ -89,9 +102,9 @@ def refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, data_lo
             )
 
 
-def refuse_unlearnable(labels: LabelSpace, data_loader: AttributeDataLoader) -> None:
+def _refuse_unlearnable(labels: LabelSpace, train: Sequence[Record]) -> None:
     """Raises DataError where no training image has a label for any head; a single head without one is warned of."""
-    counts = class_counts(data_loader.train_records, labels)
+    counts = class_counts(train, labels)
     without = [name for name, count in counts.items() if count.sum() == 0]
     if len(without) == len(counts):
         raise DataError(

@@ -135,7 +135,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse(argv)
     overrides = parse_arguments([f"--set={text}" for text in given.set]).overrides
     if given.output is not None:
-        obstacle = obstacle_to_replacing(given.output, [given.config]) or obstacle_to_writing(given.output.parent)
+        obstacle = obstacle_to_replacing(given.output, [given.config], ".json") or obstacle_to_writing(
+            given.output.parent
+        )
         if obstacle:
             raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
     log = open_log(None, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import test
 import train
 from scripts.make_demo_data import make_demo_data
+from utils.command_line import CommandLine
 from utils.errors import run_command
 
 DATA = Path("data/demo")
@@ -17,6 +18,7 @@ PEOPLE, EVAL_PEOPLE, SEED = 250, 90, 7
 
 def main() -> None:
     """Each step finds out whether it is done already, so that a second call goes straight to the scores."""
+    CommandLine(description="Draws faces, trains on them on the CPU, scores, and writes the answers.").parse()
     make_demo_data(DATA, PEOPLE, EVAL_PEOPLE, SEED)
     config, resume = train.configure(train.parse_arguments(["--config", str(CONFIG), "--resume", "auto"]))
     run = train.train(config, resume)

@@ -31,7 +31,7 @@ def evaluate(arguments: Namespace) -> list[SetScores]:
     open_log(None, 1)
     try:
         submission, answers = Path(arguments.submission), Path(arguments.answers)
-        refuse_output(arguments.output, [submission, answers])
+        refuse_output(arguments.output, [submission, answers, Path(arguments.config or "config.json")])
         labels = label_space(arguments)
         said = read_answers(submission, labels.num_answers)
         truth = align(read_answers(answers, labels.num_answers), said.ids, answers)
@@ -62,7 +62,7 @@ def refuse_output(output: str | None, read: Sequence[Path]) -> None:
     if output is None:
         return
     path = Path(output)
-    obstacle = obstacle_to_replacing(path, read) if path.name else "names no file"
+    obstacle = obstacle_to_replacing(path, read, ".json") if path.name else "names no file"
     if obstacle := obstacle or obstacle_to_writing(path.parent):
         raise ConfigError(f"--output {output}: cannot be written: {obstacle}")
 

@@ -46,7 +46,13 @@ def plot(lines: Sequence[dict[str, Any]], title: str, output: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.suptitle(title)
-    figure.savefig(output, dpi=110)
+    if output.suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"--output {output}: must end in .png, .svg or .pdf")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, dpi=110)
+    except OSError as error:
+        raise ConfigError(f"--output {output}: cannot be written ({error.strerror or error})") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

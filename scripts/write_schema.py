@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from experiment.schema import SECTIONS
+from utils.command_line import CommandLine
 from utils.editor_schema import editor_schema
 from utils.errors import run_command
 from utils.files import write_atomically
@@ -21,6 +22,7 @@ def schema_text() -> str:
 
 def main() -> None:
     """The command."""
+    CommandLine(description="Writes configs/config.schema.json, which editors check configs with.").parse()
     write_atomically(SCHEMA_FILE, schema_text().encode())
     print(f"{SCHEMA_FILE}: written")
 

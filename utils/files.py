@@ -26,15 +26,18 @@ def link_or_copy(source: Path, target: Path) -> None:
     _replace(target, lambda temporary: _link(source, temporary))
 
 
-def obstacle_to_replacing(path: Path, inputs: Iterable[Path] = ()) -> str | None:
-    """Why a file must not be written, though its folder may be: it is a folder, a device or a pipe, or one of `inputs`,
-    which the same command reads. None if it may. Asked before long work, whose end would be too late."""
+def obstacle_to_replacing(path: Path, inputs: Iterable[Path] = (), suffix: str = ".csv") -> str | None:
+    """Why a file must not be written, though its folder may be: it is a folder, a device or a pipe, one of `inputs`,
+    which the same command reads, or there already and no table of answers or scores, to judge by its `suffix`. None if
+    it may. Asked before long work, whose end would be too late."""
     if path.is_dir():
         return "is a folder; name a file in it"
     if path.exists() and not path.is_file():
         return NO_REGULAR_FILE
     if any(each.exists() and path.exists() and path.samefile(each) for each in inputs):
         return "is what this command reads, and would be lost; name another file"
+    if path.exists() and (path.suffix != suffix or path.name == "config.json"):
+        return f"is there already, and is nothing that this command writes; name a new file, such as scores{suffix}"
     return None
 
 

@@ -201,7 +201,9 @@ def test_a_table_with_other_columns_and_unknown_values(tmp_path: Path, labels: L
     )
     records = source.read()
     assert [record.part for record in records] == ["train", "validation", None]
-    assert [record.person for record in records] == ["p", "q", str(tmp_path / "img" / "c.jpg")]
+    assert [record.person for record in records] == ["p", "q", ""]
+    gender = LabelSpace({"gender": {"classes": ["male", "female"]}})
+    assert [record.person for record in read_records([source], gender)] == ["p", "q", "0:c.jpg"]
     assert [labels.targets(record.attributes) for record in records] == [
         {"mask": -1, "gender": 0, "age": -1},
         {"mask": -1, "gender": -1, "age": 1},

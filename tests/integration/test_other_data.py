@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.integration.workplace import Workplace, replaced
@@ -114,3 +116,62 @@ def test_what_never_takes_effect_is_refused(workplace: Workplace, changes: dict[
     assert outcome.exit_code == 2
     assert line in outcome.err
     assert not workplace.runs
+
+
+def test_a_table_without_persons_divides_alike_wherever_it_lies(workplace: Workplace) -> None:
+    write_table(workplace)
+    workplace.rewrite(workplace.folder / "table.csv", replaced("path,person", "path,who"))
+    rows = (workplace.folder / "table.csv").read_text().splitlines()
+    half = [row if number % 2 else re.sub(",[^,]*,", ",,", row, count=1) for number, row in enumerate(rows)]
+    workplace.write("table.csv", "\n".join([rows[0], *half[1:]]))
+    arguments = {"path": "table.csv", "person_column": "who", "columns": {"who": None}}
+    config = workplace.write_config(
+        {"data": [{"type": "AttributeTable", "args": arguments}], "trainer.monitor": "off", "trainer.save_best": []}
+    )
+    workplace.train("--config", config).check_success()
+    absolute = workplace.folder / "table.csv"
+    workplace.train("--resume", workplace.run, *TWO_EPOCHS, "--set", f"data.0.args.path={absolute}").check_success()
+
+
+def test_an_impossible_fold_is_refused_before_the_first_is_trained(workplace: Workplace) -> None:
+    write_table(workplace)
+    people = sorted(path.name.split("_")[0] for path in (workplace.train_root / "images").iterdir())
+    rows = (workplace.folder / "table.csv").read_text().splitlines()
+    known = [row for row in rows[1:] if row.split(",")[1] == people[0]]
+    unknown = [",".join([*row.split(",")[:2], "wear", "", ""]) for row in rows[1:] if row.split(",")[1] != people[0]]
+    workplace.write("table.csv", "\n".join([rows[0], *known, *unknown]))
+    changes = {
+        "data": [{"type": "AttributeTable", "args": {"path": "table.csv"}}],
+        "split": {"type": "KFoldSplit", "args": {"folds": 2}},
+        "trainer.monitor": "max val/gender_accuracy",
+        "trainer.save_best": [],
+    }
+    for seed in (1, 2, 3):
+        outcome = workplace.train("--config", workplace.write_config({**changes, "seed": seed}))
+        assert outcome.exit_code == 3
+        assert "watches val/gender_accuracy, but no validation image has the labels" in outcome.err
+        assert not workplace.runs
+
+
+def test_a_head_whose_name_holds_loss_has_scores_that_rise(workplace: Workplace) -> None:
+    """glossy_f1 is no loss."""
+    plateau = {"type": "ReduceLROnPlateau", "args": {"mode": "max"}, "metric": "val/glossy_f1"}
+    changes = {
+        "labels": {
+            "attributes": {"glossy": {"classes": ["wear", "incorrect", "not_wear"]}},
+            "heads": {"glossy": ["glossy"], "gender": ["gender"], "age": ["age"]},
+        },
+        "loss": {"heads": {"mask": None, "glossy": {"type": "CrossEntropyLoss"}}},
+        "lr_scheduler": plateau,
+    }
+    assert workplace.train("--config", workplace.write_config(changes), "--print-config").exit_code == 0
+    changes["lr_scheduler"] = {**plateau, "args": {"mode": "min"}}
+    assert "mode must be" in workplace.train("--config", workplace.write_config(changes), "--print-config").err
+
+
+def test_a_product_of_repeats_is_bounded(workplace: Workplace) -> None:
+    times = {"mask": {"incorrect": 1000}, "gender": {"male": 1000}}
+    config = workplace.write_config({"sampler": {"type": "RepeatSampler", "args": {"times": times}}})
+    workplace.train("--config", config, "--dry-run").check_refusal(
+        3, ("sampler.args.times: some image is named by several", "1000000 times an epoch")
+    )

@@ -82,13 +82,18 @@ def test_what_is_linked_does_not_follow_the_other_though_it_did(tmp_path: Path) 
 
 
 def test_what_must_not_be_replaced(tmp_path: Path) -> None:
-    (tmp_path / "table").write_text("text")
-    (tmp_path / "link").symlink_to("table")
-    read = [tmp_path / "gone", tmp_path / "table"]
-    for name in ("table", "link", "./table"):
+    (tmp_path / "table.csv").write_text("text")
+    (tmp_path / "link.csv").symlink_to("table.csv")
+    read = [tmp_path / "gone.csv", tmp_path / "table.csv"]
+    for name in ("table.csv", "link.csv", "./table.csv"):
         assert "is what this command reads" in (obstacle_to_replacing(tmp_path / name, read) or "")
         assert obstacle_to_replacing(tmp_path / name) is None
-    assert obstacle_to_replacing(tmp_path / "gone", read) is None
+        assert "is nothing that this command writes" in (obstacle_to_replacing(tmp_path / name, suffix=".json") or "")
+    assert obstacle_to_replacing(tmp_path / "gone.csv", read) is None
+    for name in ("model_best.pth", "config.json", "face.jpg"):
+        assert obstacle_to_replacing(tmp_path / name, suffix=".json") is None
+        (tmp_path / name).write_text("precious")
+        assert "is nothing that this command writes" in (obstacle_to_replacing(tmp_path / name, suffix=".json") or "")
     assert "is a folder" in (obstacle_to_replacing(tmp_path) or "")
 
 
