@@ -40,7 +40,7 @@ from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
 from utils.errors import StopSignal, UserError, run_command
-from utils.run_folders import RunFolders, new_run
+from utils.run_folders import RunFolders, new_run, read_kept_config
 from utils.stop_signals import StopSignals
 
 
@@ -117,6 +117,13 @@ def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) 
     for fold in configs.keys() - judged.keys():  # trained by others, or before
         judged[fold] = judge_fold(run.of_fold(fold), session, splits[fold])
     log = open_log(run.log / "info.log", verbosity_of(config), process_group.rank())
+    kept = {
+        fold: read_kept_config(run.of_fold(fold).models) or fold_config.resolved
+        for fold, fold_config in configs.items()
+    }
+    planned = {fold: fold_config["trainer"]["epochs"] for fold, fold_config in kept.items()}
+    if len(set(planned.values())) > 1:
+        log.warning("the folds were trained for different numbers of epochs, by fold: %s", planned)
     scores = join_folds(run, session.labels, [judged[fold] for fold in configs])
     for line in scores.lines():
         log.info("%s", line)

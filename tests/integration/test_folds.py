@@ -143,6 +143,15 @@ def test_extending_judges_the_folds_anew(folds_config: Path, tmp_path: Path) -> 
     assert (models / OUT_OF_FOLD_FILE).read_bytes() == (longer / OUT_OF_FOLD_FILE).read_bytes() != before
 
 
+def test_folds_of_unlike_length_are_told(folds_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    models = run(folds_config, "--set", "lr_scheduler=null")
+    assert "different numbers" not in capsys.readouterr().out
+    go_on(str(models), "--fold", "1", "--set", "trainer.epochs=3")
+    assert "different numbers of epochs, by fold: {0: 2, 1: 3, 2: 2}" in capsys.readouterr().out
+    go_on(str(models), "--set", "trainer.epochs=3")
+    assert "different numbers" not in capsys.readouterr().out
+
+
 def test_a_fold_that_is_not_there_is_refused(folds_config: Path) -> None:
     with pytest.raises(ConfigError, match="--fold 3: the split has the folds 0 to 2"):
         run(folds_config, "--fold", "3")
