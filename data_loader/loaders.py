@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import cv2
 import torch
@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from base.base_data_loader import BaseDataLoader
 from base.batch import Batch
 from base.label_space import LabelSpace
-from base.preprocessing import Preprocessing
 from data_loader.batch_samplers import EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.datasets import AttributeDataset, Views, ViewsDataset
 from data_loader.image_check import check_images
@@ -26,14 +25,12 @@ from data_loader.pipeline import Pipeline, first_line
 from data_loader.records import Record
 from data_loader.samplers import BaseSampler
 from data_loader.splits import Split
-from data_loader.transforms import TransformLists, build_transforms, eval_pipeline
+from data_loader.transforms import TransformLists, build_transforms
 from utils.errors import DataError, UserError
 
 __all__ = ["AttributeDataLoader"]
 
 Pixels = Annotated[int, Field(ge=1)]
-Loaded = TypeVar("Loaded")
-
 DEFAULT_BATCH_SIZE = 32
 
 
@@ -118,7 +115,7 @@ class AttributeDataLoader(BaseDataLoader):
         return _batches(self._validation)
 
 
-class EvaluationLoader(Generic[Loaded]):
+class ViewsLoader:
     """Every image once, in order, prepared as a checkpoint's preprocessing says; may be iterated again."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
@@ -128,24 +125,8 @@ class EvaluationLoader(Generic[Loaded]):
         """Batches of this process."""
         return len(self._loader)
 
-    def __iter__(self) -> Iterator[Loaded]:
+    def __iter__(self) -> Iterator[Views]:
         return _batches(self._loader)
-
-
-def evaluation_loader(
-    records: Sequence[Record],
-    preprocessing: Preprocessing,
-    label_space: LabelSpace,
-    batch_size: int,
-    num_workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    pin_memory: bool = False,
-) -> EvaluationLoader[Batch]:
-    """Batches of `records`; process `rank` gets the images rank, rank + world_size, ... (see `Batch.indices`)."""
-    dataset = AttributeDataset(records, label_space, eval_pipeline(preprocessing), seed=None)
-    sampler = EvaluationBatchSampler(len(dataset), batch_size, rank, world_size)
-    return EvaluationLoader(_torch_loader(dataset, sampler, num_workers, pin_memory))
 
 
 def views_loader(
@@ -154,11 +135,11 @@ def views_loader(
     batch_size: int,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> EvaluationLoader[Views]:
+) -> ViewsLoader:
     """All `records`, in order, as each of the pipelines makes them: every image is decoded once for all of them."""
     dataset = ViewsDataset(records, pipelines)
     sampler = EvaluationBatchSampler(len(dataset), batch_size)
-    return EvaluationLoader(_torch_loader(dataset, sampler, num_workers, pin_memory))
+    return ViewsLoader(_torch_loader(dataset, sampler, num_workers, pin_memory))
 
 
 def _torch_loader(

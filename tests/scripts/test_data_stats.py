@@ -140,6 +140,8 @@ def test_nothing_is_suggested_that_would_be_refused(capsys: pytest.CaptureFixtur
         (["--outputt", "x"], 2, "--outputt is not a known flag; did you mean"),
         (["--set", "data.0.args.path=none.csv"], 3, "none.csv: there is no such file"),
         (["--output", "config.json"], 2, "--output config.json: cannot be written: is what this command reads"),
+        (["--output", "table.csv"], 2, "--output table.csv: cannot be written: is there already"),
+        (["--output", "0.png"], 2, "--output 0.png: cannot be written: is there already"),
         (["--output", "."], 2, "--output .: cannot be written: is a folder"),
         (["--output", "table.csv/stats.json"], 2, "--output table.csv/stats.json: cannot be written"),
         (["--set", "labels.attributes.age.limits=[0, 40]"], 2, "labels.attributes.age.bins"),
