@@ -155,7 +155,7 @@ def train_run(
         refuse_other_data(resume, split_digest)
     model = build_model(config, labels, resume).to(device)
     data_loader = build_data_loader(config, labels, split, model, device, settings)
-    learner = build_learner(config, labels, settings, model, data_loader, device)
+    learner = build_learner(config, labels, settings, model, data_loader, device, resume)
     folders = choose_folders(config, settings, resume, session.dry_run, fold, run)
     with StopSignals() as stop:
         trainer = Trainer(

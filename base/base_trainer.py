@@ -18,10 +18,12 @@ class TrainerSettings:
     save_best: further monitors, such as "max val/f1", each kept as best_<metric>.pth; verbosity: 0 quiet, 1 a line an
     epoch, 2 full; monitor: "min val/loss" or the like, "off" to disable; early_stop: epochs without a better monitor
     before the run stops (0: never); tensorboard: write its events; precision: "auto" is the card's mixed precision
-    (bfloat16, or float16 on older cards) and float32 on a CPU; accumulation_steps: batches to one update of the
-    weights; max_grad_norm: the gradients' norm is clipped to it; channels_last: lay images and weights out as (H, W, C)
-    in memory, which convolutions are faster in; compile: torch.compile the model, which takes a minute at the start and
-    pays on a GPU in long runs.
+    (bfloat16, or float16 on older cards), and on a CPU float32, or bfloat16 where a long run was measured to gain by it
+    (trainer/compute_choice.py); accumulation_steps: batches to one update of the weights; max_grad_norm: the gradients'
+    norm is clipped to it; channels_last: lay images and weights out as (H, W, C) in memory, which most convolutions are
+    faster in, and "auto" does but where a CPU was measured to lose by it; compile: torch.compile the model, which takes
+    a minute at the start and pays on a GPU in long runs, most with a mode: "reduce-overhead" (CUDA graphs), or
+    "max-autotune" (which also looks for faster kernels, for minutes).
     """
 
     epochs: PositiveInt
@@ -35,8 +37,8 @@ class TrainerSettings:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     accumulation_steps: PositiveInt = 1
     max_grad_norm: PositiveFloat | None = None
-    channels_last: bool = True
-    compile: bool = False
+    channels_last: bool | Literal["auto"] = "auto"
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = False
 
 
 class BaseTrainer(ABC):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,21 +38,25 @@ class Batch:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def tensors(self) -> list[Tensor]:
+        """All that it holds, in a fixed order."""
+        partners = [] if self.mix is None else [self.mix.partners]
+        return [self.images, *self.targets.values(), *self.scoring_targets.values(), self.indices, *partners]
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with what `function` makes of each of its tensors."""
+        return Batch(
+            function(self.images),
+            {head: function(target) for head, target in self.targets.items()},
+            {name: function(target) for name, target in self.scoring_targets.items()},
+            function(self.indices),
+            None if self.mix is None else replace(self.mix, partners=function(self.mix.partners)),
+        )
+
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; copies from pinned memory do not wait."""
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            {head: target.to(device, non_blocking=True) for head, target in self.targets.items()},
-            {name: target.to(device, non_blocking=True) for name, target in self.scoring_targets.items()},
-            self.indices.to(device, non_blocking=True),
-            None if self.mix is None else self.mix.to(device),
-        )
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Called by torch's DataLoader where `pin_memory` is on."""
-        return Batch(
-            self.images.pin_memory(),
-            {head: target.pin_memory() for head, target in self.targets.items()},
-            {name: target.pin_memory() for name, target in self.scoring_targets.items()},
-            self.indices.pin_memory(),
-        )
+        return self.mapped(torch.Tensor.pin_memory)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class Head:
         for axis, attribute in enumerate(self.attributes, start=1):
             if attribute.training_to_scoring == tuple(range(len(attribute.class_names))):
                 continue  # trained on what is scored: no need to send the mapping to the device
-            to_scoring = torch.tensor(attribute.training_to_scoring, device=joint.device)
+            to_scoring = _on_device(attribute.training_to_scoring, joint.device)
             shape = [*joint.shape]
             shape[axis] = len(attribute.class_names)
             joint = joint.new_zeros(shape).index_add_(axis, to_scoring, joint)
@@ -189,6 +190,12 @@ class LabelSpace:
     def to_config(self) -> dict[str, Any]:
         """The arguments that make this label space again: plain data, for the checkpoint."""
         return {key: value for key, value in self._config.items() if value is not None}
+
+
+@lru_cache(maxsize=64)
+def _on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Kept, as each copy to a GPU waits."""
+    return torch.tensor(numbers, device=device)
 
 
 def _combined_names(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from utils.random_streams import numpy_stream
@@ -40,10 +39,6 @@ class Mix:
     def partner_targets(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """By head, the partners' classes (B,); an unknown one stays unknown, whatever the image's own is."""
         return {head: target[self.partners] for head, target in targets.items()}
-
-    def to(self, device: torch.device) -> Mix:
-        """The same with its tensor on `device`."""
-        return Mix(self.partners.to(device, non_blocking=True), self.share, self.box)
 
 
 class Mixing(Protocol):

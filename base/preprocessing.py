@@ -34,10 +34,14 @@ class Preprocessing:
     ) -> Tensor:
         """(B, 3, H, W) uint8 -> (x / 255 - mean) / std in `dtype`, on the images' device, laid out as `memory_format`.
 
-        It is computed in float32 whatever `dtype` is."""
+        It is computed in float32 and rounded once. On a GPU it is one pass over the images, which `dtype` makes
+        shorter; a permuted view of (B, H, W, 3) memory is channels_last already, and keeps its order."""
         scale, shift = _scale_and_shift(self.mean, self.std, images.device)
-        images = images.to(torch.float32, memory_format=memory_format)
-        return torch.addcmul(shift, images, scale).to(dtype)
+        if images.device.type == "cpu":  # it would convert to float32 anyway, and in less handy pieces
+            wide = images.to(torch.float32, memory_format=memory_format)
+            return torch.addcmul(shift, wide, scale, out=wide).to(dtype)
+        normalised = torch.empty(images.shape, dtype=dtype, device=images.device, memory_format=memory_format)
+        return torch.addcmul(shift, images, scale, out=normalised)
 
     def to_config(self) -> dict[str, Any]:
         """Plain data, for the checkpoint."""

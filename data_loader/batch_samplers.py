@@ -14,18 +14,21 @@ from utils.random_streams import numpy_stream
 
 
 @dataclass(frozen=True, slots=True)
-class SampleKey:
-    """What a data set is asked for: the image of `index`, augmented as `epoch` demands.
+class BatchKeys:
+    """What a batch is to hold: the images of `indices` (B,) int64, augmented as `epoch` demands.
 
-    repeat: how often the image came in this epoch before; each time it is augmented in another way.
+    repeats (B,) int64: how often each image came in this epoch before; each time it is augmented in another way.
     """
 
     epoch: int
-    index: int
-    repeat: int = 0
+    indices: np.ndarray
+    repeats: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
-class TrainingBatchSampler(Sampler[list[SampleKey]]):
+class TrainingBatchSampler(Sampler[BatchKeys]):
     """The batches of one epoch for one process; `set_position` says which epoch, and where in it to begin.
 
     A global batch is `batch_size * world_size` neighbours of the epoch's order, and each process takes its contiguous
@@ -51,6 +54,7 @@ class TrainingBatchSampler(Sampler[list[SampleKey]]):
     ) -> None:
         num_samples = num_samples if order is None else order.length
         self.num_samples = num_samples
+        self.batch_size = batch_size
         self.global_batch_size = batch_size * world_size
         self.seed = seed
         self.rank = rank
@@ -79,14 +83,14 @@ class TrainingBatchSampler(Sampler[list[SampleKey]]):
         """Batches of a whole epoch."""
         return self.batches
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
+    def __iter__(self) -> Iterator[BatchKeys]:
         epoch = self.epoch
         order, repeats = self._order(epoch)
         for batch in range(self.start_batch, self.batches):
             places = np.arange(batch * self.global_batch_size, (batch + 1) * self.global_batch_size)
             members = places[: self.num_samples - batch * self.global_batch_size]
             mine = np.array_split(members, self.world_size)[self.rank]
-            yield [SampleKey(epoch, *key) for key in zip(order[mine].tolist(), repeats[mine].tolist(), strict=True)]
+            yield BatchKeys(epoch, order[mine], repeats[mine])
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The images of an epoch in order, and how often each of them came before in it."""
@@ -108,7 +112,7 @@ def earlier_occurrences(values: np.ndarray) -> np.ndarray:
     return occurrences
 
 
-class EvaluationBatchSampler(Sampler[list[SampleKey]]):
+class EvaluationBatchSampler(Sampler[BatchKeys]):
     """Every image once, in order: process r takes the images r, r + world_size, ..., and nothing is padded."""
 
     def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
@@ -118,6 +122,7 @@ class EvaluationBatchSampler(Sampler[list[SampleKey]]):
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
+    def __iter__(self) -> Iterator[BatchKeys]:
         for start in range(0, len(self.indices), self.batch_size):
-            yield [SampleKey(0, index) for index in self.indices[start : start + self.batch_size]]
+            indices = np.array(self.indices[start : start + self.batch_size])
+            yield BatchKeys(0, indices, np.zeros_like(indices))

@@ -1,122 +1,129 @@
-"""Images and their targets, by key."""
+"""The images of a batch, by its keys; and what is known of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from base.batch import Batch
 from base.label_space import LabelSpace
-from data_loader.batch_samplers import SampleKey
+from data_loader.batch_samplers import BatchKeys
+from data_loader.image_cache import CachedImages
+from data_loader.images import Images
 from data_loader.pipeline import AugmentationKey, Pipeline
 from data_loader.records import Record
-from utils.errors import UserError
 from utils.image_decoding import read_rgb
 
-
-@dataclass(frozen=True)
-class Sample:
-    """image (H, W, 3) uint8; targets by head and scoring targets by attribute, -1 = unknown; index in the records."""
-
-    image: np.ndarray
-    targets: dict[str, int]
-    scoring_targets: dict[str, int]
-    index: int
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
-class AttributeDataset(Dataset[Sample]):
-    """The records' images through a pipeline. What a key gives depends on it and the seed, and nothing else.
+class BatchImages(Protocol):
+    """Makes the images of batches. What keys give depends on them, and nothing else.
+
+    sizes: of the images in each of the arrays that it fills; copies_only: nothing is computed, so that another process
+    would not make it faster."""
+
+    sizes: list[Size]
+    copies_only: bool
+
+    def __len__(self) -> int: ...
+
+    def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
+        """Writes the images of `keys` to each of `out`, (B, h, w, 3) uint8. Raises DataError for an image that cannot
+        be read or that the transforms cannot take."""
+
+
+class AugmentedImages:
+    """The images of `records`, after the pipeline's fixed steps, through the rest of it.
 
     seed: None for a pipeline without chance."""
 
-    def __init__(
-        self, records: Sequence[Record], label_space: LabelSpace, pipeline: Pipeline, seed: int | None
-    ) -> None:
-        self.records = records
-        self.pipeline = pipeline
-        self.seed = seed
-        targets = [label_space.targets(record.attributes) for record in records]
-        scoring_targets = [label_space.scoring_targets(record.attributes) for record in records]
-        self.targets = _columns(targets, label_space.heads)
-        self.scoring_targets = _columns(scoring_targets, label_space.predicted_attributes)
+    def __init__(self, images: Images, pipeline: Pipeline, seed: int | None, records: Sequence[Record]) -> None:
+        self.images, self.pipeline, self.seed, self.records = images, pipeline, seed, records
+        self.sizes = [pipeline.image_hw]
+        self.copies_only = isinstance(images, CachedImages) and not pipeline.random_transforms
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.images)
 
-    def image(self, key: SampleKey) -> np.ndarray:
-        """(H, W, 3) uint8. Raises DataError for an image that cannot be read or that the transforms cannot take."""
-        path = self.records[key.index].path
-        random = None if self.seed is None else AugmentationKey(self.seed, key.epoch, key.index, key.repeat)
-        return self.pipeline(read_rgb(path), random, str(path))
+    def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
+        (made,) = out
+        if self.copies_only:
+            assert isinstance(self.images, CachedImages)
+            self.images.gather(keys.indices, made)
+            return
+        for place, (index, repeat) in enumerate(zip(keys.indices.tolist(), keys.repeats.tolist(), strict=True)):
+            key = None if self.seed is None else AugmentationKey(self.seed, keys.epoch, index, repeat)
+            made[place] = self.pipeline.finish(self.images[index], key, str(self.records[index].path))
 
-    def __getitem__(self, key: SampleKey) -> Sample:
-        return Sample(
-            self.image(key),
-            {head: int(targets[key.index]) for head, targets in self.targets.items()},
-            {name: int(targets[key.index]) for name, targets in self.scoring_targets.items()},
-            key.index,
+
+class ImageViews:
+    """Images through several pipelines without chance: equal pipelines share an array, `places` says which is whose.
+
+    cached: for each of the pipelines its images, where they are kept; else each image is decoded once for all."""
+
+    def __init__(
+        self, paths: Sequence[Path], pipelines: Sequence[Pipeline], cached: Sequence[CachedImages] | None = None
+    ) -> None:
+        self.paths = list(paths)
+        self.places: list[int] = []
+        different: list[int] = []
+        for number, pipeline in enumerate(pipelines):
+            same = [place for place, other in enumerate(different) if _equal(pipeline, pipelines[other])]
+            if not same:
+                different.append(number)
+            self.places.append(same[0] if same else len(different) - 1)
+        self.pipelines = [pipelines[number] for number in different]
+        self.cached = None if cached is None else [cached[number] for number in different]
+        self.sizes = [pipeline.image_hw for pipeline in self.pipelines]
+        self.copies_only = cached is not None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
+        if self.cached is not None:
+            for made, images in zip(out, self.cached, strict=True):
+                images.gather(keys.indices, made)
+            return
+        for place, index in enumerate(keys.indices.tolist()):
+            path = self.paths[index]
+            image = read_rgb(path)
+            for made, pipeline in zip(out, self.pipelines, strict=True):
+                made[place] = pipeline(image, name=str(path))
+
+
+def _equal(one: Pipeline, other: Pipeline) -> bool:
+    """True where both make the same of an image; neither has a random transform."""
+    return one.fixed.specs == other.fixed.specs and one.image_hw == other.image_hw
+
+
+class TargetTable:
+    """What is known of records, in the classes of a label space; columns (N,) int64, -1 = unknown.
+
+    targets: by head, the classes that are trained; scoring_targets: by attribute, those that are scored."""
+
+    def __init__(self, records: Sequence[Record], label_space: LabelSpace) -> None:
+        self.targets = _columns([label_space.targets(record.attributes) for record in records], label_space.heads)
+        self.scoring_targets = _columns(
+            [label_space.scoring_targets(record.attributes) for record in records], label_space.predicted_attributes
         )
 
-    def __getitems__(self, keys: Sequence[SampleKey]) -> Batch | UserError:
-        """A whole batch. An error of the user's is returned: raised in a worker, it would come with a traceback.
-
-        The images keep the decoder's order of bytes, (B, H, W, 3); the batch's (B, 3, H, W) is a view of them."""
-        try:
-            images = np.stack([self.image(key) for key in keys])
-        except UserError as error:
-            return error
-        indices = torch.tensor([key.index for key in keys])
+    def batch(self, images: Tensor, keys: BatchKeys) -> Batch:
+        """The batch of the images (B, h, w, 3) that `keys` asked for; its (B, 3, h, w) is a view of them."""
+        indices = torch.from_numpy(keys.indices)
         return Batch(
-            torch.from_numpy(images).permute(0, 3, 1, 2),
+            images.permute(0, 3, 1, 2),
             {head: targets[indices] for head, targets in self.targets.items()},
             {name: targets[indices] for name, targets in self.scoring_targets.items()},
             indices,
         )
-
-
-class Views(NamedTuple):
-    """Several views of the same images: images (B, 3, h_k, w_k) uint8, one tensor a pipeline; indices (B,) int64, the
-    images' rows in the records."""
-
-    images: list[Tensor]
-    indices: Tensor
-
-
-class ViewsDataset(Dataset[Views]):
-    """The records' images, each decoded once and put through several pipelines without chance."""
-
-    def __init__(self, records: Sequence[Record], pipelines: Sequence[Pipeline]) -> None:
-        self.records = records
-        self.pipelines: list[Pipeline] = []  # those that differ
-        self._places = []  # of each that was given, its place among them
-        for pipeline in pipelines:
-            known = [place for place, other in enumerate(self.pipelines) if pipeline.does_the_same_as(other)]
-            if not known:
-                self.pipelines.append(pipeline)
-            self._places.append(known[0] if known else len(self.pipelines) - 1)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitems__(self, keys: Sequence[SampleKey]) -> Views | UserError:
-        """As `AttributeDataset.__getitems__`. Equal pipelines share one tensor."""
-        by_pipeline: list[list[np.ndarray]] = [[] for _ in self.pipelines]
-        try:
-            for key in keys:
-                path = self.records[key.index].path
-                image = read_rgb(path)
-                for made, pipeline in zip(by_pipeline, self.pipelines, strict=True):
-                    made.append(pipeline(image, name=str(path)))
-        except UserError as error:
-            return error
-        images = [torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2) for made in by_pipeline]
-        return Views([images[place] for place in self._places], torch.tensor([key.index for key in keys]))
 
 
 def _columns(rows: Sequence[dict[str, int]], names: Iterable[str]) -> dict[str, Tensor]:

@@ -1,32 +1,31 @@
-"""Loaders: batches for training, validation and evaluation, from worker processes or without."""
+"""Loaders: batches for training, validation and evaluation."""
 
 from __future__ import annotations
 
-import os
-import re
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, NamedTuple
 
-import cv2
 import torch
 from pydantic import Field
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from base.base_data_loader import BaseDataLoader
 from base.batch import Batch
 from base.label_space import LabelSpace
 from data_loader.batch_samplers import EvaluationBatchSampler, TrainingBatchSampler
-from data_loader.datasets import AttributeDataset, Views, ViewsDataset
+from data_loader.datasets import AugmentedImages, ImageViews, TargetTable
+from data_loader.device_images import DeviceImages
+from data_loader.device_transforms import DeviceTransforms
+from data_loader.feeding import BatchFeed, measured_num_workers
 from data_loader.image_check import check_images
-from data_loader.pipeline import Pipeline, first_line
+from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, ImageStore
+from data_loader.pipeline import Pipeline
 from data_loader.records import Record
 from data_loader.samplers import BaseSampler
 from data_loader.splits import Split
 from data_loader.transforms import TransformLists, build_transforms
-from utils.errors import DataError, UserError
+from utils import process_group
 
 __all__ = ["AttributeDataLoader"]
 
@@ -37,14 +36,20 @@ DEFAULT_BATCH_SIZE = 32
 class AttributeDataLoader(BaseDataLoader):
     """Batches of a split's images, uint8, with the targets of a label space.
 
-    mean, std: the backbone's own, for transforms that give none; input_size: pixels, or [height, width], that both
-    lists of transforms end in (None: whatever they end in); batch_size: per process; valid_batch_size: None = as
-    batch_size; on_bad_image: what to do with an image that cannot be read, before training: "refuse", or "skip" with
+    mean, std: the backbone's own, for transforms that give none; device: where the model is; input_size: pixels, or
+    [height, width], that both lists of transforms end in (None: whatever they end in); batch_size: per process;
+    valid_batch_size: None = as batch_size; num_workers: processes that prepare images, "auto": as many as it takes,
+    by measuring; on_bad_image: what to do with an image that cannot be read, before training: "refuse", or "skip" with
     a warning; image_check_cache: a file that remembers which images are good; sampler: what an epoch shows of the
     training images (None: each once, shuffled).
 
-    Raises ConfigError for transforms and for what does not suit the sampler, DataError for images that cannot be read
-    or are fewer than one global batch.
+    cache: what is kept of the images after the transforms that leave nothing to chance, so that they are decoded once:
+    "none"; in "memory"; on "disk", in `cache_folder`, for all runs that prepare them alike; on the "device", where the
+    random transforms are then done too, many images at a time. The first three give the same batches, bit for bit.
+    cache_budget_gib: the most that the cache (the whole folder) may take, in GiB.
+
+    Raises ConfigError for transforms, for what does not suit the sampler, and for a cache that there is no room for;
+    DataError for images that cannot be read or are fewer than one global batch.
     """
 
     def __init__(
@@ -57,18 +62,21 @@ class AttributeDataLoader(BaseDataLoader):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        pin_memory: bool = False,
+        device: torch.device | None = None,
         image_check_cache: Path | None = None,
+        cache_folder: Path | None = None,
         show_progress: bool = False,
         sampler: BaseSampler | None = None,
         *,
         input_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None,
         batch_size: Annotated[int, Field(ge=1)] = DEFAULT_BATCH_SIZE,
         valid_batch_size: Annotated[int, Field(ge=1)] | None = None,
-        num_workers: Annotated[int, Field(ge=0)] = 4,
+        num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto",
         drop_last: bool = True,
         shuffle: bool = True,
         on_bad_image: Literal["refuse", "skip"] = "refuse",
+        cache: Literal["none", "memory", "disk", "device"] = "none",
+        cache_budget_gib: Annotated[float, Field(gt=0)] = DEFAULT_CACHE_BUDGET_GIB,
     ) -> None:
         if sampler is not None:
             sampler.check_loader(batch_size, shuffle)
@@ -84,11 +92,28 @@ class AttributeDataLoader(BaseDataLoader):
         self._sampler = TrainingBatchSampler(
             len(self._train_records), batch_size, seed, rank, world_size, shuffle, drop_last, order
         )
-        train = AttributeDataset(self._train_records, label_space, pipelines.train, seed)
-        validation = AttributeDataset(self._validation_records, label_space, pipelines.evaluation, seed=None)
-        validation_sampler = EvaluationBatchSampler(len(validation), valid_batch_size or batch_size, rank, world_size)
-        self._train = _torch_loader(train, self._sampler, num_workers, pin_memory)
-        self._validation = _torch_loader(validation, validation_sampler, num_workers, pin_memory)
+        validation_sampler = EvaluationBatchSampler(
+            len(self._validation_records), valid_batch_size or batch_size, rank, world_size
+        )
+        device = device or torch.device("cpu")
+        store = ImageStore(cache, cache_folder, cache_budget_gib, show_progress)
+        train = store.images(self._train_records, pipelines.train)
+        validation = store.images(self._validation_records, pipelines.evaluation)
+        train_targets = TargetTable(self._train_records, label_space)
+        validation_targets = TargetTable(self._validation_records, label_space)
+        if cache == "device":
+            twins = DeviceTransforms(pipelines.train, seed, device)
+            self._train: Iterable[Batch] = _DeviceBatches(
+                DeviceImages(train, device), self._sampler, train_targets, twins
+            )
+            self._validation: Iterable[Batch] = _DeviceBatches(
+                DeviceImages(validation, device), validation_sampler, validation_targets
+            )
+            return
+        augmented = AugmentedImages(train, pipelines.train, seed, self._train_records)
+        plain = AugmentedImages(validation, pipelines.evaluation, None, self._validation_records)
+        self._train = _HostBatches(augmented, self._sampler, train_targets, num_workers, device)
+        self._validation = _HostBatches(plain, validation_sampler, validation_targets, num_workers, device)
 
     @property
     def train_records(self) -> list[Record]:
@@ -109,93 +134,97 @@ class AttributeDataLoader(BaseDataLoader):
 
     def train_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         self._sampler.set_position(epoch, start_batch)
-        return _batches(self._train)
+        return iter(self._train)
 
     def validation_batches(self) -> Iterator[Batch]:
-        return _batches(self._validation)
+        return iter(self._validation)
+
+
+class _HostBatches:
+    """Batches made on the processor, in pinned memory where a GPU takes them."""
+
+    def __init__(
+        self,
+        images: AugmentedImages,
+        sampler: TrainingBatchSampler | EvaluationBatchSampler,
+        targets: TargetTable,
+        num_workers: int | Literal["auto"],
+        device: torch.device,
+    ) -> None:
+        self._feed = BatchFeed(images, sampler, workers_for(images, num_workers, device))
+        self._targets, self._pinned = targets, device.type == "cuda"
+
+    def __iter__(self) -> Iterator[Batch]:
+        for keys, (images,) in self._feed:
+            batch = self._targets.batch(torch.from_numpy(images), keys)
+            yield batch.pin_memory() if self._pinned else batch
+
+
+class _DeviceBatches:
+    """Batches of images that lie on the device, and are augmented there; their targets come from the processor.
+
+    random: the random transforms, none for images that are not augmented."""
+
+    def __init__(
+        self,
+        images: DeviceImages,
+        sampler: TrainingBatchSampler | EvaluationBatchSampler,
+        targets: TargetTable,
+        random: DeviceTransforms | None = None,
+    ) -> None:
+        self._images, self._sampler, self._targets, self._random = images, sampler, targets, random
+
+    def __iter__(self) -> Iterator[Batch]:
+        for keys in self._sampler:
+            images = self._images[keys.indices]
+            if self._random is not None:
+                images = self._random(images, keys.epoch, keys.indices, keys.repeats)
+            yield self._targets.batch(images, keys)
+
+
+class Views(NamedTuple):
+    """Several views of the same images: images (B, 3, h_k, w_k) uint8, one tensor a pipeline; indices (B,) int64, the
+    images' rows in the records."""
+
+    images: list[Tensor]
+    indices: Tensor
 
 
 class ViewsLoader:
-    """Every image once, in order, prepared as a checkpoint's preprocessing says; may be iterated again."""
+    """All `records`, in order, as each of the pipelines makes them; may be iterated again.
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self._loader = loader
+    cache: where the images are kept that were prepared once, None to decode each of them, once for all pipelines."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        pipelines: Sequence[Pipeline],
+        batch_size: int,
+        num_workers: int | Literal["auto"] = 0,
+        device: torch.device | None = None,
+        store: ImageStore | None = None,
+    ) -> None:
+        device = device or torch.device("cpu")
+        paths = [record.path for record in records]
+        cached = None if store is None else store.views(records, pipelines)
+        self._views = ImageViews(paths, pipelines, cached)
+        sampler = EvaluationBatchSampler(len(records), batch_size)
+        self._feed = BatchFeed(self._views, sampler, workers_for(self._views, num_workers, device))
+        self._pinned = device.type == "cuda"
 
     def __len__(self) -> int:
-        """Batches of this process."""
-        return len(self._loader)
+        return len(self._feed)
 
     def __iter__(self) -> Iterator[Views]:
-        return _batches(self._loader)
+        for keys, arrays in self._feed:
+            different = [torch.from_numpy(array).permute(0, 3, 1, 2) for array in arrays]
+            if self._pinned:
+                different = [images.pin_memory() for images in different]
+            yield Views([different[place] for place in self._views.places], torch.from_numpy(keys.indices))
 
 
-def views_loader(
-    records: Sequence[Record],
-    pipelines: Sequence[Pipeline],
-    batch_size: int,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-) -> ViewsLoader:
-    """All `records`, in order, as each of the pipelines makes them: every image is decoded once for all of them."""
-    dataset = ViewsDataset(records, pipelines)
-    sampler = EvaluationBatchSampler(len(dataset), batch_size)
-    return ViewsLoader(_torch_loader(dataset, sampler, num_workers, pin_memory))
-
-
-def _torch_loader(
-    dataset: AttributeDataset | ViewsDataset,
-    sampler: TrainingBatchSampler | EvaluationBatchSampler,
-    num_workers: int,
-    pin_memory: bool,
-) -> DataLoader[Any]:
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=_unchanged,
-        pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
-        persistent_workers=num_workers > 0,
-        generator=torch.Generator(),  # torch draws seeds for workers, else from the generator that dropout uses
-    )
-
-
-def _unchanged(batch: Any) -> Any:
-    """The data set collates: it makes whole batches (`AttributeDataset.__getitems__`)."""
-    return batch
-
-
-def _start_worker(_number: int) -> None:
-    """One thread a worker; signals that reach all processes (Ctrl-C, a scheduler's) are the main process's business.
-
-    A worker ends with its loader; when its parent says so by SIGTERM, as Python does at its exit; or when the parent
-    is gone, which torch's workers look for every few seconds."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread, which learns who sent it
-    threading.Thread(target=_end_when_parent_says, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_when_parent_says(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
-def _batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches; raises what a worker returned as an error of the user's, and tells of workers that died."""
-    try:
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-        # torch tells of a dead worker by the first; the others come of taking a batch from it before that is noticed
-        if isinstance(error, RuntimeError) and not re.match(r"DataLoader worker \(pid", str(error)):
-            raise
-        raise DataError(
-            f"a loader's worker process died ({first_line(error)}); if memory ran out, lower "
-            f"data_loader.args.num_workers or batch_size"
-        ) from error
+def workers_for(images: AugmentedImages | ImageViews, num_workers: int | Literal["auto"], device: torch.device) -> int:
+    """What num_workers says, or what it takes for a model on `device`."""
+    if num_workers != "auto":
+        return num_workers
+    return measured_num_workers(images, device.type == "cuda", process_group.local_world_size())

@@ -15,6 +15,9 @@ from utils.random_streams import numpy_stream, python_stream
 PROBE_SIZES = ((800, 600), (1000, 1100))
 """Height and width of the images that lists of transforms are tried on."""
 
+SMALL_PROBE_SIZE = (90, 70)
+"""What some transforms only do to small images, they do to one of this size."""
+
 PROBE_KEYS = 6
 """How often each transform is tried, with other random numbers each time."""
 
@@ -63,6 +66,24 @@ def check_no_chance(place: str, transforms: Sequence[Any], problems: list[str]) 
         image = first
 
 
+def count_fixed(transforms: Sequence[Any]) -> int:
+    """How many transforms, from the first on, make the same of an image each time and draw no random number, whatever
+    size the image has."""
+    images = [_noise(*size) for size in (*PROBE_SIZES, SMALL_PROBE_SIZE)]
+    for number, transform in enumerate(transforms):
+        made = []
+        for image in images:
+            trials = [_try(transform, image, key) for key in range(2)]
+            first, second = (trial.result for trial in trials)
+            if first is None or second is None:
+                continue  # too small for it
+            if any(trial.drawn for trial in trials) or not np.array_equal(first, second):
+                return number
+            made.append(first)
+        images = made
+    return len(transforms)
+
+
 def final_size(place: str, transforms: Sequence[Any], problems: list[str]) -> tuple[int, int] | None:
     """Height and width after the list, which must be the same for images of any size; else None and a problem.
 
@@ -90,6 +111,7 @@ def _noise(height: int, width: int) -> np.ndarray:
 
 def _try(transform: Any, image: np.ndarray, key: int, force: bool = False) -> _Trial:
     recorders = (_Recorder(numpy_stream(0, "probe", key)), _Recorder(python_stream(0, "probe", key)))
+    own = transform.random_generator, transform.py_random
     transform.set_random_state(*recorders)
     try:
         with warnings.catch_warnings():
@@ -98,6 +120,8 @@ def _try(transform: Any, image: np.ndarray, key: int, force: bool = False) -> _T
     except Exception as error:
         size = f"{image.shape[0]} x {image.shape[1]}"
         return _Trial(None, f"cannot take an image of {size} pixels: {first_line(error)}", [])
+    finally:
+        transform.set_random_state(*own)
     if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
         return _Trial(None, "does not give an RGB image of whole numbers 0 to 255", [])
     return _Trial(result, "", recorders[0].drawn + recorders[1].drawn)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from base.preprocessing import Preprocessing
 from data_loader.pipeline import Pipeline, first_line
-from data_loader.probing import check_no_chance, final_size
+from data_loader.probing import check_no_chance, count_fixed, final_size
 from utils.errors import ConfigError
 from utils.signatures import check_arguments
 from utils.wording import did_you_mean, not_one_of
@@ -108,7 +108,12 @@ def build_transforms(
     plain_specs = [_completed(spec, image_hw) for spec in eval_specs]
     mean_rgb, std_rgb = eval_normalise
     preprocessing = Preprocessing(eval_hw, mean_rgb, std_rgb, plain_specs)
-    return Transforms(Pipeline(train, train_hw), Pipeline(evaluation, eval_hw, plain_specs), preprocessing)
+    num_fixed = count_fixed(train)
+    fixed_hw = final_size("", train[:num_fixed], []) if num_fixed else None
+    train_pipeline = Pipeline(
+        train, [_completed(spec, image_hw) for spec in train_specs], train_hw, num_fixed, fixed_hw
+    )
+    return Transforms(train_pipeline, _without_chance(evaluation, plain_specs, eval_hw), preprocessing)
 
 
 def eval_pipeline(preprocessing: Preprocessing) -> Pipeline:
@@ -117,7 +122,11 @@ def eval_pipeline(preprocessing: Preprocessing) -> Pipeline:
     transforms = _build("preprocessing.eval_transforms", preprocessing.eval_transforms, None, problems)
     if problems:
         raise ConfigError("\n".join(problems))
-    return Pipeline(transforms, preprocessing.image_hw, preprocessing.eval_transforms)
+    return _without_chance(transforms, preprocessing.eval_transforms, preprocessing.image_hw)
+
+
+def _without_chance(transforms: Sequence[Any], specs: Sequence[TransformSpec], image_hw: tuple[int, int]) -> Pipeline:
+    return Pipeline(transforms, specs, image_hw, len(transforms), image_hw)
 
 
 def transform_problems(lists: TransformLists, input_size: int | Sequence[int] | None) -> list[str]:

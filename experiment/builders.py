@@ -12,17 +12,19 @@ from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from data_loader.image_check import CHECKED_IMAGES_FILE
+from data_loader.image_store import IMAGE_CACHE_FOLDER
 from data_loader.loaders import AttributeDataLoader
 from data_loader.records import Record, read_records
 from data_loader.samplers import class_counts
 from data_loader.splits import Split
 from experiment.schema import ScheduleSettings
 from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Trackers, WandbTracker
-from model import architectures, schedules
+from model import architectures, optim, schedules
 from model.loss.metric_learning import MetricLearningLoss, MetricLearningSettings
 from model.loss.multi_head import MultiHeadLoss
-from model.optim import OptimizerSettings, build_optimizer
+from model.optim import OptimizerSettings, build_optimizer, fused_argument
 from parse_config import ConfigParser
+from trainer.compute_choice import choose_compute
 from trainer.learner import Learner
 from trainer.resume import ResumePoint
 from trainer.schedule import Schedule
@@ -72,8 +74,9 @@ def build_data_loader(
         seed=config.extra().seed,
         rank=process_group.rank(),
         world_size=process_group.world_size(),
-        pin_memory=device.type == "cuda",
+        device=device,
         image_check_cache=Path(settings.save_dir) / CHECKED_IMAGES_FILE,
+        cache_folder=Path(settings.save_dir) / IMAGE_CACHE_FOLDER,
         show_progress=settings.verbosity > 0 and process_group.is_main_process(),
         sampler=config.build("sampler", label_space=labels),
     )
@@ -86,13 +89,23 @@ def build_learner(
     model: BaseModel,
     data_loader: AttributeDataLoader,
     device: torch.device,
+    resume: ResumePoint | None,
 ) -> Learner:
-    """The model with all that changes it."""
+    """The model with all that changes it. All processes must call it."""
     seed = config.extra().seed
     criterion = build_criterion(config, labels, data_loader).to(device)
     extra: OptimizerSettings = config.extra("optimizer")
+    fused = fused_argument(getattr(optim, config["optimizer"]["type"]), config["optimizer"].get("args", {}), device)
     optimizer = build_optimizer(
-        lambda groups: config.build("optimizer", params=groups), model, criterion.parameters(), extra
+        lambda groups: config.build("optimizer", params=groups, **fused), model, criterion.parameters(), extra
+    )
+    compute = choose_compute(
+        settings,
+        model,
+        data_loader.preprocessing.image_hw,
+        device,
+        data_loader.images_per_epoch * settings.epochs,
+        None if resume is None else resume.content,
     )
     updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
     sharpness_aware = None
@@ -110,6 +123,7 @@ def build_learner(
         freezing=config.build("freezing"),
         sharpness_aware=sharpness_aware,
         averaging=config.build("weight_averaging"),
+        compute=compute,
     )
 
 

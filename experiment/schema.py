@@ -24,8 +24,8 @@ from trainer.freezing import Freezing
 from utils.signatures import NonNegativeFloat, NonNegativeInt
 
 PROGRAMS_LOADER_ARGUMENTS = (
-    "split", "label_space", "transforms", "mean", "std", "seed", "rank", "world_size", "pin_memory",
-    "image_check_cache", "show_progress", "sampler",
+    "split", "label_space", "transforms", "mean", "std", "seed", "rank", "world_size", "device",
+    "image_check_cache", "cache_folder", "show_progress", "sampler",
 )  # fmt: skip
 
 

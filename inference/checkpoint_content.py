@@ -26,7 +26,9 @@ _WHERE_IT_IS: dict[str, type | tuple[type, ...]] = {
     "config.data_loader.args": dict,
     "config.data_loader.args.batch_size": int,
     "config.data_loader.args.valid_batch_size": (int, type(None)),
-    "config.data_loader.args.num_workers": int,
+    "config.data_loader.args.num_workers": (int, str),
+    "config.data_loader.args.cache": str,
+    "config.data_loader.args.cache_budget_gib": (int, float),
     "config.data_loader.args.on_bad_image": str,
 }
 """What else is read of a config, and may be left out."""

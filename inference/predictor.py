@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
-from data_loader.loaders import views_loader
+from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, IMAGE_CACHE_FOLDER, ImageStore
+from data_loader.loaders import ViewsLoader
 from data_loader.pipeline import first_line
 from data_loader.records import Record
 from inference.checkpoint_content import check_content
@@ -37,7 +38,7 @@ CHECKPOINT_NAMES = {"best": "model_best.pth", "last": "last.pth"}
 
 @dataclass(frozen=True)
 class Probabilities:
-    """What a model says of N images, float32 on the CPU.
+    """What a model says of N images, float32: on the model's device batch by batch, on the CPU in the end.
 
     by_head: (N, C) of each head's training classes; by_attribute: (N, S) of each attribute's scored classes; answers
     (N, K): of each combined answer."""
@@ -64,6 +65,10 @@ class Probabilities:
             combine([part.answers for part in parts]),
         )
 
+    def to_cpu(self) -> Probabilities:
+        """The same on the CPU. Waits for the device."""
+        return Probabilities.combined([self], lambda tensors: tensors[0].cpu())
+
 
 class Predictor:
     """A trained model with all that it needs to judge an image: its label space, its preprocessing, and its views.
@@ -80,7 +85,7 @@ class Predictor:
         content: Mapping[str, Any],
         views: Views | None = None,
     ) -> None:
-        self.model = model.to(device).eval()
+        self.model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.labels, self.preprocessing, self.device = labels, preprocessing, device
         self.config: dict[str, Any] = content["config"]
         self.run_name: str = content["run_name"]
@@ -114,12 +119,15 @@ class Predictor:
         return judge([self], records)[0]
 
     def judge_batch(self, views: Sequence[Tensor]) -> Probabilities:
-        """A batch of images, (B, 3, H, W) uint8 as each of `pipelines` makes it -> the mean over the views."""
+        """A batch of images, (B, 3, H, W) uint8 as each of `pipelines` makes it -> the mean over the views.
+
+        On this predictor's device, for which it does not wait."""
         judged = []
         with torch.inference_mode():
             for images in views:
-                outputs = self.model(self.preprocessing.normalise(images.to(self.device, non_blocking=True)))
-                by_head = {head: outputs[head].float().softmax(dim=1).cpu() for head in self.labels.heads}
+                images = images.to(self.device, non_blocking=True)
+                outputs = self.model(self.preprocessing.normalise(images, memory_format=torch.channels_last))
+                by_head = {head: outputs[head].float().softmax(dim=1) for head in self.labels.heads}
                 judged.append(Probabilities.of_heads(self.labels, by_head))
         return Probabilities.combined(judged, lambda tensors: torch.stack(tensors).mean(dim=0))
 
@@ -147,13 +155,13 @@ def judge(
     for an image that cannot be read; StopSignal between two batches, if a signal asks for it."""
     own = [predictor.config.get("data_loader", {}).get("args", {}) for predictor in predictors]
     size = batch_size or min(each.get("valid_batch_size") or each.get("batch_size", 32) for each in own)
-    workers = num_workers if num_workers is not None else max(each.get("num_workers", 0) for each in own)
-    batches = views_loader(
+    batches = ViewsLoader(
         records,
         [pipeline for predictor in predictors for pipeline in predictor.pipelines],
         size,
-        min(workers, len(records) // size),  # a worker without a batch would only cost its start
-        pin_memory=predictors[0].device.type == "cuda",
+        num_workers if num_workers is not None else _most_workers([each.get("num_workers", "auto") for each in own]),
+        predictors[0].device,
+        _image_store(predictors, verbosity),
     )
     judged: list[list[Probabilities]] = [[] for _ in predictors]
     for images, _ in progress_bar(batches, len(batches), "test", verbosity):
@@ -162,7 +170,23 @@ def judge(
             parts.append(predictor.judge_batch(list(itertools.islice(views, len(predictor.pipelines)))))
         if stop is not None:
             stop.raise_if_requested()
-    return [Probabilities.combined(parts, torch.cat) for parts in judged]
+    return [Probabilities.combined(parts, torch.cat).to_cpu() for parts in judged]
+
+
+def _most_workers(asked: Sequence[int | Literal["auto"]]) -> int | Literal["auto"]:
+    numbers = [number for number in asked if isinstance(number, int)]
+    return max(numbers) if len(numbers) == len(asked) else "auto"
+
+
+def _image_store(predictors: Sequence[Predictor], verbosity: int) -> ImageStore | None:
+    """Where the first of the models that was trained with a cache on disk kept its images, so that these are too."""
+    for predictor in predictors:
+        args = predictor.config.get("data_loader", {}).get("args", {})
+        if args.get("cache") in ("disk", "device"):
+            save_dir = Path(predictor.config.get("trainer", {}).get("save_dir", TrainerSettings.save_dir))
+            budget_gib = args.get("cache_budget_gib", DEFAULT_CACHE_BUDGET_GIB)
+            return ImageStore(args["cache"], save_dir / IMAGE_CACHE_FOLDER, budget_gib, show_progress=verbosity > 0)
+    return None
 
 
 def find_checkpoint(path: Path, name: str = "best") -> Path:

@@ -61,7 +61,7 @@ def views_problems(views: Views) -> list[str]:
     for name, specs in views.items():
         place = f"views.{name}"
         try:
-            transforms = eval_pipeline(Preprocessing((1, 1), (0.5,) * 3, (0.5,) * 3, list(specs))).transforms
+            transforms = eval_pipeline(Preprocessing((1, 1), (0.5,) * 3, (0.5,) * 3, list(specs))).fixed.transforms
         except ConfigError as error:
             problems += [line.replace("preprocessing.eval_transforms", place, 1) for line in str(error).splitlines()]
             continue

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from timm.utils import ModelEmaV3
 from torch.optim.swa_utils import AveragedModel
 
 from base.base_model import BaseModel
@@ -55,8 +55,8 @@ class WeightAveraging(ABC):
 
 
 class ExponentialMovingAverage(WeightAveraging):
-    """average <- d * average + (1 - d) * weights after every update but the first, whose weights begin it; timm's
-    ModelEmaV3.
+    """average <- d * average + (1 - d) * weights after every update but the first, whose weights begin it: as timm's
+    ModelEmaV3, which goes through the model's tree of modules at each update.
 
     decay: d. With `warmup` d rises towards it, after the update number u as 1 - (1 + (u - 1) / warmup_gamma) ** -(2/3),
     so that the first weights are soon forgotten; warmup_gamma: the updates that this takes.
@@ -73,18 +73,29 @@ class ExponentialMovingAverage(WeightAveraging):
         self.decay, self.warmup, self.warmup_gamma = decay, warmup, warmup_gamma
 
     def begin(self, model: BaseModel) -> None:
-        self._average = ModelEmaV3(
-            model, decay=self.decay, use_warmup=self.warmup, warmup_gamma=self.warmup_gamma
-        ).requires_grad_(False)
+        self._average = copy.deepcopy(model).eval().requires_grad_(False)
+        # Training changes these tensors in place and puts no others in their stead.
+        averages, weights = self._average.state_dict(), model.state_dict()
+        averaged = [name for name, tensor in weights.items() if tensor.is_floating_point()]
+        self._averages, self._weights = [averages[name] for name in averaged], [weights[name] for name in averaged]
+        counts = [name for name in weights if name not in averaged]  # of batches, by norms
+        self._copies, self._counts = [averages[name] for name in counts], [weights[name] for name in counts]
 
     @property
     def average(self) -> BaseModel:
-        module = self._average.module
-        assert isinstance(module, BaseModel)
-        return module
+        return self._average
 
-    def after_update(self, model: BaseModel, updates: int) -> None:
-        self._average.update(model, step=updates)
+    @torch.no_grad()
+    def after_update(self, model: BaseModel, updates: int) -> None:  # noqa: ARG002 - it is the one of `begin`
+        torch._foreach_lerp_(self._averages, self._weights, 1 - self.decay_after(updates))
+        if self._counts:
+            torch._foreach_copy_(self._copies, self._counts)
+
+    def decay_after(self, updates: int) -> float:
+        """d after the update of that number, from 1."""
+        if updates <= 1:
+            return 0.0
+        return min(1 - (1 + (updates - 1) / self.warmup_gamma) ** (-2 / 3), self.decay) if self.warmup else self.decay
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": self.average.state_dict()}

@@ -18,12 +18,14 @@ from base.batch import Batch
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
 from trainer.averaging import WeightAveraging
+from trainer.compiled_model import CompiledModel
+from trainer.compute_choice import Compute
 from trainer.epoch_sums import EpochSums
 from trainer.freezing import Freezing
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
 from utils import process_group
-from utils.device import choose_compute_type
+from utils.device import seed_generators
 from utils.random_streams import torch_seed
 
 logger = logging.getLogger(__name__)
@@ -71,18 +73,23 @@ class Learner:
         freezing: Freezing | None = None,
         sharpness_aware: SharpnessAware | None = None,
         averaging: WeightAveraging | None = None,
+        compute: Compute | None = None,
     ) -> None:
         self.settings, self.preprocessing, self.device, self.seed = settings, preprocessing, device, seed
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        model.to(memory_format=self.memory_format)
+        self.compute = compute or Compute.unmeasured(settings, device)
+        self.num_processes = process_group.world_size()
+        model.to(memory_format=self.compute.memory_format)
+        torch.backends.cudnn.benchmark = True  # the batches of a run have one shape
         self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
         self.freezing, self.sharpness_aware, self.averaging = freezing, sharpness_aware, averaging
         if averaging is not None:
             averaging.begin(model)
-        self.compiled: nn.Module = torch.compile(model) if settings.compile else model  # type: ignore[assignment]
+        self.compiled: nn.Module = model
+        if settings.compile:
+            mode = "default" if settings.compile is True else settings.compile
+            self.compiled = CompiledModel(model, mode, settings.accumulation_steps > 1, device)
         self.network = self._over_processes()
-        self.compute_type = choose_compute_type(settings.precision, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute_type == torch.float16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute.compute_type == torch.float16)
         self.updates = 0  # of the weights, in the whole run
 
     # --- the step ---
@@ -110,17 +117,17 @@ class Learner:
         sums: EpochSums | None,
     ) -> None:
         for number, (batch, batch_weights) in enumerate(zip(window, weights, strict=True)):
-            torch.manual_seed(torch_seed(self.seed, "model", epoch, first_batch + number, process_group.rank()))
-            images = self.normalised(batch)
+            self.seed_generators("model", epoch, first_batch + number)
+            images = self.inputs(batch)
             with self._synchronised_only_if(number == len(window) - 1):
                 with self.autocast():
-                    outputs = self.network(images if batch.mix is None else batch.mix.images(images))
+                    outputs = self.network(images)
                     loss, parts = self._loss(outputs, batch, normalisers)
-                # Processes' gradients are averaged, and the normalisers span all of them already.
-                self.scaler.scale(loss * process_group.world_size()).backward()
+                if self.num_processes > 1:  # their gradients are averaged, and the normalisers span all of them already
+                    loss = loss * self.num_processes
+                self.scaler.scale(loss).backward()
             if sums is not None:
-                sums.add_losses(parts, normalisers, batch_weights)
-                sums.scores.update(outputs, batch.scoring_targets)
+                sums.add(parts, normalisers, batch_weights, outputs, batch.scoring_targets)
         process_group.average_gradients(self.criterion.parameters())
 
     def _loss(
@@ -154,9 +161,11 @@ class Learner:
 
         The processes' wishes to stop travel along."""
         weights = [self._weights_of(batch) for batch in window]
+        if len(window) == self.num_processes == 1:
+            return weights, weights[0], stop
         names = list(self.criterion.weights)
         sums = torch.stack([torch.stack([batch[name] for batch in weights]).sum() for name in names])
-        if process_group.world_size() > 1:
+        if self.num_processes > 1:
             reduced = process_group.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(stop)])]))
             sums, stop = reduced[:-1], bool(reduced[-1] > 0)
         return weights, dict(zip(names, sums, strict=True)), stop
@@ -168,15 +177,23 @@ class Learner:
         share, others = batch.mix.share, self.criterion.sample_weight_sums(batch.mix.partner_targets(batch.targets))
         return {name: share * weight + (1 - share) * others[name] for name, weight in weights.items()}
 
-    def normalised(self, batch: Batch) -> Tensor:
-        """The batch's images as the model takes them."""
-        return self.preprocessing.normalise(batch.images, memory_format=self.memory_format)
+    def inputs(self, batch: Batch) -> Tensor:
+        """The batch's images as the model takes them: normalised, and mixed if they are to be.
+
+        They come in the type that autocast would round them to first, but for mixing, which is done before that."""
+        if batch.mix is None:
+            return self.preprocessing.normalise(batch.images, self.compute.compute_type, self.compute.memory_format)
+        return batch.mix.images(self.preprocessing.normalise(batch.images, memory_format=self.compute.memory_format))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision, where the run uses it."""
-        if self.compute_type == torch.float32:
+        if self.compute.compute_type == torch.float32:
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.compute_type)
+        return torch.autocast(self.device.type, dtype=self.compute.compute_type)
+
+    def seed_generators(self, purpose: str, epoch: int, batch: int) -> None:
+        """What the model and the losses draw for a batch follows from its number."""
+        seed_generators(torch_seed(self.seed, purpose, epoch, batch, process_group.rank()), self.device)
 
     # --- the epoch ---
 
@@ -213,7 +230,10 @@ class Learner:
         return self.averaging.average if self.averaging is not None and use in self.averaging.used_for else None
 
     def _over_processes(self) -> nn.Module:
-        return DistributedDataParallel(self.compiled) if process_group.world_size() > 1 else self.compiled
+        if self.num_processes == 1:
+            return self.compiled
+        # Each process's running means are its own until the epoch ends, when the main process's are taken.
+        return DistributedDataParallel(self.compiled, broadcast_buffers=False)
 
     def _synchronised_only_if(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients cross between processes once an update, with its last batch."""
@@ -231,6 +251,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict() if self.schedule is not None else None,
             "scaler": self.scaler.state_dict(),
+            "compute": {self.device.type: self.compute.to_config()},
             "averaging": self.averaging.state_dict() if self.averaging is not None else None,
             "answers_with": "model" if self._average_for("answers") is None else "average",
         }
@@ -239,7 +260,7 @@ class Learner:
         """`path` is the checkpoint's, for errors. Raises CheckpointError, ConfigError."""
         load_weights(self.model, state["model"], path)
         self.criterion.load_state_dict(state.get("criterion", {}))
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(_with_own_kernels(state["optimizer"], self.optimizer))
         if self.schedule is not None and state["schedule"] is not None:
             self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:  # empty where the run does not scale its loss
@@ -247,3 +268,12 @@ class Learner:
         if self.averaging is not None:
             self.averaging.load_state_dict(state["averaging"])
         self.updates = state["updates"]
+
+
+def _with_own_kernels(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A saved state of the optimizer, without the choice of kernels that went with the device it was saved on."""
+    groups = [
+        {**group, **{key: own[key] for key in ("fused", "foreach") if key in own}}
+        for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return {**state, "param_groups": groups}

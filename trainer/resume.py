@@ -32,10 +32,14 @@ MAY_CHANGE = (
     "views",
     "data_loader.args.num_workers",
     "data_loader.args.valid_batch_size",
+    "data_loader.args.cache_budget_gib",
 )
 """What may differ between two configs of one run. All else decides what was computed, or how the saved state is to be
 read: another batch size counts other batches, another learning rate would be passed over for the saved one, other data
 or another split would validate on people who have trained."""
+
+CACHE = "data_loader.args.cache"
+"""May differ too, but for "device", which augments with other random numbers."""
 
 MAY_MOVE = re.compile(r"data\.\d+\.args\.(root|path)|label_fixes")
 """The same data, and its corrections, may lie elsewhere, where a run is named (`refuse_other_data` looks at what they
@@ -114,7 +118,7 @@ def _folders_of(folder: Path, named: Path, name: str, run: str) -> RunFolders:
 def newest_run(save_dir: Path, config: dict[str, Any]) -> ResumePoint | RunFolders | None:
     """The newest run of this config that has a checkpoint: what `--resume auto` goes on with, if there is one."""
     for folders, kept_config in runs_with_config(save_dir, config["name"]):
-        if any(not _may_change(place) for place, _, _ in _differences(kept_config, config, "")):
+        if any(not _may_change(*difference) for difference in _differences(kept_config, config, "")):
             continue
         if is_run_of_folds(config):
             return folders
@@ -141,11 +145,13 @@ def forbidden_changes(trained: dict[str, Any], config: dict[str, Any]) -> list[t
     return [
         (place, before, now)
         for place, before, now in _differences(trained, config, "")
-        if not _may_change(place) and not MAY_MOVE.fullmatch(place)
+        if not _may_change(place, before, now) and not MAY_MOVE.fullmatch(place)
     ]
 
 
-def _may_change(place: str) -> bool:
+def _may_change(place: str, before: Any, now: Any) -> bool:
+    if place == CACHE:
+        return "device" not in (before, now)
     return any(place == free or place.startswith(f"{free}.") for free in MAY_CHANGE)
 
 

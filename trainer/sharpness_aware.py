@@ -39,23 +39,27 @@ class SharpnessAware:
         learned = [parameter for module in self.modules for parameter in module.parameters()]
         buffers = [buffer for module in self.modules for buffer in module.buffers()]
         moved = [(parameter, parameter.grad) for parameter in learned if parameter.grad is not None]
-        kept = [(tensor, tensor.detach().clone()) for tensor in (*(weight for weight, _ in moved), *buffers)]
+        changed = [tensor.detach() for tensor in (*(weight for weight, _ in moved), *buffers)]
+        kept = [tensor.clone() for tensor in changed]
         try:
             self._climb(moved)
             for parameter in learned:
                 parameter.grad = None
             yield
         finally:
-            with torch.no_grad():
-                for tensor, value in kept:
-                    tensor.copy_(value)
+            if changed:
+                torch._foreach_copy_(changed, kept)
 
     @torch.no_grad()
     def _climb(self, moved: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
         """Adds e to the weights; `moved`: each with its gradient."""
-        scales = [weight.abs() + ETA if self.adaptive else weight.new_ones(()) for weight, _ in moved]
-        directions = [gradient * scale for (_, gradient), scale in zip(moved, scales, strict=True)]
+        weights, directions = [weight for weight, _ in moved], [gradient for _, gradient in moved]
+        if self.adaptive:
+            scales = [weight.abs() + ETA for weight in weights]
+            directions = [gradient * scale for gradient, scale in zip(directions, scales, strict=True)]
         norm = nn.utils.get_total_norm(directions)
         factor = torch.where(norm.isfinite() & (norm > 0), self.rho / norm, 0.0)
-        for (weight, _), direction, scale in zip(moved, directions, scales, strict=True):
-            weight.add_((direction * scale * factor).nan_to_num(0.0, 0.0, 0.0))  # inf * 0 is no number
+        if self.adaptive:
+            directions = [direction * scale for direction, scale in zip(directions, scales, strict=True)]
+        for weight, direction in zip(weights, directions, strict=True):
+            weight.add_((direction * factor).nan_to_num_(0.0, 0.0, 0.0))  # inf * 0 is no number

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from base.scores import Metric, Scores
 from logger.log import progress_bar
 from logger.trackers import Trackers
 from trainer.checkpoint import BEST, Checkpoints
+from trainer.device_feed import on_device
 from trainer.epoch_sums import EpochSums, describe, summary
 from trainer.learner import Learner
 from trainer.monitor import EarlyStopping, Monitor
@@ -28,7 +29,6 @@ from trainer.worst_images import WorstImages
 from utils import process_group
 from utils.errors import CheckpointError, DivergenceError, StorageFullError
 from utils.image_decoding import read_rgb
-from utils.random_streams import torch_seed
 from utils.stop_signals import StopSignals
 
 
@@ -68,39 +68,43 @@ class Trainer(BaseTrainer):
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         self.learner.begin_epoch(epoch)
-        for window in self._windows(epoch):
-            self.stop_agreed = self.learner.update(window, epoch, self.batches_done, self.sums, self.stop.requested)
-            self.batches_done += len(window)
-            self._stop_if_asked(epoch)
+        with closing(self._windows(epoch)) as windows:
+            for window in windows:
+                self.stop_agreed = self.learner.update(window, epoch, self.batches_done, self.sums, self.stop.requested)
+                self.batches_done += len(window)
+                self._stop_if_asked(epoch)
         self.learner.end_epoch(epoch)
         metrics = self.sums.reduced().metrics("train/")
         self._refuse_divergence(epoch, metrics)
         return metrics | self.learner.rates()
 
-    def _windows(self, epoch: int) -> Iterator[list[Batch]]:
+    def _windows(self, epoch: int) -> Generator[list[Batch]]:
         """The batches that are left of the epoch, on the device, grouped to one list an update."""
         total = self.data_loader.steps_per_epoch
         if self.batches_done >= total:
             return
-        batches = progress_bar(
-            self.data_loader.train_batches(epoch, self.batches_done),
-            total,
-            f"epoch {epoch}/{self.epochs}",
-            self.settings.verbosity if process_group.is_main_process() else 0,
-            initial=self.batches_done,
+        batches = iter(
+            progress_bar(
+                on_device(self._planned_batches(epoch, self.batches_done), self.learner.device),
+                total,
+                f"epoch {epoch}/{self.epochs}",
+                self.settings.verbosity if process_group.is_main_process() else 0,
+                initial=self.batches_done,
+            )
         )
-        on_device = (
-            self._planned(batch, epoch, number).to(self.learner.device)
-            for number, batch in enumerate(batches, start=self.batches_done)
-        )
-        while window := list(itertools.islice(on_device, self.settings.accumulation_steps)):
+        while window := list(itertools.islice(batches, self.settings.accumulation_steps)):
             yield window
 
+    def _planned_batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
+        """The epoch's batches, with what their images are to be mixed with decided before they go to the device."""
+        for number, batch in enumerate(self.data_loader.train_batches(epoch, start_batch), start=start_batch):
+            yield self._planned(batch, epoch, number)
+
     def _planned(self, batch: Batch, epoch: int, number: int) -> Batch:
-        """The batch with what its images are to be mixed with, if they are: decided before it goes to the device."""
-        seed, rank = self.learner.seed, process_group.rank()
-        image_hw = self.data_loader.preprocessing.image_hw
-        batch.mix = plan_mix(self.mixings, batch.scoring_targets, image_hw, seed, epoch, number, rank)
+        if self.mixings:
+            seed, rank = self.learner.seed, process_group.rank()
+            image_hw = self.data_loader.preprocessing.image_hw
+            batch.mix = plan_mix(self.mixings, batch.scoring_targets, image_hw, seed, epoch, number, rank)
         return batch
 
     def validate(self, epoch: int) -> dict[str, float]:
@@ -109,17 +113,16 @@ class Trainer(BaseTrainer):
         model, criterion = self.learner.judged(), self.learner.criterion
         sums = self._new_sums()
         worst = WorstImages(self.labels) if self.visualize else None
-        with torch.inference_mode():
-            for number, batch in enumerate(self.data_loader.validation_batches()):
+        with torch.inference_mode(), closing(self._validation_batches()) as batches:
+            for number, batch in enumerate(batches):
                 # Some of the losses on embeddings draw the pairs that they look at.
-                torch.manual_seed(torch_seed(self.learner.seed, "validation", epoch, number, process_group.rank()))
-                batch = batch.to(self.learner.device)
+                self.learner.seed_generators("validation", epoch, number)
+                images = self.learner.inputs(batch)
                 with self.learner.autocast():
-                    outputs = model(self.learner.normalised(batch))
+                    outputs = model(images)
                     weights = criterion.sample_weight_sums(batch.targets)
                     _, parts = criterion(outputs, batch.targets, weights)
-                sums.add_losses(parts, weights, weights)
-                sums.scores.update(outputs, batch.scoring_targets)
+                sums.add(parts, weights, weights, outputs, batch.scoring_targets)
                 if worst is not None:
                     worst.update(outputs, batch)
                 if process_group.world_size() == 1:
@@ -128,6 +131,9 @@ class Trainer(BaseTrainer):
             records = self.data_loader.validation_records
             self.trackers.log_images(epoch, "val/worst", worst.images(lambda index: read_rgb(records[index].path)))
         return sums.reduced().metrics("val/")
+
+    def _validation_batches(self) -> Generator[Batch]:
+        return on_device(self.data_loader.validation_batches(), self.learner.device)
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self._refuse_divergence(epoch, metrics)
@@ -159,13 +165,14 @@ class Trainer(BaseTrainer):
     def dry_run(self) -> dict[str, float]:
         """One update and one validation batch, to see that all fits together; returns the loss. Nothing is kept."""
         self.learner.begin_epoch(1)
-        batches = (self._planned(batch, 1, number) for number, batch in enumerate(self.data_loader.train_batches(1, 0)))
-        device, accumulated = self.learner.device, self.settings.accumulation_steps
-        self.learner.update([batch.to(device) for batch in itertools.islice(batches, accumulated)], 1, 0, self.sums)
+        with closing(self._windows(1)) as windows:
+            self.learner.update(next(windows), 1, 0, self.sums)
         model = self.learner.judged()
-        with torch.inference_mode():
-            for batch in itertools.islice(self.data_loader.validation_batches(), 1):
-                model(self.learner.normalised(batch.to(device)))
+        with torch.inference_mode(), closing(self._validation_batches()) as batches:
+            for batch in itertools.islice(batches, 1):
+                images = self.learner.inputs(batch)
+                with self.learner.autocast():
+                    model(images)
         return self.sums.reduced().metrics("train/")
 
     # --- stopping, saving and going on ---

@@ -21,7 +21,8 @@ class WorstImages:
 
     def __init__(self, labels: LabelSpace) -> None:
         self.labels = labels
-        self.rows: list[tuple[float, int, int, int]] = []  # probability of the truth, index, true and predicted answer
+        # (n,) each, on the device until they are asked for: probability of the truth, index, true and predicted answer.
+        self.columns: list[Tensor] | None = None
 
     def update(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
         """Looks at a batch and the model's outputs for it; images without a known answer are passed over."""
@@ -31,14 +32,19 @@ class WorstImages:
         known = truth != UNKNOWN
         given = answers.gather(1, torch.where(known, truth, 0).unsqueeze(1)).squeeze(1)
         given = torch.where(known, given, torch.inf)
-        _, order = given.topk(min(NUM_IMAGES, len(given)), largest=False)
-        columns = (given, batch.indices, truth, answers.argmax(dim=1))
-        rows = zip(*(column[order].tolist() for column in columns), strict=True)
-        self.rows = sorted([*self.rows, *(row for row in rows if row[2] != UNKNOWN)])[:NUM_IMAGES]
+        columns = [given, batch.indices, truth, answers.argmax(dim=1)]
+        if self.columns is not None:
+            columns = [torch.cat(both) for both in zip(self.columns, columns, strict=True)]
+        order = columns[0].argsort(stable=True)[:NUM_IMAGES]  # of equals the first, whatever the batches are
+        self.columns = [column[order] for column in columns]
+
+    def _rows(self) -> list[tuple[float, int, int, int]]:
+        columns = [column.tolist() for column in self.columns or ()]
+        return [row for row in zip(*columns, strict=True) if row[2] != UNKNOWN]
 
     def images(self, read: Callable[[int], np.ndarray]) -> list[tuple[np.ndarray, str]]:
         """The worst first, uint8 (H, W, 3), each with what is true and what was said. Every process must call it."""
-        gathered = cast("list[list[tuple[float, int, int, int]]]", process_group.gather(self.rows))
+        gathered = cast("list[list[tuple[float, int, int, int]]]", process_group.gather(self._rows()))
         rows: list[tuple[float, int, int, int]] = sorted(row for rows in gathered for row in rows)[:NUM_IMAGES]
         if not process_group.is_main_process():
             return []

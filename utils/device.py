@@ -7,6 +7,8 @@ import torch
 from utils import process_group
 from utils.errors import ConfigError
 
+COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
     """The device that `--device` names, or else this process's GPU if there is one and `n_gpu` is not 0, or the CPU.
@@ -35,7 +37,21 @@ def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
 def choose_compute_type(precision: str, device: torch.device) -> torch.dtype:
     """The type that the model computes in: "auto" is the card's own mixed precision, and float32 on a CPU."""
     if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+        return COMPUTE_TYPES[precision]
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def computes_bfloat16_natively() -> bool:
+    """Whether the CPU has instructions for bfloat16; without them it is slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seeds the CPU's generator and the device's: `torch.manual_seed`, which takes the time of a small step's forward
+    pass where a GPU could be used and is not."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

@@ -34,6 +34,11 @@ def local_rank() -> int:
     return _environment_number("LOCAL_RANK", 0)
 
 
+def local_world_size() -> int:
+    """How many of the processes run on this machine."""
+    return _environment_number("LOCAL_WORLD_SIZE", 1)
+
+
 def world_size() -> int:
     """How many processes train together."""
     return max(1, _environment_number("WORLD_SIZE", 1))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import albumentations
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from base.preprocessing import Preprocessing
 from utils.errors import CheckpointError
@@ -39,6 +41,37 @@ def test_half_precision_is_rounded_once() -> None:
     half = PREPROCESSING.normalise(images, torch.bfloat16)
     assert half.dtype == torch.bfloat16
     assert torch.allclose(half.double(), exact, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_other_devices_make_the_same_in_one_pass(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    """On torch's "meta", which knows shapes and layouts: one operation on the images, straight from uint8."""
+
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    seen: list[str] = []
+    images = torch.from_numpy(_images()).permute(0, 3, 1, 2)
+    on_device = images.to("meta")
+    PREPROCESSING.normalise(on_device, dtype, memory_format)  # the constants are copied at the first time
+    with Operations():
+        found = PREPROCESSING.normalise(on_device, dtype, memory_format)
+    assert seen == ["empty", "addcmul"]
+    expected = PREPROCESSING.normalise(images, dtype, memory_format)
+    assert (found.dtype, found.shape, found.stride()) == (expected.dtype, expected.shape, expected.stride())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_gpu_computes_the_same(dtype: torch.dtype) -> None:
+    images = torch.from_numpy(_images()).permute(0, 3, 1, 2)
+    found = PREPROCESSING.normalise(images.cuda(), dtype, torch.channels_last)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found.cpu(), PREPROCESSING.normalise(images, dtype), rtol=2**-8, atol=1e-6)
 
 
 def test_plain_data_and_back() -> None:

@@ -22,9 +22,10 @@ def _global_batches(
         sampler.set_position(epoch, start)
     by_process = [list(sampler) for sampler in samplers]
     assert {len(batches) for batches in by_process} == {len(samplers[0]) - start}
-    assert all(key.epoch == epoch for batches in by_process for keys in batches for key in keys)
-    assert all(keys for batches in by_process for keys in batches)
-    return [[key.index for keys in together for key in keys] for together in zip(*by_process, strict=True)]
+    assert all(keys.epoch == epoch for batches in by_process for keys in batches)
+    assert all(len(keys) for batches in by_process for keys in batches)
+    together = zip(*by_process, strict=True)
+    return [[index for keys in batches for index in keys.indices.tolist()] for batches in together]
 
 
 def test_the_order_is_the_epochs_keyed_permutation() -> None:
@@ -80,6 +81,6 @@ def test_evaluation_takes_every_image_once_in_order(samples: int, batch: int, wo
         batches = list(sampler)
         assert len(batches) == len(sampler)
         assert all(0 < len(keys) <= batch for keys in batches)
-        by_process.append([key.index for keys in batches for key in keys])
+        by_process.append([index for keys in batches for index in keys.indices.tolist()])
     assert all(indices == list(range(rank, samples, world)) for rank, indices in enumerate(by_process))
     assert sorted(itertools.chain(*by_process)) == list(range(samples))

@@ -20,13 +20,14 @@ import torch
 from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
-from data_loader.batch_samplers import SampleKey
-from data_loader.datasets import AttributeDataset
-from data_loader.loaders import AttributeDataLoader, views_loader
+from data_loader.batch_samplers import BatchKeys
+from data_loader.datasets import AugmentedImages, TargetTable
+from data_loader.images import DecodedImages
+from data_loader.loaders import AttributeDataLoader, ViewsLoader
 from data_loader.records import Record
 from data_loader.splits import Split
 from data_loader.transforms import TransformLists, build_transforms, eval_pipeline
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 
 LISTS: TransformLists = {
     "train": [{"type": "Resize"}, {"type": "HorizontalFlip"}, {"type": "RandomBrightnessContrast", "args": {"p": 1}}],
@@ -78,16 +79,15 @@ def test_a_batch_holds_images_and_targets(image_records: list[Record], labels: L
 
 def test_training_and_scoring_classes_may_differ(image_records: list[Record]) -> None:
     six = LabelSpace({"age": {"bins": [30, 60], "training_bins": [20, 30, 40, 50, 60]}})
-    pipeline = build_transforms(LISTS, 8, HALF, HALF).evaluation
-    dataset = AttributeDataset(image_records, six, pipeline, None)
+    table = TargetTable(image_records, six)
     ages = [20 + 2 * number for number in range(26)]
-    assert dataset.targets["age"].tolist() == [min(age // 10 - 1, 5) for age in ages]
-    assert dataset.scoring_targets["age"].tolist() == [(age >= 30) + (age >= 60) for age in ages]
-    sample = dataset[SampleKey(0, 7)]
-    batch = dataset.__getitems__([SampleKey(0, 7)])
-    assert isinstance(batch, Batch)
-    assert np.array_equal(batch.images[0].permute(1, 2, 0).numpy(), sample.image)
-    assert (sample.targets, sample.scoring_targets, sample.index) == ({"age": 2}, {"age": 1}, 7)
+    assert table.targets["age"].tolist() == [min(age // 10 - 1, 5) for age in ages]
+    assert table.scoring_targets["age"].tolist() == [(age >= 30) + (age >= 60) for age in ages]
+    images = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).view(2, 4, 5, 3)
+    batch = table.batch(images, BatchKeys(0, np.array([7, 3]), np.array([0, 0])))
+    assert torch.equal(batch.images, images.permute(0, 3, 1, 2))
+    assert (batch.targets["age"].tolist(), batch.scoring_targets["age"].tolist()) == ([2, 1], [1, 0])
+    assert batch.indices.tolist() == [7, 3]
 
 
 def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Record], labels: LabelSpace) -> None:
@@ -113,10 +113,54 @@ def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Reco
         assert _all_same(list(loader.validation_batches()), list(_loader(image_records, labels).validation_batches()))
 
 
-def test_each_image_of_an_epoch_is_augmented_in_its_own_way(image_records: list[Record], labels: LabelSpace) -> None:
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_from_a_cache(
+    image_records: list[Record], labels: LabelSpace, tmp_path: Path, cache: str, workers: int
+) -> None:
+    plain = _loader(image_records, labels)
+    for _ in range(2):  # the second time from what the first has left
+        cached = _loader(image_records, labels, cache=cache, cache_folder=tmp_path, num_workers=workers)
+        for epoch in (0, 1):
+            assert _all_same(list(cached.train_batches(epoch)), list(plain.train_batches(epoch)))
+        assert _all_same(list(cached.validation_batches()), list(plain.validation_batches()))
+    assert bool(list(tmp_path.iterdir())) == (cache == "disk")
+
+
+def test_images_on_the_device_are_validated_alike_and_augmented_by_their_keys(
+    image_records: list[Record], labels: LabelSpace, tmp_path: Path
+) -> None:
+    plain = _loader(image_records, labels)
+    resident, again = (_loader(image_records, labels, cache="device", cache_folder=tmp_path) for _ in range(2))
+    assert _all_same(list(resident.validation_batches()), list(plain.validation_batches()))
+    epochs = [list(resident.train_batches(epoch)) for epoch in (0, 1)]
+    assert _all_same(list(again.train_batches(1, 2)), epochs[1][2:])
+    assert not _all_same(epochs[0], epochs[1])
+    for batch, other in zip(epochs[0], plain.train_batches(0), strict=True):
+        assert batch.images.shape == other.images.shape
+        assert batch.images.dtype == torch.uint8
+        assert torch.equal(batch.indices, other.indices)
+        assert all(torch.equal(target, other.targets[head]) for head, target in batch.targets.items())
+
+
+def test_no_transform_is_left_out_on_the_device(
+    image_records: list[Record], labels: LabelSpace, tmp_path: Path
+) -> None:
+    lists: TransformLists = {"train": [{"type": "Resize"}, {"type": "CLAHE"}], "eval": [{"type": "Resize"}]}
+    with pytest.raises(ConfigError, match=r"^transforms\.train\[1\]: CLAHE "):
+        AttributeDataLoader(
+            Split(image_records, [], []), labels, lists, HALF, HALF, 3, input_size=16, cache="device",
+            batch_size=4, cache_folder=tmp_path,
+        )  # fmt: skip
+
+
+def test_each_image_of_an_epoch_is_augmented_in_its_own_way(image_records: list[Record]) -> None:
     pipeline = build_transforms(LISTS, 16, HALF, HALF).train
-    dataset = AttributeDataset([image_records[0]] * 10, labels, pipeline, 0)
-    assert len({dataset[SampleKey(0, index)].image.tobytes() for index in range(10)}) == 10
+    records = [image_records[0]] * 10
+    images = AugmentedImages(DecodedImages([record.path for record in records], pipeline.fixed), pipeline, 0, records)
+    made = np.empty((10, 16, 16, 3), np.uint8)
+    images.fill(BatchKeys(0, np.arange(10), np.zeros(10, np.int64)), [made])
+    assert len({image.tobytes() for image in made}) == 10
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -144,14 +188,15 @@ def test_two_processes_see_what_one_sees(image_records: list[Record], labels: La
 def test_evaluation_needs_only_the_checkpoints_preprocessing(image_records: list[Record], labels: LabelSpace) -> None:
     loader = _loader(image_records, labels)
     preprocessing = Preprocessing.from_config(loader.preprocessing.to_config())
-    evaluation = views_loader(image_records[20:], [eval_pipeline(preprocessing)], batch_size=4)
+    evaluation = ViewsLoader(image_records[20:], [eval_pipeline(preprocessing)], batch_size=4)
     assert len(evaluation) == 2
     for _ in range(2):
         made = torch.cat([images[0] for images, _ in evaluation])
         assert torch.equal(made, torch.cat([batch.images for batch in loader.validation_batches()]))
 
 
-def test_no_validation(image_records: list[Record], labels: LabelSpace) -> None:
+@pytest.mark.parametrize("cache", ["none", "memory", "disk", "device"])
+def test_no_validation(image_records: list[Record], labels: LabelSpace, tmp_path: Path, cache: Any) -> None:
     loader = AttributeDataLoader(
         Split(image_records, [], []),
         labels,
@@ -163,6 +208,8 @@ def test_no_validation(image_records: list[Record], labels: LabelSpace) -> None:
         num_workers=0,
         batch_size=5,
         drop_last=False,
+        cache=cache,
+        cache_folder=tmp_path,
     )
     assert (loader.num_validation, list(loader.validation_batches())) == (0, [])
     assert sum(len(batch) for batch in loader.train_batches(0)) == 26

@@ -17,9 +17,9 @@ from base.batch import Batch
 from base.class_weights import weights_by_rule
 from base.label_space import LabelSpace
 from data_loader import samplers
-from data_loader.batch_samplers import SampleKey, TrainingBatchSampler, earlier_occurrences
+from data_loader.batch_samplers import BatchKeys, TrainingBatchSampler, earlier_occurrences
 from data_loader.loaders import AttributeDataLoader
-from data_loader.pipeline import AugmentationKey, set_random_state
+from data_loader.pipeline import AugmentationKey, Pipeline
 from data_loader.records import Record
 from data_loader.samplers import EpochOrder, MPerClassSampler, RepeatSampler, WeightedSampler, class_counts
 from data_loader.splits import Split
@@ -190,16 +190,21 @@ def test_the_stream_is_one_for_any_number_of_processes_and_any_start(labels: Lab
             for part in parts:
                 part.set_position(4)
             batches = zip(*(list(part) for part in parts), strict=True)
-            streams[world] = [list(itertools.chain(*together)) for together in batches]
+            streams[world] = [[key for keys in together for key in _pairs(keys)] for together in batches]
         assert streams[1] == streams[2] == streams[3]
         keys = list(itertools.chain(*streams[1]))
         expected = order.draw(numpy_stream(9, "order", 4))[: len(keys)]
-        assert [key.index for key in keys] == expected.tolist()
-        assert [key.repeat for key in keys] == earlier_occurrences(expected).tolist()
+        assert [index for index, _ in keys] == expected.tolist()
+        assert [repeat for _, repeat in keys] == earlier_occurrences(expected).tolist()
         sampler = TrainingBatchSampler(len(records), 12, 9, drop_last=drop_last, order=order)
         for start in range(len(sampler) + 1):
             sampler.set_position(4, start)
-            assert list(sampler) == streams[1][start:]
+            assert [_pairs(keys) for keys in sampler] == streams[1][start:]
+
+
+def _pairs(keys: BatchKeys) -> list[tuple[int, int]]:
+    """Each image's index, and how often it came before."""
+    return list(zip(keys.indices.tolist(), keys.repeats.tolist(), strict=True))
 
 
 def test_a_first_occurrence_has_the_stream_that_it_always_had() -> None:
@@ -207,17 +212,20 @@ def test_a_first_occurrence_has_the_stream_that_it_always_had() -> None:
         def set_random_state(self, *generators: Any) -> None:
             self.drawn = [generator.random() for generator in generators]
 
-    spy = Spy()
-    set_random_state([spy], AugmentationKey(1, 2, 3))
+        def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+            return {"image": image}
+
+    spy, image = Spy(), np.zeros((2, 2, 3), np.uint8)
+    pipeline = Pipeline([spy], [{}], (2, 2), 0, None)
+    pipeline.finish(image, AugmentationKey(1, 2, 3))
     expected = [numpy_stream(1, "augmentation", 2, 3).random(), python_stream(1, "augmentation", 2, 3).random()]
     assert spy.drawn == expected
     found = set()
     for repeat in range(4):
-        set_random_state([spy], AugmentationKey(1, 2, 3, repeat))
+        pipeline.finish(image, AugmentationKey(1, 2, 3, repeat))
         found.add(tuple(spy.drawn))
     assert len(found) == 4
     assert tuple(expected) in found
-    assert SampleKey(0, 1) == SampleKey(0, 1, 0)
 
 
 LISTS: TransformLists = {

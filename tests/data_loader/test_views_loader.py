@@ -11,7 +11,8 @@ import torch
 
 from base.preprocessing import Preprocessing
 from data_loader import datasets
-from data_loader.loaders import views_loader
+from data_loader.image_store import ImageStore
+from data_loader.loaders import ViewsLoader
 from data_loader.records import Record
 from data_loader.transforms import eval_pipeline
 from utils.errors import DataError
@@ -31,7 +32,7 @@ SMALL = _preprocessing(side=8)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_views_are_what_each_pipeline_alone_makes(image_records: list[Record], workers: int) -> None:
     preparations = [PLAIN, FLIPPED, PLAIN, SMALL]
-    loader = views_loader(image_records, [eval_pipeline(each) for each in preparations], 4, workers)
+    loader = ViewsLoader(image_records, [eval_pipeline(each) for each in preparations], 4, workers)
     assert len(loader) == 7
     for _ in range(2):
         batches = list(loader)
@@ -46,6 +47,26 @@ def test_views_are_what_each_pipeline_alone_makes(image_records: list[Record], w
     assert torch.equal(images[1], images[0].flip(3))
 
 
+def test_views_from_a_cache_are_the_same(image_records: list[Record], tmp_path: Path) -> None:
+    pipelines = [eval_pipeline(each) for each in (PLAIN, FLIPPED, PLAIN, SMALL)]
+    plain = list(ViewsLoader(image_records, pipelines, 4))
+    for _ in range(2):
+        cached = list(ViewsLoader(image_records, pipelines, 4, 1, store=ImageStore("disk", tmp_path, 1)))
+        for (images, indices), (expected, rows) in zip(cached, plain, strict=True):
+            assert torch.equal(indices, rows)
+            assert all(torch.equal(view, other) for view, other in zip(images, expected, strict=True))
+
+
+def test_an_answer_does_not_fail_for_its_cache(
+    image_records: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    for folder, budget_gib in ((tmp_path, 1e-6), (tmp_path / "file", 1)):
+        loader = ViewsLoader(image_records, [eval_pipeline(PLAIN)], 4, store=ImageStore("disk", folder, budget_gib))
+        assert sum(len(indices) for _, indices in loader) == 26
+        assert "The images are decoded anew" in caplog.messages[-1]
+
+
 def test_an_image_is_decoded_once_and_equal_pipelines_run_once(
     image_records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +78,7 @@ def test_an_image_is_decoded_once_and_equal_pipelines_run_once(
 
     monkeypatch.setattr(datasets, "read_rgb", spy)
     pipelines = [eval_pipeline(each) for each in (PLAIN, FLIPPED, _preprocessing())]
-    images, _ = next(iter(views_loader(image_records[:5], pipelines, 5)))
+    images, _ = next(iter(ViewsLoader(image_records[:5], pipelines, 5)))
     assert decoded == [record.path for record in image_records[:5]]
     assert images[0] is images[2]
     assert images[0] is not images[1]
@@ -66,4 +87,4 @@ def test_an_image_is_decoded_once_and_equal_pipelines_run_once(
 def test_an_image_that_a_view_cannot_take_is_one_line(image_records: list[Record]) -> None:
     crop = Preprocessing((64, 64), PLAIN.mean, PLAIN.std, [{"type": "CenterCrop", "args": {"height": 64, "width": 64}}])
     with pytest.raises(DataError, match=r"00\.jpg: CenterCrop cannot take this image of 40 x 30 pixels"):
-        list(views_loader(image_records, [eval_pipeline(PLAIN), eval_pipeline(crop)], 4))
+        list(ViewsLoader(image_records, [eval_pipeline(PLAIN), eval_pipeline(crop)], 4))

@@ -90,7 +90,7 @@ def test_several_models_are_asked_with_one_decoding(
         return read_rgb(path)
 
     monkeypatch.setattr(datasets, "read_rgb", spy)
-    together = judge(predictors, records, batch_size=3)
+    together = judge(predictors, records, batch_size=3, num_workers=0)
     assert decoded == [record.path for record in records]
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one.answers, other.answers)
@@ -114,6 +114,28 @@ def test_the_views_probabilities_are_averaged(make_checkpoint: MakeCheckpoint, r
             found.by_head["mask"][number], (both[0]["mask"] + both[1]["mask"]) / 2, rtol=1e-3, atol=1e-4
         )
     assert not torch.allclose(found.answers, plain.judge(records).answers, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_batch_is_judged_as_by_plain_torch_whatever_its_layout(checkpoint: Path, size: int) -> None:
+    """In the usual layout, image by image; with (B, H, W, 3) memory, as loaders make it, and without."""
+    predictor, plain = Predictor.from_checkpoint(checkpoint), Predictor.from_checkpoint(checkpoint)
+    plain.model.to(memory_format=torch.contiguous_format)
+    pixels = torch.randint(256, (size, 24, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
+    images = ((pixels.permute(0, 3, 1, 2) / 255 - _column(MEAN)) / _column(STD)).contiguous()
+    for given in (pixels.permute(0, 3, 1, 2), pixels.permute(0, 3, 1, 2).contiguous()):
+        judged = predictor.judge_batch([given])
+        with torch.no_grad():
+            for head, logits in plain.model(images).items():
+                torch.testing.assert_close(judged.by_head[head], logits.softmax(1), rtol=1e-5, atol=1e-6)
+    at_home = judged.to_cpu()
+    assert torch.equal(at_home.answers, judged.answers)
+    assert at_home.by_head.keys() == judged.by_head.keys()
+    assert at_home.by_attribute.keys() == judged.by_attribute.keys()
+
+
+def _column(values: tuple[float, ...]) -> torch.Tensor:
+    return torch.tensor(values).view(1, 3, 1, 1)
 
 
 def test_a_further_output_is_no_head(checkpoint: Path, records: list[Record]) -> None:

@@ -11,7 +11,7 @@ import cv2
 import pytest
 import torch
 
-from data_loader import datasets, image_check
+from data_loader import cache_filling, datasets, image_check, images
 from scripts.make_demo_data import make_demo_data
 from tests.integration.drawn_road import write_config
 from tests.integration.workplace import TINY, Workplace, copy_into, make_data
@@ -73,7 +73,12 @@ def trained(workplace: Workplace, made_run: Path) -> Workplace:
 def no_image_is_opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is refused is refused before that."""
     opened: list[Path] = []
-    for module, name in ((image_check, "inspect_image"), (datasets, "read_rgb")):
+    for module, name in (
+        (image_check, "inspect_image"),
+        (images, "read_rgb"),
+        (cache_filling, "read_rgb"),
+        (datasets, "read_rgb"),
+    ):
         monkeypatch.setattr(module, name, opened.append)
     yield
     assert opened == []

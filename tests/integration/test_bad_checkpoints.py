@@ -292,6 +292,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"split.args.validation_share": 0.5},
         "split.args.validation_share = 0.5, and the run was trained with 0.25",
     ),
+    "25-augmented-on-the-device": (
+        {"data_loader.args.cache": "device"},
+        'data_loader.args.cache = "device", and the run was trained with "none"',
+    ),
     "25-another-learning-rate": (
         {"optimizer.args.lr": 0.5},
         "optimizer.args.lr = 0.5, and the run was trained with 0.0001",
@@ -324,7 +328,10 @@ def test_25_all_differences_are_shown_together(trained: Workplace) -> None:
     }
 
 
-@pytest.mark.parametrize("override", ["trainer.epochs=2", "data_loader.args.num_workers=0", "trainer.early_stop=9"])
+@pytest.mark.parametrize(
+    "override",
+    ["trainer.epochs=2", "data_loader.args.num_workers=0", "data_loader.args.cache=disk", "trainer.early_stop=9"],
+)
 def test_25_what_may_change_in_a_run(trained: Workplace, override: str) -> None:
     trained.train("--resume", trained.run, "--set", override).check_success()
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_loader import datasets, image_check
+from data_loader import image_check
+from data_loader import images as decoded_images
 from tests.integration.workplace import EVALUATION_NAMES, PEOPLE, Workplace, person_folder, photograph, replaced
 from utils.image_decoding import ImageFinding
 
@@ -82,13 +83,13 @@ def test_a_bad_image_is_left_out_when_asked(workplace: Workplace, case: str, mon
     data, told = BAD[case]
     workplace.write(TRAINING_IMAGE, data)
     read: list[str] = []
-    real = datasets.read_rgb
+    real = decoded_images.read_rgb
 
     def note_and_read(path: Path) -> np.ndarray:
         read.append(str(path))
         return real(path)
 
-    monkeypatch.setattr(datasets, "read_rgb", note_and_read)
+    monkeypatch.setattr(decoded_images, "read_rgb", note_and_read)
     config = workplace.write_config({"data_loader.args.on_bad_image": "skip", "data_loader.args.drop_last": False})
     outcome = workplace.train("--config", config)
     outcome.check_success()
@@ -131,13 +132,13 @@ def test_many_bad_images_are_named_up_to_ten_and_counted(workplace: Workplace) -
 
 def test_an_image_that_is_spoilt_after_the_check(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     """It passes the check and is damaged later: the loader tells the same, and the run ends."""
-    real = datasets.read_rgb
+    real = decoded_images.read_rgb
 
     def spoil_and_read(path: Path) -> np.ndarray:
         workplace.write(TRAINING_IMAGE, b"")
         return real(path)
 
-    monkeypatch.setattr(datasets, "read_rgb", spoil_and_read)
+    monkeypatch.setattr(decoded_images, "read_rgb", spoil_and_read)
     config = workplace.write_config({"data_loader.args.drop_last": False})
     workplace.train("--config", config).check_refusal(3, f"{TRAINING_IMAGE}: is empty (0 bytes)")
 

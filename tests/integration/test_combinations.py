@@ -110,7 +110,15 @@ def combination(number: int) -> dict[str, Any]:
             {"type": "ExponentialMovingAverage", "args": {"decay": 0.9}},
             {"type": "StochasticWeightAveraging", "args": {"from_epoch": 1}},
         ),
-        "data_loader": {"args": {"batch_size": 16, "valid_batch_size": 16, "input_size": [32, 32], "num_workers": 0}},
+        "data_loader": {
+            "args": {
+                "batch_size": 16,
+                "valid_batch_size": 16,
+                "input_size": [32, 32],
+                "num_workers": 0,
+                "cache": choose("none", "memory", "disk", "device"),
+            }
+        },
         "trainer": {
             "epochs": 2,
             "accumulation_steps": choose(1, 2),

@@ -85,6 +85,11 @@ TRAININGS: dict[str, tuple[str, ...]] = {
         "--set trainer.accumulation_steps=4",
         "--set trainer.max_grad_norm=1",
     ),
+    "G12": (
+        "-c configs/device_cache.json",
+        "-c configs/memory_cache.json",
+        "--set data_loader.args.cache=none",
+    ),
     "E6": ("-c configs/kfold.json", "-c configs/kfold.json --fold 2"),
 }
 ELSEWHERE = {
@@ -93,7 +98,7 @@ ELSEWHERE = {
     "E8": "tests/logger",
     "G1 G2 G3 G4 G8 G10": "tests/integration, tests/trainer, tests/inference",
 }
-NOT_YET = {"A9", "A10", "E7", "E9", "F5", "G5", "G6", "G7", "G9", "G11", "G12"}
+NOT_YET = {"A9", "A10", "E7", "E9", "F5", "G5", "G6", "G7", "G9", "G11"}
 
 TINY_FAMILIES = {"vit": "test_vit", "swin": "test_vit", "eca_nfnet": "test_nfnet", "inception": "test_efficientnet"}
 """A model of timm's own tiny ones in the place of a large one; test_backbones.py has the large ones."""

@@ -111,7 +111,7 @@ def test_a_run_stopped_inside_a_fold_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(StopSignals, "requested", property(requested))
         with pytest.raises(StopSignal, match=r"go on with --resume .*Road/[0-9-]+$"):
-            run(folds_config)
+            run(folds_config, "--set", "data_loader.args.cache=none")  # which would be asked too while it is made
     (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
     assert (models / "fold_1" / "last.pth").exists()
     assert not (models / "fold_2").exists()

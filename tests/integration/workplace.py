@@ -36,7 +36,9 @@ TINY: dict[str, Any] = {
     "n_gpu": 0,
     "split": {"args": {"validation_share": 0.25}},
     "transforms": {"train": [_RESIZE, {"type": "HorizontalFlip"}, _NORMALISE], "eval": [_RESIZE, _NORMALISE]},
-    "data_loader": {"args": {"input_size": 32, "batch_size": 8, "valid_batch_size": 16, "num_workers": 0}},
+    "data_loader": {
+        "args": {"input_size": 32, "batch_size": 8, "valid_batch_size": 16, "num_workers": 0, "cache": "none"}
+    },
     "arch": {"type": "BaselineCNN", "args": {"width": 4}},
     "trainer": {"epochs": 1, "verbosity": 1, "tensorboard": False},
 }

@@ -288,3 +288,32 @@ def test_lookahead_is_its_definition() -> None:
             slow = fast if slow is None else slow + alpha * (fast - slow)
             fast = slow
         torch.testing.assert_close(weight.detach(), fast)
+
+
+@pytest.mark.parametrize("name", optim.__all__)
+def test_fused_steps_on_a_gpu_where_there_are_and_nothing_else_is_asked_for(name: str) -> None:
+    kind = getattr(optim, name)
+    fused = {"SGD", "Adam", "AdamW", "Adagrad"}  # as torch's manual lists them
+    assert optim.fused_argument(kind, {"lr": 0.1}, torch.device("cuda")) == ({"fused": True} if name in fused else {})
+    assert optim.fused_argument(kind, {"lr": 0.1}, torch.device("cpu")) == {}
+    for asked in ({"fused": False}, {"fused": None}, {"foreach": True}, {"foreach": False}):
+        assert optim.fused_argument(kind, asked, torch.device("cuda")) == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
+def test_fused_steps_are_the_plain_ones(name: str) -> None:
+    def weights(**arguments: Any) -> Tensor:
+        torch.manual_seed(2)
+        weight = nn.Parameter(torch.randn(40, device="cuda"))
+        optimizer = getattr(optim, name)([weight], lr=0.05, **arguments)
+        for _ in range(10):
+            optimizer.zero_grad()
+            weight.square().sum().backward()
+            optimizer.step()
+        return weight.detach()
+
+    fused = optim.fused_argument(getattr(optim, name), {}, torch.device("cuda"))
+    assert fused
+    torch.testing.assert_close(weights(**fused), weights(foreach=False))

@@ -24,6 +24,7 @@ from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
 from model.metric import accuracy, f1
 from trainer.checkpoint import Checkpoints
+from trainer.compute_choice import Compute
 from trainer.learner import Learner
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
@@ -32,6 +33,7 @@ from utils.stop_signals import StopSignals
 
 LABELS = LabelSpace({"mask": {"classes": ["on", "off"]}, "age": {"bins": [30, 60], "training_bins": [20, 30, 60]}})
 IMAGE_SIDE = 6
+CPU = torch.device("cpu")
 
 
 class SmallModel(BaseModel):
@@ -133,11 +135,13 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
         schedule: Callable[[torch.optim.Optimizer], Schedule] | None = None,
         parts: Callable[[SmallModel, torch.optim.Optimizer], dict[str, Any]] | None = None,
         mixings: Sequence[Mixing] = (),
+        device: torch.device = CPU,
+        compute: Compute | None = None,
         **settings: Any,
     ) -> Built:
         loader = loader or MemoryLoader()
         torch.manual_seed(0)
-        model = model or SmallModel()
+        model = (model or SmallModel()).to(device)
         used_optimizer = optimizer(model.parameters(), lr=lr)
         stop = StopSignals()
         path = tmp_path / folder
@@ -150,11 +154,12 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
             model=model,
             criterion=MultiHeadLoss(
                 {"mask": CrossEntropyLoss([1.0, 2.0]), "age": FocalLoss(2.0)}, {"mask": 0.4, "age": 0.6}
-            ),
+            ).to(device),
             optimizer=used_optimizer,
             preprocessing=loader.preprocessing,
-            device=torch.device("cpu"),
+            device=device,
             seed=11,
+            compute=compute,
             schedule=schedule(used_optimizer) if schedule else None,
             **(parts(model, used_optimizer) if parts else {}),
         )

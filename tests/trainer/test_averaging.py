@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 
 from tests.trainer.conftest import Built, MakeTrainer, SmallModel
 from trainer.averaging import ExponentialMovingAverage, StochasticWeightAveraging, WeightAveraging
@@ -47,6 +48,30 @@ def test_exponential_average_is_the_recursion(make_trainer: MakeTrainer) -> None
             for weights in seen[1:]:
                 expected = 0.8 * expected + 0.2 * weights[name]
             torch.testing.assert_close(tensor, expected)
+
+
+@pytest.mark.parametrize("arguments", [{"decay": 0.7}, {"decay": 0.9, "warmup": False}, {"warmup_gamma": 5.0}])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_exponential_average_is_timms_bit_by_bit(
+    make_trainer: MakeTrainer, arguments: dict[str, Any], batch_norm: bool
+) -> None:
+    """Also of running statistics and counts; a model without norms has no counts."""
+    built = make_trainer(
+        model=SmallModel(batch_norm), parts=with_average(ExponentialMovingAverage(**arguments)), epochs=2
+    )
+    model = built.trainer.learner.model
+    settings = {"decay": 0.999, "warmup": True, **arguments}
+    timms = ModelEmaV3(model, use_warmup=settings.pop("warmup"), **settings)
+    original = built.trainer.learner._update_weights
+
+    def update() -> None:
+        original()
+        timms.update(model, step=built.trainer.learner.updates)
+
+    built.trainer.learner._update_weights = update  # type: ignore[method-assign]
+    built.trainer.train()
+    for name, tensor in averaged(built).items():
+        assert torch.equal(tensor, timms.module.state_dict()[name]), name
 
 
 def test_warmed_average_follows_its_formula(make_trainer: MakeTrainer) -> None:

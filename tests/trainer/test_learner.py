@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from base.batch import Batch
 from base.mixing import Mix
 from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
@@ -191,15 +192,41 @@ def test_learned_weights_are_logged_and_saved(make_trainer: MakeTrainer) -> None
     assert torch.equal(built.trainer.state_dict()["criterion"]["log_variances"], criterion.log_variances.detach())  # type: ignore[union-attr]
 
 
-NAMES = ("eager", "compiled")
+def test_the_kernels_are_chosen_anew_where_a_run_goes_on(make_trainer: MakeTrainer) -> None:
+    """A run that began on a GPU has a fused step in its checkpoint, of which the CPU's rounds differently."""
+    first = make_trainer("first", epochs=1, optimizer=lambda weights, lr: torch.optim.AdamW(weights, lr, fused=True))
+    first.trainer.train()
+    content = read_checkpoint(first.folder / "last.pth")
+    assert content["optimizer"]["param_groups"][0]["fused"]
+    second = make_trainer("second", epochs=2, resume=content)
+    (group,) = second.trainer.learner.optimizer.param_groups
+    assert not group["fused"]
+    assert group["betas"] == first.trainer.learner.optimizer.param_groups[0]["betas"]
+    second.trainer.train()
 
 
-@pytest.mark.long
-def test_compiled_training_is_the_same_within_rounding(make_trainer: MakeTrainer) -> None:
-    eager, compiled = (make_trainer(name, epochs=1, compile=name == "compiled", **plain(lr=0.01)) for name in NAMES)
-    for built in (eager, compiled):
+def test_an_epoch_that_ends_early_closes_the_loader(make_trainer: MakeTrainer) -> None:
+    closed: list[str] = []
+
+    class Closed(MemoryLoader):
+        def train_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+            try:
+                yield from super().train_batches(epoch, start_batch)
+            finally:
+                closed.append("training")
+
+        def validation_batches(self) -> Iterator[Batch]:
+            try:
+                yield from super().validation_batches()
+            finally:
+                closed.append("validation")
+
+    built = make_trainer(loader=Closed())
+    built.stop.request()
+    with pytest.raises(StopSignal) as kept:  # with its traceback, and so with all frames that it went through
         built.trainer.train()
-    one, other = eager.trainer.learner.model.state_dict(), compiled.trainer.learner.model.state_dict()
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], atol=1e-4, rtol=1e-3)
+    assert closed == ["training"]
+    with pytest.raises(StopSignal):
+        built.trainer.validate(1)
+    assert closed == ["training", "validation"]
+    assert kept.value.__traceback__ is not None

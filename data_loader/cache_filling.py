@@ -1,0 +1,214 @@
+"""Making what a cache lacks: what is missing, whether there is room, and the images themselves, by threads."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import threading
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from data_loader.cache_file import HEADER_BYTES, DiskStore, PixelStore, stamp_of
+from data_loader.cache_room import Room, fits_beside, locked, present_room, room_in_memory, room_on_disk, shown_bytes
+from data_loader.image_check import number_of_cores
+from data_loader.pipeline import FixedSteps
+from utils.image_decoding import read_rgb
+from utils.stop_signals import StopSignals
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE = 8
+"""From so many images the size of all is reckoned, where it depends on the image."""
+
+_IN_MEMORY: dict[str, PixelStore] = {}
+"""By recipe, what this process holds: for the other side of the split, and for the next fold."""
+
+_SAVED_BYTES = 256 * 2**20
+"""After so many bytes, what was made is saved: a process that is killed loses no more."""
+
+
+class Filling:
+    """One call of `cache_images`: paths by key, steps and stores by recipe (what a result depends on, as JSON)."""
+
+    def __init__(self, paths: dict[str, Path], steps: dict[str, FixedSteps], show_progress: bool) -> None:
+        self.paths = paths
+        self.stamps = {key: stamp_of(key) for key in paths}
+        self.steps = steps
+        self.stores: Mapping[str, PixelStore] = {}
+        self._show_progress = show_progress
+
+    def in_memory(self, budget_bytes: int) -> None:
+        """What earlier calls have made is used; where it takes the room it is given up, and all is made anew."""
+        self.stores = {recipe: _IN_MEMORY.setdefault(recipe, PixelStore()) for recipe in self.steps}
+        with StopSignals() as stop:
+            missing = self._missing()
+            needed = self._needed_bytes(missing)
+            if needed > budget_bytes - _held_bytes():
+                for store in _IN_MEMORY.values():
+                    store.close()  # who uses its images has a map of them
+                _IN_MEMORY.clear()
+                _IN_MEMORY.update((recipe, PixelStore()) for recipe in self.steps)
+                self.stores = dict(_IN_MEMORY)
+                missing = self._missing()
+                needed = self._needed_bytes(missing)
+            logger.info("image cache in memory: %s more images, %s", f"{len(missing):,}", shown_bytes(needed))
+            room = room_in_memory(budget_bytes, _held_bytes())
+            room.check(needed)
+            self._build(missing, room, stop)
+
+    def on_disk(self, folder: Path, budget_bytes: int) -> None:
+        """Raises OSError for what the folder does not allow."""
+        stores = {recipe: DiskStore(folder, _digest(recipe), recipe) for recipe in self.steps}
+        self.stores = stores
+        if all(store.load_whole() for store in stores.values()) and not self._missing():
+            logger.info("image cache in %s: all %s images are there", folder, f"{len(self.stamps):,}")
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with StopSignals() as stop, locked(folder, stop):
+            try:
+                for store in stores.values():
+                    store.load()
+                self._complete(stores, folder, budget_bytes, stop)
+            except BaseException:
+                for store in stores.values():
+                    store.leave()
+                raise
+
+    def _complete(self, stores: dict[str, DiskStore], folder: Path, budget_bytes: int, stop: StopSignals) -> None:
+        missing = self._missing()
+        needed = self._needed_bytes(missing)
+        self._tidy(stores, folder, is_tight=needed > present_room(folder, budget_bytes).num_bytes)
+        if (now_missing := self._missing()) != missing:  # there was no room to tidy in
+            missing, needed = now_missing, self._needed_bytes(now_missing)
+        there = sum(
+            store.rows[key].nbytes
+            for store in stores.values()
+            for key, stamp in self.stamps.items()
+            if store.has(key, stamp)
+        )
+        logger.info(
+            "image cache in %s: %s images, %s; %s of it are there already",
+            folder,
+            f"{len(self.stamps):,}",
+            shown_bytes(there + needed),
+            shown_bytes(there),
+        )
+        room = room_on_disk(folder, budget_bytes, needed, {_digest(recipe) for recipe in stores})
+        room.check(needed)
+        self._build(missing, room, stop)
+
+    def _tidy(self, stores: dict[str, DiskStore], folder: Path, is_tight: bool) -> None:
+        """Leaves out the images of files that are gone or have changed, where they are many or room is wanted."""
+        for store in stores.values():
+            kept = store.live_rows(self.stamps)
+            kept_bytes = sum(row.nbytes for row in kept.values())
+            lost_bytes = store.end - HEADER_BYTES - kept_bytes
+            if lost_bytes and (is_tight or lost_bytes > kept_bytes) and not store.used_elsewhere():
+                logger.info(
+                    "image cache in %s: %s of files that are gone or have changed are removed",
+                    folder,
+                    shown_bytes(lost_bytes),
+                )
+                store.rewrite(kept if fits_beside(folder, kept_bytes) else {})
+
+    def _missing(self) -> dict[str, list[str]]:
+        """By the key of an image, the recipes that have not made it."""
+        found: dict[str, list[str]] = {}
+        for key, stamp in self.stamps.items():
+            recipes = [recipe for recipe, store in self.stores.items() if not store.has(key, stamp)]
+            if recipes:
+                found[key] = recipes
+        return found
+
+    def _needed_bytes(self, missing: Mapping[str, list[str]]) -> int:
+        """What the missing images will take; reckoned from a few of them where it depends on the image."""
+        total = 0
+        for recipe, steps in self.steps.items():
+            paths = [self.paths[key] for key, recipes in missing.items() if recipe in recipes]
+            if steps.image_hw:
+                total += len(paths) * steps.image_hw[0] * steps.image_hw[1] * 3
+            elif paths:
+                sample = paths[:: -(-len(paths) // _SAMPLE)]
+                sizes = [steps(read_rgb(path), str(path)).nbytes for path in sample]
+                total += sum(sizes) * len(paths) // len(sizes)
+        return total
+
+    def _build(self, missing: Mapping[str, list[str]], room: Room, stop: StopSignals) -> None:
+        """Makes the missing images, and saves them now and then. Where it fails, the caller has the stores leave."""
+        added = saved = 0
+        bar = tqdm(
+            total=len(missing), desc="caching images", leave=False, disable=None if self._show_progress else True
+        )
+        pool = ThreadPoolExecutor(max_workers=number_of_cores())
+        try:
+            for made in self._made(pool, missing):
+                for key, recipe, image, checksum in made:
+                    added += image.nbytes
+                    room.check(added)  # what was reckoned may have been too little
+                    self.stores[recipe].add(key, self.stamps[key], image, checksum)
+                if added - saved > _SAVED_BYTES:
+                    self._save()
+                    saved = added
+                bar.update()
+                stop.raise_if_requested()
+            self._save()
+            stop.raise_if_requested()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            bar.close()
+
+    def _save(self) -> None:
+        for store in self.stores.values():
+            store.save()
+
+    def _made(self, pool: ThreadPoolExecutor, missing: Mapping[str, list[str]]) -> Iterator[list[_Made]]:
+        """In order; only a few more are made than were asked for, since memory holds them."""
+        own = threading.local()
+
+        def make(key: str, recipes: list[str]) -> list[_Made]:
+            if not hasattr(own, "steps"):
+                own.steps = {recipe: _copy_of(steps) for recipe, steps in self.steps.items()}
+            name = str(self.paths[key])
+            decoded = read_rgb(self.paths[key])
+            made = []
+            for recipe in recipes:
+                image = np.ascontiguousarray(own.steps[recipe](decoded.copy() if len(recipes) > 1 else decoded, name))
+                made.append(_Made(key, recipe, image, zlib.crc32(image.data)))
+            return made
+
+        waiting: deque[Future[list[_Made]]] = deque()
+        for key, recipes in missing.items():
+            waiting.append(pool.submit(make, key, recipes))
+            if len(waiting) > 4 * number_of_cores():
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _held_bytes() -> int:
+    return sum(store.end - HEADER_BYTES for store in _IN_MEMORY.values())
+
+
+def _copy_of(steps: FixedSteps) -> FixedSteps:
+    """For one thread: transforms keep what they work with. They share their generators, of which these draw nothing."""
+    shared = [each for step in steps.transforms for each in (step.random_generator, step.py_random)]
+    return copy.deepcopy(steps, {id(each): each for each in shared})
+
+
+class _Made(NamedTuple):
+    key: str
+    recipe: str
+    image: np.ndarray
+    checksum: int
+
+
+def _digest(recipe: str) -> str:
+    return hashlib.sha256(recipe.encode()).hexdigest()[:16]

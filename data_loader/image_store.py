@@ -1,0 +1,57 @@
+"""Where prepared images come from: their files each time, or a cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_loader.image_cache import CachedImages, cache_images
+from data_loader.images import DecodedImages, Images
+from data_loader.pipeline import Pipeline
+from data_loader.records import Record
+from utils.errors import ConfigError, StorageFullError
+
+logger = logging.getLogger(__name__)
+
+IMAGE_CACHE_FOLDER = "image_cache"
+"""In a config's save_dir: what all its runs have prepared."""
+
+DEFAULT_CACHE_BUDGET_GIB = 16
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """A loader's settings of `cache`: see AttributeDataLoader. What is to lie on a device is kept on disk too."""
+
+    cache: Literal["none", "memory", "disk", "device"]
+    folder: Path | None
+    budget_gib: float
+    show_progress: bool = False
+
+    def images(self, records: Sequence[Record], pipeline: Pipeline) -> Images:
+        """The records' images after the pipeline's fixed steps."""
+        paths = [record.path for record in records]
+        if self.cache == "none":
+            return DecodedImages(paths, pipeline.fixed)
+        return self._cached(paths, [pipeline])[0]
+
+    def views(self, records: Sequence[Record], pipelines: Sequence[Pipeline]) -> list[CachedImages] | None:
+        """For each of the pipelines, which leave nothing to chance, its images; None where they are not to be kept, or
+        cannot: an answer is not to fail for that. Images that are looked at once are not kept in memory."""
+        if self.cache not in ("disk", "device") or not records:
+            return None
+        try:
+            return self._cached([record.path for record in records], pipelines)
+        except (ConfigError, StorageFullError) as error:
+            logger.warning("%s. The images are decoded anew", error)
+            return None
+
+    def _cached(self, paths: Sequence[Path], pipelines: Sequence[Pipeline]) -> list[CachedImages]:
+        where: Literal["memory", "disk"] = "memory" if self.cache == "memory" else "disk"
+        budget_bytes = int(self.budget_gib * GIB)
+        steps = [pipeline.fixed for pipeline in pipelines]
+        return cache_images(paths, steps, where, self.folder, budget_bytes, self.show_progress)

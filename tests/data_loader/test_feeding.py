@@ -1,0 +1,136 @@
+"""Batches from workers: whole, in order, in memory that is used again only when nobody looks at it any more."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from data_loader import feeding
+from data_loader.batch_samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
+from data_loader.datasets import Size
+from data_loader.feeding import BATCHES_AHEAD, BATCHES_HELD, BatchFeed, measured_num_workers
+from data_loader.shared_slots import SharedSlots
+from utils.errors import DataError
+
+
+class Numbered:
+    """Two arrays a batch: images full of their number, and of 100 more, of other sizes. Number `bad` cannot be read."""
+
+    sizes: list[Size] = [(2, 3), (1, 1)]  # noqa: RUF012 - the protocol has no ClassVar
+
+    def __init__(self, count: int, bad: int = -1, copies_only: bool = False) -> None:
+        self.count, self.bad, self.copies_only = count, bad, copies_only
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
+        if self.bad in keys.indices:
+            raise DataError("bad.jpg: is damaged")
+        for place, index in enumerate(keys.indices):
+            out[0][place], out[1][place] = index, index + 100
+
+
+def _check(keys: BatchKeys, arrays: Sequence[np.ndarray]) -> None:
+    first, second = arrays
+    assert (first.shape, second.shape) == ((len(keys), 2, 3, 3), (len(keys), 1, 1, 3))
+    assert (first == keys.indices[:, None, None, None]).all()
+    assert (second == keys.indices[:, None, None, None] + 100).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_come_in_order_however_many_are_kept(workers: int) -> None:
+    feed = BatchFeed(Numbered(50), EvaluationBatchSampler(50, 3), workers)
+    for _ in range(2):
+        kept = list(feed)  # 17 batches, more than there are slots
+        for keys, arrays in kept:
+            _check(keys, arrays)
+        assert np.concatenate([keys.indices for keys, _ in kept]).tolist() == list(range(50))
+        del kept
+        for keys, arrays in feed:  # none is kept
+            _check(keys, arrays)
+
+
+def test_what_is_kept_is_never_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = []
+    received = SharedSlots.received
+
+    def spy(self: SharedSlots, slot: int, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        passed.append(slot)
+        return received(self, slot, shapes)
+
+    monkeypatch.setattr(SharedSlots, "received", spy)
+    feed = BatchFeed(Numbered(200), EvaluationBatchSampler(200, 2), 1)
+    kept: list[torch.Tensor] = []
+    for number, (_, (images, _)) in enumerate(feed):
+        if number % 50 == 0:
+            kept.append(torch.from_numpy(images).permute(0, 3, 1, 2)[:1])  # a view of a view
+    for place, image in enumerate(kept):
+        assert (image == 100 * place).all()
+    assert len(passed) == 100  # all through slots: what was not kept was free again
+    assert len(set(passed)) <= BATCHES_AHEAD + BATCHES_HELD
+
+
+def test_a_slot_is_free_again_when_its_last_view_is_gone() -> None:
+    slots = SharedSlots(2, 24)
+    first, second = slots.take(), slots.take()
+    assert first is not None
+    assert second is not None
+    assert slots.take() is None
+    slots.arrays(first, [(2, 3), (3, 6)])[1][:] = 7
+    arrays = slots.received(first, [(2, 3), (3, 6)])
+    assert arrays[1].tolist() == [[7] * 6] * 3
+    assert not arrays[0].any()
+    tensor = torch.from_numpy(arrays[1])[1:, :2]
+    del arrays
+    gc.collect()
+    assert slots.take() is None
+    del tensor
+    assert slots.take() == first
+    slots.reclaim()  # neither was received
+    assert {slots.take(), slots.take()} == {first, second}
+    assert slots.take() is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iteration_that_ends_early_loses_no_slot(workers: int) -> None:
+    images = Numbered(60, bad=40)
+    sampler = TrainingBatchSampler(60, 2, seed=0, shuffle=False)
+    feed = BatchFeed(images, sampler, workers)
+    for start in [0, 5, 7] * 5:
+        sampler.set_position(1, start)
+        keys, arrays = next(iter(feed))
+        assert (keys.epoch, keys.indices.tolist()) == (1, [2 * start, 2 * start + 1])
+        _check(keys, arrays)
+        with pytest.raises(DataError, match=r"bad\.jpg: is damaged"):
+            list(feed)
+    sampler.set_position(1, 21)
+    assert len(list(feed)) == 9
+
+
+def test_workers_are_counted_by_the_time_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    cost = [0.001]
+    images = Numbered(100)
+
+    def fill(keys: BatchKeys, _out: Sequence[np.ndarray]) -> None:
+        clock[0] += cost[0] * len(keys)
+
+    monkeypatch.setattr(images, "fill", fill)
+    monkeypatch.setattr(feeding.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(feeding, "number_of_cores", lambda: 16)
+    assert measured_num_workers(images, on_gpu=True, num_processes=1) == 8  # 7,500 images/s take 7.5 of them
+    assert measured_num_workers(images, on_gpu=True, num_processes=4) == 4
+    assert measured_num_workers(images, on_gpu=False, num_processes=1) == 1
+    cost[0] = 0.0001
+    assert measured_num_workers(images, on_gpu=True, num_processes=1) == 1
+    assert measured_num_workers(images, on_gpu=False, num_processes=1) == 0
+    clock[0], cost[0] = 0.0, 10.0
+    measured_num_workers(images, on_gpu=True, num_processes=1)
+    assert clock[0] == 10  # one image told enough
+    for nothing_to_do in (Numbered(0), Numbered(100, copies_only=True)):
+        assert measured_num_workers(nothing_to_do, on_gpu=True, num_processes=1) == 0

@@ -1,0 +1,213 @@
+"""Nothing in an update, in validation or in evaluation waits for the device.
+
+The device is torch's "meta", which computes nothing: whatever asks it for a number is seen, on machines without a GPU
+too. What waits, and is known to: losses on embeddings (they count the known images), the loss scale of float16 (it
+looks for what is not finite), several processes (they agree whether to stop), and the worst images at an epoch's end.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from base.base_trainer import TrainerSettings
+from base.batch import Batch
+from base.mixing import Mix
+from base.scores import Scores
+from inference.predictor import Predictor
+from model import loss as losses
+from model.loss.head_loss import HeadLoss
+from model.loss.metric_learning import MetricLearningLoss
+from model.loss.metric_learning_names import LOSSES
+from model.loss.multi_head import MultiHeadLoss
+from model.metric import f1
+from tests.trainer.conftest import LABELS, MakeTrainer, MemoryLoader, SmallModel
+from trainer import epoch_sums
+from trainer.averaging import ExponentialMovingAverage
+from trainer.epoch_sums import EpochSums
+from trainer.learner import Learner
+from trainer.sharpness_aware import SharpnessAware
+from trainer.worst_images import WorstImages
+
+META = torch.device("meta")
+READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero", "bincount")
+
+
+class Waits(TorchDispatchMode):
+    """Names every operation that brings a number from the device to the host, or a tensor across."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        tensors = [each for each in args if isinstance(each, Tensor)]
+        on_device = any(each.device == META for each in tensors)
+        if on_device and any(name.strip("_").startswith(read.strip("_")) for read in READS):
+            self.seen.append(name)
+        if on_device and name.startswith("index") and len(args) > 1 and isinstance(args[1], list | tuple):
+            self.seen += [name for index in args[1] if isinstance(index, Tensor) and index.dtype == torch.bool]
+        target = (kwargs or {}).get("device")
+        if name == "_to_copy" and target is not None and torch.device(target) != tensors[0].device:
+            self.seen.append(f"copy from {tensors[0].device} to {target}")
+        if name == "copy_" and args[0].device != args[1].device:
+            self.seen.append(f"copy from {args[1].device} to {args[0].device}")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def nothing_waits() -> Iterator[None]:
+    with Waits() as waits:
+        yield
+    assert not waits.seen
+
+
+def learner(
+    loss: Callable[[], HeadLoss], settings: dict[str, Any], parts: Any = None, learned: bool = False
+) -> Learner:
+    criterion = MultiHeadLoss({"mask": loss(), "age": loss()}, {"mask": 0.4, "age": 0.6}, None, learned)
+    criterion.use_class_counts({"mask": torch.tensor([3, 5]), "age": torch.tensor([2, 7, 1, 4])})
+    with META:
+        model = SmallModel()
+    return Learner(
+        TrainerSettings(epochs=1, **settings),
+        model=model,
+        criterion=criterion.to(META),
+        optimizer=torch.optim.AdamW([*model.parameters(), *criterion.parameters()], foreach=True),
+        preprocessing=MemoryLoader().preprocessing,
+        device=META,
+        seed=1,
+        **(parts(model) if parts else {}),
+    )
+
+
+def window(mixes: list[Mix | None]) -> list[Batch]:
+    batches = []
+    for batch, mix in zip(MemoryLoader().train_batches(1), mixes, strict=False):
+        batch.mix = mix
+        batches.append(batch.to(META))
+    return batches
+
+
+def sums(learner: Learner) -> EpochSums:
+    return EpochSums(Scores(LABELS, {"f1": f1}, META), learner.criterion.weights, META)
+
+
+BLENDED, CUT = Mix(torch.tensor([1, 2, 3, 0]), 0.3), Mix(torch.tensor([1, 2, 3, 0]), 0.5, (0, 0, 6, 3))
+
+
+@pytest.mark.parametrize("class_weights", [None, "balanced"])
+@pytest.mark.parametrize("name", [name for name in losses.__all__ if name != "OrdinalLoss"])
+def test_an_update_with_each_loss(name: str, class_weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch_sums, "BATCHES_TOGETHER", 3)
+    learns = learner(lambda: getattr(losses, name)(class_weights=class_weights), {})
+    learns.begin_epoch(1)
+    batches, added = window([None, BLENDED, CUT]), sums(learns)
+    learns.update(batches[:1], 1, 0, added)  # the constants are copied at the first
+    with nothing_waits():
+        for number, batch in enumerate(batches, start=1):
+            learns.update([batch], 1, number, added)
+    assert len(added._outputs) == 1
+
+
+def everything(model: nn.Module) -> dict[str, Any]:
+    return {"averaging": ExponentialMovingAverage(0.9), "sharpness_aware": SharpnessAware([model], 0.05, adaptive=True)}
+
+
+@pytest.mark.parametrize("parts", [None, everything])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"accumulation_steps": 3, "max_grad_norm": 1.0}])
+def test_an_update_with_all_that_changes_it(parts: Any, learned: bool, settings: dict[str, Any]) -> None:
+    learns = learner(losses.OrdinalLoss, settings, parts, learned)
+    learns.begin_epoch(1)
+    batches = window([None, BLENDED, CUT])
+    learns.update(batches, 1, 0, sums(learns))
+    with nothing_waits():
+        learns.update(batches, 1, 3, sums(learns))
+
+
+def test_validation_and_its_worst_images() -> None:
+    learns = learner(losses.CrossEntropyLoss, {})
+    worst, added = WorstImages(LABELS), sums(learns)
+    model = learns.judged()
+    batches = [batch.to(META) for batch in MemoryLoader().validation_batches()]
+    with torch.inference_mode(), nothing_waits():
+        for batch in batches:
+            outputs = model(learns.inputs(batch))
+            weights = learns.criterion.sample_weight_sums(batch.targets)
+            _, parts = learns.criterion(outputs, batch.targets, weights)
+            added.add(parts, weights, weights, outputs, batch.scoring_targets)
+            worst.update(outputs, batch)
+
+
+def test_evaluation() -> None:
+    content = {"config": {}, "run_name": "run", "completed_epochs": 1}
+    with META:
+        predictor = Predictor(SmallModel(), LABELS, MemoryLoader().preprocessing, META, content)
+    views = [batch.images.to(META) for batch in itertools.islice(MemoryLoader().train_batches(1), 2)]
+    with nothing_waits():
+        judged = predictor.judge_batch(views)
+    assert judged.answers.device == META
+
+
+def test_losses_on_embeddings_wait_as_is_known() -> None:
+    """And so what is looked for is seen."""
+    loss = MetricLearningLoss(LOSSES["TripletMarginLoss"](), "mask")
+    embedding, target = torch.zeros(4, 5, device=META), torch.zeros(4, dtype=torch.int64, device=META)
+    with Waits() as waits, pytest.raises(NotImplementedError):
+        loss(embedding, target)
+    assert "nonzero" in waits.seen or "index" in waits.seen
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda tensor: tensor.sum().item(),
+        lambda tensor: bool((tensor > 0).any()),
+        lambda tensor: tensor[tensor > 0],
+        lambda tensor: tensor.unique(),
+        lambda tensor: tensor.cpu(),
+        lambda tensor: tensor + torch.tensor([1.0, 2.0]).to(tensor.device),
+        lambda tensor: torch.empty(2).copy_(tensor),
+        lambda tensor: torch.equal(tensor, tensor),
+    ],
+)
+def test_what_waits_is_seen(wait: Callable[[Tensor], Any]) -> None:
+    with Waits() as waits, suppress(NotImplementedError, RuntimeError):
+        wait(torch.zeros(2, device=META))
+    assert waits.seen
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+@pytest.mark.parametrize("parts", [None, everything])
+def test_cuda_itself_sees_no_wait(make_trainer: MakeTrainer, parts: Any, precision: str) -> None:
+    """Of everything an epoch does but its end, which reads the numbers."""
+    device = torch.device("cuda")
+    built = make_trainer(
+        device=device,
+        precision=precision,
+        parts=parts and (lambda model, _optimizer: parts(model)),
+        optimizer=lambda parameters, lr: torch.optim.AdamW(parameters, lr, fused=True),
+    )
+    trainer = built.trainer
+    trainer.learner.begin_epoch(1)
+    windows = [window for _, window in zip(range(5), trainer._windows(1), strict=False)]
+    trainer.learner.update(windows[0], 1, 0, trainer.sums)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for number, window in enumerate(windows[1:], start=1):
+            trainer.learner.update(window, 1, number, trainer.sums)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert trainer.learner.updates == 5

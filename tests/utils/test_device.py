@@ -1,0 +1,40 @@
+"""The device's generators, and what a CPU can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.device import computes_bfloat16_natively, seed_generators
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 + 5, 2**63 - 1])
+def test_the_same_numbers_as_after_torchs_own_seeding(seed: int) -> None:
+    torch.manual_seed(seed)
+    expected = torch.rand(5), torch.randint(1000, (5,)), torch.bernoulli(torch.full((5,), 0.5))
+    torch.manual_seed(7)
+    seed_generators(seed, torch.device("cpu"))
+    found = torch.rand(5), torch.randint(1000, (5,)), torch.bernoulli(torch.full((5,), 0.5))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpus_generator_too() -> None:
+    device = torch.device("cuda", torch.cuda.device_count() - 1)
+    torch.manual_seed(11)
+    expected = torch.rand(5, device=device), torch.rand(5)
+    torch.manual_seed(7)
+    seed_generators(11, device)
+    assert torch.equal(torch.rand(5, device=device), expected[0])
+    assert torch.equal(torch.rand(5), expected[1])
+
+
+def test_bfloat16_is_what_the_system_says_of_the_processor() -> None:
+    described = Path("/proc/cpuinfo")
+    if not described.exists():
+        pytest.skip("no /proc/cpuinfo here")
+    flags = next((line.split() for line in described.read_text().splitlines() if line.startswith("flags")), [])
+    assert computes_bfloat16_natively() == ("avx512_bf16" in flags or "amx_tile" in flags)
