@@ -1,0 +1,77 @@
+"""What a measurement depends on beside the code: the machine, and the versions of what does the work."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_loader.image_check import number_of_cores
+
+PROJECT = Path(__file__).parents[1]
+PACKAGES = (
+    "torch", "torchvision", "timm", "albumentations", "opencv-python-headless", "numpy", "pillow", "scikit-learn",
+)  # fmt: skip
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU model, cores of this process, memory in GiB, the GPU's name and memory (None where there is none)."""
+    gpu = None
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        gpu = {"name": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1)}
+    return {
+        "cpu": _cpu_model(),
+        "cores": number_of_cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": gpu,
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Of Python and the packages that do the work; those that are not installed are left out."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def file_stem(machine: dict[str, Any]) -> str:
+    """A name for the machine's results, such as amd-epyc-2-cores."""
+    words = [machine["cpu"], f"{machine['cores']} cores", machine["gpu"]["name"] if machine["gpu"] else ""]
+    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")
+
+
+def commit() -> str | None:
+    """The commit that the project is at, "+" behind it where files differ from it; None outside a repository."""
+    revision = _git("rev-parse", "--short=12", "HEAD")
+    if revision is None:
+        return None
+    return f"{revision}+" if _git("status", "--porcelain") else revision
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,106 @@
+"""The memory of a process and all that it started."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.machine import PROJECT
+
+SAMPLE_SECONDS = 0.2
+KIB = 1024
+_PARTS = {"Pss": "whole", "Pss_Anon": "anonymous", "Pss_Shmem": "shared", "Pss_File": "files"}
+
+
+@dataclass
+class Memory:
+    """Bytes of all processes together; what several share counts once (proportional set size, /proc/*/smaps_rollup).
+
+    whole: all; anonymous and shared: what only the processes' end gives back; files: pages of files, such as programs
+    and the cache on disk, which the system takes back when it needs them."""
+
+    whole: int = 0
+    anonymous: int = 0
+    shared: int = 0
+    files: int = 0
+
+    @property
+    def own(self) -> int:
+        return self.anonymous + self.shared
+
+
+@dataclass
+class Watched:
+    """What a command came to. peak: where `whole` was highest; peak_own: the highest of `own`, which may be at another
+    moment; output: what it printed."""
+
+    seconds: float
+    peak: Memory
+    peak_own: int
+    output: str
+
+
+def run_watched(command: Sequence[str]) -> Watched:
+    """Runs a command in the project's folder to its end, and looks at its memory meanwhile.
+
+    Raises CalledProcessError if it fails."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines: list[str] = []
+    assert process.stdout is not None
+    reader = threading.Thread(target=lines.extend, args=(process.stdout,))
+    reader.start()
+    peak, peak_own = Memory(), 0
+    while process.poll() is None:
+        now = memory_of_tree(process.pid)
+        peak = max(peak, now, key=lambda memory: memory.whole)
+        peak_own = max(peak_own, now.own)
+        time.sleep(SAMPLE_SECONDS)
+    reader.join()
+    output = "".join(lines)
+    if process.returncode:
+        error = subprocess.CalledProcessError(process.returncode, command, output)
+        error.add_note(output)
+        raise error
+    return Watched(time.perf_counter() - begin, peak, peak_own, output)
+
+
+def memory_of_tree(pid: int) -> Memory:
+    """Of a process and its descendants; of those that end meanwhile nothing."""
+    memory = Memory()
+    for each in descendants(pid):
+        try:
+            text = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="ascii")
+        except OSError:
+            continue
+        for line in text.splitlines():
+            name, _, value = line.partition(":")
+            if name in _PARTS:
+                part = _PARTS[name]
+                setattr(memory, part, getattr(memory, part) + int(value.split()[0]) * KIB)
+    return memory
+
+
+def descendants(pid: int) -> list[int]:
+    """`pid` itself, and all processes that it or they have started."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                # The name, in brackets, may hold blanks and brackets itself.
+                parent = int(
+                    (folder / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[1]
+                )
+            except (OSError, IndexError):
+                continue
+            children.setdefault(parent, []).append(int(folder.name))
+    found, open_ends = [], [pid]
+    while open_ends:
+        each = open_ends.pop()
+        found.append(each)
+        open_ends += children.get(each, [])
+    return found

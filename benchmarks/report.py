@@ -1,0 +1,114 @@
+"""What was measured, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import commit, describe_machine, describe_versions
+from benchmarks.measuring import Figure, Row, Target
+from utils.errors import ConfigError
+from utils.files import write_atomically
+
+FORMAT = "benchmarks/1"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def empty_report() -> dict[str, Any]:
+    """A report of this machine without a row."""
+    return {"format": FORMAT, "machine": describe_machine(), "rows": {}}
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What was measured before and is kept there; an empty report where there is no file.
+
+    Raises ConfigError for a file that is something else, or was measured on another machine."""
+    report = empty_report()
+    if not path.exists():
+        return report
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ConfigError(f"--output {path}: is there already, and holds no results of this program; name another file")
+    if found["machine"] != report["machine"]:
+        raise ConfigError(f"--output {path}: was measured on another machine ({found['machine']}); name another file")
+    return found
+
+
+def add_row(report: dict[str, Any], name: str, row: Row, scale: Mapping[str, Any]) -> None:
+    """Puts a row into the report, in place of an earlier one: with its date, commit and versions, since rows may be
+    measured one by one."""
+    report["rows"][name] = {
+        "title": row.title,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": describe_versions(),
+        "scale": dict(scale),
+        "settings": row.settings,
+        "notes": row.notes,
+        "missing": row.missing,
+        "figures": [{**asdict(figure), "median": figure.median} for figure in row.figures],
+    }
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def markdown(report: Mapping[str, Any], heading: str = "###") -> str:
+    """The machine, and a table for each row: the median over the rounds, the lowest and the highest, the targets."""
+    machine = report["machine"]
+    gpu = f", {machine['gpu']['name']}" if machine["gpu"] else ", no GPU"
+    lines = [f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB{gpu}."]
+    lines += [line for row in report["rows"].values() for line in ["", *row_lines(row, heading)]]
+    return "\n".join(lines)
+
+
+def row_lines(row: Mapping[str, Any], heading: str) -> list[str]:
+    """One row's table."""
+    versions = ", ".join(
+        f"{name} {version}" for name, version in row["versions"].items() if name in ("python", "torch")
+    )
+    rounds = f"median of {row['scale']['rounds']} rounds" if "rounds" in row["scale"] else "median of the rounds"
+    lines = [
+        f"{heading} {row['title']}",
+        "",
+        f"{rounds} (lowest to highest); {row['date'][:10]}, commit {row['commit'] or 'unknown'}, {versions}",
+        "",
+        "| | median | lowest to highest | unit | floor | aim | reached |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for values in row["figures"]:
+        target = None if values["target"] is None else Target(**values["target"])
+        figure = Figure(values["name"], values["unit"], values["values"], target)
+        sign = "≤" if target is not None and target.less_is_better else "≥"
+        targets = ["", ""] if target is None else [f"{sign} {_number(each)}" for each in (target.floor, target.aim)]
+        spread = f"{_number(min(figure.values))} to {_number(max(figure.values))}"
+        cells = [figure.name, _number(figure.median), spread, figure.unit, *targets, figure.verdict()]
+        lines.append(f"| {' | '.join(cells)} |")
+    notes = [*row["notes"], *(f"not measured: {name}, {reason}" for name, reason in row["missing"].items())]
+    return [*lines, *([""] if notes else []), *(f"- {note}" for note in notes)]
+
+
+def _number(value: float) -> str:
+    """Three digits that count, and whole thousands in full."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def write_into_readme(readme: Path, text: str) -> None:
+    """Replaces what stands between the two marks. Raises ConfigError where they are missing."""
+    content = readme.read_text(encoding="utf-8")
+    before, begin, rest = content.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ConfigError(f"{readme}: lacks the marks {BEGIN} and {END}, between which the tables go")
+    write_atomically(readme, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}".encode())

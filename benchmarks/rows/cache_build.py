@@ -1,0 +1,62 @@
+"""Images/s of building the cache, against decoding the same files and throwing the images away."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+
+from benchmarks.measuring import Contender, Figure, Row, interleaved, ratios, seconds_of
+from benchmarks.workplace import Workplace
+from data_loader.image_check import number_of_cores
+from utils.image_decoding import read_rgb
+
+
+def measure(workplace: Workplace) -> Row:
+    contenders = {
+        "cache on disk": built(workplace, "disk"),
+        "cache in memory": built(workplace, "memory"),
+        "decoding alone": decoded(workplace),
+        "decoding and resizing": decoded(workplace, resize=True),
+    }
+    values = interleaved(contenders, workplace.scale.rounds)
+    figures = [Figure(name, "images/s", each) for name, each in values.items()]
+    for name in ("cache on disk", "cache in memory"):
+        figures.append(Figure(f"{name} / decoding alone", "x", ratios(values[name], values["decoding alone"])))
+    images = len(workplace.records)
+    figures.append(Figure("cache on disk, whole build", "s", [images / each for each in values["cache on disk"]]))
+    return Row(
+        "Building the cache",
+        figures,
+        {"images": images, "side": workplace.scale.side, "threads": number_of_cores()},
+        ["all that making the loader does is counted; that the files are sound is remembered from an earlier run"],
+    )
+
+
+def built(workplace: Workplace, cache: str) -> Contender:
+    """Making a loader where nothing is kept yet but the check of the files."""
+    records, save_dir = workplace.records, f"build_{cache}"
+    make = workplace.loader_maker(records, save_dir=save_dir, cache=cache, num_workers=0)
+
+    def measure_once() -> float:
+        workplace.forget_images(records, save_dir)
+        return len(records) / seconds_of(make)
+
+    return measure_once
+
+
+def decoded(workplace: Workplace, resize: bool = False) -> Contender:
+    """Every file once, in as many threads as there are cores."""
+    paths, side = workplace.paths, workplace.scale.side
+
+    def read(path: Path) -> None:
+        image = read_rgb(path)
+        if resize:
+            cv2.resize(image, (side, side))
+
+    def measure_once() -> float:
+        with ThreadPoolExecutor(number_of_cores()) as pool:
+            return len(paths) / seconds_of(lambda: list(pool.map(read, paths)))
+
+    return measure_once

@@ -1,0 +1,44 @@
+"""Images/s of validation batches without augmentation, from a warm cache; every byte of every batch is read."""
+
+from __future__ import annotations
+
+from benchmarks.feeding import drained, read_every_byte
+from benchmarks.measuring import Contender, Figure, Row, Target, fastest, interleaved, ratios
+from benchmarks.peers import teams_loader
+from benchmarks.workplace import Workplace
+
+BATCH_SIZE = 128
+EPOCHS = 8
+"""Of ours to one measurement: one takes some hundredths of a second."""
+TEAMS = "the teams' way without augmentation"
+
+
+def measure(workplace: Workplace) -> Row:
+    scale = workplace.scale
+    records = workplace.photographs(scale.decoded_images)
+    contenders: dict[str, Contender] = {}
+    for name, cache, workers in (("memory", "memory", 0), ("disk", "disk", 0), ("device", "device", 0)):
+        device = workplace.device if cache == "device" else None
+        loader = workplace.loader(
+            records, records, device=device, cache=cache, num_workers=workers, valid_batch_size=BATCH_SIZE
+        )
+        contenders[name] = drained(loader.validation_batches, EPOCHS, read_every_byte, limit_threads=False)
+    best_names = list(contenders)
+    paths = [record.path for record in records]
+    for workers in (0, 2):
+        theirs = teams_loader(paths, scale.side, BATCH_SIZE, workers, augment=False)
+        contenders[f"{TEAMS}, {workers} workers"] = drained(theirs.__iter__, 1, read_every_byte)
+    values = interleaved(contenders, scale.rounds)
+    figures = [Figure(name, "images/s", each) for name, each in values.items()]
+    best = fastest(values, best_names)
+    figures.append(
+        Figure(
+            f"{best} / {TEAMS}, 2 workers", "x", ratios(values[best], values[f"{TEAMS}, 2 workers"]), Target(40, 100)
+        )
+    )
+    return Row(
+        "Feed for evaluation",
+        figures,
+        {"images": len(records), "side": scale.side, "batch_size": BATCH_SIZE, "epochs_of_ours": EPOCHS},
+        ["of every batch the sum of all bytes is taken within the time, as 64-bit numbers in the order of memory"],
+    )

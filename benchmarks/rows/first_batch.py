@@ -1,0 +1,104 @@
+"""Seconds from nothing to the first training batch: the loader alone, with a new cache and with a warm one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import PROJECT
+from benchmarks.measuring import Contender, Figure, Row, Target, interleaved
+from benchmarks.workplace import Workplace, read_config
+from data_loader.records import Record
+from experiment.builders import build_data_loader, build_model, divide_records
+
+TARGET = Target(0.2, 0.1, less_is_better=True)
+"""Seconds, for a warm cache."""
+
+
+def measure(workplace: Workplace) -> Row:
+    records = workplace.records
+    contenders: dict[str, Contender] = {}
+    for workers in (0, 2):
+        contenders[f"JPEG, {workers} workers"] = fresh_loader(workplace, records, cache="none", num_workers=workers)
+        contenders[f"new cache on disk, {workers} workers"] = with_new_cache(workplace, records, workers)
+        contenders[f"warm cache on disk, {workers} workers"] = fresh_loader(
+            workplace, records, cache="disk", num_workers=workers
+        )
+    contenders["warm cache on disk, 2 workers, fresh process"] = in_fresh_process(workplace, 2)
+    values = interleaved(contenders, workplace.scale.rounds)
+    figures = [Figure(name, "s", each, TARGET if name.startswith("warm") else None) for name, each in values.items()]
+    return Row(
+        "Time to the first batch",
+        figures,
+        {
+            "images": len(records),
+            "side": workplace.scale.side,
+            "batch_size": workplace.scale.batch_size,
+        },
+        [
+            "from making the loader to its first batch; that the files are sound is remembered from an earlier run",
+            "a fresh process has imported the modules, read the tables and built the model before the clock starts",
+        ],
+    )
+
+
+def first_batch_seconds(make: Callable[[], Any]) -> float:
+    """From the call that makes the loader to its first batch in hand."""
+    begin = time.perf_counter()
+    batches = make().train_batches(1)
+    next(batches)
+    seconds = time.perf_counter() - begin
+    batches.close()
+    return seconds
+
+
+def fresh_loader(workplace: Workplace, records: list[Record], **arguments: Any) -> Contender:
+    make = workplace.loader_maker(records, **arguments)
+    return lambda: first_batch_seconds(make)
+
+
+def with_new_cache(workplace: Workplace, records: list[Record], workers: int) -> Contender:
+    """A cache that is built anew each time; the check of the files is kept."""
+    make = workplace.loader_maker(records, save_dir="new", cache="disk", num_workers=workers)
+
+    def measure_once() -> float:
+        workplace.forget_images(records, "new")
+        return first_batch_seconds(make)
+
+    return measure_once
+
+
+def in_fresh_process(workplace: Workplace, workers: int) -> Contender:
+    arguments = {"cache": "disk", "num_workers": workers}
+    split = {"type": "NoSplit", "args": {}}
+    file = workplace.config_file({"data_loader": {"args": arguments}, "split": split}, "process")
+
+    def measure_once() -> float:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.rows.first_batch", str(file)],
+            cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True,
+        )  # fmt: skip
+        return float(json.loads(done.stdout.splitlines()[-1]))
+
+    return measure_once
+
+
+def main(config_file: str) -> None:
+    """What runs in a fresh process: prints the seconds."""
+    config = read_config(Path(config_file))
+    labels, settings = config.build("labels"), config.build("trainer")
+    split = divide_records(config, labels)
+    model = build_model(config, labels, None)
+    device = torch.device("cpu")
+    print(first_batch_seconds(lambda: build_data_loader(config, labels, split, model, device, settings)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

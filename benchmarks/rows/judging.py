@@ -1,0 +1,105 @@
+"""Images/s from evaluation files to a CSV, for M models and T views, against the forward passes alone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import test as evaluation
+from benchmarks.measuring import Figure, Row, Target, interleaved, ratios, seconds_of
+from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer
+from benchmarks.workplace import Workplace
+from data_loader.loaders import ViewsLoader
+from data_loader.records import Record
+from data_loader.sources import read_evaluation_folder
+from inference.predictor import Predictor, judge
+from inference.views import PRESETS
+
+MODELS = ("resnet10t", "efficientnet_b0")
+VIEWS = "flip"
+BATCH_SIZE = 32
+
+
+def measure(workplace: Workplace) -> Row:
+    checkpoints = [untrained_checkpoint(workplace, model_name) for model_name in MODELS]
+    predictors = [Predictor.from_checkpoint(path, workplace.device, PRESETS[VIEWS]) for path in checkpoints]
+    records = read_evaluation_folder(workplace.data / "eval")
+    forward = ForwardPasses(predictors, records)
+    command = [
+        "--resume", *map(str, checkpoints), "--views", VIEWS, "--info-dir", str(workplace.data / "eval"),
+        "--bs", str(BATCH_SIZE), "--output", str(workplace.folder / "answers.csv"), "--device", str(workplace.device),
+    ]  # fmt: skip
+    values = interleaved(
+        {
+            "judging": lambda: len(records) / seconds_of(lambda: judge(predictors, records, BATCH_SIZE)),
+            "forward passes alone": lambda: len(records) / seconds_of(forward),
+            "test.py, from start to CSV": lambda: len(records) / seconds_of(lambda: quietly(command)),
+        },
+        workplace.scale.rounds,
+    )
+    figures = [Figure(name, "images/s", each) for name, each in values.items()]
+    share = ratios(values["judging"], values["forward passes alone"])
+    figures.append(Figure("judging / forward passes alone", "x", share, Target(0.9, 0.9)))
+    return Row(
+        "Evaluation to CSV",
+        figures,
+        {
+            "models": MODELS,
+            "views": list(PRESETS[VIEWS]),
+            "side": workplace.scale.side,
+            "batch_size": BATCH_SIZE,
+            "images": len(records),
+            "device": workplace.device.type,
+        },
+        [
+            "an image counts once, however many models and views judge it",
+            "judging decodes each file once; the forward passes have their uint8 images in memory; test.py also reads "
+            "the checkpoints, checks the files and writes the CSV",
+        ],
+    )
+
+
+class ForwardPasses:
+    """The models on images that are prepared: every view of every image through its model, in the models' precision."""
+
+    def __init__(self, predictors: list[Predictor], records: list[Record]) -> None:
+        self.predictors = predictors
+        pipelines = [pipeline for predictor in predictors for pipeline in predictor.pipelines]
+        self.batches = [list(views.images) for views in ViewsLoader(records, pipelines, BATCH_SIZE)]
+
+    def __call__(self) -> None:
+        with torch.inference_mode():
+            for views in self.batches:
+                of_model = iter(views)
+                for predictor in self.predictors:
+                    for _ in predictor.pipelines:
+                        forward(predictor, next(of_model))
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+
+def quietly(command: list[str]) -> None:
+    """test.py, without what it says."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.main(command)
+
+
+def forward(predictor: Predictor, images: torch.Tensor) -> Any:
+    return predictor.model(
+        predictor.preprocessing.normalise(images.to(predictor.device), memory_format=torch.channels_last)
+    )
+
+
+def untrained_checkpoint(workplace: Workplace, model_name: str) -> Path:
+    """What a run leaves, before its first update."""
+    side, device = workplace.scale.side, torch.device("cpu")
+    config = synthetic_config(workplace, model_name, side)
+    batches = synthetic_batches(workplace.labels, 1, 1, side)
+    trainer = synthetic_trainer(workplace, config, batches, 1, device, write_checkpoints=True)
+    trainer.save()
+    trainer.trackers.close(0)
+    return trainer.checkpoints.folder / "last.pth"

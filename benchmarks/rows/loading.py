@@ -1,0 +1,84 @@
+"""Images/s of the loader alone: training batches of the recipe of config.json, drained to the end of the epoch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from benchmarks.feeding import drained, epochs_of
+from benchmarks.measuring import Contender, Figure, Row, Target, fastest, interleaved, ratios
+from benchmarks.peers import installed, teams_loader, timm_loader, torchvision_loader
+from benchmarks.workplace import Workplace
+from data_loader.image_check import number_of_cores
+
+TEAMS, TIMM, TORCHVISION = "the teams' way", "timm's create_loader", "torchvision v2"
+KEPT = ("memory", "disk")
+
+
+def measure(workplace: Workplace) -> Row:
+    contenders: dict[str, Contender] = {}
+    counts = sorted({0, 1, 2, number_of_cores()})
+    for name, cache in (("JPEG", "none"), *((cache, cache) for cache in KEPT)):
+        for workers in counts:
+            contenders[named(name, workers)] = ours(workplace, cache, workers)
+    contenders["device"] = ours(workplace, "device", 0)
+    theirs, missing = peers(workplace)
+    values = interleaved({**contenders, **theirs}, workplace.scale.rounds)
+    figures = [Figure(name, "images/s", each) for name, each in values.items()]
+
+    def against(name: str, other: str, text: str, target: Target | None = None) -> None:
+        if other in values:
+            figures.append(Figure(text, "x", ratios(values[name], values[other]), target))
+
+    teams, ours_alone = named(TEAMS, 2), named("memory", 0)
+    best = fastest(values, [named(cache, workers) for cache in KEPT for workers in (0, 1, 2)])  # no more than they have
+    against(named("JPEG", 2), teams, f"JPEG, 2 workers / {teams}", Target(1.8, 2.2))
+    against(best, teams, f"cached ({best}) / {teams}", Target(7, 10))
+    against("device", teams, f"device / {teams}")
+    for peer in (TIMM, TORCHVISION):
+        other = named(peer, 0)
+        against(ours_alone, other, f"cached, one process (memory) / {peer}, one process", Target(9, 25))
+        against(best, other, f"cached ({best}) / {peer}, one process")
+    return Row(
+        "Loader, training batches",
+        figures,
+        {
+            "images": {"decoded": workplace.scale.decoded_images, "cached": workplace.scale.cached_images},
+            "side": workplace.scale.side,
+            "batch_size": workplace.scale.batch_size,
+            "device": workplace.device.type,
+        },
+        [
+            "uint8 batches of ours against the float32 batches that the others make",
+            "0 workers: one process, one thread; device: batches are augmented on the device, on a CPU in all threads",
+        ],
+        missing,
+    )
+
+
+def named(name: str, workers: int) -> str:
+    return f"{name}, {workers} worker{'' if workers == 1 else 's'}"
+
+
+def ours(workplace: Workplace, cache: str, workers: int) -> Contender:
+    """Our loader, drained; a cache is filled when it is made."""
+    scale = workplace.scale
+    slow = cache == "none" or (cache == "device" and workplace.device.type == "cpu")
+    images = scale.decoded_images if slow else scale.cached_images
+    device = workplace.device if cache == "device" else None
+    loader = workplace.loader(workplace.photographs(images), device=device, cache=cache, num_workers=workers)
+    return drained(epochs_of(loader), limit_threads=cache != "device")
+
+
+def peers(workplace: Workplace) -> tuple[dict[str, Contender], dict[str, str]]:
+    """The peers in one process and with two workers, and why one is missing."""
+    scale = workplace.scale
+    paths = [record.path for record in workplace.photographs(scale.decoded_images)]
+    arguments = (paths, scale.side, scale.batch_size)
+    made, missing = installed(
+        {
+            named(name, workers): partial(make, *arguments, workers)
+            for name, make in ((TEAMS, teams_loader), (TIMM, timm_loader), (TORCHVISION, torchvision_loader))
+            for workers in (0, 2)
+        }
+    )
+    return {name: drained(loader.__iter__) for name, loader in made.items()}, missing

@@ -1,0 +1,111 @@
+"""The share of an epoch that a net waits for data, by how fast the net is: it is simulated, and computes nothing.
+
+A net of 5,000 images/s is busy for 64 / 5,000 s with each batch; here the loop sleeps until then, as it would wait for
+a GPU, and only worker processes go on. The same epoch fed from memory says what there is to reach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.feeding import Epoch, epochs_of, images_of
+from benchmarks.measuring import Contender, Figure, Row, Target, interleaved, one_thread, ratios
+from benchmarks.peers import teams_loader
+from benchmarks.workplace import Workplace
+
+RATES = (1_000, 2_500, 5_000)
+"""Images/s of the nets."""
+WORKERS = 2
+TARGET = Target(5.0, 1.0, less_is_better=True)
+"""Per cent of the epoch, where the images are cached."""
+
+
+TEAMS, MEMORY = "the teams' way", "synthetic batches in memory"
+KEPT = ("memory", "disk")
+
+
+class SimulatedEpoch(NamedTuple):
+    """Seconds of the whole epoch, and of it in next()."""
+
+    seconds: float
+    waited: float
+
+    @property
+    def share_waited(self) -> float:
+        """Per cent of the epoch."""
+        return 100 * self.waited / self.seconds
+
+
+def simulated_epoch(batches: Iterable[Any], rate: float) -> SimulatedEpoch:
+    """A loop over batches with a net of `rate` images/s."""
+    begin = time.perf_counter()
+    waited = 0.0
+    iterator = iter(batches)
+    while True:
+        asked = time.perf_counter()
+        batch = next(iterator, None)
+        arrived = time.perf_counter()
+        waited += arrived - asked
+        if batch is None:
+            return SimulatedEpoch(arrived - begin, waited)
+        time.sleep(max(0.0, arrived + len(images_of(batch)) / rate - time.perf_counter()))
+
+
+def measure(workplace: Workplace) -> Row:
+    scale = workplace.scale
+    figures: list[Figure] = []
+    for rate in RATES:
+        records = workplace.photographs(max(scale.batch_size, int(rate * scale.seconds)))
+        epochs: dict[str, Epoch] = {}
+        if rate == min(RATES):
+            paths = [record.path for record in records]
+            epochs[TEAMS] = teams_loader(paths, scale.side, scale.batch_size, WORKERS).__iter__
+            epochs["JPEG"] = epochs_of(workplace.loader(records, cache="none", num_workers=WORKERS))
+        for cache in KEPT:
+            epochs[cache] = epochs_of(workplace.loader(records, cache=cache, num_workers=WORKERS))
+        figures += measure_rate(workplace, rate, len(records) // scale.batch_size, epochs)
+    return Row(
+        "Waiting for data",
+        figures,
+        {
+            "workers": WORKERS,
+            "batch_size": scale.batch_size,
+            "side": scale.side,
+            "seconds_of_an_epoch": scale.seconds,
+        },
+        [
+            "waiting: the share of the epoch spent in next(), the first batch included, whose share is smaller in a "
+            "real epoch, which is longer",
+            "hidden: the time of the same epoch fed from memory over its time; 100 % is an epoch without waiting",
+        ],
+    )
+
+
+def measure_rate(workplace: Workplace, rate: int, steps: int, epochs: dict[str, Epoch]) -> list[Figure]:
+    """How long each of the loaders lets a net of this rate wait, and how an epoch from memory compares."""
+    scale = workplace.scale
+    batch = (torch.zeros(scale.batch_size, 3, scale.side, scale.side, dtype=torch.uint8), None)
+    shares: dict[str, list[float]] = {}
+
+    def runs(name: str, begin: Epoch) -> Contender:
+        def run() -> float:
+            with one_thread():
+                epoch = simulated_epoch(begin(), rate)
+            shares.setdefault(name, []).append(epoch.share_waited)
+            return epoch.seconds
+
+        return run
+
+    contenders = {name: runs(name, begin) for name, begin in {**epochs, MEMORY: lambda: [batch] * steps}.items()}
+    seconds = interleaved(contenders, scale.rounds)
+    figures = []
+    for name in epochs:
+        target = TARGET if name in KEPT else None
+        title = f"net of {rate:,} images/s, {name}"
+        figures.append(Figure(f"{title}: waiting", "%", shares[name][1:], target))  # the first round warms up
+        hidden = [100 * share for share in ratios(seconds[MEMORY], seconds[name])]
+        figures.append(Figure(f"{title}: hidden", "%", hidden))
+    return figures

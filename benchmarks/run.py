@@ -1,0 +1,138 @@
+"""Measures what is fast here, side by side with what people use today: `python -m benchmarks.run`.
+
+Prints the tables, and keeps every single measurement as JSON. See benchmarks/README.md for what the rows mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benchmarks import report as reports
+from benchmarks.machine import PROJECT, file_stem
+from benchmarks.measuring import Row
+from benchmarks.rows import (
+    cache_build,
+    cpu_training,
+    evaluation_feed,
+    first_batch,
+    full_size,
+    gpu_training,
+    judging,
+    loading,
+    trainer_overhead,
+    transport,
+    waiting,
+)
+from benchmarks.workplace import FULL, QUICK, Scale, Workplace
+from utils.command_line import CommandLine
+from utils.device import choose_device
+from utils.errors import ConfigError, run_command
+from utils.wording import not_one_of
+
+README = Path(__file__).parent / "README.md"
+
+
+class RowKind(NamedTuple):
+    """needs: "" for rows that every machine has, "gpu", or "asking" for those that are only measured when named."""
+
+    measure: Callable[[Workplace], Row]
+    needs: str = ""
+
+
+ROWS = {
+    "loading": RowKind(loading.measure),
+    "evaluation_feed": RowKind(evaluation_feed.measure),
+    "first_batch": RowKind(first_batch.measure),
+    "cache_build": RowKind(cache_build.measure),
+    "transport": RowKind(transport.measure),
+    "trainer_overhead": RowKind(trainer_overhead.measure),
+    "waiting": RowKind(waiting.measure),
+    "cpu_training": RowKind(cpu_training.measure),
+    "judging": RowKind(judging.measure),
+    "gpu_training": RowKind(gpu_training.measure, "gpu"),
+    "full_size": RowKind(full_size.measure, "asking"),
+}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures the rows one after the other; what is done is kept, whatever comes after it."""
+    names = chosen_rows(arguments.rows)
+    device = choose_device(None)
+    scale = scale_of(names, arguments.quick)
+    report = reports.empty_report()
+    stem = file_stem(report["machine"]) + ("-quick" if arguments.quick else "")
+    output = arguments.output or PROJECT / "benchmarks" / "results" / f"{stem}.json"
+    report = reports.read_report(output)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
+        data = arguments.data or folder / "data"
+        for name in names:
+            workplace = Workplace(_new_folder(folder / name), data, scale, device)
+            gc.collect()  # no worker of the row before is left
+            begin = time.perf_counter()
+            row = ROWS[name].measure(workplace)
+            reports.add_row(report, name, row, asdict(scale))
+            reports.write_report(output, report)
+            print("\n".join(reports.row_lines(report["rows"][name], "##")))
+            print(f"\n({name}: {time.perf_counter() - begin:.0f} s)\n", flush=True)
+    if arguments.write_readme:
+        reports.write_into_readme(README, reports.markdown(report))
+    print(f"{output}: {', '.join(report['rows'])}")
+
+
+def chosen_rows(named: Sequence[str] | None) -> list[str]:
+    """What is measured, in the order of ROWS. Raises ConfigError for a row that is none, or cannot be measured here."""
+    if named is None:
+        available = {"", "gpu"} if torch.cuda.is_available() else {""}
+        return [name for name, kind in ROWS.items() if kind.needs in available]
+    for name in named:
+        if name not in ROWS:
+            raise ConfigError(f"--rows {name}: {not_one_of(name, ROWS)}")
+        if ROWS[name].needs == "gpu" and not torch.cuda.is_available():
+            raise ConfigError(f"--rows {name}: needs a CUDA device, and there is none here")
+    return [name for name in ROWS if name in named]
+
+
+def scale_of(names: Sequence[str], quick: bool) -> Scale:
+    """How much is measured. Raises ConfigError where the row of full size stands beside others: its data is its own."""
+    if "full_size" not in names:
+        return QUICK if quick else FULL
+    if len(names) > 1:
+        raise ConfigError("--rows full_size: is measured alone, on a data set of its own; name no other row beside it")
+    return replace(full_size.SCALE, rounds=QUICK.rounds) if quick else full_size.SCALE
+
+
+def _new_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. Raises ConfigError, and whatever the rows raise."""
+    parser = CommandLine(prog="python -m benchmarks.run", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help=f"which: {', '.join(ROWS)} (default: all but the last)"
+    )
+    parser.add_argument("--output", type=Path, help="the JSON to keep (default: benchmarks/results/<machine>.json)")
+    parser.add_argument("--quick", action="store_true", help="three rounds of less, for a first look")
+    parser.add_argument("--data", type=Path, help="a folder of photographs, or for them (default: drawn, and deleted)")
+    parser.add_argument("--write-readme", action="store_true", help="put the tables into benchmarks/README.md")
+    arguments = parser.parse(argv)
+    if arguments.quick and arguments.write_readme:
+        raise ConfigError("--write-readme: not with --quick, whose figures are a first look")
+    run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,99 @@
+"""The loops that are written by hand learn what they should; the expert's is the trainer's arithmetic."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.loops import as_floats
+from benchmarks.rows.gpu_training import TEAMS, TIMM, by_hand
+from benchmarks.rows.trainer_overhead import experts_loop
+from benchmarks.synthetic import synthetic_batches, synthetic_trainer, train_one_epoch
+from benchmarks.workplace import Workplace
+from trainer.trainer import Trainer
+
+
+def small_trainer(workplace: Workplace, steps: int = 3, optimizer: dict[str, Any] | None = None) -> Trainer:
+    changes = {
+        "arch": {"args": {"model_name": "resnet10t"}},
+        "data_loader": {"args": {"input_size": 32}},
+        "trainer": {"precision": "float32"},
+    }
+    config = workplace.config(changes if optimizer is None else {**changes, "optimizer": optimizer})
+    batches = synthetic_batches(workplace.labels, 2, 4, 32)
+    return synthetic_trainer(workplace, config, batches, steps, torch.device("cpu"))
+
+
+def test_the_experts_loop_learns_the_trainers_weights(workplace: Workplace) -> None:
+    """With plain SGD: Adam makes whole steps of what rounding leaves of a small gradient."""
+    trainer = small_trainer(workplace, optimizer={"type": "SGD", "args": {"lr": 0.01, "momentum": 0.9}})
+    loop = experts_loop(trainer, workplace.config()["loss"]["heads"])
+    before = copy.deepcopy(trainer.learner.model.state_dict())
+    first, second = synthetic_batches(workplace.labels, 2, 4, 32)
+    train_one_epoch(trainer)
+    loop.epoch([first, second, first])
+    after, by_expert = trainer.learner.model.state_dict(), loop.model.state_dict()
+    assert sum(not torch.equal(before[name], weight) for name, weight in after.items()) > len(after) / 2
+    for name, weight in after.items():
+        torch.testing.assert_close(by_expert[name], weight, atol=1e-5, rtol=1e-4)
+
+
+def test_the_experts_optimizer_has_the_trainers_settings(workplace: Workplace) -> None:
+    trainer = small_trainer(workplace)
+    loop = experts_loop(trainer, workplace.config()["loss"]["heads"])
+    theirs, ours = (dict(each.param_groups[0]) for each in (loop.optimizer, trainer.learner.optimizer))
+    assert type(loop.optimizer) is type(trainer.learner.optimizer)
+    assert len(theirs.pop("params")) == len(ours.pop("params"))
+    ours.pop("initial_lr", None)  # a schedule's
+    assert theirs == ours
+    assert theirs["amsgrad"]
+
+
+def test_the_trainer_tells_its_trackers_of_each_epoch(workplace: Workplace) -> None:
+    trainer = small_trainer(workplace)
+    train_one_epoch(trainer)
+    train_one_epoch(trainer)
+    assert trainer.completed_epochs == 2
+    assert trainer.learner.updates == 6
+    (lines,) = workplace.folder.glob("saved/log/*/*/metrics.jsonl")
+    assert len(lines.read_text().splitlines()) == 2
+    assert list(workplace.folder.glob("saved/log/*/*/events.*"))
+    assert not list(workplace.folder.glob("saved/models/*/*/*.pth"))
+
+
+def test_the_loss_by_hand(workplace: Workplace) -> None:
+    trainer = small_trainer(workplace)
+    heads = {"mask": {"args": {"gamma": 2.0, "class_weights": [1.4, 7.0, 7.0]}, "weight": 0.375}}
+    loop = experts_loop(trainer, heads)
+    logits, targets = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]]), torch.tensor([0, 2])
+    p = np.exp(logits.numpy().astype(float))
+    p_t = (p / p.sum(axis=1, keepdims=True))[[0, 1], targets.numpy()]
+    weights = np.array([1.4, 7.0])
+    expected = 0.375 * (weights * (1 - p_t) ** 2 * -np.log(p_t)).sum() / weights.sum()
+    assert loop.loss({"mask": logits}, {"mask": targets}).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_teams_loop_and_timms_learn(workplace: Workplace) -> None:
+    trainer = small_trainer(workplace)
+    (batch,) = synthetic_batches(workplace.labels, 1, 4, 32)
+    loops = by_hand(trainer, workplace.config()["loss"]["heads"], batch)
+    assert [name for name, _, _ in loops] == [TEAMS, TIMM]
+    for _, loop, floats in loops:
+        before = [weight.clone() for weight in loop.model.parameters()]
+        loop.epoch([floats] * 2)
+        assert all(not torch.equal(old, new) for old, new in zip(before, loop.model.parameters(), strict=True))
+    assert all(not learned.grad_fn and learned.grad is None for learned in trainer.learner.model.parameters())
+
+
+def test_float_batches_are_what_the_teams_workers_make(workplace: Workplace) -> None:
+    (batch,) = synthetic_batches(workplace.labels, 1, 4, 32)
+    images, targets = as_floats(batch, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    assert images.is_contiguous()
+    assert images.dtype == torch.float32
+    expected = (batch.images.numpy().transpose(0, 2, 3, 1) / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.25, 0.3]
+    np.testing.assert_allclose(images.numpy().transpose(0, 2, 3, 1), expected, atol=1e-5)
+    assert targets.keys() == batch.targets.keys()

@@ -1,0 +1,55 @@
+"""Memory of a tree of processes: of children of known size."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.processes import descendants, run_watched
+
+MIB = 2**20
+CHILD = """
+import os, sys, time
+held = bytearray(os.urandom({own} * 2**20))
+if os.fork() == 0:
+    more = bytearray(os.urandom({child} * 2**20))
+    time.sleep(1)
+    os._exit(0)
+os.wait()
+print("done")
+"""
+
+
+def test_the_memory_of_a_process_and_its_child_counts_once() -> None:
+    watched = run_watched([sys.executable, "-c", CHILD.format(own=60, child=40)])
+    assert watched.output == "done\n"
+    assert watched.seconds >= 1
+    # What both share, the parent's 60 MiB, must not count twice: that would be 160 and more.
+    assert 100 * MIB <= watched.peak_own <= 140 * MIB
+    assert watched.peak.whole >= watched.peak.anonymous + watched.peak.shared
+
+
+def test_a_command_that_fails_is_told() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run_watched([sys.executable, "-c", "print('so it goes'); raise SystemExit(3)"])
+    assert caught.value.returncode == 3
+    assert caught.value.output == "so it goes\n"
+
+
+def test_descendants_are_found() -> None:
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(30)'])"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        deadline = time.monotonic() + 20
+        while len(descendants(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        found = descendants(process.pid)
+        assert found[0] == process.pid
+        assert len(found) == 2
+    finally:
+        for pid in reversed(descendants(process.pid)):
+            subprocess.run(["kill", str(pid)], check=False)
+        process.wait()
