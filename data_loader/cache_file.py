@@ -295,7 +295,10 @@ def _read_index(path: Path) -> _Index | None:
         return None
     if hashlib.sha256(text).hexdigest().encode() != digest:
         raise ValueError("the checksum is wrong")
-    stored = json.loads(text)
-    rows = map(Row._make, zip(*(stored["rows"][name] for name in Row._fields), strict=True))
-    size, changed = stored["stamp"]
-    return _Index(stored["file_id"], stored["end"], (size, changed), dict(zip(stored["paths"], rows, strict=True)))
+    try:
+        stored = json.loads(text)
+        rows = map(Row._make, zip(*(stored["rows"][name] for name in Row._fields), strict=True))
+        size, changed = stored["stamp"]
+        return _Index(stored["file_id"], stored["end"], (size, changed), dict(zip(stored["paths"], rows, strict=True)))
+    except (KeyError, TypeError) as error:
+        raise ValueError("the content is of another kind") from error

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data_loader.cache_file import HEADER_BYTES, DiskStore, PixelStore, stamp_of
+from data_loader.cache_file import HEADER_BYTES, DiskStore, PixelStore, Stamp, stamp_of
 from data_loader.cache_room import Room, fits_beside, locked, present_room, room_in_memory, room_on_disk, shown_bytes
 from data_loader.image_check import number_of_cores
 from data_loader.pipeline import FixedSteps
@@ -36,22 +36,34 @@ _SAVED_BYTES = 256 * 2**20
 
 
 class Filling:
-    """One call of `cache_images`: paths by key, steps and stores by recipe (what a result depends on, as JSON)."""
+    """One call of `cache_images`: paths by key; steps, what is asked of them, and stores by recipe (what a result
+    depends on, as JSON)."""
 
-    def __init__(self, paths: dict[str, Path], steps: dict[str, FixedSteps], show_progress: bool) -> None:
-        self.paths = paths
-        self.stamps = {key: stamp_of(key) for key in paths}
-        self.steps = steps
+    def __init__(self, show_progress: bool) -> None:
+        self.paths: dict[str, Path] = {}
+        self.stamps: dict[str, Stamp] = {}
+        self.steps: dict[str, FixedSteps] = {}
+        self.asked: dict[str, dict[str, None]] = {}  # keys, in order
         self.stores: Mapping[str, PixelStore] = {}
         self._show_progress = show_progress
 
+    def ask(self, recipe: str, steps: FixedSteps, paths: Mapping[str, Path]) -> None:
+        """Wants what the steps make of the images."""
+        self.stamps |= {key: stamp_of(key) for key in paths.keys() - self.stamps.keys()}
+        self.paths |= paths
+        self.steps[recipe] = steps
+        self.asked.setdefault(recipe, {}).update(dict.fromkeys(paths))
+
     def in_memory(self, budget_bytes: int) -> None:
         """What earlier calls have made is used; where it takes the room it is given up, and all is made anew."""
-        self.stores = {recipe: _IN_MEMORY.setdefault(recipe, PixelStore()) for recipe in self.steps}
+        for recipe in self.steps.keys() - _IN_MEMORY.keys():
+            _IN_MEMORY[recipe] = PixelStore()
+        self.stores = {recipe: _IN_MEMORY[recipe] for recipe in self.steps}
         with StopSignals() as stop:
             missing = self._missing()
             needed = self._needed_bytes(missing)
-            if needed > budget_bytes - _held_bytes():
+            if _held_bytes() and needed > budget_bytes - _held_bytes():
+                logger.info("image cache in memory: %s of earlier images are given up", shown_bytes(_held_bytes()))
                 for store in _IN_MEMORY.values():
                     store.close()  # who uses its images has a map of them
                 _IN_MEMORY.clear()
@@ -90,9 +102,9 @@ class Filling:
             missing, needed = now_missing, self._needed_bytes(now_missing)
         there = sum(
             store.rows[key].nbytes
-            for store in stores.values()
-            for key, stamp in self.stamps.items()
-            if store.has(key, stamp)
+            for recipe, store in stores.items()
+            for key in self.asked[recipe]
+            if store.has(key, self.stamps[key])
         )
         logger.info(
             "image cache in %s: %s images, %s; %s of it are there already",
@@ -122,10 +134,10 @@ class Filling:
     def _missing(self) -> dict[str, list[str]]:
         """By the key of an image, the recipes that have not made it."""
         found: dict[str, list[str]] = {}
-        for key, stamp in self.stamps.items():
-            recipes = [recipe for recipe, store in self.stores.items() if not store.has(key, stamp)]
-            if recipes:
-                found[key] = recipes
+        for recipe, keys in self.asked.items():
+            for key in keys:
+                if not self.stores[recipe].has(key, self.stamps[key]):
+                    found.setdefault(key, []).append(recipe)
         return found
 
     def _needed_bytes(self, missing: Mapping[str, list[str]]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -23,6 +24,7 @@ SPARE_BYTES = 256 * 2**20
 
 _GIB = 2**30
 _LOCK_FILE = ".lock"
+_OWN_NAME = re.compile(r"\.?[0-9a-f]{16}\.")
 _PAUSE_SECONDS = 0.1
 
 
@@ -43,7 +45,10 @@ class Room:
 
 
 def shown_bytes(number: int) -> str:
-    return f"{number / _GIB:.1f} GiB" if number >= _GIB else f"{number / 2**20:.1f} MiB"
+    for unit, size in (("GiB", _GIB), ("MiB", 2**20)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 2**10:.1f} KiB"
 
 
 @contextmanager
@@ -93,7 +98,7 @@ def room_on_disk(folder: Path, budget_bytes: int, needed: int, wanted: Collectio
     _remove_remains(folder, wanted)
     room = present_room(folder, budget_bytes)
     if needed > room.num_bytes:
-        others = [path for path in folder.glob(f"*{INDEX_SUFFIX}") if path.stem not in wanted]
+        others = [path for path in _own_files(folder) if path.suffix == INDEX_SUFFIX and path.stem not in wanted]
         unused = [path for path in sorted(others, key=lambda path: path.stat().st_mtime_ns) if not _is_open(path)]
         sizes = [path.stat().st_size + path.with_suffix(PIXELS_SUFFIX).stat().st_size for path in unused]
         if needed <= room.num_bytes + sum(sizes):
@@ -132,12 +137,16 @@ def fits_beside(folder: Path, num_bytes: int) -> bool:
 
 def _remove_remains(folder: Path, wanted: Collection[str]) -> None:
     """What dead processes left: files on the way to another name, and pixels or an index without the other."""
-    for path in folder.iterdir():
-        unfinished = path.suffix == ".new" or (path.name.startswith(".") and path.suffix == ".tmp")
+    for path in _own_files(folder):
         other = {INDEX_SUFFIX: PIXELS_SUFFIX, PIXELS_SUFFIX: INDEX_SUFFIX}.get(path.suffix)
         alone = path.stem not in wanted and other is not None and not path.with_suffix(other).exists()
-        if (unfinished or alone) and path.is_file():
+        if path.suffix in (".new", ".tmp") or alone:
             path.unlink()
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """What the cache has put there, and nothing of anybody else."""
+    return [path for path in folder.iterdir() if _OWN_NAME.match(path.name) and path.is_file()]
 
 
 def _is_open(index_path: Path) -> bool:

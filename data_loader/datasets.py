@@ -47,7 +47,9 @@ class AugmentedImages:
     def __init__(self, images: Images, pipeline: Pipeline, seed: int | None, records: Sequence[Record]) -> None:
         self.images, self.pipeline, self.seed, self.records = images, pipeline, seed, records
         self.sizes = [pipeline.image_hw]
-        self.copies_only = isinstance(images, CachedImages) and not pipeline.random_transforms
+        self.copies_only = (
+            isinstance(images, CachedImages) and not pipeline.random_transforms and images.image_hw == pipeline.image_hw
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,8 +91,12 @@ class ImageViews:
 
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
         if self.cached is not None:
-            for made, images in zip(out, self.cached, strict=True):
-                images.gather(keys.indices, made)
+            for made, images, pipeline in zip(out, self.cached, self.pipelines, strict=True):
+                if images.image_hw == pipeline.image_hw:
+                    images.gather(keys.indices, made)
+                else:  # there are images of another size, which are refused if they are asked for
+                    for place, index in enumerate(keys.indices.tolist()):
+                        made[place] = pipeline.finish(images[index], name=str(self.paths[index]))
             return
         for place, index in enumerate(keys.indices.tolist()):
             path = self.paths[index]

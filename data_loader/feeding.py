@@ -90,7 +90,13 @@ class BatchFeed:
 
     def _received(self) -> Iterator[Made]:
         try:
-            for answer in self._workers:
+            # torch would have the death of a worker raise in this process wherever it is, in a checkpoint's writing
+            # say. Without that it is noticed when a batch is waited for, within seconds.
+            handler = signal.getsignal(signal.SIGCHLD)
+            answers = iter(self._workers)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGCHLD, handler)
+            for answer in answers:
                 job = self._jobs.issued.popleft()
                 if isinstance(answer, UserError):
                     raise answer

@@ -84,39 +84,41 @@ def _common_size(sizes: np.ndarray, of_none: tuple[int, int] | None) -> tuple[in
 
 
 def cache_images(
-    paths: Sequence[Path],
-    steps: Sequence[FixedSteps],
+    wanted: Sequence[tuple[Sequence[Path], FixedSteps]],
     where: Literal["memory", "disk"],
     folder: Path | None,
     budget_bytes: int,
     show_progress: bool = False,
 ) -> list[CachedImages]:
-    """What each of `steps` makes of the images, in order; an image is decoded once for all of them.
+    """For each pair of `wanted`, what its steps make of its images, in order; an image is decoded once for all.
 
     On the disk, what `folder` holds of equal steps is used, for files whose size and time of change are as they were,
     and what it lacks is added; in memory, what the process has made before. budget_bytes: how large the folder may
-    become, or what all images of the process may take in memory.
+    become, or what all images may take in memory that the process keeps for its next call.
 
     Raises DataError for an image that cannot be read or that the steps cannot take; ConfigError where there is no
     room or the folder cannot be used; StorageFullError where the disk runs full all the same; StopSignal. In each case
     the images that were done stay on the disk."""
-    keys = [os.path.abspath(path) for path in paths]  # noqa: PTH100 - Path.resolve reads the disk
-    recipes = [json.dumps({"steps": each.specs, "versions": _VERSIONS}, sort_keys=True) for each in steps]
-    filling = Filling(dict(zip(keys, paths, strict=True)), dict(zip(recipes, steps, strict=True)), show_progress)
+    filling = Filling(show_progress)
+    asked = []
+    for paths, steps in wanted:
+        keys = [os.path.abspath(path) for path in paths]  # noqa: PTH100 - Path.resolve reads the disk
+        recipe = json.dumps({"steps": steps.specs, "versions": _VERSIONS}, sort_keys=True)
+        filling.ask(recipe, steps, dict(zip(keys, paths, strict=True)))
+        asked.append((recipe, keys))
     try:
         if where == "memory":
             filling.in_memory(budget_bytes)
         else:
             assert folder is not None, "a cache on the disk needs a folder"
             filling.on_disk(folder, budget_bytes)
-        images = {recipe: CachedImages(filling.stores[recipe], keys, filling.steps[recipe]) for recipe in recipes}
+        return [CachedImages(filling.stores[recipe], keys, filling.steps[recipe]) for recipe, keys in asked]
     except OSError as error:
         raise _storage_error(folder if where == "disk" else None, error) from error
     finally:
         if where == "disk":
             for store in filling.stores.values():
                 store.close()
-    return [images[recipe] for recipe in recipes]
 
 
 def _storage_error(folder: Path | None, error: OSError) -> ConfigError | StorageFullError:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from data_loader.image_cache import CachedImages, cache_images
 from data_loader.images import DecodedImages, Images
-from data_loader.pipeline import Pipeline
+from data_loader.pipeline import FixedSteps, Pipeline
 from data_loader.records import Record
 from utils.errors import ConfigError, StorageFullError
 
@@ -32,12 +32,12 @@ class ImageStore:
     budget_gib: float
     show_progress: bool = False
 
-    def images(self, records: Sequence[Record], pipeline: Pipeline) -> Images:
-        """The records' images after the pipeline's fixed steps."""
-        paths = [record.path for record in records]
+    def images(self, sides: Sequence[tuple[Sequence[Record], Pipeline]]) -> list[Images]:
+        """Of each side of a split, the records' images after the pipeline's fixed steps."""
+        wanted = [([record.path for record in records], pipeline.fixed) for records, pipeline in sides]
         if self.cache == "none":
-            return DecodedImages(paths, pipeline.fixed)
-        return self._cached(paths, [pipeline])[0]
+            return [DecodedImages(paths, steps) for paths, steps in wanted]
+        return [*self._cached(wanted)]
 
     def views(self, records: Sequence[Record], pipelines: Sequence[Pipeline]) -> list[CachedImages] | None:
         """For each of the pipelines, which leave nothing to chance, its images; None where they are not to be kept, or
@@ -45,13 +45,13 @@ class ImageStore:
         if self.cache not in ("disk", "device") or not records:
             return None
         try:
-            return self._cached([record.path for record in records], pipelines)
+            paths = [record.path for record in records]
+            return self._cached([(paths, pipeline.fixed) for pipeline in pipelines])
         except (ConfigError, StorageFullError) as error:
             logger.warning("%s. The images are decoded anew", error)
             return None
 
-    def _cached(self, paths: Sequence[Path], pipelines: Sequence[Pipeline]) -> list[CachedImages]:
+    def _cached(self, wanted: Sequence[tuple[Sequence[Path], FixedSteps]]) -> list[CachedImages]:
         where: Literal["memory", "disk"] = "memory" if self.cache == "memory" else "disk"
         budget_bytes = int(self.budget_gib * GIB)
-        steps = [pipeline.fixed for pipeline in pipelines]
-        return cache_images(paths, steps, where, self.folder, budget_bytes, self.show_progress)
+        return cache_images(wanted, where, self.folder, budget_bytes, self.show_progress)

@@ -20,6 +20,7 @@ from data_loader.device_transforms import DeviceTransforms
 from data_loader.feeding import BatchFeed, measured_num_workers
 from data_loader.image_check import check_images
 from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, ImageStore
+from data_loader.images import Images
 from data_loader.pipeline import Pipeline
 from data_loader.records import Record
 from data_loader.samplers import BaseSampler
@@ -97,18 +98,17 @@ class AttributeDataLoader(BaseDataLoader):
         )
         device = device or torch.device("cpu")
         store = ImageStore(cache, cache_folder, cache_budget_gib, show_progress)
-        train = store.images(self._train_records, pipelines.train)
-        validation = store.images(self._validation_records, pipelines.evaluation)
+        train, validation = store.images(
+            [(self._train_records, pipelines.train), (self._validation_records, pipelines.evaluation)]
+        )
         train_targets = TargetTable(self._train_records, label_space)
         validation_targets = TargetTable(self._validation_records, label_space)
         if cache == "device":
             twins = DeviceTransforms(pipelines.train, seed, device)
-            self._train: Iterable[Batch] = _DeviceBatches(
-                DeviceImages(train, device), self._sampler, train_targets, twins
-            )
-            self._validation: Iterable[Batch] = _DeviceBatches(
-                DeviceImages(validation, device), validation_sampler, validation_targets
-            )
+            resident = _on_device(train, pipelines.train, self._train_records, device)
+            self._train: Iterable[Batch] = _DeviceBatches(resident, self._sampler, train_targets, twins)
+            resident = _on_device(validation, pipelines.evaluation, self._validation_records, device)
+            self._validation: Iterable[Batch] = _DeviceBatches(resident, validation_sampler, validation_targets)
             return
         augmented = AugmentedImages(train, pipelines.train, seed, self._train_records)
         plain = AugmentedImages(validation, pipelines.evaluation, None, self._validation_records)
@@ -180,6 +180,12 @@ class _DeviceBatches:
             if self._random is not None:
                 images = self._random(images, keys.epoch, keys.indices, keys.repeats)
             yield self._targets.batch(images, keys)
+
+
+def _on_device(images: Images, pipeline: Pipeline, records: Sequence[Record], device: torch.device) -> DeviceImages:
+    image_hw = pipeline.fixed.image_hw
+    assert image_hw is not None, "DeviceTransforms and the evaluation's fixed size see to that"
+    return DeviceImages(images, image_hw, [record.path for record in records], device)
 
 
 class Views(NamedTuple):

@@ -50,7 +50,7 @@ def cached(
     where: Literal["memory", "disk"] = "disk",
     budget: int = BUDGET,
 ) -> CachedImages:
-    return cache_images(paths, [steps or resized()], where, folder, budget)[0]
+    return cache_images([(paths, steps or resized())], where, folder, budget)[0]
 
 
 def assert_right(images: CachedImages, paths: Sequence[Path], steps: FixedSteps | None = None) -> None:

@@ -272,6 +272,6 @@ def test_a_copied_cache_may_be_used_elsewhere(
     cached(paths, folder)
     shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)
     reads = count_reads(monkeypatch)
-    images = cache_images(paths, [resized()], "disk", tmp_path / "copy", BUDGET)
+    images = cache_images([(paths, resized())], "disk", tmp_path / "copy", BUDGET)
     assert_right(images[0], paths)
     assert reads == []

@@ -67,7 +67,7 @@ def test_the_size_is_said_beforehand(paths: list[Path], folder: Path, caplog: py
     assert caplog.messages == [f"image cache in {folder}: all 20 images are there"]
     caplog.clear()
     cached(paths, None, unchanged(), "memory")
-    assert caplog.messages == ["image cache in memory: 20 more images, 0.1 MiB"]
+    assert caplog.messages == ["image cache in memory: 20 more images, 70.3 KiB"]
 
 
 def test_what_was_not_used_for_longest_makes_room(
@@ -100,8 +100,8 @@ def test_what_is_in_use_makes_no_room_and_nothing_is_removed_in_vain(
     with pytest.raises(ConfigError) as error:
         cached(paths, folder, resized(32, 40), budget=budget)
     assert re.fullmatch(
-        r"data_loader.args.cache: the images take 0.1 MiB more, and data_loader.args.cache_budget_gib = \S+ leaves "
-        rf"0.0 MiB in {folder}, where 0.\d MiB are in use; raise data_loader.args.cache_budget_gib, or set "
+        r"data_loader.args.cache: the images take 75.0 KiB more, and data_loader.args.cache_budget_gib = \S+ leaves "
+        rf"0.\d KiB in {folder}, where \S+ KiB are in use; raise data_loader.args.cache_budget_gib, or set "
         r'data_loader.args.cache to "none"',
         str(error.value),
     )
@@ -156,7 +156,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(0, 0, cache_room.SPARE_BYTES + 10 * IMAGE_BYTES))
     reads = count_reads(monkeypatch)
-    with pytest.raises(ConfigError, match=r"^data_loader.args.cache: .* the disk of .* has 0.0 MiB left .*\"none\"$"):
+    with pytest.raises(ConfigError, match=r"^data_loader.args.cache: .* the disk of .* has \S+ KiB left .*\"none\"$"):
         cached(paths, folder)
     assert (reads, sizes(folder)) == ([], {})
     assert_right(cached(paths[:10], folder), paths[:10])

@@ -28,10 +28,20 @@ def folder(tmp_path: Path) -> Path:
 def test_half_done_files_of_dead_processes_are_removed(paths: list[Path], folder: Path) -> None:
     cached(paths[:3], folder)
     digest = only(folder, ".json").stem
-    for name in (f"{digest}.new", "0123.new", f".{digest}.json.12-ab.tmp", "0123.pixels", "4567.json"):
+    other = "0123456789abcdef"
+    for name in (
+        f"{digest}.new",
+        f"{other}.new",
+        f".{digest}.json.12-ab.tmp",
+        f"{other}.pixels",
+        f"{digest[::-1]}.json",
+    ):
         (folder / name).write_bytes(b"remains")
+    strangers = {"notes.json", "holiday.pixels", "a.new"}
+    for name in strangers:
+        (folder / name).write_bytes(b"somebody's own")
     assert_right(cached(paths, folder), paths)
-    assert {path.name for path in folder.iterdir()} == {f"{digest}.json", f"{digest}.pixels", ".lock"}
+    assert {path.name for path in folder.iterdir()} == {f"{digest}.json", f"{digest}.pixels", ".lock", *strangers}
 
 
 def test_rows_of_files_that_are_gone_are_left_out_when_they_are_many(

@@ -8,7 +8,7 @@ import torch
 
 import data_loader.device_images
 from data_loader.device_images import DeviceImages
-from utils.errors import ConfigError
+from utils.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ class _Noise:
 def test_a_batch_holds_the_images_that_were_asked_for(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_loader.device_images, "_CHUNK_BYTES", chunk_bytes)
     images = _Noise(11)
-    resident = DeviceImages(images, CPU)
+    resident = DeviceImages(images, (6, 5), range(11), CPU)
     assert len(resident) == 11
     indices = np.array([10, 0, 3, 3])
     batch = resident[indices]
@@ -44,15 +44,20 @@ def test_a_batch_holds_the_images_that_were_asked_for(chunk_bytes: int, monkeypa
 
 
 def test_no_image_needs_no_room() -> None:
-    assert len(DeviceImages(_Noise(0), CPU)) == 0
+    assert len(DeviceImages(_Noise(0), (6, 5), [], CPU)) == 0
+
+
+def test_an_image_of_another_size_is_named() -> None:
+    with pytest.raises(DataError, match=r"^a\.jpg: the fixed transforms make 6 x 5 pixels .* 6 x 6 .*Resize"):
+        DeviceImages(_Noise(2), (6, 6), ["a.jpg", "b.jpg"], CPU)
 
 
 def test_a_device_without_room_is_told_before_anything_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**34))  # noqa: ARG005
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")  # noqa: ARG005
     with pytest.raises(ConfigError) as caught:
-        DeviceImages(_Noise(2**30 // 90 + 1), torch.device("cuda"))
+        DeviceImages(_Noise(2**30 // 90 + 1), (6, 5), [], torch.device("cuda"))
     assert str(caught.value) == (
-        'data_loader.args.cache = "device": 11930465 images of 6 x 5 pixels take 1.0 GiB, and a card has 1.0 GiB free; '
-        'use "disk", or a smaller data_loader.args.input_size'
+        'data_loader.args.cache = "device": 11930465 images of 6 x 5 pixels take 1.0 GiB, and a card has 1.0 GiB free, '
+        'of which training needs some; use "disk", or a smaller data_loader.args.input_size'
     )

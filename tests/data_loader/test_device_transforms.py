@@ -178,7 +178,7 @@ class _NothingThatWaits(TorchDispatchMode):
 
 def test_nothing_waits_for_the_device() -> None:
     transforms, keys = _everything(), _keys(5)
-    resident = DeviceImages(_images(40).numpy(), CPU)
+    resident = DeviceImages(_images(40).numpy(), (48, 44), range(40), CPU)
     with _NothingThatWaits() as watch:
         transforms(resident[keys[0]], 0, *keys)
     assert watch.num_operations > 20
@@ -193,7 +193,7 @@ def test_nothing_waits_for_the_device() -> None:
 def test_a_gpu_makes_the_same_images_and_is_not_waited_for() -> None:
     cuda, keys = torch.device("cuda"), _keys(40)
     expected = _everything()(_images(40), 2, *keys)
-    transforms, resident = _everything(cuda), DeviceImages(_images(40).numpy(), cuda)
+    transforms, resident = _everything(cuda), DeviceImages(_images(40).numpy(), (48, 44), range(40), cuda)
     rows = np.arange(40)
     transforms(resident[rows], 2, *keys)  # the first call may set things up
     torch.cuda.set_sync_debug_mode("error")

@@ -29,7 +29,7 @@ from tests.data_loader.cached_photos import (
     sizes,
     unchanged,
 )
-from utils.errors import DataError
+from utils.errors import ConfigError, DataError
 from utils.image_decoding import read_rgb
 
 Where = Literal["memory", "disk"]
@@ -78,13 +78,15 @@ def test_images_are_decoded_once_for_all_steps_and_runs(
 ) -> None:
     reads = count_reads(monkeypatch)
     steps = [resized(), resized(12, 12), resized(), unchanged()]
-    images = cache_images(paths, steps, "disk", folder, BUDGET)
+    images = cache_images([(paths, each) for each in steps], "disk", folder, BUDGET)
     assert set(reads) == {path.name for path in paths}
     assert len(reads) <= 20 + 2 * 8  # a few more, to reckon what images of unknown size take
-    assert images[0] is images[2]
+    assert len(images) == 4
     assert len(list(folder.glob("*.pixels"))) == 3
     reads.clear()
-    for each, made in zip(cache_images(paths[5:], steps, "disk", folder, BUDGET), steps, strict=True):
+    for each, made in zip(
+        cache_images([(paths[5:], each) for each in steps], "disk", folder, BUDGET), steps, strict=True
+    ):
         assert_right(each, paths[5:], made)
     assert reads == []
 
@@ -166,7 +168,7 @@ def test_steps_that_write_into_their_image_do_not_spoil_it_for_others(paths: lis
 
     black = FixedSteps([Blacken(p=1)], [{"type": "Blacken", "args": {}}], None)
     for steps in ([black, unchanged()], [unchanged(), black]):
-        images = cache_images(paths, steps, "memory", None, BUDGET)
+        images = cache_images([(paths, each) for each in steps], "memory", None, BUDGET)
         assert_right(images[steps[1] is not black], paths, unchanged())
         assert not images[steps[0] is not black][0].any()
 
@@ -219,6 +221,28 @@ def test_rows_follow_the_order_of_the_paths(paths: list[Path], folder: Path, tmp
     cached(paths, tmp_path / "other")
     first, second = (only(each, ".pixels").read_bytes()[HEADER_BYTES:] for each in (folder, tmp_path / "other"))
     assert first == second
+
+
+def test_memory_takes_no_more_handles_than_recipes(paths: list[Path]) -> None:
+    cached(paths, None, where="memory")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        cached(paths, None, where="memory")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_all_that_is_wanted_is_reckoned_before_the_first_image_is_made(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = count_reads(monkeypatch)
+    sides = [(paths[:15], resized()), (paths[15:], resized(HEIGHT + 1, WIDTH))]
+    for where in PLACES:
+        with pytest.raises(ConfigError, match="cache_budget_gib"):
+            cache_images(sides, where, folder, 20 * IMAGE_BYTES)
+    assert reads == []
+    for made, (some, steps) in zip(cache_images(sides, "disk", folder, BUDGET), sides, strict=True):
+        assert_right(made, some, steps)
+    assert len(reads) == 20
 
 
 def test_memory_is_shared_by_the_sides_of_a_split_and_by_folds(

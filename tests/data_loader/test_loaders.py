@@ -127,6 +127,32 @@ def test_batches_are_the_same_from_a_cache(
     assert bool(list(tmp_path.iterdir())) == (cache == "disk")
 
 
+def _padded(side: int) -> TransformLists:
+    """What ends in one size for all images but large ones."""
+    pad = {"type": "PadIfNeeded", "args": {"min_height": side, "min_width": side}}
+    return {"train": [{"type": "Resize"}, {"type": "HorizontalFlip"}], "eval": [pad]}
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "disk", "device"])
+def test_an_image_that_comes_out_in_another_size_is_named_with_any_cache(
+    image_records: list[Record], labels: LabelSpace, tmp_path: Path, cache: Any
+) -> None:
+    large = tmp_path / "large.png"
+    cv2.imwrite(str(large), np.zeros((1120, 1110, 3), np.uint8))
+    first = image_records[0]
+    odd = Record(large, large.name, first.person, first.attributes, first.origin)
+
+    def loader(validation: list[Record]) -> AttributeDataLoader:
+        split = Split(image_records[:4], validation, [])
+        given: dict[str, Any] = {"input_size": 1100, "batch_size": 2, "num_workers": 0, "cache": cache}
+        return AttributeDataLoader(split, labels, _padded(1100), HALF, HALF, 3, cache_folder=tmp_path, **given)
+
+    with pytest.raises(DataError, match=r"large\.png: the (fixed )?transforms make 1120 x 1110 pixels .*Resize last"):
+        list(loader([image_records[4], odd]).validation_batches())
+    (batch,) = loader(image_records[4:6]).validation_batches()  # whatever of the other was kept
+    assert batch.images.shape == (2, 3, 1100, 1100)
+
+
 def test_images_on_the_device_are_validated_alike_and_augmented_by_their_keys(
     image_records: list[Record], labels: LabelSpace, tmp_path: Path
 ) -> None:
@@ -280,6 +306,7 @@ def test_workers_leave_signals_to_the_main_process(image_records: list[Record], 
     batches = loader.train_batches(1)
     next(batches)
     os.kill(worker.pid, signal.SIGKILL)
+    time.sleep(0.5)  # as if the model were computing, or a checkpoint written: nothing is raised there
     with pytest.raises(DataError, match="worker process died"):
         list(batches)
 

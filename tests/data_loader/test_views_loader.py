@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from base.preprocessing import Preprocessing
 from data_loader import datasets
@@ -55,6 +56,20 @@ def test_views_from_a_cache_are_the_same(image_records: list[Record], tmp_path: 
         for (images, indices), (expected, rows) in zip(cached, plain, strict=True):
             assert torch.equal(indices, rows)
             assert all(torch.equal(view, other) for view, other in zip(images, expected, strict=True))
+
+
+def test_views_of_images_that_come_out_in_another_size(image_records: list[Record], tmp_path: Path) -> None:
+    pad = {"type": "PadIfNeeded", "args": {"min_height": 40, "min_width": 40}}
+    pipelines = [eval_pipeline(Preprocessing((40, 40), PLAIN.mean, PLAIN.std, [pad]))]
+    large = tmp_path / "large.png"
+    Image.new("RGB", (50, 44)).save(large)
+    first = image_records[0]
+    odd = [*image_records[:3], Record(large, large.name, first.person, first.attributes, first.origin)]
+    store = ImageStore("disk", tmp_path, 1)
+    with pytest.raises(DataError, match=r"large\.png: the transforms make 44 x 50 pixels"):
+        list(ViewsLoader(odd, pipelines, 4, store=store))
+    ((plain,), _), ((cached,), _) = (next(iter(ViewsLoader(odd[:3], pipelines, 4, store=s))) for s in (None, store))
+    assert torch.equal(plain, cached)
 
 
 def test_an_answer_does_not_fail_for_its_cache(
