@@ -35,19 +35,27 @@ from logger.log import LOG_NAME, close_log, open_log
 from parse_config import ConfigParser, parse_arguments
 from trainer.checkpoint import LAST, Checkpoints
 from trainer.epoch_sums import describe
-from trainer.resume import ResumePoint, is_run_of_folds, refuse_other_data, resume_point_of_fold, with_all_folds
+from trainer.resume import (
+    ResumePoint,
+    is_run_of_folds,
+    points_of_other_folds,
+    refuse_other_data,
+    resume_point_of_fold,
+    stopping_tells_how_to_go_on,
+    with_all_folds,
+)
 from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
-from utils.errors import StopSignal, UserError, run_command
+from utils.errors import UserError, run_command
 from utils.run_folders import RunFolders, new_run, read_kept_config
 from utils.stop_signals import StopSignals
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run has come to: where it lies, how far it went, and the best value of each monitor; of a run of folds the
-    scores out of fold, once all folds are done."""
+    """What a run has come to: where it lies (None: nowhere, it was a dry run), how far it went, and the best value of
+    each monitor; of a run of folds the scores out of fold, once all folds are done."""
 
     folders: RunFolders | None
     completed_epochs: int = 0
@@ -108,9 +116,13 @@ def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) 
         result = train_run(configs[fold], session, splits[fold], resume, fold, run)
         if result.folders is None:  # a dry run: the others would say the same
             return result
+        if session.dry_run:  # this one is finished
+            continue
         run = result.folders.of_run()
         judged[fold] = judge_fold(result.folders, session, splits[fold])
         open_log(None, verbosity_of(config), process_group.rank())  # what is said from here on is not this fold's
+    if session.dry_run:
+        return RunResult(None)
     assert run is not None
     if not all((run.of_fold(fold).models / OUT_OF_FOLD_FILE).exists() for fold in configs):
         return RunResult(run)
@@ -132,10 +144,8 @@ def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) 
 
 def judge_fold(folders: RunFolders, session: Session, split: Split) -> list[Record]:
     """What the fold's model says of its validation images is kept, if it is not yet; returns these images."""
-    try:
+    with stopping_tells_how_to_go_on(folders):
         return predict_fold(folders, split.validation, session.labels, session.device)
-    except StopSignal as signal:
-        raise type(signal)(f"{signal}; go on with --resume {folders.of_run().models}") from None
 
 
 def train_run(
@@ -153,9 +163,11 @@ def train_run(
     split_digest = split.digest(labels)
     if resume is not None:
         refuse_other_data(resume, split_digest)
-    model = build_model(config, labels, resume).to(device)
-    data_loader = build_data_loader(config, labels, split, model, device, settings)
-    learner = build_learner(config, labels, settings, model, data_loader, device, resume)
+    others = points_of_other_folds(run, fold) if run is not None and fold is not None else ()
+    with stopping_tells_how_to_go_on(run if resume is None else resume.folders):
+        model = build_model(config, labels, resume).to(device)
+        data_loader = build_data_loader(config, labels, split, model, device, settings)
+        learner = build_learner(config, labels, settings, model, data_loader, device, resume, others)
     folders = choose_folders(config, settings, resume, session.dry_run, fold, run)
     with StopSignals() as stop:
         trainer = Trainer(
@@ -179,16 +191,17 @@ def train_run(
         )
         if resume is not None:  # before anything is written
             trainer.load_state_dict(resume.content, resume.path)
-        if session.dry_run:
-            log.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
-        elif trainer.finished:
+        is_tried = session.dry_run and not trainer.finished
+        if trainer.finished:  # a schedule has no step left to try, either
             log.info("%s is finished%s; nothing was changed", folders.models, _how_to_extend(trainer))
+        elif is_tried:
+            log.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
         else:
             begin_run(config, settings, folders, trainer, resume)
             for line in describe_run(split, labels, data_loader, settings, learner):
                 log.info("%s", line)
             run_to_the_end(trainer)
-        return RunResult(None if session.dry_run else folders, trainer.completed_epochs, trainer.best)
+        return RunResult(None if is_tried else folders, trainer.completed_epochs, trainer.best)
 
 
 def choose_folders(

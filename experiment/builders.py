@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,10 @@ def build_learner(
     data_loader: AttributeDataLoader,
     device: torch.device,
     resume: ResumePoint | None,
+    other_folds: Iterable[ResumePoint] = (),
 ) -> Learner:
-    """The model with all that changes it. All processes must call it."""
+    """The model with all that changes it. All processes must call it. other_folds: those of the run that have begun,
+    for a fold that begins now."""
     seed = config.extra().seed
     criterion = build_criterion(config, labels, data_loader).to(device)
     extra: OptimizerSettings = config.extra("optimizer")
@@ -105,7 +107,8 @@ def build_learner(
         data_loader.preprocessing.image_hw,
         device,
         data_loader.images_per_epoch * settings.epochs,
-        None if resume is None else resume.content,
+        resume,
+        other_folds,
     )
     updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
     sharpness_aware = None
@@ -119,12 +122,20 @@ def build_learner(
         preprocessing=data_loader.preprocessing,
         device=device,
         seed=seed,
+        batch_sizes=whole_batches(config, data_loader),
         schedule=build_schedule(config, optimizer, updates_per_epoch),
         freezing=config.build("freezing"),
         sharpness_aware=sharpness_aware,
         averaging=config.build("weight_averaging"),
         compute=compute,
     )
+
+
+def whole_batches(config: ConfigParser, data_loader: AttributeDataLoader) -> tuple[int, int]:
+    """Images of a whole batch of this process, in training and in validation; of a set that is smaller, all of it."""
+    batch_size = config["data_loader"].get("args", {}).get("valid_batch_size") or data_loader.batch_size
+    share = range(process_group.rank(), data_loader.num_validation, process_group.world_size())
+    return data_loader.batch_size, min(batch_size, len(share))
 
 
 def build_criterion(config: ConfigParser, labels: LabelSpace, data_loader: AttributeDataLoader) -> MultiHeadLoss:

@@ -15,33 +15,39 @@ _WITHOUT_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-n
 
 
 class CompiledModel(nn.Module):
-    """A model whose large batches are computed by what torch.compile makes of it; the weights are the model's own.
+    """A model whose whole batches are computed by what torch.compile makes of it; the weights are the model's own.
 
-    In training and in evaluation each, it is compiled for the largest batch so far, which is the first but where a run
-    goes on with an epoch's last. A smaller one, as the last of a set may be, is computed as if nothing were compiled:
-    that takes a moment, and to compile anew a minute.
+    In training and in evaluation each, it is compiled for whole batches. A smaller one, as the last of a set may be, is
+    computed as if nothing were compiled: that takes a moment, and to compile anew a minute. A run that goes on with an
+    epoch's last batch so computes it as one that was never stopped.
 
-    mode: torch.compile's; all but "default" record CUDA graphs on a GPU. accumulating: gradients of one batch are to be
-    kept while the next is computed, which a graph's memory does not allow: then there are none.
+    batch_sizes: images of a whole batch of this process, in training and in evaluation; mode: torch.compile's; all but
+    "default" record CUDA graphs on a GPU. accumulating: gradients of one batch are to be kept while the next is
+    computed, which a graph's memory does not allow: then there are none.
     """
 
-    def __init__(self, model: BaseModel, mode: CompileMode, accumulating: bool, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: BaseModel,
+        batch_sizes: tuple[int, int],
+        mode: CompileMode,
+        accumulating: bool,
+        device: torch.device,
+    ) -> None:
         super().__init__()
         self.model = model
         self.has_graphs = device.type == "cuda" and mode != "default" and not accumulating
         model.compile(mode=_WITHOUT_GRAPHS.get(mode, mode) if accumulating else mode, dynamic=False)
-        self._largest = {True: 0, False: 0}  # batch, in training and in evaluation
+        self._whole = dict(zip((True, False), batch_sizes, strict=True))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See BaseModel.forward."""
         # It is the call of the model that is compiled, and not its method.
         run: Callable[[Tensor], dict[str, Tensor]] = self.model
-        if len(images) < self._largest[self.training]:
+        if len(images) < self._whole[self.training]:
             run = self.model.forward
-        else:
-            self._largest[self.training] = len(images)
-            if self.has_graphs:
-                torch.compiler.cudagraph_mark_step_begin()
+        elif self.has_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         outputs = run(images)
         # A graph's own outputs are written over by its next run, and these are counted later.
         return {name: output.clone() for name, output in outputs.items()} if self.has_graphs else outputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch
 
 
 def _one_ahead(batches: Iterable[Batch], device: torch.device) -> Generator[Batch]:
-    copying = torch.cuda.Stream(device)
+    copying = _copying_stream(device)
     ahead: Batch | None = None
     for batch in batches:
         # What is on the device already was made on the stream that computes, and stays there.
@@ -39,6 +40,12 @@ def _one_ahead(batches: Iterable[Batch], device: torch.device) -> Generator[Batc
         ahead = copy
     if ahead is not None:
         yield ahead
+
+
+@lru_cache
+def _copying_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for the whole process: torch keeps freed memory for the stream that it was allocated on."""
+    return torch.cuda.Stream(device)
 
 
 def _pinned(batch: Batch) -> Batch:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +20,10 @@ from base.preprocessing import Preprocessing
 from base.weights import load_weights
 from trainer.averaging import WeightAveraging
 from trainer.compiled_model import CompiledModel
-from trainer.compute_choice import Compute
+from trainer.compute_choice import Compute, kept_choices
 from trainer.epoch_sums import EpochSums
 from trainer.freezing import Freezing
+from trainer.optimizer_state import load_optimizer_state
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
 from utils import process_group
@@ -57,7 +59,8 @@ class Criterion(Protocol):
 class Learner:
     """The model and all that changes with it: criterion, optimizer, schedule, loss scale, averages.
 
-    seed: every random choice within the model (dropout, ...) follows from it and from the batch's number."""
+    seed: every random choice within the model (dropout, ...) follows from it and from the batch's number; batch_sizes:
+    images of a whole batch of this process, in training and in evaluation, which are what is compiled for."""
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Learner:
         preprocessing: Preprocessing,
         device: torch.device,
         seed: int,
+        batch_sizes: tuple[int, int],
         schedule: Schedule | None = None,
         freezing: Freezing | None = None,
         sharpness_aware: SharpnessAware | None = None,
@@ -77,6 +81,7 @@ class Learner:
     ) -> None:
         self.settings, self.preprocessing, self.device, self.seed = settings, preprocessing, device, seed
         self.compute = compute or Compute.unmeasured(settings, device)
+        self.earlier_computes: dict[str, Compute] = {}  # by kind of device, of the run so far
         self.num_processes = process_group.world_size()
         model.to(memory_format=self.compute.memory_format)
         torch.backends.cudnn.benchmark = True  # the batches of a run have one shape
@@ -87,7 +92,7 @@ class Learner:
         self.compiled: nn.Module = model
         if settings.compile:
             mode = "default" if settings.compile is True else settings.compile
-            self.compiled = CompiledModel(model, mode, settings.accumulation_steps > 1, device)
+            self.compiled = CompiledModel(model, batch_sizes, mode, settings.accumulation_steps > 1, device)
         self.network = self._over_processes()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute.compute_type == torch.float16)
         self.updates = 0  # of the weights, in the whole run
@@ -232,8 +237,7 @@ class Learner:
     def _over_processes(self) -> nn.Module:
         if self.num_processes == 1:
             return self.compiled
-        # Each process's running means are its own until the epoch ends, when the main process's are taken.
-        return DistributedDataParallel(self.compiled, broadcast_buffers=False)
+        return DistributedDataParallel(self.compiled, **own_buffers(DistributedDataParallel))
 
     def _synchronised_only_if(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients cross between processes once an update, with its last batch."""
@@ -251,16 +255,17 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict() if self.schedule is not None else None,
             "scaler": self.scaler.state_dict(),
-            "compute": {self.device.type: self.compute.to_config()},
+            "compute": {kind: compute.to_config() for kind, compute in self._computes().items()},
             "averaging": self.averaging.state_dict() if self.averaging is not None else None,
             "answers_with": "model" if self._average_for("answers") is None else "average",
         }
 
     def load_state_dict(self, state: Mapping[str, Any], path: Path) -> None:
         """`path` is the checkpoint's, for errors. Raises CheckpointError, ConfigError."""
+        self.earlier_computes = kept_choices(state, path)
         load_weights(self.model, state["model"], path)
         self.criterion.load_state_dict(state.get("criterion", {}))
-        self.optimizer.load_state_dict(_with_own_kernels(state["optimizer"], self.optimizer))
+        load_optimizer_state(self.optimizer, state["optimizer"])
         if self.schedule is not None and state["schedule"] is not None:
             self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:  # empty where the run does not scale its loss
@@ -269,11 +274,13 @@ class Learner:
             self.averaging.load_state_dict(state["averaging"])
         self.updates = state["updates"]
 
+    def _computes(self) -> dict[str, Compute]:
+        """What the run has computed in, by kind of device: one that comes back to a kind keeps to it."""
+        return self.earlier_computes | {self.device.type: self.compute}
 
-def _with_own_kernels(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A saved state of the optimizer, without the choice of kernels that went with the device it was saved on."""
-    groups = [
-        {**group, **{key: own[key] for key in ("fused", "foreach") if key in own}}
-        for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
-    ]
-    return {**state, "param_groups": groups}
+
+def own_buffers(wrapper: Callable[..., Any]) -> dict[str, Any]:
+    """What tells DistributedDataParallel that each process's running means are its own, until the epoch ends, when the
+    main process's are taken: newer versions of torch have another name for it, and warn of the earlier one."""
+    names = inspect.signature(wrapper).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}

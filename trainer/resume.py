@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import candidates, read_resumable
-from utils.errors import CheckpointError, DataError
+from utils.errors import CheckpointError, DataError, StopSignal
 from utils.run_folders import CONFIG_FILE, RunFolders, fold_number, folds_in, read_kept_config, runs_with_config
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,31 @@ def resume_point_of_fold(run: RunFolders, fold: int) -> ResumePoint | None:
         return None
     file, content = read_resumable(folders.models, logger)
     return ResumePoint(folders, content, file)
+
+
+def points_of_other_folds(run: RunFolders, fold: int) -> Iterator[ResumePoint]:
+    """How far the other folds of a run are, in order, of those that have begun; one that is damaged is passed over,
+    aloud."""
+    for other in folds_in(run.models):
+        try:
+            point = resume_point_of_fold(run, other) if other != fold else None
+        except CheckpointError as error:
+            logger.warning("%s", error)
+            continue
+        if point is not None:
+            yield point
+
+
+@contextmanager
+def stopping_tells_how_to_go_on(begun: RunFolders | None) -> Iterator[None]:
+    """For work before and after the training, of which nothing is to be saved. begun: the run's folders, or a fold's,
+    if there are any."""
+    try:
+        yield
+    except StopSignal as signal:
+        if begun is None:
+            raise
+        raise type(signal)(f"{signal}; go on with --resume {begun.of_run().models}") from None
 
 
 def _folders_of(folder: Path, named: Path, name: str, run: str) -> RunFolders:

@@ -164,6 +164,8 @@ class Trainer(BaseTrainer):
 
     def dry_run(self) -> dict[str, float]:
         """One update and one validation batch, to see that all fits together; returns the loss. Nothing is kept."""
+        if self.batches_done:  # of an epoch that may have no batch left, nor its schedule a step
+            self.batches_done, self.learner.schedule = 0, None
         self.learner.begin_epoch(1)
         with closing(self._windows(1)) as windows:
             self.learner.update(next(windows), 1, 0, self.sums)

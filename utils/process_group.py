@@ -50,9 +50,13 @@ def is_main_process() -> bool:
 
 
 def start(device: torch.device) -> None:
-    """Joins the group that torchrun has made; does nothing for a single process."""
+    """Makes a GPU the process's own, and joins the group that torchrun has made, if there is one."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)  # else whatever names no device goes to the first one, of all processes
     if world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIME_LIMIT)
+        backend, bound_to = ("nccl", device) if on_gpu else ("gloo", None)
+        dist.init_process_group(backend, timeout=TIME_LIMIT, device_id=bound_to)
 
 
 def stop() -> None:

@@ -204,6 +204,21 @@ def test_weights_that_do_not_fit(trained: Workplace, case: str, command: str) ->
     assert trained.files() | {known_images: 0} == before
 
 
+BAD_CHOICES: tuple[Any, ...] = (
+    None, [1], {"cpu": None}, {"cpu": {"precision": "float32", "channels_last": "no"}}, {"cpu": {"precision": []}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", BAD_CHOICES, ids=repr)
+def test_a_choice_of_what_to_compute_in_that_is_none(trained: Workplace, choice: Any) -> None:
+    """Of no use to test.py, which answers in float32."""
+    spoil_all(trained, as_content(lambda content: content.update(compute=choice)))
+    for command in ("train-file", "train-folder"):
+        outcome = run_command(trained, command, "--set", "trainer.epochs=2")
+        outcome.check_refusal(4, (f"{trained.run}/last.pth: cannot be used: its compute is not", repr(choice)[:60]))
+    run_command(trained, "test-file").check_success()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_64_half_precision_is_warned_of(trained: Workplace, command: str) -> None:
     def halve(content: dict[str, Any]) -> None:

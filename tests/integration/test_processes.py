@@ -43,6 +43,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Pat
         command, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False, env=ONE_THREAD
     )
     assert finished.returncode == 0, finished.stderr
+    assert "Warning" not in finished.stdout + finished.stderr
     runs = list((both / "models" / "Road").iterdir())
     assert len(runs) == 1, "one run, written by one process"
     weights, metrics = weights_and_metrics(runs[0])
@@ -65,6 +66,7 @@ def test_two_processes_judge_the_model_that_they_save(tmp_path: Path, drawn: Pat
         command, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False, env=ONE_THREAD
     )
     assert finished.returncode == 0, finished.stderr
+    assert "Warning" not in finished.stdout + finished.stderr
     models = next((tmp_path / "saved" / "models" / "Road").iterdir())
     line = json.loads(weights_and_metrics(models)[1].splitlines()[-1])
     flags = ["--resume", str(models), "--split", "validation", "--checkpoint", "last"]

@@ -20,7 +20,8 @@ from tests.integration.drawn_road import (
     write_config,
 )
 from utils.checkpoint_file import read_checkpoint
-from utils.errors import ConfigError
+from utils.errors import ConfigError, KeyboardStop, StopSignal
+from utils.stop_signals import StopSignals
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -65,6 +66,37 @@ def test_a_resume_that_is_refused_or_finds_nothing_to_do_changes_no_file(config:
             with pytest.raises(ConfigError):
                 resume(str(file), "--set", *changes)
     assert files_of(tmp_path / "saved") == before
+
+
+def test_a_dry_run_of_a_finished_run_says_so(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its OneCycleLR has no step left."""
+    models = run(config)
+    before = files_of(tmp_path / "saved")
+    capsys.readouterr()
+    train_script.main(["--resume", str(models), "--dry-run", "--set", "trainer.verbosity=1"])
+    assert f"{models} is finished (after 3 epochs; --set trainer.epochs=... extends it)" in capsys.readouterr().out
+    assert files_of(tmp_path / "saved") == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_resumed_run_that_stops_before_its_first_step_says_how_to_go_on(
+    config: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """As its images are prepared."""
+    models = run(config)
+
+    def stopped(*_: object) -> None:
+        stop = StopSignals()
+        stop.request(number)
+        stop.raise_if_requested()
+
+    monkeypatch.setattr(train_script, "build_data_loader", stopped)
+    kind = KeyboardStop if number == signal.SIGINT else StopSignal
+    with pytest.raises(kind, match=f"^stopped by {number.name}; go on with --resume {models}$") as told:
+        resume(str(models))
+    assert type(told.value) is kind
+    with pytest.raises(kind, match=f"^stopped by {number.name}$"):  # there is nothing to go on with
+        run(config)
 
 
 def test_going_back_to_an_earlier_epoch_gives_up_what_came_after_it(tmp_path: Path, drawn: Path) -> None:

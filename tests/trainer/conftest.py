@@ -159,6 +159,7 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
             preprocessing=loader.preprocessing,
             device=device,
             seed=11,
+            batch_sizes=(loader.batch_size, loader.valid_batch_size),
             compute=compute,
             schedule=schedule(used_optimizer) if schedule else None,
             **(parts(model, used_optimizer) if parts else {}),

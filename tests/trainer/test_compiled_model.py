@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.conftest import CPU, MakeTrainer, MemoryLoader, SmallModel
+from tests.trainer.conftest import CPU, Built, MakeTrainer, MemoryLoader, SmallModel
+from tests.trainer.test_trainer import stop_after
 from trainer.averaging import ExponentialMovingAverage
 from trainer.compiled_model import CompiledModel
 from trainer.freezing import Freezing
 from trainer.sharpness_aware import SharpnessAware
+from utils.checkpoint_file import read_checkpoint
+from utils.errors import StopSignal
 
 
 class Spied(SmallModel):
@@ -39,16 +42,44 @@ def images(size: int) -> Tensor:
     return torch.randn(size, 3, 6, 6, generator=torch.Generator().manual_seed(size))
 
 
-def test_only_the_largest_batches_go_through_what_is_compiled() -> None:
+def test_only_whole_batches_go_through_what_is_compiled() -> None:
+    """Also where a smaller one is the first, as in a run that goes on with an epoch's last."""
     model = Spied()
-    compiled = CompiledModel(model, "default", accumulating=False, device=CPU)
-    for training, sizes in ((True, (4, 4, 2, 4)), (False, (6, 6, 1, 5)), (True, (3, 4))):
+    compiled = CompiledModel(model, (4, 6), "default", accumulating=False, device=CPU)
+    for training, sizes in ((True, (2, 4, 4, 2, 4)), (False, (1, 6, 6, 5)), (True, (3, 4))):
         compiled.train(training)
         for size in sizes:
             outputs = compiled(images(size))
             expected = model.forward(images(size))
             assert all(torch.equal(outputs[head], expected[head]) for head in expected)
     assert model.compiled_for == [(True, 4)] * 3 + [(False, 6)] * 2 + [(True, 4)]
+
+
+def test_a_resumed_run_compiles_what_the_whole_run_did(make_trainer: MakeTrainer) -> None:
+    """Stopped before an epoch's last, smaller batch, and after it."""
+
+    class Uneven(MemoryLoader):
+        @property
+        def steps_per_epoch(self) -> int:
+            return -(-self.num_train // self.batch_size)
+
+    def build(folder: str, **arguments: Any) -> tuple[Built, Spied]:
+        model = Spied()
+        return make_trainer(folder, model=model, loader=Uneven(10, 7), epochs=1, compile=True, **arguments), model
+
+    whole, seen = build("whole")
+    whole.trainer.train()
+    assert seen.compiled_for == [(True, 4)] * 2 + [(False, 4)]
+    for updates in (2, 3):
+        stopped, _ = build(f"stopped{updates}")
+        stop_after(stopped, updates)
+        with pytest.raises(StopSignal):
+            stopped.trainer.train()
+        content = read_checkpoint(stopped.folder / "last.pth")
+        assert content["batches_done"] == updates
+        gone_on, seen = build("gone on", resume=content)
+        gone_on.trainer.train()
+        assert seen.compiled_for == [(False, 4)]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +97,7 @@ def test_graphs_where_their_memory_allows_it(
     mode: Any, accumulating: bool, device: str, given: str, graphs: bool
 ) -> None:
     model = Spied()
-    compiled = CompiledModel(model, mode, accumulating, torch.device(device))
+    compiled = CompiledModel(model, (4, 4), mode, accumulating, torch.device(device))
     assert model.modes == [{"mode": given, "dynamic": False}]
     assert compiled.has_graphs == graphs
     first, second = compiled(images(4)), compiled(images(4))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ import torch
 from base.base_trainer import TrainerSettings
 from tests.trainer.conftest import CPU, MakeTrainer, SmallModel
 from trainer import compute_choice
-from trainer.compute_choice import MEASURED_BATCH, MEASURED_FROM, Compute, choose_compute
+from trainer.compute_choice import MEASURED_BATCH, MEASURED_FROM, MEASURED_ROUNDS, Compute, choose_compute
+from trainer.resume import ResumePoint
 from utils import process_group
 from utils.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError
+from utils.run_folders import RunFolders
 
 USUAL = Compute(torch.float32, channels_last=True)
 HW = (12, 10)
@@ -25,7 +28,7 @@ Rates = dict[tuple[torch.dtype, bool], float]
 
 
 def make_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU with instructions for bfloat16, and a measurement of one round."""
+    """A CPU with instructions for bfloat16, and a measurement of as few rounds as may be."""
     monkeypatch.setattr(compute_choice, "computes_bfloat16_natively", lambda: True)
     monkeypatch.setattr(compute_choice, "MEASURED_SECONDS", 0.0)
 
@@ -48,10 +51,23 @@ def with_rates(monkeypatch: pytest.MonkeyPatch) -> Callable[[Rates], list[Comput
     return give
 
 
+def point(content: dict[str, Any], name: str = "last.pth") -> ResumePoint:
+    return ResumePoint(RunFolders(Path("saved"), "Name", "run"), content, Path(name))
+
+
 def choose(
-    images: int = MEASURED_FROM, checkpoint: Any = None, model: SmallModel | None = None, **settings: Any
+    images: int = MEASURED_FROM,
+    checkpoint: dict[str, Any] | None = None,
+    model: SmallModel | None = None,
+    others: Sequence[dict[str, Any]] = (),
+    **settings: Any,
 ) -> Compute:
-    return choose_compute(TrainerSettings(epochs=1, **settings), model or SmallModel(), (6, 6), CPU, images, checkpoint)
+    """others: the checkpoints of other folds."""
+    resume = None if checkpoint is None else point(checkpoint)
+    folds = [point(content, f"fold_{number}/last.pth") for number, content in enumerate(others)]
+    return choose_compute(
+        TrainerSettings(epochs=1, **settings), model or SmallModel(), (6, 6), CPU, images, resume, folds
+    )
 
 
 FLOAT, HALF = torch.float32, torch.bfloat16
@@ -73,7 +89,7 @@ def test_the_fastest_wins_by_a_margin(
     timed = with_rates(rates)
     with caplog.at_level(logging.INFO, compute_choice.logger.name):
         assert choose() == chosen
-    assert timed == [*timed[:4]] * 2  # in turn, the first time to prepare
+    assert timed == [*timed[:4]] * (1 + MEASURED_ROUNDS)  # in turn, the first time to prepare
     assert len(set(timed)) == 4
     (line,) = caplog.messages
     assert chosen.title() in line
@@ -113,9 +129,71 @@ def test_a_resumed_run_keeps_to_its_choice(with_rates: Callable[[Rates], list[Co
     assert choose(checkpoint={"compute": {"cuda": kept.to_config()}}) == USUAL
     assert choose(checkpoint={}) == USUAL
     assert timed == []
-    for wrong in ({"precision": "float8", "channels_last": True}, {"channels_last": True}, "float32"):
-        with pytest.raises(CheckpointError, match="compute: is not what"):
-            choose(checkpoint={"compute": {"cpu": wrong}})
+
+
+def test_noise_does_not_decide(with_rates: Callable[[Rates], list[Compute]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 is twice as fast, and all of its rounds but one are disturbed."""
+    with_rates({})
+    for calm in range(3):
+        disturbed = [4.5 if number != calm else 0.5 for number in range(3)]
+        rounds = {FLOAT: iter([9.0, 1.0, 1.0, 1.0]), HALF: iter([9.0, *disturbed])}  # the first time to prepare
+
+        def seconds(compute: Compute, *_: Any, rounds: dict[torch.dtype, Iterator[float]] = rounds) -> float:
+            return next(rounds[compute.compute_type])
+
+        monkeypatch.setattr(compute_choice, "_seconds", seconds)
+        assert choose(channels_last=True) == Compute(HALF, True)
+
+
+def test_a_fold_takes_what_the_first_of_the_others_computes_in(with_rates: Callable[[Rates], list[Compute]]) -> None:
+    timed = with_rates({})
+    first, second = Compute(HALF, False), Compute(FLOAT, False)
+    contents: list[dict[str, Any]] = [
+        {},  # of an earlier version
+        {"compute": {"cuda": second.to_config()}},
+        {"compute": {"cpu": first.to_config(), "cuda": second.to_config()}},
+        {"compute": {"cpu": second.to_config()}},
+    ]
+    assert choose(others=contents) == first
+    assert choose(MEASURED_FROM - 1, others=contents) == first  # folds are not all of one size
+    assert choose(checkpoint=contents[3], others=contents) == second
+    assert timed == []
+    timed = with_rates({(FLOAT, True): 10, (FLOAT, False): 20, (HALF, True): 10, (HALF, False): 10})
+    assert choose(others=contents[:2]) == second
+    assert timed
+
+
+CHOICE = {"precision": "float32", "channels_last": True}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        [],
+        "cpu",
+        5,
+        {"cpu": None},
+        {"cpu": []},
+        {"cpu": "float32"},
+        {"cpu": {}},
+        {"cpu": {"channels_last": True}},
+        {"cpu": {**CHOICE, "precision": "float8"}},
+        {"cpu": {**CHOICE, "precision": ["float32"]}},
+        {"cpu": {**CHOICE, "precision": 32}},
+        {"cpu": {**CHOICE, "channels_last": "no"}},
+        {"cpu": {**CHOICE, "channels_last": 1}},
+        {"cpu": CHOICE, "cuda": torch.zeros(3)},
+        {5: CHOICE},
+    ],
+    ids=repr,
+)
+def test_a_choice_that_is_none_is_refused(with_rates: Callable[[Rates], list[Compute]], wrong: Any) -> None:
+    with_rates({})
+    with pytest.raises(CheckpointError, match=r"^last\.pth: cannot be used: its compute is not what this program"):
+        choose(checkpoint={"compute": wrong})
+    with pytest.raises(CheckpointError, match=r"^fold_0/last\.pth: cannot be used: its compute"):
+        choose(others=[{"compute": wrong}])
 
 
 def test_the_main_process_decides(
@@ -135,7 +213,8 @@ def test_the_main_process_decides(
     timed.clear()
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(process_group, "broadcast_text", lambda _text: said[0])
-    assert choose() == Compute(HALF, True)
+    others = [{"compute": {"cpu": Compute(FLOAT, False).to_config()}}]  # which has come there meanwhile
+    assert choose(others=others) == Compute(HALF, True)
     assert timed == []
 
 
@@ -165,3 +244,18 @@ def test_a_run_computes_in_its_choice_and_keeps_it(make_trainer: MakeTrainer, co
     kept = read_checkpoint(built.folder / "last.pth")
     assert choose(checkpoint=kept) == compute
     assert {parameter.dtype for parameter in built.trainer.learner.model.parameters()} == {FLOAT}
+
+
+def test_a_run_that_comes_back_to_a_kind_of_device_keeps_to_what_it_began_with(make_trainer: MakeTrainer) -> None:
+    first = make_trainer("first", compute=Compute(HALF, False), epochs=1)
+    first.trainer.train()
+    content = read_checkpoint(first.folder / "last.pth")
+    elsewhere = {**content, "compute": {"cuda": content["compute"]["cpu"], "cpu": CHOICE}}
+    second = make_trainer("second", resume=elsewhere, compute=Compute(FLOAT, False), epochs=2)
+    second.trainer.train()
+    assert read_checkpoint(second.folder / "last.pth")["compute"] == {
+        "cuda": {"precision": "bfloat16", "channels_last": False},
+        "cpu": {"precision": "float32", "channels_last": False},
+    }
+    with pytest.raises(CheckpointError, match="its compute is not what"):
+        make_trainer("third", resume={**content, "compute": None})

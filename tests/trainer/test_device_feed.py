@@ -16,9 +16,20 @@ from torch import Tensor
 from base.batch import Batch
 from base.mixing import Mix
 from tests.trainer.conftest import MemoryLoader
+from trainer import device_feed
 from trainer.device_feed import on_device
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _stands_for_no_real_stream() -> Iterator[None]:
+    """The stream of the process is none of a stand-in, in other tests."""
+    device_feed._copying_stream.cache_clear()
+    yield
+    device_feed._copying_stream.cache_clear()
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -76,6 +87,7 @@ class Log(list[str]):
         log = self
         self.copying = False
         self.copies = 0
+        self.streams = 0
 
         class Event:
             def __init__(self, number: int) -> None:
@@ -85,7 +97,8 @@ class Log(list[str]):
                 log.append(f"copy {self.number} is done")
 
         class Stream:
-            def __init__(self, *_: Any) -> None: ...
+            def __init__(self, *_: Any) -> None:
+                log.streams += 1
 
             def record_event(self) -> Event:
                 assert log.copying
@@ -159,6 +172,17 @@ def test_the_next_is_copied_before_one_is_computed_and_memory_is_free_when_it_is
     ]  # fmt: skip
 
 
+def test_all_epochs_and_validations_copy_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch keeps memory that was freed for the stream that it was allocated on."""
+    log = Log(monkeypatch)
+    before = log.streams  # what computes
+    for _ in range(3):
+        assert len(list(on_device(mixed_batches(2), torch.device("cuda", 0)))) == 2
+    assert log.streams == before + 1
+    assert len(list(on_device(mixed_batches(2), torch.device("cuda", 1)))) == 2
+    assert log.streams == before + 2
+
+
 def _next_of(places: Iterator[Tensor], _tensor: Tensor) -> Tensor:
     return next(places)
 
@@ -195,3 +219,17 @@ def test_what_is_on_the_device_already_is_not_copied() -> None:
     for found, expected in zip(on_device(iter(there), device), there, strict=True):
         for one, other in zip(found.tensors(), expected.tensors(), strict=True):
             assert one.data_ptr() == other.data_ptr()
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_further_epochs_reserve_no_further_memory() -> None:
+    device = torch.device("cuda")
+    large = next(mixed_batches()).mapped(lambda tensor: tensor.new_zeros(8 << 20))
+    reserved = []
+    for _ in range(5):
+        for batch in on_device([large] * 4, device):
+            del batch
+        torch.cuda.synchronize()
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[-1] == reserved[1]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
 
 from base.batch import Batch
 from base.mixing import Mix
@@ -19,6 +20,9 @@ from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
 from tests.trainer.conftest import IMAGE_SIDE, Built, MakeTrainer, MemoryLoader, SmallModel
 from trainer.averaging import ExponentialMovingAverage
+from trainer.compute_choice import Compute
+from trainer.learner import own_buffers
+from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
 from utils.checkpoint_file import read_checkpoint
 from utils.errors import StopSignal
@@ -203,6 +207,82 @@ def test_the_kernels_are_chosen_anew_where_a_run_goes_on(make_trainer: MakeTrain
     assert not group["fused"]
     assert group["betas"] == first.trainer.learner.optimizer.param_groups[0]["betas"]
     second.trainer.train()
+
+
+def test_the_optimizers_state_lies_as_the_weights_do_where_a_run_goes_on(make_trainer: MakeTrainer) -> None:
+    """A run that began on a CPU may have been measured to be faster without channels_last, which a GPU's is not."""
+    contiguous, channels_last = Compute(torch.float32, False), Compute(torch.float32, True)
+    first = make_trainer("first", epochs=1, compute=contiguous)
+    first.trainer.train()
+    content = read_checkpoint(first.folder / "last.pth")
+    second = make_trainer("second", epochs=2, compute=channels_last, resume=content)
+    optimizer = second.trainer.learner.optimizer
+    checked = 0
+    for parameter, saved in zip(optimizer.state, content["optimizer"]["state"].values(), strict=True):
+        for name, value in optimizer.state[parameter].items():
+            assert torch.equal(value, saved[name])
+            assert value.dtype == saved[name].dtype
+            if name != "step":
+                assert value.stride() == parameter.stride()
+                checked += value.stride() != saved[name].stride()
+    assert checked == 2  # both averages of the convolution's weights, which are (4, 3, 3, 3)
+    second.trainer.train()
+    # A run that stays where it was keeps the very tensors that torch's own loading gives.
+    content = read_checkpoint(first.folder / "last.pth")  # whose tensors the second has gone on with
+    again = make_trainer("again", epochs=2, compute=contiguous, resume=content)
+    whole = make_trainer("whole", epochs=2, compute=contiguous)
+    again.trainer.train()
+    whole.trainer.train()
+    assert (again.folder / "last.pth").read_bytes() == (whole.folder / "last.pth").read_bytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_fused_optimizer_goes_on_with_what_a_cpu_saved(make_trainer: MakeTrainer, optimizer: Any) -> None:
+    momentum = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
+    first = make_trainer(
+        "first",
+        epochs=1,
+        compute=Compute(torch.float32, False),
+        optimizer=lambda weights, lr: optimizer(weights, lr, **momentum),
+    )
+    first.trainer.train()
+    content = read_checkpoint(first.folder / "last.pth")
+    second = make_trainer(
+        "second",
+        epochs=2,
+        device=torch.device("cuda", 0),
+        optimizer=lambda weights, lr: optimizer(weights, lr, fused=True, **momentum),
+        resume=content,
+    )
+    second.trainer.train()
+    assert second.trainer.completed_epochs == 2
+
+
+def test_a_dry_run_of_a_run_that_stopped_after_its_last_update(make_trainer: MakeTrainer) -> None:
+    """In validation: no batch of the epoch is left, and the schedule takes no further step."""
+
+    def schedule(optimizer: torch.optim.Optimizer) -> Schedule:
+        return Schedule(OneCycleLR(optimizer, 0.05, total_steps=5), "step")
+
+    stopped = make_trainer("run", epochs=1, schedule=schedule)
+    stopped.trainer.train_epoch(1)
+    stopped.trainer.save()
+    content = read_checkpoint(stopped.folder / "last.pth")
+    assert content["batches_done"] == 5
+    gone_on = make_trainer("run", epochs=1, schedule=schedule, resume=content)
+    assert not gone_on.trainer.finished
+    assert gone_on.trainer.dry_run()["train/loss"] > 0
+
+
+def test_running_means_are_left_to_each_process_by_the_name_that_this_torch_has() -> None:
+    def renamed(module: nn.Module, forward_sync_buffers: bool | None = None) -> None: ...
+
+    def earlier(module: nn.Module, broadcast_buffers: bool = True) -> None: ...
+
+    assert own_buffers(renamed) == {"forward_sync_buffers": False}
+    assert own_buffers(earlier) == {"broadcast_buffers": False}
 
 
 def test_an_epoch_that_ends_early_closes_the_loader(make_trainer: MakeTrainer) -> None:

@@ -85,6 +85,7 @@ def learner(
         preprocessing=MemoryLoader().preprocessing,
         device=META,
         seed=1,
+        batch_sizes=(4, 4),
         **(parts(model) if parts else {}),
     )
 
