@@ -65,6 +65,6 @@ def _check_room(shape: tuple[int, ...], device: torch.device) -> None:
     if needed > free - _SPARE_BYTES:
         raise ConfigError(
             f'data_loader.args.cache = "device": {shape[0]} images of {shape[1]} x {shape[2]} pixels take '
-            f"{needed / _GIB:.1f} GiB, and {torch.cuda.get_device_name(device)} has {free / _GIB:.1f} GiB free, of which training needs some; "
-            f'use "disk", or a smaller data_loader.args.input_size'
+            f"{needed / _GIB:.1f} GiB, and {torch.cuda.get_device_name(device)} has {free / _GIB:.1f} GiB free, of "
+            'which training needs some; use "disk", or a smaller data_loader.args.input_size'
         )
