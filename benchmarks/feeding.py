@@ -33,32 +33,27 @@ def epochs_of(loader: Any) -> Epoch:
     return begin
 
 
-def drained(
-    begin: Epoch, repeats: int = 1, each: Callable[[Tensor], object] | None = None, limit_threads: bool = True
-) -> Contender:
+def drained(begin: Epoch, repeats: int = 1, each: Callable[[Tensor], object] | None = None) -> Contender:
     """Measures images/s over `repeats` epochs, from the call that begins the first to the last batch. One thread in
-    this process, where `limit_threads`: what works in it has one core, as a worker has.
+    this process: what works in it has one core, as a worker has.
 
     each: done to the images of each batch, within the time. A GPU is waited for before the clock stops."""
 
     def measure() -> float:
         count = 0
-        started = time.perf_counter()
-        for _ in range(repeats):
-            for batch in begin():
-                images = images_of(batch)
-                count += len(images)
-                if each is not None:
-                    each(images)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return count / (time.perf_counter() - started)
-
-    def measure_in_one_thread() -> float:
         with one_thread():
-            return measure()
+            started = time.perf_counter()
+            for _ in range(repeats):
+                for batch in begin():
+                    images = images_of(batch)
+                    count += len(images)
+                    if each is not None:
+                        each(images)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            return count / (time.perf_counter() - started)
 
-    return measure_in_one_thread if limit_threads else measure
+    return measure
 
 
 def read_every_byte(images: Tensor) -> int:

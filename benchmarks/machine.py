@@ -21,7 +21,8 @@ PACKAGES = (
 
 
 def describe_machine() -> dict[str, Any]:
-    """CPU model, cores of this process, memory in GiB, the GPU's name and memory (None where there is none)."""
+    """CPU model, cores of this process, memory in GiB, the GPU's name and memory (None where there is none), the name
+    of the system. Nothing that tells one machine of a kind from another."""
     gpu = None
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
@@ -31,7 +32,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": number_of_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": gpu,
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
     }
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,9 +61,12 @@ ROWS = {
     "waiting": RowKind(waiting.measure),
     "cpu_training": RowKind(cpu_training.measure),
     "judging": RowKind(judging.measure),
-    "gpu_training": RowKind(gpu_training.measure, "gpu"),
+    **{case.row: RowKind(partial(gpu_training.measure, case=case), "gpu") for case in gpu_training.CASES},
     "full_size": RowKind(full_size.measure, "asking"),
 }
+
+GROUPS = {"gpu_training": [case.row for case in gpu_training.CASES]}
+"""Names that stand for several rows."""
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -96,12 +100,13 @@ def chosen_rows(named: Sequence[str] | None) -> list[str]:
     if named is None:
         available = {"", "gpu"} if torch.cuda.is_available() else {""}
         return [name for name, kind in ROWS.items() if kind.needs in available]
-    for name in named:
+    names = {row for name in named for row in GROUPS.get(name, [name])}
+    for name in sorted(names):
         if name not in ROWS:
-            raise ConfigError(f"--rows {name}: {not_one_of(name, ROWS)}")
+            raise ConfigError(f"--rows {name}: {not_one_of(name, [*ROWS, *GROUPS])}")
         if ROWS[name].needs == "gpu" and not torch.cuda.is_available():
             raise ConfigError(f"--rows {name}: needs a CUDA device, and there is none here")
-    return [name for name in ROWS if name in named]
+    return [name for name in ROWS if name in names]
 
 
 def scale_of(names: Sequence[str], quick: bool) -> Scale:
@@ -122,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command. Raises ConfigError, and whatever the rows raise."""
     parser = CommandLine(prog="python -m benchmarks.run", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help=f"which: {', '.join(ROWS)} (default: all but the last)"
+        "--rows", nargs="+", metavar="ROW", help=f"which: {', '.join([*ROWS, *GROUPS])} (default: all but full_size)"
     )
     parser.add_argument("--output", type=Path, help="the JSON to keep (default: benchmarks/results/<machine>.json)")
     parser.add_argument("--quick", action="store_true", help="three rounds of less, for a first look")

@@ -69,7 +69,7 @@ class SyntheticLoader(BaseDataLoader):
     ) -> None:
         self.label_space, self.preprocessing = labels, preprocessing
         self.batch_size = len(batches[0])
-        self._records, self._batches, self.steps = records, batches, steps
+        self._records, self.batches, self.steps = records, batches, steps
 
     @property
     def train_records(self) -> Sequence[Record]:
@@ -89,7 +89,7 @@ class SyntheticLoader(BaseDataLoader):
 
     def train_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:  # noqa: ARG002
         for step in range(start_batch, self.steps):
-            yield self._batches[step % len(self._batches)]
+            yield self.batches[step % len(self.batches)]
 
     def validation_batches(self) -> Iterator[Batch]:
         return iter(())

@@ -37,8 +37,8 @@ class Scale:
 
     rounds: of each row; people, eval_people: to draw, seven photographs each; decoded_images, cached_images: what an
     epoch shows where images are decoded, and where they are kept (photographs come again if there are fewer); side: of
-    the images in pixels; updates, cpu_updates: to an epoch, where the trainer and where training are measured;
-    seconds: of a simulated epoch; gpu_images: to an epoch, where training on a GPU is measured."""
+    the images in pixels; cpu_updates: to an epoch, where training on a CPU is measured; seconds: of a simulated epoch;
+    gpu_images: to an epoch, where training on a GPU is measured."""
 
     rounds: int = 5
     people: int = 215
@@ -47,7 +47,6 @@ class Scale:
     cached_images: int = 5760
     side: int = 240
     batch_size: int = 64
-    updates: int = 45
     cpu_updates: int = 3
     seconds: float = 2.0
     gpu_images: int = 3200
@@ -60,7 +59,6 @@ QUICK = Scale(
     eval_people=8,
     decoded_images=640,
     cached_images=3840,
-    updates=30,
     cpu_updates=2,
     seconds=1.0,
     gpu_images=1280,

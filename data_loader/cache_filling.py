@@ -59,8 +59,11 @@ class Filling:
         for recipe in self.steps.keys() - _IN_MEMORY.keys():
             _IN_MEMORY[recipe] = PixelStore()
         self.stores = {recipe: _IN_MEMORY[recipe] for recipe in self.steps}
+        missing = self._missing()
+        if self.stamps and not missing:
+            logger.info("image cache in memory: all %s images are there", f"{len(self.stamps):,}")
+            return
         with StopSignals() as stop:
-            missing = self._missing()
             needed = self._needed_bytes(missing)
             if _held_bytes() and needed > budget_bytes - _held_bytes():
                 logger.info("image cache in memory: %s of earlier images are given up", shown_bytes(_held_bytes()))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks.measuring import Contender, Figure, Row, interleaved, ratios, seconds_of
+from benchmarks.measuring import Contender, Figure, Row, interleaved, one_thread, ratios, seconds_of
 from benchmarks.workplace import Workplace
 from data_loader.image_check import number_of_cores
 from utils.image_decoding import read_rgb
@@ -56,7 +56,7 @@ def decoded(workplace: Workplace, resize: bool = False) -> Contender:
             cv2.resize(image, (side, side))
 
     def measure_once() -> float:
-        with ThreadPoolExecutor(number_of_cores()) as pool:
+        with one_thread(), ThreadPoolExecutor(number_of_cores()) as pool:  # of each of the pool's
             return len(paths) / seconds_of(lambda: list(pool.map(read, paths)))
 
     return measure_once

@@ -1,23 +1,24 @@
 """Training images/s on a GPU: the project's step, compiled and not, against the teams' loop and timm's step.
 
-All are fed from memory: the project's from uint8 batches on the device, the others from float32 batches in the
-computer's memory, as their loaders leave them."""
+All are fed from memory, each as its own loader leaves the batches there: see `NOTES`. One case is one row."""
 
 from __future__ import annotations
 
-import copy
-import gc
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 
+from base.base_model import BaseModel
+from base.base_trainer import TrainerSettings
 from base.batch import Batch
+from base.preprocessing import Preprocessing
+from benchmarks.fitting import Entrant, Fitted, interleaved_where_they_fit
 from benchmarks.loops import TeamsLoop, TimmsLoop, as_floats
-from benchmarks.measuring import Contender, Figure, Row, Target, interleaved, ratios, seconds_of
-from benchmarks.roofline import layer_costs, measured_limits
+from benchmarks.measuring import Contender, Figure, Row, Target, ratios, seconds_of
+from benchmarks.roofline import Limits, layer_costs, measured_limits
 from benchmarks.synthetic import (
     SyntheticLoader,
     synthetic_batches,
@@ -26,139 +27,214 @@ from benchmarks.synthetic import (
     train_one_epoch,
 )
 from benchmarks.workplace import Workplace
-from trainer.trainer import Trainer
+from data_loader.transforms import build_transforms
+from experiment.builders import build_model
+from trainer.compute_choice import Compute
+from trainer.epoch_sums import BATCHES_TOGETHER
 
-MODELS = {"efficientnetv2_rw_s": 240, "resnet50": 224, "tf_efficientnet_b4": 380, "vit_base_patch16_224": 224}
-"""By model, the side of the images."""
-BATCH_SIZES = (64, 256)
-COUNTED = ("efficientnetv2_rw_s", 64)
+
+class Case(NamedTuple):
+    """A model, the side of its images in pixels, the batch."""
+
+    model_name: str
+    side: int
+    batch_size: int
+
+    @property
+    def row(self) -> str:
+        return f"gpu_training_{self.model_name}_{self.batch_size}"
+
+
+COUNTED = Case("efficientnetv2_rw_s", 240, 64)
+"""The case that the targets are for; it comes first."""
+SIDES = {COUNTED.model_name: COUNTED.side, "resnet50": 224, "tf_efficientnet_b4": 380, "vit_base_patch16_224": 224}
+CASES = [Case(model_name, side, batch_size) for batch_size in (64, 256) for model_name, side in SIDES.items()]
 TARGET = Target(3, 5)
-"""Over the teams' loop, for the model and batch that are COUNTED; 4,500 images/s are aimed at on an H200."""
+"""Over the teams' loop; 4,500 images/s are aimed at on an H200."""
 COMPILE_MODE = "reduce-overhead"
 LEAST_STEPS = 10
+COUNTED_STEPS = 2 * BATCHES_TOGETHER, 4 * BATCHES_TOGETHER
+"""Of the two epochs that forced synchronisations are told from: whole numbers of what is added up together."""
+
 OURS, COMPILED, TEAMS, TIMM = "ours", "ours, compiled", "the teams' loop", "timm's step"
+HOST, RESIDENT = "from the host", "data on the device"
+NOTES = [
+    f"ours, {HOST}: uint8 batches in pinned memory, copied one batch ahead on a stream of its own, as training with a "
+    f"cache on disk does; {RESIDENT}: they lie there already, nothing is copied",
+    "the teams' loop: float32 batches in pinned memory, as torch's DataLoader leaves them, copied by the step itself",
+    "timm's step: float32 batches on the device, normalised already, as its prefetcher hands them over; the copy and "
+    "the normalisation are not charged to it",
+    "ours with all metrics and trackers on; the others compute the same loss of the same three heads",
+    "forced synchronisations: how many more torch.cuda.set_sync_debug_mode warns of in an epoch of "
+    f"{COUNTED_STEPS[1]} steps than in one of {COUNTED_STEPS[0]}, by step. It sees no waiting for an event: the feed "
+    "waits for the copy of the batch after, on the stream that copies",
+    "share of the limit: the least time by bytes (and by the slower of bytes and arithmetic, layer by layer) over the "
+    "time of ours; see benchmarks/roofline.py",
+]
 
 
-def measure(workplace: Workplace) -> Row:
-    figures: list[Figure] = []
-    missing: dict[str, str] = {}
-    for model_name, side in MODELS.items():
-        for batch_size in BATCH_SIZES:
-            case = f"{model_name} at {side}, batch {batch_size}"
-            try:
-                figures += measure_case(workplace, case, model_name, side, batch_size)
-            except torch.cuda.OutOfMemoryError as error:
-                missing[case] = f"out of memory ({str(error).splitlines()[0]})"
-            gc.collect()
-            torch.cuda.empty_cache()
-            torch.compiler.reset()
+def measure(workplace: Workplace, case: Case) -> Row:
+    limits = measured_limits(workplace.device, compute_type_of(workplace, case))
+    builders: dict[str, Callable[[], Entrant]] = {
+        OURS: partial(ours, workplace, case, compiled=False),
+        COMPILED: partial(ours, workplace, case, compiled=True),
+        TEAMS: partial(teams, workplace, case),
+        TIMM: partial(timms, workplace, case),
+    }
+    fitted = interleaved_where_they_fit(builders, workplace.scale.rounds)
+    alone = [f"measured alone, since it did not fit beside the others: {', '.join(fitted.alone)}"]
     return Row(
-        "Training on a GPU",
-        figures,
-        {"images": workplace.scale.gpu_images, "float32_matmul_precision": torch.get_float32_matmul_precision()},
-        [
-            "ours with all metrics and trackers on; the others compute the same loss of the same three heads",
-            "forced synchronisations: how many more torch.cuda.set_sync_debug_mode warns of in an epoch that has "
-            f"{LEAST_STEPS} steps more, over these steps",
-            "share of the limit: the least time by bytes (and by the slower of bytes and arithmetic, layer by layer) "
-            "over the time of ours; see benchmarks/roofline.py",
-        ],
-        missing,
+        f"Training on a GPU: {case.model_name} at {case.side}, batch {case.batch_size}",
+        figures_of(workplace, case, fitted, limits),
+        {
+            **case._asdict(),
+            "steps": steps_of(workplace, case),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        },
+        [*NOTES, *(alone if fitted.alone else [])],
+        fitted.missing,
     )
 
 
-def measure_case(workplace: Workplace, case: str, model_name: str, side: int, batch_size: int) -> list[Figure]:
-    steps = max(LEAST_STEPS, workplace.scale.gpu_images // batch_size)
-    trainers = {
-        name: trainer_of(workplace, model_name, side, batch_size, steps, compiled)
-        for name, compiled in ((OURS, False), (COMPILED, True))
-    }
-    plain = trainers[OURS]
-    contenders: dict[str, Contender] = {}
-
-    def add(name: str, epoch: Callable[[], object]) -> None:
-        def images_per_second() -> float:
-            return steps * batch_size / seconds_of(lambda: finished(epoch, workplace.device))
-
-        contenders[name] = images_per_second
-
-    for name, trainer in trainers.items():
-        add(name, partial(train_one_epoch, trainer))
-    for name, loop, batch in by_hand(
-        plain, workplace.config()["loss"]["heads"], host_batch(workplace, batch_size, side)
-    ):
-        add(name, partial(loop.epoch, [batch] * steps))
-    values = interleaved(contenders, workplace.scale.rounds)
-    figures = [Figure(f"{case}: {name}", "images/s", each) for name, each in values.items()]
-    for name in (OURS, COMPILED):
-        target = TARGET if (model_name, batch_size) == COUNTED else None
-        over = ratios(values[name], values[TEAMS])
-        figures.append(Figure(f"{case}: {name} / {TEAMS}", "x", over, target))
-        figures.append(Figure(f"{case}: {name} / {TIMM}", "x", ratios(values[name], values[TIMM])))
-        waits = forced_synchronisations_of_a_step(trainers[name])
-        figures.append(Figure(f"{case}: {name}, forced synchronisations", "per step", [waits]))
-    figures += shares_of_limits(case, plain, {name: values[name] for name in (OURS, COMPILED)}, batch_size, side)
-    for trainer in trainers.values():
-        trainer.trackers.close(0)
+def figures_of(workplace: Workplace, case: Case, fitted: Fitted, limits: Limits) -> list[Figure]:
+    """Of those that could be measured: images/s, ratios, synchronisations, shares of the limits."""
+    figures = [Figure(name, "images/s", values) for name, values in fitted.values.items()]
+    of_ours = [named(way, feed) for feed in (HOST, RESIDENT) for way in (OURS, COMPILED)]
+    of_ours = [name for name in of_ours if name in fitted.values]
+    counted = TARGET if case == COUNTED else None
+    for name in of_ours:
+        for peer in (TEAMS, TIMM):
+            if peer in fitted.values:
+                target = counted if peer == TEAMS and name.endswith(HOST) else None
+                over = ratios(fitted.values[name], fitted.values[peer])
+                figures.append(Figure(f"{name} / {peer}", "x", over, target))
+    for name, count in fitted.counts.items():
+        figures.append(Figure(name, "per step", [count]))
+    for limit, seconds in least_seconds(workplace, case, limits).items():
+        for name in of_ours:
+            shares = [100 * seconds * each / case.batch_size for each in fitted.values[name]]
+            figures.append(Figure(f"{name}, share of the limit by {limit}", "%", shares))
     return figures
 
 
-def trainer_of(
-    workplace: Workplace, model_name: str, side: int, batch_size: int, steps: int, compiled: bool
-) -> Trainer:
-    config = synthetic_config(workplace, model_name, side, {"compile": COMPILE_MODE if compiled else False})
-    batches = synthetic_batches(workplace.labels, 1, batch_size, side, workplace.device)
-    return synthetic_trainer(workplace, config, batches, steps, workplace.device)
+def named(way: str, feed: str) -> str:
+    return f"{way}, {feed}"
 
 
-def host_batch(workplace: Workplace, batch_size: int, side: int) -> Batch:
-    return synthetic_batches(workplace.labels, 1, batch_size, side)[0]
+# --- who is measured ---
 
 
-def by_hand(trainer: Trainer, heads: Any, batch: Batch) -> list[tuple[str, TeamsLoop | TimmsLoop, Any]]:
-    """The teams' loop and timm's on copies of the trainer's model, each with a batch as its loader makes them."""
+def ours(workplace: Workplace, case: Case, compiled: bool) -> Entrant:
+    """The trainer, once, with batches on the host and on the device."""
+    device, steps = workplace.device, steps_of(workplace, case)
+    config = config_of(workplace, case, {"compile": COMPILE_MODE if compiled else False})
+    on_host = [pinned(batch, device) for batch in host_batches(workplace, case)]
+    trainer = synthetic_trainer(workplace, config, on_host, steps, device)
+    loader = cast(SyntheticLoader, trainer.data_loader)
+    way = COMPILED if compiled else OURS
+
+    def epoch_of(batches: list[Batch], steps: int) -> None:
+        loader.batches, loader.steps = batches, steps
+        train_one_epoch(trainer)
+
+    def synchronisations() -> float:
+        few, more = (forced_synchronisations(partial(epoch_of, on_host, each)) for each in COUNTED_STEPS)
+        return (more - few) / (COUNTED_STEPS[1] - COUNTED_STEPS[0])
+
+    def close() -> None:
+        trainer.trackers.close(0)
+        if compiled:  # the compiler keeps the graphs' memory
+            torch.compiler.reset()
+
+    feeds = {HOST: on_host, RESIDENT: [batch.to(device) for batch in on_host]}
+    return Entrant(
+        {
+            named(way, feed): images_per_second(workplace, case, partial(epoch_of, batches, steps))
+            for feed, batches in feeds.items()
+        },
+        {f"{way}, forced synchronisations": synchronisations},
+        close,
+    )
+
+
+def teams(workplace: Workplace, case: Case) -> Entrant:
+    """Their loop, with what torch's DataLoader gives it: float32 in pinned memory, (B, 3, H, W) contiguous."""
+    model, preprocessing, arguments = parts_by_hand(workplace, case)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-4, amsgrad=True)
+    loop = TeamsLoop(model, adam, *arguments)
+    images, targets = floats_of(workplace, case, preprocessing)
+    device = workplace.device
+    batch = pinned(images, device), {name: pinned(target, device) for name, target in targets.items()}
+    return by_hand(workplace, case, TEAMS, loop, batch)
+
+
+def timms(workplace: Workplace, case: Case) -> Entrant:
+    """timm's step, with what its PrefetchLoader gives it: float32 on the device."""
     from timm.optim import create_optimizer_v2
 
-    learner = trainer.learner
-    mean, std, device = learner.preprocessing.mean, learner.preprocessing.std, learner.device
-    floats = as_floats(batch, mean, std)
-    pinned = tuple(_pinned(part, device) for part in floats)
-    teams_model, timms_model = (copy.deepcopy(learner.model) for _ in range(2))
-    teams_model.to(memory_format=torch.contiguous_format)
-    adam = torch.optim.Adam(teams_model.parameters(), lr=1e-4, amsgrad=True)
-    timms = create_optimizer_v2(timms_model, opt="adamw", lr=1e-4)
-    return [
-        (TEAMS, TeamsLoop(teams_model, adam, heads, mean, std, device), floats),
-        (
-            TIMM,
-            TimmsLoop(timms_model, timms, heads, mean, std, device, compute_type=learner.compute.compute_type),
-            pinned,
-        ),
-    ]
+    model, preprocessing, arguments = parts_by_hand(workplace, case)
+    adam = create_optimizer_v2(model, opt="adamw", lr=1e-4)
+    loop = TimmsLoop(model, adam, *arguments, compute_type=compute_type_of(workplace, case))
+    images, targets = floats_of(workplace, case, preprocessing)
+    device = workplace.device
+    batch = images.to(device), {name: target.to(device) for name, target in targets.items()}
+    return by_hand(workplace, case, TIMM, loop, batch)
 
 
-def _pinned(part: Any, device: torch.device) -> Any:
-    if device.type != "cuda":
-        return part
-    return {name: each.pin_memory() for name, each in part.items()} if isinstance(part, dict) else part.pin_memory()
+def by_hand(workplace: Workplace, case: Case, name: str, loop: TeamsLoop | TimmsLoop, batch: Any) -> Entrant:
+    epoch = partial(loop.epoch, [batch] * steps_of(workplace, case))
+    return Entrant({name: images_per_second(workplace, case, epoch)})
 
 
-def finished(work: Callable[[], object], device: torch.device) -> None:
-    """Does the work, and waits until the device has."""
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+# --- what they are made of ---
 
 
-def forced_synchronisations_of_a_step(trainer: Trainer) -> float:
-    """Without those that an epoch has once, at its end."""
-    loader = trainer.data_loader
-    assert isinstance(loader, SyntheticLoader)
-    steps, counts = loader.steps, []
-    for loader.steps in (LEAST_STEPS, 2 * LEAST_STEPS):
-        counts.append(forced_synchronisations(lambda: train_one_epoch(trainer)))
-    loader.steps = steps
-    return (counts[1] - counts[0]) / LEAST_STEPS
+def steps_of(workplace: Workplace, case: Case) -> int:
+    return max(LEAST_STEPS, workplace.scale.gpu_images // case.batch_size)
+
+
+def config_of(workplace: Workplace, case: Case, changes: dict[str, Any] | None = None) -> Any:
+    return synthetic_config(workplace, case.model_name, case.side, changes)
+
+
+def compute_type_of(workplace: Workplace, case: Case) -> torch.dtype:
+    """What the project computes in on this device."""
+    settings: TrainerSettings = config_of(workplace, case).build("trainer")
+    return Compute.unmeasured(settings, workplace.device).compute_type
+
+
+def host_batches(workplace: Workplace, case: Case) -> list[Batch]:
+    return synthetic_batches(workplace.labels, 1, case.batch_size, case.side)
+
+
+def parts_by_hand(workplace: Workplace, case: Case) -> tuple[BaseModel, Preprocessing, tuple[Any, ...]]:
+    """The project's model on the device, what its images go through, and what a loop takes behind its optimizer."""
+    config = config_of(workplace, case)
+    model = build_model(config, workplace.labels, None).to(workplace.device)
+    preprocessing = build_transforms(config["transforms"], case.side, model.mean, model.std).preprocessing
+    return model, preprocessing, (config["loss"]["heads"], preprocessing.mean, preprocessing.std, workplace.device)
+
+
+def floats_of(workplace: Workplace, case: Case, preprocessing: Preprocessing) -> Any:
+    (batch,) = host_batches(workplace, case)
+    return as_floats(batch, preprocessing.mean, preprocessing.std)
+
+
+def pinned(part: Any, device: torch.device) -> Any:
+    """A batch or a tensor in pinned memory, where there is a GPU to copy it to."""
+    return part.pin_memory() if device.type == "cuda" else part
+
+
+# --- what is measured of them ---
+
+
+def images_per_second(workplace: Workplace, case: Case, epoch: Callable[[], object]) -> Contender:
+    def finished() -> None:
+        epoch()
+        if workplace.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return lambda: steps_of(workplace, case) * case.batch_size / seconds_of(finished)
 
 
 def forced_synchronisations(work: Callable[[], object]) -> int:
@@ -174,21 +250,12 @@ def forced_synchronisations(work: Callable[[], object]) -> int:
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
-def shares_of_limits(
-    case: str, trainer: Trainer, values: dict[str, list[float]], batch_size: int, side: int
-) -> list[Figure]:
-    """Per cent of the limits that each of the ways to train reaches."""
-    learner = trainer.learner
-    limits = measured_limits(learner.device, learner.compute.compute_type)
-    images = torch.zeros(batch_size, 3, side, side, device=learner.device)
-    layers = layer_costs(learner.model, images, learner.compute.compute_type.itemsize)
-    parameters = learner.model.num_parameters
-    figures = []
-    for name, images_per_second in values.items():
-        for limit, seconds in (
-            ("bytes alone", limits.seconds_of_bytes(layers, parameters)),
-            ("bytes and arithmetic", limits.seconds(layers, parameters)),
-        ):
-            shares = [100 * seconds * each / batch_size for each in images_per_second]
-            figures.append(Figure(f"{case}: {name}, share of the limit by {limit}", "%", shares))
-    return figures
+def least_seconds(workplace: Workplace, case: Case, limits: Limits) -> dict[str, float]:
+    """Of a step, by limit. The layers are counted where no memory is: the card may be full."""
+    model = build_model(config_of(workplace, case), workplace.labels, None).to("meta")
+    images = torch.zeros(case.batch_size, 3, case.side, case.side, device="meta")
+    layers = layer_costs(model, images, compute_type_of(workplace, case).itemsize)
+    return {
+        "bytes alone": limits.seconds_of_bytes(layers, model.num_parameters),
+        "bytes and arithmetic": limits.seconds(layers, model.num_parameters),
+    }

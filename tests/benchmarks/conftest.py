@@ -19,7 +19,6 @@ TINY = Scale(
     cached_images=20,
     side=32,
     batch_size=4,
-    updates=3,
     cpu_updates=2,
     seconds=0.02,
     gpu_images=8,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import run as command
+from benchmarks.fitting import Fitted
 from benchmarks.measuring import Row
-from benchmarks.roofline import Limits
+from benchmarks.roofline import Limits, layer_costs
 from benchmarks.rows import (
     cache_build,
     cpu_training,
@@ -26,8 +29,10 @@ from benchmarks.rows import (
     transport,
     waiting,
 )
+from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
 from benchmarks.workplace import Workplace
 from data_loader.batch_samplers import BatchKeys
+from trainer import compute_choice
 from utils.errors import ConfigError
 from utils.run_folders import RunFolders
 
@@ -56,6 +61,7 @@ def targets(row: Row) -> dict[str, tuple[float, float]]:
     }
 
 
+@pytest.mark.long
 def test_loading(workplace: Workplace) -> None:
     row = loading.measure(workplace)
     medians = checked(row)
@@ -71,16 +77,15 @@ def test_the_feed_for_evaluation(workplace: Workplace) -> None:
     assert list(targets(row).values()) == [(40, 100)]
 
 
-def test_transport(workplace: Workplace) -> None:
-    assert {"slots, workers: 1", "pipe, uint8, workers: 2", "pipe, float32, workers: 2"} <= checked(
-        transport.measure(workplace)
-    ).keys()
+def test_transports_worker_copies_alone() -> None:
+    """The row itself is measured by the command, below."""
     source = transport.OneImageInSlots(np.full((2, 2, 3), 9, np.uint8), 5)
     made = np.zeros((3, 2, 2, 3), np.uint8)
     source.fill(BatchKeys(0, np.arange(3), np.zeros(3, np.int64)), [made])
     assert (made == 9).all()
 
 
+@pytest.mark.long
 def test_waiting(workplace: Workplace) -> None:
     row = waiting.measure(workplace)
     medians = checked(row)
@@ -89,6 +94,7 @@ def test_waiting(workplace: Workplace) -> None:
     assert f"net of 1,000 images/s, {waiting.TEAMS}: hidden" in medians
 
 
+@pytest.mark.long
 def test_the_first_batch_and_the_cache(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,22 +126,42 @@ def test_a_forgotten_cache_is_built_again(workplace: Workplace) -> None:
 
 
 def test_the_trainers_overhead(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = (
-        trainer_overhead.Case("resnet10t", 32, 2, 1.0, counts=False),
-        trainer_overhead.Case("mobilenetv3_small_050", 32, 2, 1.0, counts=True),
-    )
-    monkeypatch.setattr(trainer_overhead, "CASES", cases)
-    monkeypatch.setattr(trainer_overhead, "ROUNDS", 1)
+    cases = (trainer_overhead.Case("resnet10t", 32, 2, counts=True),)
+    monkeypatch.setattr(trainer_overhead, "CASES", {"cpu": cases})
+    monkeypatch.setattr(trainer_overhead, "BATCHES_TOGETHER", 3)
+    monkeypatch.setattr(compute_choice, "MEASURED_FROM", 10**12)
     row = trainer_overhead.measure(workplace)
-    medians = checked(row)
-    assert targets(row) == {"mobilenetv3_small_050 at 32, batch 2: overhead": (2, 1)}
-    for figure in row.figures:
-        if figure.name.endswith("more than that"):
-            bare, share = (f"{figure.name.partition(':')[0]}: {name}" for name in ("bare loop", "overhead"))
-            values = {each.name: each.values for each in row.figures}
-            expected = [100 * more / least for more, least in zip(figure.values, values[bare], strict=True)]
-            assert values[share] == pytest.approx(expected)
-    assert len(medians) == 6
+    assert targets(row) == {"resnet10t at 32, batch 2: overhead": (2, 1)}
+    assert len(checked(row)) == 4
+    values = {each.name.partition(": ")[2]: each.values for each in row.figures}
+    expected = [
+        100 * more / least for more, least in zip(values["trainer, more than that"], values["bare loop"], strict=True)
+    ]
+    assert values["overhead"] == pytest.approx(expected)
+    assert row.settings["updates_of_an_epoch"] == 3
+
+
+def test_the_end_of_an_epoch_is_no_updates_time(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = synthetic_config(workplace, "resnet10t", 32, {"precision": "float32"})
+    batches = synthetic_batches(workplace.labels, 1, 2, 32)
+    trainer = synthetic_trainer(workplace, config, batches, 2, torch.device("cpu"))
+    train_one_epoch(trainer)  # warms up
+    update, log = trainer.learner.update, trainer.trackers.log_metrics
+
+    def slow_update(*arguments: Any) -> bool:
+        time.sleep(0.1)
+        return update(*arguments)
+
+    def slow_log(*arguments: Any) -> None:
+        time.sleep(0.4)
+        log(*arguments)
+
+    monkeypatch.setattr(trainer.learner, "update", slow_update)
+    monkeypatch.setattr(trainer.trackers, "log_metrics", slow_log)
+    updates, end = trainer_overhead.UpdatesClock(trainer).epoch()
+    assert 0.2 <= updates < 0.6
+    assert end >= 0.4
+    assert trainer.completed_epochs == 2
 
 
 def test_training_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +175,7 @@ def test_training_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch
     assert row.settings["chosen"].keys() == {"resnet10t"}
 
 
+@pytest.mark.long
 def test_judging(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "MODELS", ("resnet10t", "mobilenetv3_small_050"))
     row = judging.measure(workplace)
@@ -157,18 +184,85 @@ def test_judging(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.settings["images"] == 7
 
 
-def test_training_on_a_gpu_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def gpu_row_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Row:
     """All but what only a GPU has: its limits, its synchronisations, and its compiler."""
-    counts = iter([3, 23] * 2)  # of an epoch of ten steps, and of one of twenty
+    monkeypatch.setattr(compute_choice, "MEASURED_FROM", 10**12)  # no GPU's choice is measured
+    counts = iter([3, 23] * 2)  # of an epoch of one step, and of one of three
     monkeypatch.setattr(gpu_training, "COMPILE_MODE", False)
-    monkeypatch.setattr(gpu_training, "LEAST_STEPS", 2)
+    monkeypatch.setattr(gpu_training, "LEAST_STEPS", 1)
+    monkeypatch.setattr(gpu_training, "COUNTED_STEPS", (1, 3))
     monkeypatch.setattr(gpu_training, "measured_limits", lambda *_: Limits(1e9, 1e9))
     monkeypatch.setattr(gpu_training, "forced_synchronisations", lambda work: (work(), next(counts))[1])
-    figures = gpu_training.measure_case(workplace, "case", "resnet10t", 32, 4)
-    medians = {figure.name: figure.median for figure in figures}
-    assert medians["case: ours, forced synchronisations"] == (23 - 3) / 2
-    assert medians["case: ours / the teams' loop"] > 0
-    assert medians["case: ours, share of the limit by bytes and arithmetic"] > 0
+    case = gpu_training.Case("resnet10t", 32, 4)
+    monkeypatch.setattr(gpu_training, "COUNTED", case)
+    return gpu_training.measure(workplace, case)
+
+
+def test_training_on_a_gpu_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = gpu_row_on_a_cpu(workplace, monkeypatch)
+    medians = {figure.name: figure.median for figure in row.figures}
+    assert medians["ours, forced synchronisations"] == (23 - 3) / 2
+    for way in ("ours", "ours, compiled"):
+        for feed in ("from the host", "data on the device"):
+            name = f"{way}, {feed}"
+            share = medians[f"{name}, share of the limit by bytes and arithmetic"]
+            assert 0 < medians[f"{name}, share of the limit by bytes alone"] <= share
+            assert medians[f"{name} / the teams' loop"] > 0
+            assert medians[f"{name} / timm's step"] > 0
+    assert targets(row) == {
+        "ours, from the host / the teams' loop": (3, 5),
+        "ours, compiled, from the host / the teams' loop": (3, 5),
+    }
+    assert row.missing == {}
+    json.dumps(row.settings)
+
+
+@pytest.mark.long
+def test_a_contender_without_room_on_the_gpu_costs_no_other(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 ... Process 71 ...")
+
+    monkeypatch.setattr(gpu_training.TeamsLoop, "epoch", full)
+    row = gpu_row_on_a_cpu(workplace, monkeypatch)
+    names = {figure.name for figure in row.figures}
+    assert row.missing == {"the teams' loop": "out of memory, of which it wanted 2.50 GiB more"}
+    assert {"ours, from the host", "timm's step", "ours, data on the device / timm's step"} <= names
+    assert not any("teams" in name for name in names)
+
+
+def test_figures_of_what_could_be_measured(workplace: Workplace) -> None:
+    """Of the layers counted on a real device, where the row counts them without memory."""
+    case = gpu_training.Case("resnet10t", 32, 4)
+    fitted = Fitted({"ours, from the host": [30.0, 40.0], "the teams' loop": [10.0, 5.0]})
+    limits = Limits(1e9, 1e12)
+    figures = {each.name: each for each in gpu_training.figures_of(workplace, case, fitted, limits)}
+    assert figures["ours, from the host / the teams' loop"].values == [3.0, 8.0]
+    assert figures["ours, from the host / the teams' loop"].target is None  # as the case does not count
+    model = gpu_training.parts_by_hand(workplace, case)[0]
+    layers = layer_costs(model, torch.zeros(4, 3, 32, 32), gpu_training.compute_type_of(workplace, case).itemsize)
+    shares = figures["ours, from the host, share of the limit by bytes and arithmetic"].values
+    assert shares[0] == pytest.approx(100 * limits.seconds(layers, model.num_parameters) / (4 / 30))
+    assert not any("timm" in name or "compiled" in name or "device" in name for name in figures)
+
+
+def test_what_feeds_whom(workplace: Workplace) -> None:
+    """The teams' loop has float32 planes on the host, timm's step the same on its device; the project's bytes."""
+    case = gpu_training.Case("resnet10t", 32, 4)
+    _, preprocessing, _ = gpu_training.parts_by_hand(workplace, case)
+    (batch,) = gpu_training.host_batches(workplace, case)
+    images, targets_of_heads = gpu_training.floats_of(workplace, case, preprocessing)
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(images, preprocessing.normalise(batch.images))
+    assert images.is_contiguous()
+    assert all(torch.equal(target, batch.targets[head]) for head, target in targets_of_heads.items())
+
+
+def test_the_counted_case_on_a_gpu_comes_first() -> None:
+    assert command.GROUPS["gpu_training"][0] == "gpu_training_efficientnetv2_rw_s_64"
+    assert len(set(command.GROUPS["gpu_training"])) == 4 * 2
 
 
 def test_the_run_of_full_size_names_the_newest_run(tmp_path: Path) -> None:
@@ -190,6 +284,8 @@ def test_the_command_measures_keeps_and_prints(
     report = json.loads(output.read_text())
     assert list(report["rows"]) == ["transport"]
     assert report["rows"]["transport"]["scale"]["rounds"] == 2
+    names = {figure["name"] for figure in report["rows"]["transport"]["figures"]}
+    assert {"slots, workers: 1", "pipe, uint8, workers: 2", "pipe, float32, workers: 2"} <= names
     printed = capsys.readouterr().out
     assert "## Transport alone" in printed
     assert str(output) in printed
@@ -217,14 +313,18 @@ def test_the_default_rows_are_those_of_every_machine(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     default = command.chosen_rows(None)
     assert "loading" in default
-    assert not {"gpu_training", "full_size"} & set(default)
+    assert not {*command.GROUPS["gpu_training"], "full_size"} & set(default)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert set(command.chosen_rows(None)) - set(default) == {"gpu_training"}
+    of_a_gpu = command.chosen_rows(["gpu_training"])
+    assert of_a_gpu == command.GROUPS["gpu_training"]
+    assert set(command.chosen_rows(None)) - set(default) == set(of_a_gpu)
+    assert command.chosen_rows([of_a_gpu[3], "loading"]) == ["loading", of_a_gpu[3]]
 
 
 def test_every_module_of_rows_is_a_row_and_stands_in_the_readme() -> None:
     folder = Path(command.__file__).parent
     modules = {path.stem for path in (folder / "rows").glob("*.py")} - {"__init__"}
-    assert command.ROWS.keys() == modules
+    cases = set(command.GROUPS["gpu_training"])
+    assert (command.ROWS.keys() - cases) | {"gpu_training"} == modules
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"[`{name}`](rows/{name}.py)" in readme for name in modules)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.loops import as_floats
-from benchmarks.rows.gpu_training import TEAMS, TIMM, by_hand
+from benchmarks.loops import TeamsLoop, TimmsLoop, as_floats
 from benchmarks.rows.trainer_overhead import experts_loop
 from benchmarks.synthetic import synthetic_batches, synthetic_trainer, train_one_epoch
 from benchmarks.workplace import Workplace
@@ -78,15 +77,18 @@ def test_the_loss_by_hand(workplace: Workplace) -> None:
 
 
 def test_the_teams_loop_and_timms_learn(workplace: Workplace) -> None:
-    trainer = small_trainer(workplace)
+    learner = small_trainer(workplace).learner
+    mean, std = learner.preprocessing.mean, learner.preprocessing.std
     (batch,) = synthetic_batches(workplace.labels, 1, 4, 32)
-    loops = by_hand(trainer, workplace.config()["loss"]["heads"], batch)
-    assert [name for name, _, _ in loops] == [TEAMS, TIMM]
-    for _, loop, floats in loops:
-        before = [weight.clone() for weight in loop.model.parameters()]
+    floats = as_floats(batch, mean, std)
+    for kind, others in ((TeamsLoop, {}), (TimmsLoop, {"compute_type": torch.bfloat16})):
+        model = copy.deepcopy(learner.model)
+        adam = torch.optim.Adam(model.parameters())
+        loop = kind(model, adam, workplace.config()["loss"]["heads"], mean, std, torch.device("cpu"), **others)
         loop.epoch([floats] * 2)
-        assert all(not torch.equal(old, new) for old, new in zip(before, loop.model.parameters(), strict=True))
-    assert all(not learned.grad_fn and learned.grad is None for learned in trainer.learner.model.parameters())
+        assert all(
+            not torch.equal(old, new) for old, new in zip(learner.model.parameters(), model.parameters(), strict=True)
+        )
 
 
 def test_float_batches_are_what_the_teams_workers_make(workplace: Workplace) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -139,6 +141,15 @@ def test_the_projects_own_readme_has_the_marks(tmp_path: Path) -> None:
     copied.write_text(own.read_text(encoding="utf-8"), encoding="utf-8")
     write_into_readme(copied, "the tables")
     assert "the tables" in copied.read_text(encoding="utf-8")
+
+
+def test_a_report_names_no_host_and_no_place_of_the_machine() -> None:
+    report = empty_report()
+    add_row(report, "loading", ROW, {"rounds": 3})
+    text = json.dumps(report)
+    for name in (platform.node(), platform.release(), str(Path.home()), str(Path(__file__).parents[2]), sys.prefix):
+        assert name not in text
+    assert report["machine"].keys() == {"cpu", "cores", "memory_gib", "gpu", "system"}
 
 
 def test_the_name_of_a_machines_file() -> None:
