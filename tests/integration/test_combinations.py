@@ -18,6 +18,8 @@ from utils.random_streams import numpy_stream
 from utils.stop_signals import StopSignals
 
 NUM_COMBINATIONS = 200
+NUM_ORDINARY = 120
+"""So many in the ordinary suite; the others in the long one."""
 
 HEADS: dict[str, dict[str, list[str]]] = {
     "three": {"mask": ["mask"], "gender": ["gender"], "age": ["age"]},
@@ -161,7 +163,13 @@ def _mixing(stream: np.random.Generator, partners: tuple[str, str]) -> list[dict
     return choices[int(stream.integers(len(choices)))]
 
 
-@pytest.mark.parametrize("number", range(NUM_COMBINATIONS))
+@pytest.mark.parametrize(
+    "number",
+    [
+        *range(NUM_ORDINARY),
+        *(pytest.param(number, marks=pytest.mark.long) for number in range(NUM_ORDINARY, NUM_COMBINATIONS)),
+    ],
+)
 def test_a_combination_trains_and_resumes(
     number: int, tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
