@@ -1,7 +1,8 @@
 """The share of an epoch that a net waits for data, by how fast the net is: it is simulated, and computes nothing.
 
-A net of 5,000 images/s is busy for 64 / 5,000 s with each batch; here the loop sleeps until then, as it would wait for
-a GPU, and only worker processes go on. The same epoch fed from memory says what there is to reach."""
+A net of 5,000 images/s is busy for 64 / 5,000 s with each batch. As the trainer does on a GPU (trainer/device_feed.py),
+the loop asks for the next batch while the net is busy with one, and for no further one. It sleeps in between, so that
+only worker processes go on. The same epoch fed from memory says what there is to reach."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ KEPT = ("memory", "disk")
 
 
 class SimulatedEpoch(NamedTuple):
-    """Seconds of the whole epoch, and of it in next()."""
+    """Seconds of the whole epoch, and of it those in which the net had nothing to do."""
 
     seconds: float
     waited: float
@@ -41,17 +42,15 @@ class SimulatedEpoch(NamedTuple):
 
 def simulated_epoch(batches: Iterable[Any], rate: float) -> SimulatedEpoch:
     """A loop over batches with a net of `rate` images/s."""
-    begin = time.perf_counter()
+    begin = free = time.perf_counter()  # free: when the net will be done with what it has
     waited = 0.0
-    iterator = iter(batches)
-    while True:
-        asked = time.perf_counter()
-        batch = next(iterator, None)
+    for batch in batches:
         arrived = time.perf_counter()
-        waited += arrived - asked
-        if batch is None:
-            return SimulatedEpoch(arrived - begin, waited)
-        time.sleep(max(0.0, arrived + len(images_of(batch)) / rate - time.perf_counter()))
+        waited += max(0.0, arrived - free)
+        started = max(arrived, free)
+        free = started + len(images_of(batch)) / rate
+        time.sleep(max(0.0, started - time.perf_counter()))
+    return SimulatedEpoch(max(free, time.perf_counter()) - begin, waited)
 
 
 def measure(workplace: Workplace) -> Row:
@@ -77,8 +76,8 @@ def measure(workplace: Workplace) -> Row:
             "seconds_of_an_epoch": scale.seconds,
         },
         [
-            "waiting: the share of the epoch spent in next(), the first batch included, whose share is smaller in a "
-            "real epoch, which is longer",
+            "waiting: the share of the epoch in which the net has nothing to do, while the next batch is asked for one "
+            "ahead; the first batch is included, whose share is smaller in a real epoch, which is longer",
             "hidden: the time of the same epoch fed from memory over its time; 100 % is an epoch without waiting",
         ],
     )
