@@ -28,6 +28,7 @@ from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_command
 from utils.files import obstacle_to_replacing
+from utils.heap import keep_freed_memory
 from utils.run_folders import obstacle_to_writing
 from utils.stop_signals import StopSignals
 
@@ -199,6 +200,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of this process, or `argv`."""
+    keep_freed_memory()
     test(parse(argv))
 
 

@@ -48,6 +48,7 @@ from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
 from utils.errors import UserError, run_command
+from utils.heap import keep_freed_memory
 from utils.run_folders import RunFolders, new_run, read_kept_config
 from utils.stop_signals import StopSignals
 
@@ -280,6 +281,7 @@ def _notes_of_devices(settings: RunSettings, device: torch.device) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     arguments = parse_arguments(argv)
+    keep_freed_memory()
     open_log(None, 0, process_group.rank())  # a damaged checkpoint is warned of before the config is known
     try:
         config, resume = configure(arguments)

@@ -25,6 +25,7 @@ from data_loader.image_check import number_of_cores
 from data_loader.pipeline import first_line
 from data_loader.shared_slots import SharedSlots
 from utils.errors import DataError, UserError
+from utils.heap import keep_freed_memory
 
 BATCHES_AHEAD = 2
 """Of each worker: how many batches it may be ahead of the model."""
@@ -203,6 +204,7 @@ def _start_worker(_number: int) -> None:
 
     A worker ends with its loader; when its parent says so by SIGTERM, as Python does at its exit; or when the parent
     is gone, which torch's workers look for every few seconds."""
+    keep_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGUSR1):
