@@ -28,6 +28,7 @@ from experiment.builders import (
 )
 from experiment.checks import check_config
 from experiment.command import config_of_fold, configure
+from experiment.devices import notes_of_devices
 from experiment.schema import RunSettings, metric_functions
 from experiment.watched import refuse_unusable_split
 from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, join_folds, predict_fold
@@ -90,7 +91,7 @@ def train(
     device = choose_device(device_name, run_settings.n_gpu)
     process_group.start(device)
     log = open_log(None, verbosity_of(config), process_group.rank())
-    for note in [*config.notes, *_notes_of_devices(run_settings, device)]:
+    for note in [*config.notes, *notes_of_devices(config, run_settings, device)]:
         log.info("%s", note)
     session = Session(labels, device, dry_run, only_fold)
     try:
@@ -266,16 +267,6 @@ def run_to_the_end(trainer: Trainer) -> None:
         raise
     finally:
         trainer.trackers.close(exit_code)
-
-
-def _notes_of_devices(settings: RunSettings, device: torch.device) -> list[str]:
-    if settings.n_gpu > 0 and device.type == "cpu":
-        return [f"n_gpu = {settings.n_gpu}, and there is no GPU here: training on the CPU"]
-    if settings.n_gpu > 1 and process_group.world_size() == 1:
-        return [
-            f"n_gpu = {settings.n_gpu}: one GPU is used; for all: torchrun --nproc-per-node={settings.n_gpu} train.py"
-        ]
-    return []
 
 
 def main(argv: Sequence[str] | None = None) -> None:

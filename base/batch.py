@@ -58,5 +58,5 @@ class Batch:
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """Called by torch's DataLoader where `pin_memory` is on."""
+        """The batch in memory from which copies to a GPU do not wait."""
         return self.mapped(torch.Tensor.pin_memory)

@@ -66,13 +66,17 @@ class ExpertsLoop(ByHand):
     def epoch(self, batches: Iterable[Batch]) -> None:
         self.model.train()
         for batch in batches:
-            images = batch.images.to(self.device, non_blocking=True)
-            targets = {name: target.to(self.device, non_blocking=True) for name, target in batch.targets.items()}
-            with _autocast(self.device, self.compute_type):
-                outputs = self.model(self._normalised(images))
-            self.loss(outputs, targets).backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            self.update(batch)
+
+    def update(self, batch: Batch) -> None:
+        """One update of the weights; the model is in training."""
+        images = batch.images.to(self.device, non_blocking=True)
+        targets = {name: target.to(self.device, non_blocking=True) for name, target in batch.targets.items()}
+        with _autocast(self.device, self.compute_type):
+            outputs = self.model(self._normalised(images))
+        self.loss(outputs, targets).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _normalised(self, images: Tensor) -> Tensor:
         """In the type that is computed in; on a GPU in one pass, which an expert would not leave out either."""

@@ -54,11 +54,16 @@ def file_stem(machine: dict[str, Any]) -> str:
 
 
 def commit() -> str | None:
-    """The commit that the project is at, "+" behind it where files differ from it; None outside a repository."""
+    """The commit that the project is at, "+" behind it where files differ from it, but for those that measuring itself
+    writes; None outside a repository."""
     revision = _git("rev-parse", "--short=12", "HEAD")
     if revision is None:
         return None
-    return f"{revision}+" if _git("status", "--porcelain") else revision
+    return (
+        f"{revision}+"
+        if _git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!benchmarks/README.md")
+        else revision
+    )
 
 
 def _git(*arguments: str) -> str | None:

@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.feeding import drained
+from benchmarks.measuring import Contender
 
 
 class PhotographSet(Dataset[tuple[Any, int]]):
@@ -116,13 +120,8 @@ def _loader(dataset: PhotographSet, batch_size: int, workers: int, training: boo
     )
 
 
-def installed(factories: dict[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the factories make, by name; and by name, why one could not."""
-    made: dict[str, Any] = {}
-    missing: dict[str, str] = {}
-    for name, factory in factories.items():
-        try:
-            made[name] = factory()
-        except ImportError as error:
-            missing[name] = f"not installed ({error})"
-    return made, missing
+def drained_peer(
+    make: Callable[..., Iterable[Any]], *arguments: Any, each: Callable[[Tensor], object] | None = None, **options: Any
+) -> Contender:
+    """Images/s of a peer's loader, which `make` makes of the arguments; see `drained`."""
+    return drained(make(*arguments, **options).__iter__, each=each)

@@ -35,10 +35,11 @@ from benchmarks.rows import (
     transport,
     waiting,
 )
-from benchmarks.workplace import FULL, QUICK, Scale, Workplace
+from benchmarks.workplace import FULL, QUICK, Scale, Workplace, new_folder
 from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_command
+from utils.heap import keep_freed_memory
 from utils.wording import not_one_of
 
 README = Path(__file__).parent / "README.md"
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
         data = arguments.data or folder / "data"
         for name in names:
-            workplace = Workplace(_new_folder(folder / name), data, scale, device)
+            workplace = Workplace(new_folder(folder / name), data, scale, device)
             gc.collect()  # no worker of the row before is left
             begin = time.perf_counter()
             row = ROWS[name].measure(workplace)
@@ -118,11 +119,6 @@ def scale_of(names: Sequence[str], quick: bool) -> Scale:
     return replace(full_size.SCALE, rounds=QUICK.rounds) if quick else full_size.SCALE
 
 
-def _new_folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. Raises ConfigError, and whatever the rows raise."""
     parser = CommandLine(prog="python -m benchmarks.run", description=(__doc__ or "").partition("\n")[0])
@@ -136,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse(argv)
     if arguments.quick and arguments.write_readme:
         raise ConfigError("--write-readme: not with --quick, whose figures are a first look")
+    keep_freed_memory()  # as train.py does
     run(arguments)
 
 

@@ -145,6 +145,11 @@ class Workplace:
                 shutil.rmtree(kept)
 
 
+def new_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def read_config(file: Path) -> ConfigParser:
     """Raises ConfigError. The platform's variables say nothing here: measurements are to be the same everywhere."""
     return ConfigParser.from_file(file, SECTIONS, (), problems_between_sections)

@@ -64,7 +64,9 @@ class PixelStore:
         self._handle = self._open()
 
     def _open(self) -> int:
-        return os.memfd_create("image_cache")
+        handle = os.memfd_create("image_cache")
+        os.ftruncate(handle, HEADER_BYTES)  # an empty file cannot be mapped
+        return handle
 
     def has(self, key: str, stamp: Stamp) -> bool:
         row = self.rows.get(key)
@@ -78,6 +80,10 @@ class PixelStore:
         self.rows[key] = Row(*stamp, self.end, image.shape[0], image.shape[1], checksum)
         self.end += image.nbytes
 
+    def is_saved(self) -> bool:
+        """Whether `save` would change nothing."""
+        return False
+
     def save(self) -> None:
         """Makes the images that were added good to be read, here and elsewhere. Raises OSError."""
         os.ftruncate(self._handle, self.end)
@@ -86,9 +92,10 @@ class PixelStore:
         """To be called where building ends before its time: keeps what can be kept. Raises nothing."""
 
     def pixels(self) -> np.ndarray:
-        """All bytes up to `end`, (end,) uint8, mapped read-only; what was saved before. They outlive this object, and
-        with them the lock that says that the file is in use: a map has its own handle of it."""
-        mapped = mmap.mmap(self._handle, self.end, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        """All bytes up to `end`, (end,) uint8, mapped; what was saved before. They outlive this object, and with them
+        the lock that says that the file is in use: a map has its own handle of it. Nobody is to write to them; if
+        somebody does, it changes nothing but his own memory."""
+        mapped = mmap.mmap(self._handle, self.end, access=mmap.ACCESS_COPY)
         return np.frombuffer(mapped, np.uint8)
 
     def close(self) -> None:
@@ -113,6 +120,7 @@ class DiskStore(PixelStore):
         self._recipe = recipe
         self._file_id = ""
         self._saved_end: int | None = None  # what the index names; 0 while there is none; None before `load`
+        self._saved_stamp: Stamp | None = None  # that the index has of the pixel file
         super().__init__()
 
     def _open(self) -> int:
@@ -155,7 +163,7 @@ class DiskStore(PixelStore):
         return None
 
     def _take(self, index: _Index) -> None:
-        self._file_id, self.end, _, self.rows = index
+        self._file_id, self.end, self._saved_stamp, self.rows = index
         self._saved_end = self.end
         with suppress(OSError):
             os.utime(self._index_path)  # when it was last used
@@ -198,6 +206,9 @@ class DiskStore(PixelStore):
             )
             self.rewrite(kept)
 
+    def is_saved(self) -> bool:
+        return self._saved_end == self.end and self._saved_stamp == self._stamp()
+
     def save(self) -> None:
         os.ftruncate(self._handle, self.end)  # a dead process may have left more, which no index names
         os.fsync(self._handle)
@@ -207,13 +218,13 @@ class DiskStore(PixelStore):
                 "recipe": json.loads(self._recipe),
                 "file_id": self._file_id,
                 "end": self.end,
-                "stamp": self._stamp(),
+                "stamp": (stamp := self._stamp()),
                 "paths": list(self.rows),
                 "rows": {name: [row[place] for row in rows] for place, name in enumerate(Row._fields)},
             }
         ).encode()
         write_atomically(self._index_path, hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
-        self._saved_end = self.end
+        self._saved_end, self._saved_stamp = self.end, stamp
 
     def leave(self) -> None:
         if self._saved_end is None:

@@ -117,8 +117,28 @@ class Filling:
             shown_bytes(there),
         )
         room = room_on_disk(folder, budget_bytes, needed, {_digest(recipe) for recipe in stores})
+        if needed > room.num_bytes and self._forget_others(stores, folder, needed - room.num_bytes):
+            missing, room = self._missing(), present_room(folder, budget_bytes)
+            needed = self._needed_bytes(missing)
         room.check(needed)
         self._build(missing, room, stop)
+
+    def _forget_others(self, stores: dict[str, DiskStore], folder: Path, wanted_bytes: int) -> bool:
+        """Leaves out the images of files that are not asked for, such as another data set's, if nobody uses them and
+        that makes so much room; returns whether it was done."""
+        found = []
+        for recipe, store in stores.items():
+            kept = {key: row for key, row in store.rows.items() if key in self.asked[recipe]}
+            kept_bytes = sum(row.nbytes for row in kept.values())
+            other_bytes = store.end - HEADER_BYTES - kept_bytes
+            if other_bytes and not store.used_elsewhere():
+                found.append((store, kept if fits_beside(folder, kept_bytes) else {}, other_bytes))
+        if wanted_bytes > (freed := sum(other_bytes for _, _, other_bytes in found)):
+            return False
+        for store, kept, _ in found:
+            store.rewrite(kept)
+        logger.info("image cache in %s: %s of other images make room", folder, shown_bytes(freed))
+        return True
 
     def _tidy(self, stores: dict[str, DiskStore], folder: Path, is_tight: bool) -> None:
         """Leaves out the images of files that are gone or have changed, where they are many or room is wanted."""
@@ -174,7 +194,8 @@ class Filling:
                     saved = added
                 bar.update()
                 stop.raise_if_requested()
-            self._save()
+            if missing or not all(store.is_saved() for store in self.stores.values()):
+                self._save()
             stop.raise_if_requested()
         finally:
             pool.shutdown(cancel_futures=True)

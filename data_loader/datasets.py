@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ class BatchImages(Protocol):
 
     def __len__(self) -> int: ...
 
+    def in_place(self, keys: BatchKeys) -> list[np.ndarray] | None:
+        """What `fill` would write, where it lies already, not to be written to; None where it does not."""
+
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
         """Writes the images of `keys` to each of `out`, (B, h, w, 3) uint8. Raises DataError for an image that cannot
         be read or that the transforms cannot take."""
@@ -53,6 +56,13 @@ class AugmentedImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def in_place(self, keys: BatchKeys) -> list[np.ndarray] | None:
+        if not self.copies_only:
+            return None
+        assert isinstance(self.images, CachedImages)
+        images = self.images.in_place(keys.indices)
+        return None if images is None else [images]
 
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
         (made,) = out
@@ -89,6 +99,15 @@ class ImageViews:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def in_place(self, keys: BatchKeys) -> list[np.ndarray] | None:
+        found = []
+        for images, pipeline in zip(self.cached or [], self.pipelines, strict=False):
+            array = images.in_place(keys.indices) if images.image_hw == pipeline.image_hw else None
+            if array is None:
+                return None
+            found.append(array)
+        return found or None
+
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
         if self.cached is not None:
             for made, images, pipeline in zip(out, self.cached, self.pipelines, strict=True):
@@ -116,10 +135,8 @@ class TargetTable:
     targets: by head, the classes that are trained; scoring_targets: by attribute, those that are scored."""
 
     def __init__(self, records: Sequence[Record], label_space: LabelSpace) -> None:
-        self.targets = _columns([label_space.targets(record.attributes) for record in records], label_space.heads)
-        self.scoring_targets = _columns(
-            [label_space.scoring_targets(record.attributes) for record in records], label_space.predicted_attributes
-        )
+        self.targets = _columns(records, label_space.targets, label_space.heads)
+        self.scoring_targets = _columns(records, label_space.scoring_targets, label_space.predicted_attributes)
 
     def batch(self, images: Tensor, keys: BatchKeys) -> Batch:
         """The batch of the images (B, h, w, 3) that `keys` asked for; its (B, 3, h, w) is a view of them."""
@@ -132,5 +149,14 @@ class TargetTable:
         )
 
 
-def _columns(rows: Sequence[dict[str, int]], names: Iterable[str]) -> dict[str, Tensor]:
+def _columns(
+    records: Sequence[Record], classes_of: Callable[[Mapping[str, Any]], dict[str, int]], names: Iterable[str]
+) -> dict[str, Tensor]:
+    known: dict[tuple[Any, ...], dict[str, int]] = {}  # tens of thousands of records have a few hundred attributes
+    rows = []
+    for record in records:
+        attributes = tuple(record.attributes.items())
+        if attributes not in known:
+            known[attributes] = classes_of(record.attributes)
+        rows.append(known[attributes])
     return {name: torch.tensor([row[name] for row in rows], dtype=torch.int64) for name in names}

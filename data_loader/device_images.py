@@ -59,9 +59,11 @@ class DeviceImages:
 
 
 def _check_room(shape: tuple[int, ...], device: torch.device) -> None:
-    if device.type != "cuda":
+    needed = math.prod(shape)
+    if device.type != "cuda" or needed == 0:
         return
-    needed, free = math.prod(shape), torch.cuda.mem_get_info(device)[0]
+    free = torch.cuda.mem_get_info(device)[0]
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # an earlier fold's, kept by torch
     if needed > free - _SPARE_BYTES:
         raise ConfigError(
             f'data_loader.args.cache = "device": {shape[0]} images of {shape[1]} x {shape[2]} pixels take '

@@ -85,6 +85,9 @@ class BatchFeed:
             yield from self._received()
             return
         for keys in self._sampler:
+            if (lying := self._images.in_place(keys)) is not None:
+                yield keys, lying
+                continue
             made = [np.empty(shape, np.uint8) for shape in _shapes(self._images, keys)]
             self._images.fill(keys, made)
             yield keys, made
@@ -121,17 +124,7 @@ def measured_num_workers(images: BatchImages, on_gpu: bool, num_processes: int) 
     all cores: one worker prepares the next batch beside it, and none where there is little to prepare."""
     if images.copies_only or len(images) == 0:
         return 0
-    seconds: list[float] = []
-    began = time.perf_counter()
-    number = min(MEASURED_IMAGES, -(-len(images) // 20))  # of a small set a few, since they are made for nothing
-    for index in np.linspace(0, len(images) - 1, number).astype(np.int64):
-        keys = BatchKeys(0, np.array([index]), np.zeros(1, np.int64))
-        before = time.perf_counter()
-        images.fill(keys, [np.empty(shape, np.uint8) for shape in _shapes(images, keys)])
-        seconds.append(time.perf_counter() - before)
-        if time.perf_counter() > began + MEASURED_SECONDS:
-            break
-    median = statistics.median(seconds)
+    median = statistics.median(_seconds_an_image(images))
     if on_gpu:
         cores = max(1, number_of_cores() // num_processes)
         chosen = min(cores, math.ceil(median * IMAGES_PER_SECOND))
@@ -139,6 +132,26 @@ def measured_num_workers(images: BatchImages, on_gpu: bool, num_processes: int) 
         chosen = int(median > WORTH_A_WORKER_SECONDS)
     logger.info("num_workers: %d, since an image takes %.2f ms to prepare", chosen, median * 1000)
     return chosen
+
+
+def _seconds_an_image(images: BatchImages) -> list[float]:
+    """Of a few dozen images, each, with one thread as a worker has."""
+    seconds: list[float] = []
+    began = time.perf_counter()
+    number = min(MEASURED_IMAGES, -(-len(images) // 20))  # of a small set a few, since they are made for nothing
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        for index in np.linspace(0, len(images) - 1, number).astype(np.int64):
+            keys = BatchKeys(0, np.array([index]), np.zeros(1, np.int64))
+            before = time.perf_counter()
+            images.fill(keys, [np.empty(shape, np.uint8) for shape in _shapes(images, keys)])
+            seconds.append(time.perf_counter() - before)
+            if time.perf_counter() > began + MEASURED_SECONDS:
+                break
+    finally:
+        cv2.setNumThreads(threads)
+    return seconds
 
 
 class _Job(NamedTuple):

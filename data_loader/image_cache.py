@@ -40,33 +40,31 @@ _VERSIONS = {
 class CachedImages:
     """N images that a cache holds (data_loader.images.Images): views of one map that forked processes share.
 
-    image_hw: height and width in pixels, None where they differ; nbytes: what the N images take; where image_hw is
-    not None: pixels (R, H, W, 3) uint8, mapped read-only, which may hold other images too, and rows (N,) int64, where
-    in it each image stands."""
+    image_hw: height and width in pixels, None where they differ; nbytes: what the N images take."""
 
     def __init__(self, store: PixelStore, keys: Sequence[str], steps: FixedSteps) -> None:
         found = [store.rows[key] for key in keys]
-        self._bytes = store.pixels()
+        mapped = store.pixels()
+        self._bytes = mapped.view()
+        self._bytes.flags.writeable = False
         self._offsets = np.array([row.offset for row in found], np.int64)
         self._sizes = np.array([(row.height, row.width) for row in found], np.int64).reshape(-1, 2)
         self.nbytes = int(self._sizes.prod(axis=1).sum()) * 3
         self.image_hw = _common_size(self._sizes, steps.image_hw)
         row_bytes = self.image_hw[0] * self.image_hw[1] * 3 if self.image_hw else 1
-        self.rows, odd = np.divmod(self._offsets - HEADER_BYTES, row_bytes)
+        self._rows, odd = np.divmod(self._offsets - HEADER_BYTES, row_bytes)
         if odd.any():  # images of other sizes stand between
             self.image_hw, row_bytes = None, 1
-        self.pixels = self._bytes[HEADER_BYTES:]
         if self.image_hw:
-            count = len(self.pixels) // row_bytes
-            self.pixels = self.pixels[: count * row_bytes].reshape(count, *self.image_hw, 3)
+            count = (len(mapped) - HEADER_BYTES) // row_bytes
+            # torch warns of arrays that cannot be written to, which the batches of `in_place` become
+            self._pixels = mapped[HEADER_BYTES : HEADER_BYTES + count * row_bytes].reshape(count, *self.image_hw, 3)
 
     def __len__(self) -> int:
         return len(self._offsets)
 
     def __getitem__(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8, which cannot be written to."""
-        if self.image_hw:
-            return self.pixels[self.rows[index]]
         offset, (height, width) = self._offsets[index], self._sizes[index]
         return self._bytes[offset : offset + height * width * 3].reshape(height, width, 3)
 
@@ -74,7 +72,16 @@ class CachedImages:
         """Copies B images to `out`, (B, H, W, 3) uint8. Only where image_hw is not None."""
         assert self.image_hw, "the images differ in size"
         assert out.shape == (len(indices), *self.image_hw, 3), f"{out.shape}: {self.image_hw}"
-        np.take(self.pixels, self.rows[indices], axis=0, out=out, mode="clip")  # "raise" would go through a copy
+        np.take(self._pixels, self._rows[indices], axis=0, out=out, mode="clip")  # "raise" would go through a copy
+
+    def in_place(self, indices: np.ndarray) -> np.ndarray | None:
+        """B images where they lie, (B, H, W, 3) uint8, not to be written to; None unless they lie there in this order,
+        one behind the other."""
+        if self.image_hw is None or not len(indices):
+            return None
+        rows = self._rows[indices]
+        first = int(rows[0])
+        return self._pixels[first : first + len(rows)] if (np.diff(rows) == 1).all() else None
 
 
 def _common_size(sizes: np.ndarray, of_none: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from data_loader.image_cache import CachedImages, cache_images
 from data_loader.images import DecodedImages, Images
 from data_loader.pipeline import FixedSteps, Pipeline
 from data_loader.records import Record
+from utils import process_group
 from utils.errors import ConfigError, StorageFullError
 
 logger = logging.getLogger(__name__)
@@ -54,4 +55,6 @@ class ImageStore:
     def _cached(self, wanted: Sequence[tuple[Sequence[Path], FixedSteps]]) -> list[CachedImages]:
         where: Literal["memory", "disk"] = "memory" if self.cache == "memory" else "disk"
         budget_bytes = int(self.budget_gib * GIB)
+        if where == "memory":  # which each process of a machine fills for itself, at the same time
+            budget_bytes //= process_group.local_world_size()
         return cache_images(wanted, where, self.folder, budget_bytes, self.show_progress)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import mmap
 import weakref
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,13 +22,14 @@ class SharedSlots:
         self._slot_bytes = max(slot_bytes, 1)
         # Anonymous, so that neither the size of /dev/shm matters nor a name can be left behind by a kill.
         self._memory = mmap.mmap(-1, count * self._slot_bytes)
-        self._free = deque(range(count))
+        self._free = list(range(count))
         self._away: set[int] = set()  # taken, and not received
 
     def take(self) -> int | None:
-        """A free slot's number; None if there is none."""
+        """A free slot's number; None if there is none. It is the one that was freed last: no more slots are ever
+        touched, and take up memory, than are in use at once."""
         try:
-            slot = self._free.popleft()
+            slot = self._free.pop()
         except IndexError:
             return None
         self._away.add(slot)

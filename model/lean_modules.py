@@ -88,7 +88,7 @@ class LeanMish(nn.Mish):
         return functional.mish(input, inplace=_in_place(self, input))
 
 
-_LEAN: dict[type[nn.Module], type[nn.Module]] = {
+LEAN_MODULES: dict[type[nn.Module], type[nn.Module]] = {
     EffectiveSEModule: LeanEffectiveSEModule,
     SEModule: LeanSEModule,
     SqueezeExcite: LeanSqueezeExcite,
@@ -96,6 +96,7 @@ _LEAN: dict[type[nn.Module], type[nn.Module]] = {
     nn.Mish: LeanMish,
     nn.SiLU: LeanSiLU,
 }
+"""By the very class that is replaced."""
 
 
 def use_lean_modules(model: nn.Module) -> None:
@@ -103,6 +104,6 @@ def use_lean_modules(model: nn.Module) -> None:
 
     A gate that looks at maxima too is left as it is."""
     for module in model.modules():
-        lean = _LEAN.get(type(module))
+        lean = LEAN_MODULES.get(type(module))
         if lean is not None and not getattr(module, "add_maxpool", False):
             module.__class__ = lean

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.feeding import drained, read_every_byte
 from benchmarks.measuring import Contender, Figure, Row, Target, fastest, interleaved, ratios
-from benchmarks.peers import teams_loader
+from benchmarks.peers import drained_peer, teams_loader
+from benchmarks.peers_process import PeersProcess
 from benchmarks.workplace import Workplace
 
 BATCH_SIZE = 128
@@ -25,10 +28,14 @@ def measure(workplace: Workplace) -> Row:
         contenders[name] = drained(loader.validation_batches, EPOCHS, read_every_byte)
     best_names = list(contenders)
     paths = [record.path for record in records]
-    for workers in (0, 2):
-        theirs = teams_loader(paths, scale.side, BATCH_SIZE, workers, augment=False)
-        contenders[f"{TEAMS}, {workers} workers"] = drained(theirs.__iter__, 1, read_every_byte)
-    values = interleaved(contenders, scale.rounds)
+    makers = {
+        f"{TEAMS}, {workers} workers": partial(
+            drained_peer, teams_loader, paths, scale.side, BATCH_SIZE, workers, augment=False, each=read_every_byte
+        )
+        for workers in (0, 2)
+    }
+    with PeersProcess(makers) as theirs:
+        values = interleaved({**contenders, **theirs.contenders}, scale.rounds)
     figures = [Figure(name, "images/s", each) for name, each in values.items()]
     best = fastest(values, best_names)
     figures.append(

@@ -6,7 +6,8 @@ from functools import partial
 
 from benchmarks.feeding import drained, epochs_of
 from benchmarks.measuring import Contender, Figure, Row, Target, fastest, interleaved, ratios
-from benchmarks.peers import installed, teams_loader, timm_loader, torchvision_loader
+from benchmarks.peers import drained_peer, teams_loader, timm_loader, torchvision_loader
+from benchmarks.peers_process import PeersProcess
 from benchmarks.workplace import Workplace
 from data_loader.image_check import number_of_cores
 
@@ -21,8 +22,8 @@ def measure(workplace: Workplace) -> Row:
         for workers in counts:
             contenders[named(name, workers)] = ours(workplace, cache, workers)
     contenders["device"] = ours(workplace, "device", 0)
-    theirs, missing = peers(workplace)
-    values = interleaved({**contenders, **theirs}, workplace.scale.rounds)
+    with peers(workplace) as theirs:
+        values = interleaved({**contenders, **theirs.contenders}, workplace.scale.rounds)
     figures = [Figure(name, "images/s", each) for name, each in values.items()]
 
     def against(name: str, other: str, text: str, target: Target | None = None) -> None:
@@ -51,7 +52,7 @@ def measure(workplace: Workplace) -> Row:
             "uint8 batches of ours against the float32 batches that the others make",
             "0 workers: one process, one thread; device: the same, and batches are augmented on the device",
         ],
-        missing,
+        theirs.missing,
     )
 
 
@@ -69,16 +70,14 @@ def ours(workplace: Workplace, cache: str, workers: int) -> Contender:
     return drained(epochs_of(loader))
 
 
-def peers(workplace: Workplace) -> tuple[dict[str, Contender], dict[str, str]]:
-    """The peers in one process and with two workers, and why one is missing."""
+def peers(workplace: Workplace) -> PeersProcess:
+    """The peers in one process and with two workers."""
     scale = workplace.scale
     paths = [record.path for record in workplace.photographs(scale.decoded_images)]
-    arguments = (paths, scale.side, scale.batch_size)
-    made, missing = installed(
+    return PeersProcess(
         {
-            named(name, workers): partial(make, *arguments, workers)
+            named(name, workers): partial(drained_peer, make, paths, scale.side, scale.batch_size, workers)
             for name, make in ((TEAMS, teams_loader), (TIMM, timm_loader), (TORCHVISION, torchvision_loader))
             for workers in (0, 2)
         }
     )
-    return {name: drained(loader.__iter__) for name, loader in made.items()}, missing

@@ -7,7 +7,10 @@ only worker processes go on. The same epoch fed from memory says what there is t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +18,7 @@ import torch
 from benchmarks.feeding import Epoch, epochs_of, images_of
 from benchmarks.measuring import Contender, Figure, Row, Target, interleaved, one_thread, ratios
 from benchmarks.peers import teams_loader
+from benchmarks.peers_process import PeersProcess
 from benchmarks.workplace import Workplace
 
 RATES = (1_000, 2_500, 5_000)
@@ -40,6 +44,9 @@ class SimulatedEpoch(NamedTuple):
         return 100 * self.waited / self.seconds
 
 
+Run = Callable[[], SimulatedEpoch]
+
+
 def simulated_epoch(batches: Iterable[Any], rate: float) -> SimulatedEpoch:
     """A loop over batches with a net of `rate` images/s."""
     begin = free = time.perf_counter()  # free: when the net will be done with what it has
@@ -58,14 +65,16 @@ def measure(workplace: Workplace) -> Row:
     figures: list[Figure] = []
     for rate in RATES:
         records = workplace.photographs(max(scale.batch_size, int(rate * scale.seconds)))
-        epochs: dict[str, Epoch] = {}
-        if rate == min(RATES):
-            paths = [record.path for record in records]
-            epochs[TEAMS] = teams_loader(paths, scale.side, scale.batch_size, WORKERS).__iter__
-            epochs["JPEG"] = epochs_of(workplace.loader(records, cache="none", num_workers=WORKERS))
-        for cache in KEPT:
-            epochs[cache] = epochs_of(workplace.loader(records, cache=cache, num_workers=WORKERS))
-        figures += measure_rate(workplace, rate, len(records) // scale.batch_size, epochs)
+        runs: dict[str, Run] = {}
+        with ExitStack() as stack:
+            if rate == min(RATES):
+                paths = [record.path for record in records]
+                teams = partial(teams_simulated, paths, scale.side, scale.batch_size, rate)
+                runs |= stack.enter_context(PeersProcess({TEAMS: teams})).contenders
+                runs["JPEG"] = simulated(epochs_of(workplace.loader(records, cache="none", num_workers=WORKERS)), rate)
+            for cache in KEPT:
+                runs[cache] = simulated(epochs_of(workplace.loader(records, cache=cache, num_workers=WORKERS)), rate)
+            figures += measure_rate(workplace, rate, len(records) // scale.batch_size, runs)
     return Row(
         "Waiting for data",
         figures,
@@ -83,28 +92,41 @@ def measure(workplace: Workplace) -> Row:
     )
 
 
-def measure_rate(workplace: Workplace, rate: int, steps: int, epochs: dict[str, Epoch]) -> list[Figure]:
+def simulated(begin: Epoch, rate: float) -> Run:
+    """Begins an epoch each time, with one thread in this process."""
+
+    def run() -> SimulatedEpoch:
+        with one_thread():
+            return simulated_epoch(begin(), rate)
+
+    return run
+
+
+def teams_simulated(paths: Sequence[Path], side: int, batch_size: int, rate: float) -> Run:
+    return simulated(teams_loader(paths, side, batch_size, WORKERS).__iter__, rate)
+
+
+def measure_rate(workplace: Workplace, rate: int, steps: int, runs: Mapping[str, Run]) -> list[Figure]:
     """How long each of the loaders lets a net of this rate wait, and how an epoch from memory compares."""
     scale = workplace.scale
     batch = (torch.zeros(scale.batch_size, 3, scale.side, scale.side, dtype=torch.uint8), None)
     shares: dict[str, list[float]] = {}
 
-    def runs(name: str, begin: Epoch) -> Contender:
-        def run() -> float:
-            with one_thread():
-                epoch = simulated_epoch(begin(), rate)
+    def seconds(name: str, run: Run) -> Contender:
+        def measure_once() -> float:
+            epoch = run()
             shares.setdefault(name, []).append(epoch.share_waited)
             return epoch.seconds
 
-        return run
+        return measure_once
 
-    contenders = {name: runs(name, begin) for name, begin in {**epochs, MEMORY: lambda: [batch] * steps}.items()}
-    seconds = interleaved(contenders, scale.rounds)
+    everybody = {**runs, MEMORY: simulated(lambda: [batch] * steps, rate)}
+    values = interleaved({name: seconds(name, run) for name, run in everybody.items()}, scale.rounds)
     figures = []
-    for name in epochs:
+    for name in runs:
         target = TARGET if name in KEPT else None
         title = f"net of {rate:,} images/s, {name}"
         figures.append(Figure(f"{title}: waiting", "%", shares[name][1:], target))  # the first round warms up
-        hidden = [100 * share for share in ratios(seconds[MEMORY], seconds[name])]
+        hidden = [100 * share for share in ratios(values[MEMORY], values[name])]
         figures.append(Figure(f"{title}: hidden", "%", hidden))
     return figures

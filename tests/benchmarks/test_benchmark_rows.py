@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from base.batch import Batch
 from benchmarks import run as command
 from benchmarks.fitting import Fitted
 from benchmarks.measuring import Row
@@ -140,12 +141,16 @@ def test_the_trainers_overhead(workplace: Workplace, monkeypatch: pytest.MonkeyP
     assert row.settings["updates_of_an_epoch"] == 3
 
 
-def test_the_end_of_an_epoch_is_no_updates_time(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by_update", [True, False])
+def test_each_time_is_told_as_what_it_is(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, by_update: bool
+) -> None:
     config = synthetic_config(workplace, "resnet10t", 32, {"precision": "float32"})
     batches = synthetic_batches(workplace.labels, 1, 2, 32)
     trainer = synthetic_trainer(workplace, config, batches, 2, torch.device("cpu"))
     train_one_epoch(trainer)  # warms up
-    update, log = trainer.learner.update, trainer.trackers.log_metrics
+    loop = trainer_overhead.experts_loop(trainer, config["loss"]["heads"])
+    update, log, bare_update = trainer.learner.update, trainer.trackers.log_metrics, loop.update
 
     def slow_update(*arguments: Any) -> bool:
         time.sleep(0.1)
@@ -155,12 +160,20 @@ def test_the_end_of_an_epoch_is_no_updates_time(workplace: Workplace, monkeypatc
         time.sleep(0.4)
         log(*arguments)
 
+    def slower_bare_update(batch: Batch) -> None:
+        time.sleep(0.3)
+        bare_update(batch)
+
     monkeypatch.setattr(trainer.learner, "update", slow_update)
     monkeypatch.setattr(trainer.trackers, "log_metrics", slow_log)
-    updates, end = trainer_overhead.UpdatesClock(trainer).epoch()
-    assert 0.2 <= updates < 0.6
-    assert end >= 0.4
-    assert trainer.completed_epochs == 2
+    monkeypatch.setattr(loop, "update", slower_bare_update)
+    both = trainer_overhead.SideBySide(trainer, loop, by_update)
+    for epoch in (2, 3):
+        found = both.epoch()
+        assert 0.2 <= found.trainer < 0.6
+        assert 0.6 <= found.bare < 1.2
+        assert found.end >= 0.4
+        assert trainer.completed_epochs == epoch
 
 
 def test_training_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

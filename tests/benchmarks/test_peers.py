@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.peers import installed, teams_loader, timm_loader, torchvision_loader
+from benchmarks.peers import teams_loader, timm_loader, torchvision_loader
 from benchmarks.workplace import Workplace
 
 SIDE = 32
@@ -46,12 +46,3 @@ def test_evaluation_batches_of_the_teams_are_the_photographs(workplace: Workplac
         resized = cv2.resize(decoded, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
         expected = (resized / 255 - np.array(MEAN)) / np.array(STD)
         np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), expected, atol=1e-4)
-
-
-def test_a_peer_that_is_not_installed_is_told() -> None:
-    def absent() -> Any:
-        raise ImportError("No module named 'timm'")
-
-    made, missing = installed({"here": lambda: 1, "absent": absent})
-    assert made == {"here": 1}
-    assert missing == {"absent": "not installed (No module named 'timm')"}

@@ -28,6 +28,9 @@ class Numbered:
     def __len__(self) -> int:
         return self.count
 
+    def in_place(self, keys: BatchKeys) -> None:  # noqa: ARG002
+        return None
+
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
         if self.bad in keys.indices:
             raise DataError("bad.jpg: is damaged")

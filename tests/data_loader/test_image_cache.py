@@ -68,9 +68,31 @@ def test_gather_copies_the_images_that_are_named(paths: list[Path], folder: Path
     for indices in ([19, 0, 0, 7, 3, 11], np.array([5, 4, 3, 2, 1, 0])):
         images.gather(indices, out)
         np.testing.assert_array_equal(out, every[indices])
-    np.testing.assert_array_equal(images.pixels[images.rows], every)
     with pytest.raises(IndexError):
         images.gather([0, 1, 2, 3, 4, 20], out)
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_images_that_lie_in_order_are_not_copied(paths: list[Path], folder: Path, where: Where) -> None:
+    images = cached(paths, folder, where=where)
+    lying = images.in_place(np.arange(3, 9))
+    assert lying is not None
+    assert lying.base is not None
+    np.testing.assert_array_equal(lying, np.stack([images[index] for index in range(3, 9)]))
+    for indices in ([4, 3], [3, 5], [3, 3], []):
+        assert images.in_place(np.array(indices, np.int64)) is None
+    before = images[3].copy()
+    lying[0] = 255 - lying[0]  # which nobody is to do: it must not reach another run
+    np.testing.assert_array_equal(cached(paths, folder, where=where)[3], before)
+
+
+def test_other_orders_are_copied(paths: list[Path], folder: Path) -> None:
+    cached(paths[7:12], folder)  # on the disk these come first
+    images = cached(paths, folder)
+    assert images.in_place(np.arange(5, 9)) is None
+    assert images.in_place(np.arange(10, 14)) is None
+    assert images.in_place(np.arange(7, 12)) is not None
+    assert images.in_place(np.arange(12, 20)) is not None
 
 
 def test_images_are_decoded_once_for_all_steps_and_runs(

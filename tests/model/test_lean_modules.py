@@ -1,4 +1,4 @@
-"""Lean modules give timm's values and gradients, bit for bit, and leave out the passes that they are there to leave out."""
+"""Lean modules give timm's values and gradients, bit for bit, in fewer passes over memory."""
 
 from __future__ import annotations
 
