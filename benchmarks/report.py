@@ -62,6 +62,12 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     write_atomically(path, (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def all_machines_markdown(folder: Path) -> str:
+    """The tables of every machine whose results lie in the folder, those of a first look left out."""
+    files = sorted(path for path in folder.glob("*.json") if not path.stem.endswith("-quick"))
+    return "\n\n".join(markdown(json.loads(path.read_text(encoding="utf-8"))) for path in files)
+
+
 def markdown(report: Mapping[str, Any], heading: str = "###") -> str:
     """The machine, and a table for each row: the median over the rounds, the lowest and the highest, the targets."""
     machine = report["machine"]
@@ -76,22 +82,22 @@ def row_lines(row: Mapping[str, Any], heading: str) -> list[str]:
     versions = ", ".join(
         f"{name} {version}" for name, version in row["versions"].items() if name in ("python", "torch")
     )
-    rounds = f"median of {row['scale']['rounds']} rounds" if "rounds" in row["scale"] else "median of the rounds"
     lines = [
         f"{heading} {row['title']}",
         "",
-        f"{rounds} (lowest to highest); {row['date'][:10]}, commit {row['commit'] or 'unknown'}, {versions}",
+        f"{row['date'][:10]}, commit {row['commit'] or 'unknown'}, {versions}",
         "",
-        "| | median | lowest to highest | unit | floor | aim | reached |",
-        "|---|---|---|---|---|---|---|",
+        "| | median | lowest to highest | rounds | unit | floor | aim | reached |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for values in row["figures"]:
         target = None if values["target"] is None else Target(**values["target"])
         figure = Figure(values["name"], values["unit"], values["values"], target)
         sign = "≤" if target is not None and target.less_is_better else "≥"
         targets = ["", ""] if target is None else [f"{sign} {_number(each)}" for each in (target.floor, target.aim)]
-        spread = f"{_number(min(figure.values))} to {_number(max(figure.values))}"
-        cells = [figure.name, _number(figure.median), spread, figure.unit, *targets, figure.verdict()]
+        spread = f"{_number(min(figure.values))} to {_number(max(figure.values))}" if len(figure.values) > 1 else ""
+        measured = [_number(figure.median), spread, str(len(figure.values)), figure.unit]
+        cells = [figure.name, *measured, *targets, figure.verdict()]
         lines.append(f"| {' | '.join(cells)} |")
     notes = [*row["notes"], *(f"not measured: {name}, {reason}" for name, reason in row["missing"].items())]
     return [*lines, *([""] if notes else []), *(f"- {note}" for note in notes)]

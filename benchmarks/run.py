@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import report as reports
-from benchmarks.machine import PROJECT, file_stem
+from benchmarks.machine import file_stem
 from benchmarks.measuring import Row
 from benchmarks.rows import (
     cache_build,
@@ -43,6 +43,7 @@ from utils.heap import keep_freed_memory
 from utils.wording import not_one_of
 
 README = Path(__file__).parent / "README.md"
+RESULTS = Path(__file__).parent / "results"
 
 
 class RowKind(NamedTuple):
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     scale = scale_of(names, arguments.quick)
     report = reports.empty_report()
     stem = file_stem(report["machine"]) + ("-quick" if arguments.quick else "")
-    output = arguments.output or PROJECT / "benchmarks" / "results" / f"{stem}.json"
+    output = arguments.output or RESULTS / f"{stem}.json"
     report = reports.read_report(output)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
             print("\n".join(reports.row_lines(report["rows"][name], "##")))
             print(f"\n({name}: {time.perf_counter() - begin:.0f} s)\n", flush=True)
     if arguments.write_readme:
-        reports.write_into_readme(README, reports.markdown(report))
+        reports.write_into_readme(README, reports.all_machines_markdown(RESULTS))
     print(f"{output}: {', '.join(report['rows'])}")
 
 
@@ -132,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse(argv)
     if arguments.quick and arguments.write_readme:
         raise ConfigError("--write-readme: not with --quick, whose figures are a first look")
+    if arguments.output and arguments.write_readme:
+        raise ConfigError("--write-readme: not with --output: it shows what lies in benchmarks/results")
     keep_freed_memory()  # as train.py does
     run(arguments)
 

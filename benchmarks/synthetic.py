@@ -102,12 +102,14 @@ class UnwrittenCheckpoints(Checkpoints):
         return self.folder
 
 
-def synthetic_config(workplace: Workplace, model_name: str, side: int, changes: Mapping[str, Any] | None = None) -> Any:
-    """The config of a run on synthetic batches: the recipe's losses, optimizer and metrics."""
+def synthetic_config(
+    workplace: Workplace, model_name: str, side: int, changes: Mapping[str, Any] | None = None, cache: str = "disk"
+) -> Any:
+    """The config of a run on synthetic batches: the recipe's losses, optimizer and metrics; changes: to `trainer`."""
     return workplace.config(
         {
             "arch": {"args": {"model_name": model_name}},
-            "data_loader": {"args": {"input_size": side}},
+            "data_loader": {"args": {"input_size": side, "cache": cache}},
             "trainer": {"epochs": EPOCHS, **(changes or {})},
         }
     )

@@ -1,9 +1,11 @@
 """Answers a signal while the libraries are being imported, which takes seconds: one line, and the right exit code.
 
-The entry points import this first; it does nothing for anybody else. Once they run, `run_command` answers."""
+Meanwhile nobody looks for garbage among the million objects that imports leave for good, which would take one of these
+seconds. The entry points import this first; it does nothing for anybody else. `run_command` ends both."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -22,3 +24,4 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 if Path(getattr(sys.modules["__main__"], "__file__", None) or "").name in ENTRY_POINTS:
     for _number in EXIT_CODES:
         signal.signal(_number, _leave)
+    gc.disable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -63,6 +64,7 @@ def run_command(command: Callable[[], None]) -> int:
 
     SIGTERM and SIGUSR1 end it wherever it is, as Ctrl-C does; long work that has something to save answers them itself
     (utils/stop_signals.py)."""
+    gc.enable()  # utils/early_signals.py has paused it
     try:
         with _signals_raise():
             command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from inference.views import PRESETS
 MODELS = ("resnet10t", "efficientnet_b0")
 VIEWS = "flip"
 BATCH_SIZE = 32
+DECODING, CACHED = "judging, without a cache", "judging, from the cache on disk"
 
 
 def measure(workplace: Workplace) -> Row:
-    checkpoints = [untrained_checkpoint(workplace, model_name) for model_name in MODELS]
-    predictors = [Predictor.from_checkpoint(path, workplace.device, PRESETS[VIEWS]) for path in checkpoints]
+    checkpoints = [untrained_checkpoint(workplace, model_name, "disk") for model_name in MODELS]
+    predictors = loaded(workplace, checkpoints)
+    without_cache = loaded(workplace, [untrained_checkpoint(workplace, model_name, "none") for model_name in MODELS])
     records = read_evaluation_folder(workplace.data / "eval")
     forward = ForwardPasses(predictors, records)
     command = [
@@ -35,15 +38,17 @@ def measure(workplace: Workplace) -> Row:
     ]  # fmt: skip
     values = interleaved(
         {
-            "judging": lambda: len(records) / seconds_of(lambda: judge(predictors, records, BATCH_SIZE)),
+            DECODING: lambda: len(records) / seconds_of(lambda: judge(without_cache, records, BATCH_SIZE)),
+            CACHED: lambda: len(records) / seconds_of(lambda: judge(predictors, records, BATCH_SIZE)),
             "forward passes alone": lambda: len(records) / seconds_of(forward),
             "test.py, from start to CSV": lambda: len(records) / seconds_of(lambda: quietly(command)),
         },
         workplace.scale.rounds,
     )
     figures = [Figure(name, "images/s", each) for name, each in values.items()]
-    share = ratios(values["judging"], values["forward passes alone"])
-    figures.append(Figure("judging / forward passes alone", "x", share, Target(0.9, 0.9)))
+    for name in (DECODING, CACHED):
+        share = ratios(values[name], values["forward passes alone"])
+        figures.append(Figure(f"{name} / forward passes alone", "x", share, Target(0.9, 0.9)))
     return Row(
         "Evaluation to CSV",
         figures,
@@ -57,7 +62,8 @@ def measure(workplace: Workplace) -> Row:
         },
         [
             "an image counts once, however many models and views judge it",
-            "judging decodes each file once; the forward passes have their uint8 images in memory; test.py also reads "
+            "without a cache each file is decoded once for all models and views; the cache is filled in the round that "
+            "is not counted; the forward passes have their uint8 images in memory; test.py, with the cache, also reads "
             "the checkpoints, checks the files and writes the CSV",
         ],
     )
@@ -94,10 +100,14 @@ def forward(predictor: Predictor, images: torch.Tensor) -> Any:
     )
 
 
-def untrained_checkpoint(workplace: Workplace, model_name: str) -> Path:
-    """What a run leaves, before its first update."""
+def loaded(workplace: Workplace, checkpoints: Sequence[Path]) -> list[Predictor]:
+    return [Predictor.from_checkpoint(path, workplace.device, PRESETS[VIEWS]) for path in checkpoints]
+
+
+def untrained_checkpoint(workplace: Workplace, model_name: str, cache: str) -> Path:
+    """What a run with that cache leaves, before its first update."""
     side, device = workplace.scale.side, torch.device("cpu")
-    config = synthetic_config(workplace, model_name, side)
+    config = synthetic_config(workplace, model_name, side, cache=cache)
     batches = synthetic_batches(workplace.labels, 1, 1, side)
     trainer = synthetic_trainer(workplace, config, batches, 1, device, write_checkpoints=True)
     trainer.save()

@@ -50,6 +50,7 @@ def measure(workplace: Workplace) -> Row:
         },
         [
             "uint8 batches of ours against the float32 batches that the others make",
+            "cached: of memory and disk with no, one or two workers the one whose median is highest",
             "0 workers: one process, one thread; device: the same, and batches are augmented on the device",
         ],
         theirs.missing,

@@ -12,7 +12,15 @@ import pytest
 
 from benchmarks.machine import file_stem
 from benchmarks.measuring import Figure, Row, Target
-from benchmarks.report import add_row, empty_report, markdown, read_report, write_into_readme, write_report
+from benchmarks.report import (
+    add_row,
+    all_machines_markdown,
+    empty_report,
+    markdown,
+    read_report,
+    write_into_readme,
+    write_report,
+)
 from utils.errors import ConfigError
 
 NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 1}
@@ -98,14 +106,29 @@ def test_the_table() -> None:
     lines = markdown(report).splitlines()
     assert f"{report['machine']['cores']} cores" in lines[0]
     assert "### Loader" in lines
-    assert "| ours | 9,000 | 8,000 to 9,500 | images/s |  |  |  |" in lines
-    assert "| ours / theirs | 10.5 | 9 to 11 | x | ≥ 7 | ≥ 10 | aim |" in lines
-    assert "| first batch | 0.15 | 0.12 to 0.2 | s | ≤ 0.2 | ≤ 0.1 | floor |" in lines
+    assert "| ours | 9,000 | 8,000 to 9,500 | 3 | images/s |  |  |  |" in lines
+    assert "| ours / theirs | 10.5 | 9 to 11 | 3 | x | ≥ 7 | ≥ 10 | aim |" in lines
+    assert "| first batch | 0.15 | 0.12 to 0.2 | 3 | s | ≤ 0.2 | ≤ 0.1 | floor |" in lines
     assert "- a note" in lines
     assert "- not measured: timm, not installed" in lines
-    assert any("median of 3 rounds" in line for line in lines)
     columns = {line.count("|") for line in lines if line.startswith("|")}
-    assert columns == {8}
+    assert columns == {9}
+
+
+def test_a_figure_of_one_round_has_no_spread() -> None:
+    report = empty_report()
+    add_row(report, "full_size", Row("Once", [Figure("training", "s", [47.4])]), {"rounds": 5})
+    assert "| training | 47.4 |  | 1 | s |  |  |  |" in markdown(report).splitlines()
+
+
+def test_the_readme_shows_all_machines_but_no_first_look(tmp_path: Path) -> None:
+    for cpu, stem in (("Another", "another"), ("Some", "some"), ("Some", "some-quick")):
+        report = empty_report()
+        report["machine"]["cpu"] = cpu
+        add_row(report, "loading", ROW, {"rounds": 3})
+        write_report(tmp_path / f"{stem}.json", report)
+    machines = [line for line in all_machines_markdown(tmp_path).splitlines() if line.startswith("Machine: ")]
+    assert [line.partition(",")[0] for line in machines] == ["Machine: Another", "Machine: Some"]
 
 
 @pytest.mark.parametrize("content", ["[1]", "no JSON", '{"format": "other"}'])

@@ -18,11 +18,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_loader import cache_filling, cache_room
+from data_loader import cache_file, cache_filling, cache_room, image_store
 from data_loader.cache_file import HEADER_BYTES
 from data_loader.cache_room import available_memory, locked
+from data_loader.image_store import ImageStore
 from tests.data_loader.cached_photos import (
+    HEIGHT,
     IMAGE_BYTES,
+    WIDTH,
     assert_right,
     cached,
     count_reads,
@@ -32,6 +35,7 @@ from tests.data_loader.cached_photos import (
     sizes,
     unchanged,
 )
+from utils import process_group
 from utils.errors import ConfigError, StopSignal
 from utils.image_decoding import read_rgb
 from utils.stop_signals import StopSignals
@@ -111,6 +115,65 @@ def test_what_is_in_use_makes_no_room_and_nothing_is_removed_in_vain(
     reads = count_reads(monkeypatch)
     cached(paths, folder, RECIPES[0])
     assert reads == []
+
+
+@pytest.mark.parametrize("has_room_to_rewrite", [True, False])
+def test_another_data_set_of_the_same_recipe_makes_room(
+    paths: list[Path],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    has_room_to_rewrite: bool,
+) -> None:
+    caplog.set_level(logging.INFO)
+    first, second = paths[:12], paths[10:]
+    cached(first, folder)
+    budget = used(folder) + 3 * IMAGE_BYTES + 2000
+    monkeypatch.setattr(cache_filling, "fits_beside", lambda _folder, _bytes: has_room_to_rewrite)
+    held = cached(first[:1], folder)
+    with pytest.raises(ConfigError, match="cache_budget_gib"):
+        cached(second, folder, budget=budget)  # the first is in use
+    assert_right(held, first[:1])
+    del held
+    reads = count_reads(monkeypatch)
+    with pytest.raises(ConfigError, match="cache_budget_gib"):
+        cached(paths, folder, budget=budget)  # no room can be made for all of them
+    assert reads == []
+    assert_right(cached(second, folder, budget=budget), second)
+    assert len(reads) == (8 if has_room_to_rewrite else 10)
+    assert "of other images make room" in caplog.text
+    assert used(folder) <= budget
+
+
+def test_who_waited_for_another_changes_nothing(
+    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the other has built in the meantime is whole: its index is not written again."""
+    cached(paths, folder)
+    monkeypatch.setattr(cache_file.DiskStore, "load_whole", lambda _store: False)  # as it was before the wait
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(os, "fsync", lambda _handle: pytest.fail("something was written"))
+    assert_right(cached(paths, folder), paths)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
+
+
+def test_memory_is_divided_by_the_processes_of_a_machine(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group, "local_world_size", lambda: 4)
+    monkeypatch.setattr(cache_room, "available_memory", lambda: cache_room.SPARE_BYTES + 4 * 19 * IMAGE_BYTES)
+    steps = resized(HEIGHT, WIDTH, 2)
+    with pytest.raises(ConfigError, match=r"the machine has 17\.8 KiB of memory left"):
+        cached(paths, None, steps, "memory")
+    assert_right(cached(paths[:19], None, steps, "memory"), paths[:19], steps)
+    budgets = []
+
+    def note(_wanted: object, _where: str, _folder: Path, budget_bytes: int, _show_progress: bool) -> list[object]:
+        budgets.append(budget_bytes)
+        return []
+
+    monkeypatch.setattr(image_store, "cache_images", note)
+    ImageStore("memory", None, 8).images([])
+    ImageStore("disk", Path("nowhere"), 8).images([])
+    assert budgets == [2 * 2**30, 8 * 2**30]
 
 
 def test_forked_readers_count_as_use(paths: list[Path], folder: Path) -> None:

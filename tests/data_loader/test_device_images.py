@@ -61,3 +61,17 @@ def test_a_device_without_room_is_told_before_anything_is_copied(monkeypatch: py
         'data_loader.args.cache = "device": 11930465 images of 6 x 5 pixels take 1.0 GiB, and a card has 1.0 GiB free, '
         'of which training needs some; use "disk", or a smaller data_loader.args.input_size'
     )
+
+
+def test_what_torch_keeps_of_an_earlier_fold_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver does not count it as free, but the next allocation comes out of it."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**34))  # noqa: ARG005
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * 2**30)  # noqa: ARG005
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2**30)  # noqa: ARG005
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")  # noqa: ARG005
+    card = torch.device("cuda")
+    data_loader.device_images._check_room((3 * 2**10, 2**10, 2**10), card)
+    with pytest.raises(ConfigError, match=r"5\.0 GiB free"):
+        data_loader.device_images._check_room((3 * 2**10 + 1, 2**10, 2**10), card)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2**34))  # noqa: ARG005
+    data_loader.device_images._check_room((0, 2**10, 2**10), card)

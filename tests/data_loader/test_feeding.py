@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -137,3 +138,25 @@ def test_workers_are_counted_by_the_time_of_an_image(monkeypatch: pytest.MonkeyP
     assert clock[0] == 10  # one image told enough
     for nothing_to_do in (Numbered(0), Numbered(100, copies_only=True)):
         assert measured_num_workers(nothing_to_do, on_gpu=True, num_processes=1) == 0
+
+
+def test_images_are_timed_with_one_thread_as_workers_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Numbered(100)
+    threads: list[int] = []
+    monkeypatch.setattr(images, "fill", lambda _keys, _out: threads.append(cv2.getNumThreads()))
+    before = cv2.getNumThreads()
+    measured_num_workers(images, on_gpu=True, num_processes=1)
+    assert set(threads) == {1}
+    assert cv2.getNumThreads() == before
+
+
+def test_no_more_slots_are_touched_than_are_in_use_at_once() -> None:
+    slots = SharedSlots(9, 4)
+    seen = set()
+    for _ in range(20):
+        taken = [slots.take(), slots.take()]
+        seen.update(taken)
+        for slot in taken:
+            assert slot is not None
+            slots.received(slot, [(4,)])
+    assert len(seen) == 2

@@ -281,3 +281,11 @@ def test_memory_is_shared_by_the_sides_of_a_split_and_by_folds(
     assert_right(whole, paths)  # who has them keeps them
     assert_right(cached(paths, None, where="memory", budget=whole.nbytes * 3 // 2), paths)
     assert len(reads) == 3 * len(paths)
+
+
+def test_a_side_without_images_beside_one_that_is_there(paths: list[Path]) -> None:
+    cached(paths, None, where="memory")
+    other = resized(8, 9, 3)
+    full, empty = cache_images([(paths, resized()), ([], other)], "memory", None, BUDGET)
+    assert_right(full, paths)
+    assert len(empty) == 0
