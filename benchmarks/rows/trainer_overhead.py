@@ -1,4 +1,5 @@
-"""What the trainer costs over a bare loop: same model, tensors, precision, optimizer; all metrics and trackers on.
+"""What the trainer costs over a bare loop: same model, tensors, precision, optimizer; all metrics, trackers and the
+progress bar on.
 
 The updates are compared, and what the trainer does once an epoch is told on its own: a real epoch has hundreds of
 updates for it. An epoch here has a whole number of what the metrics add up together, so that the updates pay for all of
@@ -8,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,6 +65,7 @@ def measure(workplace: Workplace) -> Row:
         [
             "both go through the same uint8 batches in memory, normalise them the same way, and end with the same "
             "weights (a test holds that); the bare loop's focal loss knows of no unknown labels, as an expert's would",
+            "the progress bar is on, and draws to a terminal that only keeps what it is given",
             "end of an epoch: metrics, trackers (JSON lines, TensorBoard), the choice of the best; once an epoch, and "
             "not in the overhead of an update",
             "on a CPU the two take turns with each update, on a GPU with each epoch",
@@ -76,6 +80,11 @@ class Comparison(NamedTuple):
     trainer: float
     bare: float
     end: float
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 class SideBySide:
@@ -121,15 +130,16 @@ class SideBySide:
 
 def measure_case(workplace: Workplace, case: Case) -> list[Figure]:
     device, updates = workplace.device, BATCHES_TOGETHER
-    config = synthetic_config(workplace, case.model_name, case.side)
+    config = synthetic_config(workplace, case.model_name, case.side, {"verbosity": 1})
     batches = synthetic_batches(workplace.labels, 2, case.batch_size, case.side)
     if device.type == "cuda":
         batches = [batch.pin_memory() for batch in batches]  # as the project's loader gives them
     trainer = synthetic_trainer(workplace, config, batches, updates, device)
     both = SideBySide(trainer, experts_loop(trainer, config["loss"]["heads"]), by_update=device.type == "cpu")
-    both.epoch()  # warms up
     rounds = workplace.scale.rounds * (1 if case.counts else ROUNDS)
-    found = [both.epoch() for _ in range(rounds)]
+    with redirect_stderr(_Terminal()):  # on which the progress bar shows
+        both.epoch()  # warms up
+        found = [both.epoch() for _ in range(rounds)]
     trainer.trackers.close(0)
     name = f"{case.model_name} at {case.side}, batch {case.batch_size}"
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -130,7 +131,16 @@ def test_the_trainers_overhead(workplace: Workplace, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(trainer_overhead, "CASES", {"cpu": cases})
     monkeypatch.setattr(trainer_overhead, "BATCHES_TOGETHER", 3)
     monkeypatch.setattr(compute_choice, "MEASURED_FROM", 10**12)
+    terminals: list[io.StringIO] = []
+
+    class Kept(trainer_overhead._Terminal):
+        def __init__(self) -> None:
+            super().__init__()
+            terminals.append(self)
+
+    monkeypatch.setattr(trainer_overhead, "_Terminal", Kept)
     row = trainer_overhead.measure(workplace)
+    assert "epoch 1/" in terminals[0].getvalue()  # the bar was on
     assert targets(row) == {"resnet10t at 32, batch 2: overhead": (2, 1)}
     assert len(checked(row)) == 4
     values = {each.name.partition(": ")[2]: each.values for each in row.figures}
