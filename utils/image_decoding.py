@@ -35,6 +35,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from utils.errors import DataError
+from utils.pillow_pixels import rgb_array
 
 MAX_PIXELS = 64 * 1024 * 1024
 """Width times height of the largest image that is read: 8192 x 8192."""
@@ -275,7 +276,7 @@ def _to_rgb(image: Image.Image, data: bytes) -> np.ndarray:
         rgb = rgb.convert("RGB")
     if transposition is not None:
         rgb = rgb.transpose(transposition)
-    return np.array(rgb)
+    return rgb_array(rgb)
 
 
 def _eight_bit_colour(colour: int | tuple[int, ...], bit_depth: int) -> int | tuple[int, ...]:
