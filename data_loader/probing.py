@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,6 +107,12 @@ def final_size(place: str, transforms: Sequence[Any], problems: list[str]) -> tu
 
 
 def _noise(height: int, width: int) -> np.ndarray:
+    return _drawn_noise(height, width).copy()  # some transforms write into what they are given
+
+
+@lru_cache
+def _drawn_noise(height: int, width: int) -> np.ndarray:
+    """To draw it takes longer than what most transforms do to it."""
     return numpy_stream(0, "probe", height, width).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
