@@ -25,7 +25,7 @@ from data_loader.image_check import number_of_cores
 from data_loader.pipeline import first_line
 from data_loader.shared_slots import SharedSlots
 from utils.errors import DataError, UserError
-from utils.heap import keep_freed_memory
+from utils.heap import keep_freed_memory, return_freed_memory
 
 BATCHES_AHEAD = 2
 """Of each worker: how many batches it may be ahead of the model."""
@@ -60,6 +60,7 @@ class BatchFeed:
         self._images, self._sampler = images, sampler
         # Copies are faster made than handed over; and a worker without a batch would only cost its start.
         self.num_workers = 0 if images.copies_only else max(0, min(num_workers, len(sampler) - 1))
+        self._started = False
         if self.num_workers:
             slot_bytes = sampler.batch_size * sum(3 * height * width for height, width in images.sizes)
             self._jobs = _Jobs(sampler, SharedSlots(self.num_workers * BATCHES_AHEAD + BATCHES_HELD, slot_bytes))
@@ -97,6 +98,9 @@ class BatchFeed:
             # torch would have the death of a worker raise in this process wherever it is, in a checkpoint's writing
             # say. Without that it is noticed when a batch is waited for, within seconds.
             handler = signal.getsignal(signal.SIGCHLD)
+            if not self._started:
+                return_freed_memory()  # the workers are forked now
+                self._started = True
             answers = iter(self._workers)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGCHLD, handler)

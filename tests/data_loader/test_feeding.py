@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Sequence
 
 import cv2
@@ -160,3 +161,13 @@ def test_no_more_slots_are_touched_than_are_in_use_at_once() -> None:
             assert slot is not None
             slots.received(slot, [(4,)])
     assert len(seen) == 2
+
+
+def test_freed_memory_is_given_back_before_workers_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(feeding, "return_freed_memory", lambda: given_back.append(os.getpid()))
+    feed = BatchFeed(Numbered(20), EvaluationBatchSampler(20, 4), 1)
+    assert given_back == []
+    for _ in range(2):
+        list(feed)
+        assert given_back == [os.getpid()]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.heap import keep_freed_memory
+from utils.heap import keep_freed_memory, return_freed_memory
 
 PROJECT = Path(__file__).parents[2]
 PROGRAM = """
@@ -50,6 +50,29 @@ def test_freed_memory_is_kept_by_the_process_and_its_forks(how: tuple[str, ...])
     assert page_faults(*how) < 1_000
 
 
+RESIDENT = """
+from utils.heap import keep_freed_memory, return_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 // 2**20
+
+keep_freed_memory()
+kept = [b"1" * 2**20 for _ in range(200)]
+last = b"1" * 2**20  # above them, so that they are not the heap's end
+del kept
+before = resident()
+return_freed_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_what_is_kept_can_be_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", RESIDENT], cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)
+    assert int(done.stdout) > 150  # MiB
+
+
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     keep_freed_memory()
+    return_freed_memory()
