@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -19,6 +18,7 @@ from data_loader.cache_file import HEADER_BYTES, PixelStore
 from data_loader.cache_filling import Filling
 from data_loader.pipeline import FixedSteps
 from utils.errors import ConfigError, StorageFullError
+from utils.files import FULL
 from utils.image_decoding import DECODING_RULES
 
 FORMAT = 1
@@ -134,7 +134,7 @@ def _storage_error(folder: Path | None, error: OSError) -> ConfigError | Storage
             f"data_loader.args.cache: the machine's memory cannot hold the images ({error.strerror}); "
             f'set it to "disk" or "none"'
         )
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in FULL:
         return StorageFullError(
             f"{folder}: the disk is full ({error.strerror}), and images were to be cached there; free some of it, or "
             f'set data_loader.args.cache to "none"'

@@ -77,7 +77,7 @@ class AttributeDataLoader(BaseDataLoader):
         shuffle: bool = True,
         on_bad_image: Literal["refuse", "skip"] = "refuse",
         cache: Literal["none", "memory", "disk", "device"] = "none",
-        cache_budget_gib: Annotated[float, Field(gt=0)] = DEFAULT_CACHE_BUDGET_GIB,
+        cache_budget_gib: Annotated[float, Field(gt=0, le=1_000_000)] = DEFAULT_CACHE_BUDGET_GIB,
     ) -> None:
         if sampler is not None:
             sampler.check_loader(batch_size, shuffle)

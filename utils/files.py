@@ -41,6 +41,9 @@ def obstacle_to_replacing(path: Path, inputs: Iterable[Path] = (), suffix: str =
     return None
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a write fails with where the disk, the user's share of it or the largest file is full."""
+
 NO_REGULAR_FILE = "is no regular file, but a device, a pipe or the like"
 
 

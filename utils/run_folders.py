@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from utils.errors import ConfigError
-from utils.files import write_atomically
+from utils.errors import ConfigError, StorageFullError
+from utils.files import FULL, write_atomically
 
 CONFIG_FILE = "config.json"
 _FOLD = re.compile(r"fold_(\d+)")
@@ -55,9 +55,17 @@ class RunFolders:
         return folder if self.fold is None else folder / fold_name(self.fold)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Keeps the resolved config beside the checkpoints."""
+        """Keeps the resolved config beside the checkpoints. Raises StorageFullError or ConfigError if it cannot."""
         text = json.dumps(config, indent=4, ensure_ascii=False)
-        write_atomically(self.models / CONFIG_FILE, f"{text}\n".encode())
+        file = self.models / CONFIG_FILE
+        try:
+            write_atomically(file, f"{text}\n".encode())
+        except OSError as error:
+            kind = StorageFullError if error.errno in FULL else ConfigError
+            raise kind(
+                f"{file}: could not be written ({error.strerror}); free some space there, or set trainer.save_dir to "
+                f"another disk"
+            ) from error
 
 
 def fold_name(fold: int) -> str:

@@ -122,8 +122,8 @@ def test_what_is_damaged_is_made_anew(
     damage, lost = DAMAGE[name]
     damage(only(folder, ".json"), only(folder, ".pixels"))
     reads = count_reads(monkeypatch)
-    with caplog.at_level(logging.WARNING):
-        assert_right(cached(paths, folder), paths)
+    caplog.set_level(logging.WARNING)
+    assert_right(cached(paths, folder), paths)
     assert len(reads) == lost
     assert ("made anew" in caplog.text) == (lost > 0 and name != "index gone")
     reads.clear()

@@ -54,6 +54,10 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
         {"data_loader.args.batch_size": 0},
         [("tiny.json: data_loader.args.batch_size = 0: must be at least 1",)],
     ),
+    "11-a-budget-beyond-all-disks": (
+        {"data_loader.args.cache_budget_gib": 1e300},
+        [("tiny.json: data_loader.args.cache_budget_gib = 1e+300: must be at most 1000000",)],
+    ),
     "11-validation-batch": (
         {"data_loader.args.valid_batch_size": 0},
         [("tiny.json: data_loader.args.valid_batch_size = 0: must be at least 1",)],

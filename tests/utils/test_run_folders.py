@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from utils import run_folders
-from utils.errors import ConfigError
+from utils import files, run_folders
+from utils.errors import ConfigError, StorageFullError
 from utils.run_folders import new_run, runs_with_config
 
 
@@ -43,3 +44,20 @@ def test_what_stands_in_the_way_of_writing_is_found_without_a_trace(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("")
     assert "file" in str(run_folders.obstacle_to_writing(tmp_path / "file" / "b"))
+
+
+@pytest.mark.parametrize(("number", "kind"), [(28, StorageFullError), (27, StorageFullError), (13, ConfigError)])
+def test_a_disk_that_takes_no_config_is_told_in_one_line(
+    number: int, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, _data: bytes) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    run = new_run(tmp_path, "Name")
+    monkeypatch.setattr(files, "_write_and_flush", fail)
+    with pytest.raises(kind) as caught:
+        run.write_config({})
+    assert str(caught.value) == (
+        f"{run.models / 'config.json'}: could not be written ({os.strerror(number)}); free some space there, or set "
+        "trainer.save_dir to another disk"
+    )
