@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 HEADER_BYTES = 4096
 """Where the first image begins. What stands before it names the file, so that no index is taken for another's."""
 
+_MAP_NORESERVE = 0x4000
+"""Linux's value; not every Python names it."""
+
 INDEX_SUFFIX, PIXELS_SUFFIX = ".json", ".pixels"
 
 Stamp = tuple[int, int]
@@ -95,7 +98,9 @@ class PixelStore:
         """All bytes up to `end`, (end,) uint8, mapped; what was saved before. They outlive this object, and with them
         the lock that says that the file is in use: a map has its own handle of it. Nobody is to write to them; if
         somebody does, it changes nothing but his own memory."""
-        mapped = mmap.mmap(self._handle, self.end, access=mmap.ACCESS_COPY)
+        # Without a reserve: else the system refuses a cache that is larger than its memory.
+        flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
+        mapped = mmap.mmap(self._handle, self.end, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         return np.frombuffer(mapped, np.uint8)
 
     def close(self) -> None:

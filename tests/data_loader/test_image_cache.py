@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data_loader import image_cache
-from data_loader.cache_file import HEADER_BYTES
+from data_loader.cache_file import HEADER_BYTES, PixelStore
 from data_loader.image_cache import cache_images
 from data_loader.pipeline import FixedSteps
 from tests.data_loader.cached_photos import (
@@ -289,3 +289,12 @@ def test_a_side_without_images_beside_one_that_is_there(paths: list[Path]) -> No
     full, empty = cache_images([(paths, resized()), ([], other)], "memory", None, BUDGET)
     assert_right(full, paths)
     assert len(empty) == 0
+
+
+def test_a_cache_may_be_larger_than_the_memory() -> None:
+    store = PixelStore()
+    store.end = 2**40
+    store.save()  # a hole, which takes no room
+    pixels = store.pixels()
+    assert (len(pixels), int(pixels[-1])) == (2**40, 0)
+    store.close()
