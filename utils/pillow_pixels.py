@@ -8,6 +8,7 @@ images of up to 16 MB); where it does not, numpy's way is taken. The layout is t
 from __future__ import annotations
 
 import ctypes
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -37,6 +38,12 @@ _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
+@lru_cache
+def _bytes_type(length: int) -> Any:
+    """Each is a class, which only the garbage collection would take away again."""
+    return ctypes.c_uint8 * length
+
+
 def rgb_array(image: Image.Image) -> np.ndarray:
     """What `numpy.array(image)` gives of an image of mode RGB: (H, W, 3) uint8, writable, its own memory."""
     assert image.mode == "RGB", image.mode
@@ -51,7 +58,7 @@ def rgb_array(image: Image.Image) -> np.ndarray:
     inner = outer.children[0].contents
     if inner.length != 4 * width * height or inner.offset or inner.n_buffers != 2:
         return np.array(image)
-    pixels = (ctypes.c_uint8 * inner.length).from_address(inner.buffers[1])
+    pixels = _bytes_type(inner.length).from_address(inner.buffers[1])
     made = cv2.cvtColor(np.frombuffer(pixels, np.uint8).reshape(height, width, 4), cv2.COLOR_RGBA2RGB)
     del schema, capsule  # which keep the pixels in their place up to here
     return made
