@@ -74,8 +74,8 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Of the files of a cache, by suffix."""
-    return {path.suffix: path.stat().st_size for path in folder.iterdir() if path.name != ".lock"}
+    """Of the files of a cache, by suffix; the lock and what is being written beside it (".name.tmp") are no part of it."""
+    return {path.suffix: path.stat().st_size for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 def only(folder: Path, suffix: str) -> Path:
