@@ -7,13 +7,13 @@ or truth values, with their ranges, so that the config check refuses all others.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
-from pytorch_metric_learning import losses, miners
-from pytorch_metric_learning.distances import CosineSimilarity
 from torch import Tensor, nn
 
 from utils.signatures import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -68,28 +68,22 @@ _ANNOTATIONS_OF: dict[str, dict[str, Any]] = {
 """Where one class means something else by a name; None: it does not take its parent's parameter."""
 
 
-class _BoundedCosineSimilarity(CosineSimilarity):
-    """Never quite 1 or -1, where the arc cosine has no finite slope, and where the last bin of a histogram ends."""
-
-    def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
-        """The similarities (Q, R) of embeddings (Q, E) and (R, E)."""
-        similarity: Tensor = super().compute_mat(query_emb, ref_emb)
-        return similarity.clamp(-1 + 1e-6, 1 - 1e-6)
-
-
 _BOUNDED = ("ArcFaceLoss", "HistogramLoss", "SubCenterArcFaceLoss", "TupletMarginLoss")
 
 
-def _offered(made: type[nn.Module]) -> Callable[..., nn.Module]:
+@functools.cache
+def _offered(library_module: str, name: str) -> Callable[..., nn.Module]:
     """The class as a function whose signature says which arguments a config may give, and the program gives."""
-    name = made.__name__
+    made: type[nn.Module] = getattr(importlib.import_module(library_module), name)
     embedding_size = "descriptors_dim" if name == "P2SGradLoss" else "embedding_size"
 
     def build(**arguments: Any) -> nn.Module:
         if "embedding_size" in arguments:
             arguments[embedding_size] = arguments.pop("embedding_size")
         if name in _BOUNDED:
-            arguments["distance"] = _BoundedCosineSimilarity()
+            from model.loss.bounded_cosine import BoundedCosineSimilarity
+
+            arguments["distance"] = BoundedCosineSimilarity()
         module = made(**arguments)
         for attribute, value in [*vars(module).items()]:
             if isinstance(value, Tensor):  # a constant that `.to(device)` would pass over
@@ -113,6 +107,26 @@ def _offered(made: type[nn.Module]) -> Callable[..., nn.Module]:
     return build
 
 
-LOSSES = {name: _offered(getattr(losses, name)) for name in get_args(LossName)}
+class _Offers(Mapping[str, Callable[..., nn.Module]]):
+    """What is offered of a module of the library, by name.
+
+    The library is imported when one is asked for: it imports scipy.stats, a tenth of what all of train.py imports."""
+
+    def __init__(self, module: str, names: tuple[str, ...]) -> None:
+        self.module, self.names = module, names
+
+    def __getitem__(self, name: str) -> Callable[..., nn.Module]:
+        if name not in self.names:
+            raise KeyError(name)
+        return _offered(self.module, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+LOSSES = _Offers("pytorch_metric_learning.losses", get_args(LossName))
 """What `type` may say. The program gives `num_classes` and `embedding_size` to those that have them."""
-MINERS = {name: _offered(getattr(miners, name)) for name in get_args(MinerName)}
+MINERS = _Offers("pytorch_metric_learning.miners", get_args(MinerName))

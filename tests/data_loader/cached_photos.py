@@ -74,7 +74,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Of the files of a cache, by suffix; the lock and what is being written beside it (".name.tmp") are no part of it."""
+    """Of the files of a cache, by suffix; without the lock and what is still being written (".name.tmp")."""
     return {path.suffix: path.stat().st_size for path in folder.iterdir() if not path.name.startswith(".")}
 
 
