@@ -101,12 +101,12 @@ class ImageRoot:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._real = os.path.realpath(root)
+        self._real = os.path.join(os.path.realpath(root), "")  # noqa: PTH118 - Path drops the separator at the end
         self._holds: dict[str, bool] = {}
 
     def holds(self, path: str) -> bool:
-        """True if `path`, with all its links followed, is inside the root."""
-        return os.path.realpath(path).startswith(self._real + os.sep)
+        """True if `path`, with all its links followed, is the root or inside it."""
+        return os.path.join(os.path.realpath(path), "").startswith(self._real)  # noqa: PTH118 (18,900 of them)
 
     def problem(self, relative: str) -> str | None:
         """What is wrong with a path as a table has it: empty, leading out of the root, missing, not a file."""
@@ -117,8 +117,7 @@ class ImageRoot:
         try:
             mode = os.lstat(path).st_mode
             if folder not in self._holds:
-                real = os.path.realpath(folder)
-                self._holds[folder] = real == self._real or self.holds(real)
+                self._holds[folder] = self.holds(folder)
             if not self._holds[folder] or (stat.S_ISLNK(mode) and not self.holds(path)):
                 return f'"{relative}" is a link that leads out of {self.root}; put the image there, or set root'
             if stat.S_ISLNK(mode):
