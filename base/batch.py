@@ -56,7 +56,3 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; copies from pinned memory do not wait."""
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """The batch in memory from which copies to a GPU do not wait."""
-        return self.mapped(torch.Tensor.pin_memory)

@@ -52,10 +52,16 @@ class BatchFeed:
     """The batches of a sampler, in its order: their keys, and their images as arrays (B, h, w, 3) uint8.
 
     With workers the images lie in slots that are shared with them; only a slot's number crosses the pipe. Where all
-    slots are in use the images themselves do, so that batches may be kept as long as anybody likes."""
+    slots are in use the images themselves do, so that batches may be kept as long as anybody likes.
+
+    page_locked: see SharedSlots."""
 
     def __init__(
-        self, images: BatchImages, sampler: TrainingBatchSampler | EvaluationBatchSampler, num_workers: int
+        self,
+        images: BatchImages,
+        sampler: TrainingBatchSampler | EvaluationBatchSampler,
+        num_workers: int,
+        page_locked: bool = False,
     ) -> None:
         self._images, self._sampler = images, sampler
         # Copies are faster made than handed over; and a worker without a batch would only cost its start.
@@ -63,7 +69,8 @@ class BatchFeed:
         self._started = False
         if self.num_workers:
             slot_bytes = sampler.batch_size * sum(3 * height * width for height, width in images.sizes)
-            self._jobs = _Jobs(sampler, SharedSlots(self.num_workers * BATCHES_AHEAD + BATCHES_HELD, slot_bytes))
+            count = self.num_workers * BATCHES_AHEAD + BATCHES_HELD
+            self._jobs = _Jobs(sampler, SharedSlots(count, slot_bytes, page_locked))
             self._workers: DataLoader[Any] = DataLoader(
                 _Maker(images, self._jobs.slots),
                 batch_sampler=self._jobs,  # type: ignore[arg-type] # of jobs, where torch thinks of lists

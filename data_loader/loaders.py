@@ -141,7 +141,9 @@ class AttributeDataLoader(BaseDataLoader):
 
 
 class _HostBatches:
-    """Batches made on the processor, in pinned memory where a GPU takes them."""
+    """Batches made on the processor; where a GPU takes them, those of workers lie in pinned memory, as CUDA agrees.
+
+    Whoever copies a batch to a GPU holds it until that is done: its memory is written again when it is gone."""
 
     def __init__(
         self,
@@ -151,13 +153,13 @@ class _HostBatches:
         num_workers: int | Literal["auto"],
         device: torch.device,
     ) -> None:
-        self._feed = BatchFeed(images, sampler, workers_for(images, num_workers, device))
-        self._targets, self._pinned = targets, device.type == "cuda"
+        num_workers = workers_for(images, num_workers, device)
+        self._feed = BatchFeed(images, sampler, num_workers, page_locked=device.type == "cuda")
+        self._targets = targets
 
     def __iter__(self) -> Iterator[Batch]:
         for keys, (images,) in self._feed:
-            batch = self._targets.batch(torch.from_numpy(images), keys)
-            yield batch.pin_memory() if self._pinned else batch
+            yield self._targets.batch(torch.from_numpy(images), keys)
 
 
 class _DeviceBatches:
@@ -224,7 +226,7 @@ class ViewsLoader:
     def __iter__(self) -> Iterator[Views]:
         for keys, arrays in self._feed:
             different = [torch.from_numpy(array).permute(0, 3, 1, 2) for array in arrays]
-            if self._pinned:
+            if self._pinned:  # a copy in torch's own memory, which it does not reuse before it has been read
                 different = [images.pin_memory() for images in different]
             yield Views([different[place] for place in self._views.places], torch.from_numpy(keys.indices))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
+import os
+import sys
 import weakref
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 Shape = tuple[int, ...]
 
@@ -16,12 +20,16 @@ class SharedSlots:
     """`count` slots of `slot_bytes` each, shared with the processes that are forked later.
 
     A slot goes from `take` to a worker, which writes into `arrays`, and back: the arrays that `received` gives free it
-    when nothing refers to them, nor to a tensor made of them, any more."""
+    when nothing refers to them, nor to a tensor made of them, any more.
 
-    def __init__(self, count: int, slot_bytes: int) -> None:
-        self._slot_bytes = max(slot_bytes, 1)
+    page_locked: what is received is pinned memory to CUDA, which it is as long as CUDA agrees. Whoever copies from it
+    to a GPU without waiting must hold the arrays until the copy is done."""
+
+    def __init__(self, count: int, slot_bytes: int, page_locked: bool = False) -> None:
+        self._slot_bytes = -(-max(slot_bytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
         # Anonymous, so that neither the size of /dev/shm matters nor a name can be left behind by a kill.
-        self._memory = mmap.mmap(-1, count * self._slot_bytes)
+        self._memory = _Memory(-1, count * self._slot_bytes)
+        self._page_locked = page_locked
         self._free = list(range(count))
         self._away: set[int] = set()  # taken, and not received
 
@@ -43,6 +51,8 @@ class SharedSlots:
         """As `arrays`, in the process that took the slot: it is free again when they are gone."""
         self._away.remove(slot)
         whole = self._whole(slot)
+        if self._page_locked:  # when it is used first: many never are
+            self._page_locked = self._memory.lock_pages(whole)
         weakref.finalize(whole, self._free.append, slot).atexit = False
         return self._split(whole, shapes)
 
@@ -62,3 +72,30 @@ class SharedSlots:
             arrays.append(whole[begin:end].reshape(shape))
             begin = end
         return arrays
+
+
+class _Memory(mmap.mmap):
+    """Memory of which parts are locked for CUDA, in the process that locks them, until it is unmapped."""
+
+    def __init__(self, *_: int) -> None:  # made by __new__
+        self._locked: set[int] = set()
+        self._process = os.getpid()
+
+    def lock_pages(self, part: np.ndarray) -> bool:
+        """Whether the part, of whole pages, is locked now. A worker that was forked before has the same pages."""
+        address = part.ctypes.data
+        if address in self._locked:
+            return True
+        # torch's own name for it, which it uses for shared memory too: torch/cuda/_pin_memory_utils.py
+        if int(torch.cuda.cudart().cudaHostRegister(address, part.nbytes, 1)) == 0:
+            self._locked.add(address)
+            return True
+        with contextlib.suppress(RuntimeError):  # CUDA would tell of the refusal at the next thing that is asked of it
+            torch.zeros(1, device="cuda")
+        return False
+
+    def __del__(self) -> None:
+        # Before mmap gives the memory back. A child has it too, but no CUDA; at the end of all things neither have we.
+        if self._locked and os.getpid() == self._process and not sys.is_finalizing():
+            for address in self._locked:
+                torch.cuda.cudart().cudaHostUnregister(address)

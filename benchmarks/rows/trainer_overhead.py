@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from base.batch import Batch
 from benchmarks.loops import ExpertsLoop
@@ -133,7 +134,7 @@ def measure_case(workplace: Workplace, case: Case) -> list[Figure]:
     config = synthetic_config(workplace, case.model_name, case.side, {"verbosity": 1})
     batches = synthetic_batches(workplace.labels, 2, case.batch_size, case.side)
     if device.type == "cuda":
-        batches = [batch.pin_memory() for batch in batches]  # as the project's loader gives them
+        batches = [batch.mapped(Tensor.pin_memory) for batch in batches]  # as the project's loader gives them
     trainer = synthetic_trainer(workplace, config, batches, updates, device)
     both = SideBySide(trainer, experts_loop(trainer, config["loss"]["heads"]), by_update=device.type == "cpu")
     rounds = workplace.scale.rounds * (1 if case.counts else ROUNDS)
