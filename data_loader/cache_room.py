@@ -31,17 +31,19 @@ _PAUSE_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Room:
-    """How many bytes may be added, why not more, and what to do if that is too few."""
+    """How many bytes may be added, why not more, and what to do if that is too few; setting: whose value it is."""
 
     num_bytes: int
     reason: str
     remedy: str
+    setting: str = "cache"
 
     def check(self, needed: int) -> None:
         """Raises ConfigError if `needed` bytes are more than there is room for."""
         if needed > self.num_bytes:
             raise ConfigError(
-                f"data_loader.args.cache: the images take {shown_bytes(needed)} more, and {self.reason}; {self.remedy}"
+                f"data_loader.args.{self.setting}: the images take {shown_bytes(needed)} more, and {self.reason}; "
+                f"{self.remedy}"
             )
 
 
@@ -88,9 +90,8 @@ def room_in_memory(budget_bytes: int, held_bytes: int) -> Room:
 
 
 def _within_budget(left: int, budget_bytes: int, where: str) -> Room:
-    budget = f"data_loader.args.cache_budget_gib = {budget_bytes / _GIB:.4g}"
-    reason = f"{budget} leaves {shown_bytes(left)}{where}"
-    return Room(left, reason, 'raise data_loader.args.cache_budget_gib, or set data_loader.args.cache to "none"')
+    reason = f"the budget of {shown_bytes(budget_bytes)} leaves {shown_bytes(left)}{where}"
+    return Room(left, reason, 'raise it, or set data_loader.args.cache to "none"', "cache_budget_gib")
 
 
 def room_on_disk(folder: Path, budget_bytes: int, needed: int, wanted: Collection[str]) -> Room:

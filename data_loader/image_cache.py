@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import PIL
 
-from data_loader.cache_file import HEADER_BYTES, PixelStore
 from data_loader.cache_filling import Filling
 from data_loader.pipeline import FixedSteps
+from data_loader.pixel_store import HEADER_BYTES, PixelStore
 from utils.errors import ConfigError, StorageFullError
 from utils.files import FULL
 from utils.image_decoding import DECODING_RULES
@@ -129,6 +129,7 @@ def cache_images(
 
 
 def _storage_error(folder: Path | None, error: OSError) -> ConfigError | StorageFullError:
+    """folder: None for a cache in memory."""
     if folder is None:
         return ConfigError(
             f"data_loader.args.cache: the machine's memory cannot hold the images ({error.strerror}); "
@@ -139,7 +140,8 @@ def _storage_error(folder: Path | None, error: OSError) -> ConfigError | Storage
             f"{folder}: the disk is full ({error.strerror}), and images were to be cached there; free some of it, or "
             f'set data_loader.args.cache to "none"'
         )
+    reason = error.strerror if error.filename in (None, str(folder)) else f"{error.strerror}: {error.filename}"
     return ConfigError(
-        f"{folder}: images cannot be cached there ({error.strerror}); let it be a folder on a disk that can be written "
+        f"{folder}: images cannot be cached there ({reason}); let it be a folder on a disk that can be written "
         f'to, or set data_loader.args.cache to "none"'
     )

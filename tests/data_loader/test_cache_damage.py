@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from data_loader import cache_file, cache_filling
-from data_loader.cache_file import HEADER_BYTES
 from data_loader.image_cache import cache_images
+from data_loader.pixel_store import HEADER_BYTES
 from tests.data_loader.cached_photos import (
     BUDGET,
     IMAGE_BYTES,
@@ -215,6 +215,16 @@ def test_a_file_in_the_folders_place(paths: list[Path], tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "image_cache"):
         with pytest.raises(ConfigError, match=r"^[^\n]*file.*: images cannot be cached there .*cache to \"none\"$"):
             cached(paths, folder)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pixels"])
+def test_a_folder_in_a_files_place_is_named(paths: list[Path], folder: Path, suffix: str) -> None:
+    cached(paths, folder)
+    file = only(folder, suffix)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ConfigError, match=rf"^{folder}: images cannot be cached there \(Is a directory: {file}\)"):
+        cached(paths, folder)
 
 
 def test_a_folder_that_cannot_be_written_to_serves_what_is_whole(

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 
 from data_loader import cache_file, cache_filling, cache_room, image_store
-from data_loader.cache_file import HEADER_BYTES
 from data_loader.cache_room import available_memory, locked
 from data_loader.image_store import ImageStore
+from data_loader.pixel_store import HEADER_BYTES
 from tests.data_loader.cached_photos import (
     HEIGHT,
     IMAGE_BYTES,
@@ -104,8 +104,8 @@ def test_what_is_in_use_makes_no_room_and_nothing_is_removed_in_vain(
     with pytest.raises(ConfigError) as error:
         cached(paths, folder, resized(32, 40), budget=budget)
     assert re.fullmatch(
-        r"data_loader.args.cache: the images take 75.0 KiB more, and data_loader.args.cache_budget_gib = \S+ leaves "
-        rf"0.\d KiB in {folder}, where \S+ KiB are in use; raise data_loader.args.cache_budget_gib, or set "
+        r"data_loader.args.cache_budget_gib: the images take 75.0 KiB more, and the budget of \S+ KiB leaves "
+        rf"0.\d KiB in {folder}, where \S+ KiB are in use; raise it, or set "
         r'data_loader.args.cache to "none"',
         str(error.value),
     )
@@ -227,7 +227,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
 
 def test_memory_is_bounded_by_the_budget_and_the_machine(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     reads = count_reads(monkeypatch)
-    with pytest.raises(ConfigError, match=r"cache_budget_gib = .* leaves"):
+    with pytest.raises(ConfigError, match=r"cache_budget_gib: .* the budget of \S+ KiB leaves"):
         cached(paths, None, where="memory", budget=20 * IMAGE_BYTES - 1)
     assert_right(cached(paths, None, where="memory", budget=20 * IMAGE_BYTES), paths)
     monkeypatch.setattr(cache_room, "available_memory", lambda: cache_room.SPARE_BYTES + 20 * IMAGE_BYTES - 1)

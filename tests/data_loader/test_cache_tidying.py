@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_loader import cache_filling
-from data_loader.cache_file import HEADER_BYTES
+from data_loader.pixel_store import HEADER_BYTES
 from tests.data_loader.cached_photos import IMAGE_BYTES, assert_right, cached, count_reads, draw, only, sizes
 from utils.errors import StorageFullError
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from data_loader import image_cache
-from data_loader.cache_file import HEADER_BYTES, PixelStore
 from data_loader.image_cache import cache_images
 from data_loader.pipeline import FixedSteps
+from data_loader.pixel_store import HEADER_BYTES, PixelStore
 from tests.data_loader.cached_photos import (
     BUDGET,
     HEIGHT,
