@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import cycle, islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from experiment.checks import problems_between_sections
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from scripts.make_demo_data import make_demo_data
+from utils.files import link_or_copy
 
 TRAIN_TABLE = Path("train", "train.csv")
 SMALL_MODEL = "mobilenetv3_small_050"
@@ -36,15 +37,17 @@ class Scale:
     """How much is measured.
 
     rounds: of each row; people, eval_people: to draw, seven photographs each; decoded_images, cached_images: what an
-    epoch shows where images are decoded, and where they are kept (photographs come again if there are fewer); side: of
-    the images in pixels; cpu_updates: to an epoch, where training on a CPU is measured; seconds: of a simulated epoch;
-    gpu_images: to an epoch, where training on a GPU is measured."""
+    epoch shows where images are decoded, and where they are kept (photographs come again if there are fewer); files:
+    of a large data set, where the start of a loader is measured; side: of the images in pixels; cpu_updates: to an
+    epoch, where training on a CPU is measured; seconds: of a simulated epoch; gpu_images: to an epoch, where training
+    on a GPU is measured."""
 
     rounds: int = 5
     people: int = 215
     eval_people: int = 14
     decoded_images: int = 1280
     cached_images: int = 5760
+    files: int = 18_900
     side: int = 240
     batch_size: int = 64
     cpu_updates: int = 3
@@ -59,6 +62,7 @@ QUICK = Scale(
     eval_people=8,
     decoded_images=640,
     cached_images=3840,
+    files=3000,
     cpu_updates=2,
     seconds=1.0,
     gpu_images=1280,
@@ -94,6 +98,16 @@ class Workplace:
     def photographs(self, count: int) -> list[Record]:
         """So many records; they come again from the first where there are fewer."""
         return list(islice(cycle(self.records), count))
+
+    def files(self, count: int) -> list[Record]:
+        """So many files, links to the photographs, each a photograph of its own to whoever reads it."""
+        folder = new_folder(self.folder / "files")
+        found = []
+        for number, record in enumerate(self.photographs(count)):
+            path = folder / f"{number}{record.path.suffix}"
+            link_or_copy(record.path, path)
+            found.append(replace(record, path=path, name=path.name))
+        return found
 
     def config_file(self, changes: Mapping[str, Any] | None = None, save_dir: str = "saved") -> Path:
         """config.json for these photographs, with `changes` laid over it; nothing of it is fetched or printed."""

@@ -22,7 +22,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from data_loader.pixel_store import HEADER_BYTES, PixelStore, Row, Stamp, stamp_of, write_at
+from data_loader.file_stamps import Stamp, stamp_of
+from data_loader.pixel_store import HEADER_BYTES, PixelStore, Row, write_at
 from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)

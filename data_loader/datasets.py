@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -135,8 +135,16 @@ class TargetTable:
     targets: by head, the classes that are trained; scoring_targets: by attribute, those that are scored."""
 
     def __init__(self, records: Sequence[Record], label_space: LabelSpace) -> None:
-        self.targets = _columns(records, label_space.targets, label_space.heads)
-        self.scoring_targets = _columns(records, label_space.scoring_targets, label_space.predicted_attributes)
+        different: dict[tuple[Any, ...], int] = {}  # tens of thousands of records have a few hundred attributes
+        keys = (tuple(record.attributes.items()) for record in records)
+        rows = torch.tensor([different.setdefault(key, len(different)) for key in keys], dtype=torch.int64)
+
+        def columns(classes: list[dict[str, int]], names: Iterable[str]) -> dict[str, Tensor]:
+            return {name: torch.tensor([each[name] for each in classes], dtype=torch.int64)[rows] for name in names}
+
+        known = [dict(key) for key in different]
+        self.targets = columns([*map(label_space.targets, known)], label_space.heads)
+        self.scoring_targets = columns([*map(label_space.scoring_targets, known)], label_space.predicted_attributes)
 
     def batch(self, images: Tensor, keys: BatchKeys) -> Batch:
         """The batch of the images (B, h, w, 3) that `keys` asked for; its (B, 3, h, w) is a view of them."""
@@ -147,16 +155,3 @@ class TargetTable:
             {name: targets[indices] for name, targets in self.scoring_targets.items()},
             indices,
         )
-
-
-def _columns(
-    records: Sequence[Record], classes_of: Callable[[Mapping[str, Any]], dict[str, int]], names: Iterable[str]
-) -> dict[str, Tensor]:
-    known: dict[tuple[Any, ...], dict[str, int]] = {}  # tens of thousands of records have a few hundred attributes
-    rows = []
-    for record in records:
-        attributes = tuple(record.attributes.items())
-        if attributes not in known:
-            known[attributes] = classes_of(record.attributes)
-        rows.append(known[attributes])
-    return {name: torch.tensor([row[name] for row in rows], dtype=torch.int64) for name in names}

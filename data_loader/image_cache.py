@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,6 +14,7 @@ import numpy as np
 import PIL
 
 from data_loader.cache_filling import Filling
+from data_loader.file_stamps import absolute_paths
 from data_loader.pipeline import FixedSteps
 from data_loader.pixel_store import HEADER_BYTES, PixelStore
 from utils.errors import ConfigError, StorageFullError
@@ -109,7 +109,7 @@ def cache_images(
     filling = Filling(show_progress)
     asked = []
     for paths, steps in wanted:
-        keys = [os.path.abspath(path) for path in paths]  # noqa: PTH100 - Path.resolve reads the disk
+        keys = absolute_paths(paths)
         recipe = json.dumps({"steps": steps.specs, "versions": _VERSIONS}, sort_keys=True)
         filling.ask(recipe, steps, dict(zip(keys, paths, strict=True)))
         asked.append((recipe, keys))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import PIL
 from tqdm import tqdm
 
+from data_loader.file_stamps import NO_STAMP, Stamp, absolute_paths, stamp_of
 from utils.errors import DataError
 from utils.files import write_atomically
 from utils.image_decoding import DECODING_RULES, ImageFinding, inspect_image
@@ -25,9 +26,6 @@ _SHOWN = 10
 
 _RULES = f"{DECODING_RULES}, Pillow {PIL.__version__}"
 """Findings made under other rules are void."""
-
-_Stamp = tuple[int, int]
-"""A file's size in bytes and its time of change in ns: the same stamp, the same content."""
 
 
 def check_images(
@@ -47,38 +45,29 @@ def check_images(
     and, under "refuse", for bad images: the first ten, the count and the remedy.
     """
     log = log or logging.getLogger(__name__)
-    stamps = _stamps(paths)
+    files = dict(zip(absolute_paths(paths), paths, strict=True))
+    stamps = _stamps(files)
     known = _read_cache(cache_file)
-    findings: dict[Path, ImageFinding] = {}
-    for path, stamp in stamps.items():
-        size, changed, warning = known.get(_key(path), (None, None, None))
-        if (size, changed) == stamp:
-            findings[path] = ImageFinding(warning=warning)
-    unknown = [path for path in stamps if path not in findings]
+    unknown = [key for key, stamp in stamps.items() if known.get(key, [])[:2] != [*stamp]]
+    findings: dict[str, ImageFinding] = {}
     if unknown:
         try:
-            _inspect_all(unknown, findings, show_progress)
+            _inspect_all({key: files[key] for key in unknown}, findings, show_progress)
         finally:  # an interrupted check goes on where it was
-            for path in unknown:
+            for key, finding in findings.items():
                 # a bad image is looked at again: its permissions, say, may be put right without a new stamp
-                if path in findings and findings[path].problem is None:
-                    known[_key(path)] = (*stamps[path], findings[path].warning)
+                if finding.problem is None:
+                    known[key] = [*stamps[key], finding.warning]
             _write_cache(cache_file, known, log)
-    return _judge(stamps, findings, on_bad, log, remedy)
+    warnings = [findings[key].warning if key in findings else known[key][2] for key in files]
+    problems = {files[key]: finding.problem for key, finding in findings.items() if finding.problem}
+    return _judge([warning for warning in warnings if warning], problems, on_bad, log, remedy)
 
 
-def _stamps(paths: Sequence[Path]) -> dict[Path, _Stamp]:
-    """Raises DataError if any file is missing."""
-    stamps: dict[Path, _Stamp] = {}
-    missing = []
-    for path in dict.fromkeys(paths):
-        try:
-            status = os.stat(path)  # noqa: PTH116 - Path.stat costs twice as much, and there are tens of thousands
-            stamps[path] = (status.st_size, status.st_mtime_ns)
-        except (FileNotFoundError, NotADirectoryError):
-            missing.append(path)
-        except (OSError, ValueError):
-            stamps[path] = (-1, -1)  # `inspect_image` says what is wrong
+def _stamps(files: Mapping[str, Path]) -> dict[str, Stamp]:
+    """By absolute path. Raises DataError if any file is missing."""
+    stamps = {key: stamp_of(key) for key in files}
+    missing = [files[key] for key, stamp in stamps.items() if stamp == NO_STAMP and _is_missing(key)]
     if missing:
         raise DataError(
             _listing(f"{_count(len(missing), 'missing image')}", missing)
@@ -87,17 +76,24 @@ def _stamps(paths: Sequence[Path]) -> dict[Path, _Stamp]:
     return stamps
 
 
-def _key(path: Path) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 - Path.resolve reads the disk, once for every part of the path
+def _is_missing(key: str) -> bool:
+    """Or else it is there and cannot be looked at: `inspect_image` says why."""
+    try:
+        os.stat(key)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
 
 
-def _inspect_all(paths: list[Path], findings: dict[Path, ImageFinding], show_progress: bool) -> None:
+def _inspect_all(files: Mapping[str, Path], findings: dict[str, ImageFinding], show_progress: bool) -> None:
     """Adds to `findings`; decoders release the interpreter's lock, so that threads are enough."""
     pool = ThreadPoolExecutor(max_workers=number_of_cores())
-    bar = tqdm(total=len(paths), desc="checking images", leave=False, disable=None if show_progress else True)
+    bar = tqdm(total=len(files), desc="checking images", leave=False, disable=None if show_progress else True)
     try:
-        for path, finding in zip(paths, pool.map(inspect_image, paths), strict=True):
-            findings[path] = finding
+        for key, finding in zip(files, pool.map(inspect_image, files.values()), strict=True):
+            findings[key] = finding
             bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
@@ -110,16 +106,14 @@ def number_of_cores() -> int:
 
 
 def _judge(
-    paths: dict[Path, _Stamp],
-    findings: dict[Path, ImageFinding],
+    warnings: Sequence[str],
+    problems: Mapping[Path, str],
     on_bad: Literal["refuse", "skip"],
     log: logging.Logger,
     remedy: str,
 ) -> list[Path]:
-    warnings = [finding.warning for path in paths if (finding := findings[path]).warning]
     if warnings:
         log.warning(_listing(_count(len(warnings), "doubtful image"), warnings))
-    problems = {path: finding.problem for path in paths if (finding := findings[path]).problem}
     if not problems:
         return []
     count = _count(len(problems), "image") + " cannot be read"
@@ -139,7 +133,7 @@ def _listing(title: str, items: Sequence[object]) -> str:
     return "\n".join([f"{title}:", *shown, *rest])
 
 
-_Cache = dict[str, tuple[int, int, str | None]]
+_Cache = dict[str, list[Any]]
 """By absolute path, of images that can be used: size, time of change, warning."""
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import mmap
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from data_loader.file_stamps import Stamp
 
 HEADER_BYTES = 4096
 """Where the first image begins. What stands before it names the file, so that no index is taken for another's."""
 
 _MAP_NORESERVE = 0x4000
 """Linux's value; not every Python names it."""
-
-Stamp = tuple[int, int]
-"""A file's size in bytes and its time of change in ns: the same stamp, the same content."""
 
 
 class Row(NamedTuple):
@@ -85,15 +83,6 @@ class PixelStore:
         if self._handle >= 0:
             os.close(self._handle)
         self._handle = -1
-
-
-def stamp_of(path: str | Path) -> Stamp:
-    """(-1, -1) for a file that is not there or cannot be looked at: whoever reads it is told why."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - Path.stat costs twice as much, and there are tens of thousands
-    except (OSError, ValueError):
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
 
 
 def write_at(handle: int, data: memoryview, offset: int) -> None:

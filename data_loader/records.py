@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
+from data_loader.file_stamps import absolute_paths
 from data_loader.label_fixes import corrected_labels
 from data_loader.tables import raise_problems
 from utils.errors import DataError
@@ -116,8 +116,8 @@ def _check_values(records: Sequence[Record], label_space: LabelSpace, problems: 
 
 def _check_duplicates(records: Sequence[Record], problems: list[str]) -> None:
     first: dict[str, Record] = {}
-    for record in records:
-        other = first.setdefault(os.path.abspath(record.path), record)  # noqa: PTH100 (three times as fast)
+    for record, path in zip(records, absolute_paths(record.path for record in records), strict=True):
+        other = first.setdefault(path, record)
         if other is not record:
             problems.append(f'{record.origin}: "{record.name}" is the image of {other.origin} again')
 

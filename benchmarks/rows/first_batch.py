@@ -20,6 +20,7 @@ from experiment.builders import build_data_loader, build_model, divide_records
 
 TARGET = Target(0.2, 0.1, less_is_better=True)
 """Seconds, for a warm cache."""
+SMALL_SIDE = 64
 
 
 def measure(workplace: Workplace) -> Row:
@@ -32,6 +33,11 @@ def measure(workplace: Workplace) -> Row:
             workplace, records, cache="disk", num_workers=workers
         )
     contenders["warm cache on disk, 2 workers, fresh process"] = in_fresh_process(workplace, 2)
+    many = workplace.files(workplace.scale.files)
+    for workers in (0, 2):  # small ones, since the disk need not hold gigabytes of them for one batch
+        contenders[f"warm cache on disk of {len(many):,} small images, {workers} workers"] = fresh_loader(
+            workplace, many, cache="disk", num_workers=workers, input_size=SMALL_SIDE
+        )
     values = interleaved(contenders, workplace.scale.rounds)
     figures = [Figure(name, "s", each, TARGET if name.startswith("warm") else None) for name, each in values.items()]
     return Row(
@@ -40,6 +46,7 @@ def measure(workplace: Workplace) -> Row:
         {
             "images": len(records),
             "side": workplace.scale.side,
+            "small_side": SMALL_SIDE,
             "batch_size": workplace.scale.batch_size,
         },
         [

@@ -17,6 +17,7 @@ TINY = Scale(
     eval_people=1,
     decoded_images=12,
     cached_images=20,
+    files=20,
     side=32,
     batch_size=4,
     cpu_updates=2,

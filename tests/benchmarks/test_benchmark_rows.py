@@ -111,7 +111,7 @@ def test_the_first_batch_and_the_cache(
 
     monkeypatch.setattr(first_batch, "in_fresh_process", without_a_process)
     row = first_batch.measure(workplace)
-    assert len(targets(row)) == 3
+    assert len(targets(row)) == 5
     assert all(value > 0 for value in checked(row).values())
     built = checked(cache_build.measure(workplace))
     assert built["cache on disk, whole build"] == pytest.approx(14 / built["cache on disk"], rel=0.5)

@@ -1,0 +1,35 @@
+"""Which file it is, and whether it is as it was: by absolute path, size and time of change.
+
+A start asks this of tens of thousands of files, several times."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+Stamp = tuple[int, int]
+"""A file's size in bytes and its time of change in ns: the same stamp, the same content."""
+
+NO_STAMP: Stamp = (-1, -1)
+"""Of a file that is not there or cannot be looked at: whoever reads it is told why."""
+
+
+def absolute_paths(paths: Iterable[Path]) -> list[str]:
+    """os.path.abspath of each, which takes ten times as long: a Path has no empty part and no "." in it already."""
+    here = os.getcwd().rstrip("/")  # noqa: PTH109 - text is wanted
+    return [
+        os.path.abspath(text)  # noqa: PTH100 - Path.resolve reads the disk, once for every part of the path
+        if ".." in text or text == "." or text.startswith("//")
+        else (text if text.startswith("/") else f"{here}/{text}")
+        for text in map(str, paths)
+    ]
+
+
+def stamp_of(path: str | Path) -> Stamp:
+    """NO_STAMP where there is none."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - Path.stat costs twice as much
+    except (OSError, ValueError):
+        return NO_STAMP
+    return status.st_size, status.st_mtime_ns

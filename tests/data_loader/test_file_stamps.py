@@ -1,0 +1,33 @@
+"""Absolute paths and stamps, against the standard library's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from data_loader.file_stamps import NO_STAMP, absolute_paths, stamp_of
+
+PATHS = [
+    "a.jpg", "a/b.jpg", "./a/./b.jpg", "a//b.jpg", "../b.jpg", "a/../../b.jpg", "..", ".", "/", "//", "///", "//a/b",
+    "///a/b", "/a/b.jpg", "/a/../b.jpg", "/../a", "/a/./b/", "a..b.jpg", "..a/b", ".a/b", "a/.b", "a ", " /a", "~/a",
+    "\u00e9/\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("here", ["/", "/tmp", None])
+def test_paths_are_those_of_the_library(here: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here or tmp_path)
+    paths = [Path(text) for text in PATHS]
+    assert absolute_paths(paths) == [os.path.abspath(path) for path in paths]  # noqa: PTH100
+
+
+def test_stamps(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    assert stamp_of(file) == NO_STAMP
+    file.write_bytes(b"12345")
+    os.utime(file, ns=(1, 123_456_789_012_345_678))
+    (tmp_path / "link").symlink_to(file)
+    assert stamp_of(file) == stamp_of(str(tmp_path / "link")) == (5, 123_456_789_012_345_678)
+    assert stamp_of("a\0b") == stamp_of(file / "below") == NO_STAMP
