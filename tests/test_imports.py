@@ -94,10 +94,9 @@ def test_checkpoints_are_loaded_in_one_place() -> None:
     assert set(loads) == {"utils/checkpoint_file.py"}
 
 
-@pytest.mark.parametrize("entry_point", ["train", "test"])
-def test_a_start_imports_nothing_slow_that_it_may_not_need(entry_point: str) -> None:
+def test_a_start_imports_nothing_slow_that_it_may_not_need() -> None:
     """Each is asked for where a config names it, or where a table is read: together they are two seconds."""
     slow = ("mlflow", "pandas", "pytorch_metric_learning", "scipy.stats", "sklearn", "torch.utils.tensorboard")
-    question = f"import sys, {entry_point}; print(*sorted(sys.modules.keys() & {slow}))"
+    question = f"import sys, train, test; print(*sorted(sys.modules.keys() & {slow}))"
     asked = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True, cwd=ROOT)
     assert asked.stdout.split() == []

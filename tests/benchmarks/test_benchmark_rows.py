@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,6 @@ from data_loader.batch_samplers import BatchKeys
 from trainer import compute_choice
 from utils.errors import ConfigError
 from utils.run_folders import RunFolders
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def checked(row: Row, rounds: int = 2) -> dict[str, float]:

@@ -7,26 +7,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import pytest
-import torch
 
 from data_loader import cache_filling, datasets, image_check, images
 from scripts.make_demo_data import make_demo_data
 from tests.integration.drawn_road import write_config
 from tests.integration.workplace import TINY, Workplace, copy_into, make_data
 from train import main
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Two threads cost more than they bring on images of 32 pixels."""
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    yield
-    torch.set_num_threads(threads[0])
-    cv2.setNumThreads(threads[1])
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from utils.checkpoint_file import read_checkpoint
 ROOT = Path(__file__).parents[2]
 
 
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 """Another number of threads adds floats up in another order: bits are equal for equal numbers."""
 
 
@@ -75,5 +74,5 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "train.py", "-c", str(config), *arguments],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ONE_THREAD,
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

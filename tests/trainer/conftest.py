@@ -146,7 +146,6 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
         stop = StopSignals()
         path = tmp_path / folder
         path.mkdir(exist_ok=True)
-        torch.set_num_threads(1)  # two threads cost more than they bring on six pixels
         after = resume["completed_epochs"] if resume else None
         trainer_settings = TrainerSettings(**{"epochs": 3, "verbosity": 0, "monitor": "min val/loss", **settings})
         learner = Learner(
