@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor
 
@@ -190,12 +191,19 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser.add_argument("--output", help="the CSV to write (default: <submit_dir>/<name>_<run>.csv)")
     parser.add_argument("--probabilities", action="store_true", help="also write each class's probability")
     parser.add_argument("--bs", type=int, help="images to a batch (default: the config's)")
-    parser.add_argument("--num-workers", type=int, help="processes that read images (default: the config's)")
+    parser.add_argument("--num-workers", type=_num_workers, help="processes that read images (default: the config's)")
     arguments = parser.parse(argv)
-    for flag, value, least in (("--bs", arguments.bs, 1), ("--num-workers", arguments.num_workers, 0)):
-        if value is not None and value < least:
-            raise ConfigError(f"{flag} {value}: must be at least {least}")
+    if arguments.bs is not None and arguments.bs < 1:
+        raise ConfigError(f"--bs {arguments.bs}: must be at least 1")
     return arguments
+
+
+def _num_workers(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise ConfigError(f'--num-workers {text}: must be a whole number of at least 0, or "auto"')
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

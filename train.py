@@ -48,7 +48,7 @@ from trainer.resume import (
 from trainer.trainer import Trainer
 from utils import process_group
 from utils.device import choose_device
-from utils.errors import UserError, run_command
+from utils.errors import DataError, UserError, run_command
 from utils.heap import keep_freed_memory
 from utils.run_folders import RunFolders, new_run, read_kept_config
 from utils.stop_signals import StopSignals
@@ -264,6 +264,9 @@ def run_to_the_end(trainer: Trainer) -> None:
     except UserError as error:
         trainer.log.debug("the run ends: %s", error)
         exit_code = error.exit_code
+        if isinstance(error, DataError) and trainer.checkpoints.has_last():  # a photograph is gone, or a worker
+            run = trainer.checkpoints.run_folder
+            raise DataError(f"{error}\nwhat was trained before is saved: --resume {run} goes on from there") from error
         raise
     finally:
         trainer.trackers.close(exit_code)

@@ -39,7 +39,9 @@ from benchmarks.workplace import FULL, QUICK, Scale, Workplace, new_folder
 from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_command
+from utils.files import obstacle_to_replacing
 from utils.heap import keep_freed_memory
+from utils.run_folders import obstacle_to_writing
 from utils.wording import not_one_of
 
 README = Path(__file__).parent / "README.md"
@@ -80,6 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
     stem = file_stem(report["machine"]) + ("-quick" if arguments.quick else "")
     output = arguments.output or RESULTS / f"{stem}.json"
     report = reports.read_report(output)
+    if obstacle := obstacle_to_replacing(output, suffix=".json") or obstacle_to_writing(output.parent):
+        raise ConfigError(f"--output {output}: cannot be written: {obstacle}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmarks-")))
         data = arguments.data or folder / "data"
@@ -102,13 +106,15 @@ def chosen_rows(named: Sequence[str] | None) -> list[str]:
     if named is None:
         available = {"", "gpu"} if torch.cuda.is_available() else {""}
         return [name for name, kind in ROWS.items() if kind.needs in available]
-    names = {row for name in named for row in GROUPS.get(name, [name])}
-    for name in sorted(names):
-        if name not in ROWS:
-            raise ConfigError(f"--rows {name}: {not_one_of(name, [*ROWS, *GROUPS])}")
-        if ROWS[name].needs == "gpu" and not torch.cuda.is_available():
-            raise ConfigError(f"--rows {name}: needs a CUDA device, and there is none here")
-    return [name for name in ROWS if name in names]
+    rows = {name: GROUPS.get(name, [name]) for name in named}
+    problems = [f"--rows {name}: {not_one_of(name, [*ROWS, *GROUPS])}" for name in rows if rows[name][0] not in ROWS]
+    if not problems and not torch.cuda.is_available():
+        without = [name for name in rows if any(ROWS[row].needs == "gpu" for row in rows[name])]
+        problems = [f"--rows {name}: needs a CUDA device, and there is none here" for name in without]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    chosen = {row for name in rows for row in rows[name]}
+    return [name for name in ROWS if name in chosen]
 
 
 def scale_of(names: Sequence[str], quick: bool) -> Scale:

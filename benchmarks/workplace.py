@@ -25,6 +25,7 @@ from experiment.checks import problems_between_sections
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from scripts.make_demo_data import make_demo_data
+from utils.errors import ConfigError
 from utils.files import link_or_copy
 
 TRAIN_TABLE = Path("train", "train.csv")
@@ -77,7 +78,10 @@ class Workplace:
     def __init__(self, folder: Path, data: Path, scale: Scale, device: torch.device) -> None:
         self.folder, self.data, self.scale, self.device = folder, data, scale, device
         if not (data / TRAIN_TABLE).exists():
-            make_demo_data(data, scale.people, scale.eval_people, SEED)
+            try:
+                make_demo_data(data, scale.people, scale.eval_people, SEED)
+            except ConfigError as error:  # which speaks of the flag of its own command
+                raise ConfigError(str(error).replace("--output", "--data", 1)) from None
 
     @property
     def paths(self) -> list[Path]:

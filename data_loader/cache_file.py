@@ -56,7 +56,7 @@ class DiskStore(PixelStore):
     def load_whole(self) -> bool:
         """Opens what is there, if it is just as its index says, without the folder's lock; else False."""
         try:
-            index = _read_index(self._index_path)
+            index = _read_index(self._index_path, self._recipe)
             if index is None:
                 return False
             self._handle = os.open(self._pixel_path, os.O_RDONLY)
@@ -73,7 +73,7 @@ class DiskStore(PixelStore):
         self.close()
         self._saved_end = index = None
         try:
-            index = _read_index(self._index_path)
+            index = _read_index(self._index_path, self._recipe)
             if index is not None:
                 self._handle = os.open(self._pixel_path, os.O_RDWR)
                 fcntl.flock(self._handle, fcntl.LOCK_SH)
@@ -209,8 +209,8 @@ def _header(file_id: str) -> bytes:
     return f"image cache {file_id}\n".encode().ljust(HEADER_BYTES, b"\0")
 
 
-def _read_index(path: Path) -> _Index | None:
-    """None where there is none. Raises OSError, and ValueError where it is damaged."""
+def _read_index(path: Path, recipe: str) -> _Index | None:
+    """None where there is none. Raises OSError, and ValueError where it is damaged or another recipe's."""
     try:
         digest, _, text = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
@@ -219,6 +219,8 @@ def _read_index(path: Path) -> _Index | None:
         raise ValueError("the checksum is wrong")
     try:
         stored = json.loads(text)
+        if stored["recipe"] != json.loads(recipe):
+            raise ValueError("it was renamed")
         rows = map(Row._make, zip(*(stored["rows"][name] for name in Row._fields), strict=True))
         size, changed = stored["stamp"]
         return _Index(stored["file_id"], stored["end"], (size, changed), dict(zip(stored["paths"], rows, strict=True)))

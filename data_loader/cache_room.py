@@ -57,7 +57,10 @@ def shown_bytes(number: int) -> str:
 @contextmanager
 def locked(folder: Path, stop: StopSignals) -> Iterator[None]:
     """While it is entered, no other process changes the folder. Raises OSError, and StopSignal where it waits."""
-    handle = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        handle = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # another user's, which can be locked all the same
+        handle = os.open(folder / _LOCK_FILE, os.O_RDONLY)
     try:
         told = False
         while True:

@@ -10,6 +10,7 @@ import signal
 import statistics
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -44,6 +45,8 @@ MEASURED_SECONDS = 0.5
 """How many images are timed, and how long at most."""
 
 logger = logging.getLogger(__name__)
+
+warnings.filterwarnings("ignore", "This DataLoader will create")  # torch's word of more workers than cores, four times
 
 Made = tuple[BatchKeys, list[np.ndarray]]
 
@@ -123,8 +126,8 @@ class BatchFeed:
             if isinstance(error, RuntimeError) and not re.match(r"DataLoader worker \(pid", str(error)):
                 raise
             raise DataError(
-                f"a loader's worker process died ({first_line(error)}); if memory ran out, lower "
-                f"data_loader.args.num_workers or batch_size"
+                f"a loader's worker process died ({first_line(error)}); if memory ran out, take fewer workers "
+                f"(num_workers) or smaller batches; if the image cache was changed meanwhile, start again"
             ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -18,7 +19,7 @@ from data_loader.datasets import AugmentedImages, ImageViews, TargetTable
 from data_loader.device_images import DeviceImages
 from data_loader.device_transforms import DeviceTransforms
 from data_loader.feeding import BatchFeed, measured_num_workers
-from data_loader.image_check import check_images
+from data_loader.image_check import check_images, number_of_cores
 from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, ImageStore
 from data_loader.images import Images
 from data_loader.pipeline import Pipeline
@@ -32,6 +33,8 @@ __all__ = ["AttributeDataLoader"]
 
 Pixels = Annotated[int, Field(ge=1)]
 DEFAULT_BATCH_SIZE = 32
+
+logger = logging.getLogger(__name__)
 
 
 class AttributeDataLoader(BaseDataLoader):
@@ -81,6 +84,8 @@ class AttributeDataLoader(BaseDataLoader):
     ) -> None:
         if sampler is not None:
             sampler.check_loader(batch_size, shuffle)
+        if isinstance(num_workers, int) and num_workers > number_of_cores():
+            logger.info("num_workers = %d, and this process has %d cores", num_workers, number_of_cores())
         pipelines = build_transforms(transforms, input_size, mean, std)
         paths = [record.path for record in [*split.train, *split.validation]]
         bad = set(check_images(paths, image_check_cache, on_bad_image, show_progress))

@@ -138,7 +138,7 @@ def _refuse_folds(parts: Sequence[Part], side: str) -> None:
 def _sound(predictor: Predictor, records: list[Record], asked: bool) -> list[Record]:
     """All records, every image of them sound. Those that training left out are left out of its split again; where an
     answer is asked for each image, a bad one is an error."""
-    remembered = Path(predictor.config.get("trainer", {}).get("save_dir", "saved/")) / CHECKED_IMAGES_FILE
+    remembered = None if predictor.save_dir is None else predictor.save_dir / CHECKED_IMAGES_FILE
     paths = [record.path for record in records]
     if asked:
         check_images(paths, remembered, remedy="repair them: every image must have an answer")

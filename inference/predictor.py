@@ -114,6 +114,12 @@ class Predictor:
         except (ConfigError, AttributeError, TypeError, ValueError) as error:  # by another version, or another hand
             raise CheckpointError(f"{path}: cannot be used by this version: {first_line(error)}") from None
 
+    @property
+    def save_dir(self) -> Path | None:
+        """Where its run, and others, keep what they know of images; None for a run that came here from elsewhere."""
+        save_dir = Path(self.config.get("trainer", {}).get("save_dir", TrainerSettings.save_dir))
+        return save_dir if save_dir.is_dir() else None
+
     def judge(self, records: Sequence[Record]) -> Probabilities:
         """The probabilities of every record, in order. Raises DataError for an image that cannot be read."""
         return judge([self], records)[0]
@@ -144,7 +150,7 @@ def judge(
     predictors: Sequence[Predictor],
     records: Sequence[Record],
     batch_size: int | None = None,
-    num_workers: int | None = None,
+    num_workers: int | Literal["auto"] | None = None,
     stop: StopSignals | None = None,
     verbosity: int = 0,
 ) -> list[Probabilities]:
@@ -182,10 +188,11 @@ def _image_store(predictors: Sequence[Predictor], verbosity: int) -> ImageStore 
     """Where the first of the models that was trained with a cache on disk kept its images, so that these are too."""
     for predictor in predictors:
         args = predictor.config.get("data_loader", {}).get("args", {})
-        if args.get("cache") in ("disk", "device"):
-            save_dir = Path(predictor.config.get("trainer", {}).get("save_dir", TrainerSettings.save_dir))
+        if args.get("cache") in ("disk", "device") and predictor.save_dir is not None:
             budget_gib = args.get("cache_budget_gib", DEFAULT_CACHE_BUDGET_GIB)
-            return ImageStore(args["cache"], save_dir / IMAGE_CACHE_FOLDER, budget_gib, show_progress=verbosity > 0)
+            return ImageStore(
+                args["cache"], predictor.save_dir / IMAGE_CACHE_FOLDER, budget_gib, show_progress=verbosity > 0
+            )
     return None
 
 

@@ -38,6 +38,10 @@ class Checkpoints:
             pending.unlink(missing_ok=True)
         return self.folder / LAST
 
+    def has_last(self) -> bool:
+        """Whether the run can go on from here."""
+        return (self.folder / LAST).exists()
+
     @staticmethod
     def periodic_name(epoch: int) -> str:
         return f"checkpoint-epoch{epoch}.pth"

@@ -133,6 +133,18 @@ def test_what_is_damaged_is_made_anew(
     assert sizes(folder)[".pixels"] == HEADER_BYTES + 20 * IMAGE_BYTES
 
 
+def test_files_that_were_renamed_are_no_other_recipes(paths: list[Path], folder: Path) -> None:
+    def files() -> set[Path]:
+        return {path for path in folder.iterdir() if path.suffix in (".json", ".pixels")}
+
+    cached(paths, folder)
+    first = files()
+    cached(paths, folder, resized(interpolation=0))
+    for path in files() - first:
+        path.replace(next(each for each in first if each.suffix == path.suffix))
+    assert_right(cached(paths, folder), paths)
+
+
 def test_what_a_run_has_open_outlives_the_damage_of_the_index(paths: list[Path], folder: Path) -> None:
     images = cached(paths, folder)
     cut(only(folder, ".json"), 100)

@@ -95,7 +95,8 @@ WRONG_FLAGS = {
     "69-no-side": ("test", ["-r", "x", "--split", "tset"], ("--split", "'tset'", "validation")),
     "69-no-number": ("test", ["-r", "x", "--bs", "many"], ("--bs", "'many'")),
     "69-batches-of-none": ("test", ["-r", "x", "--bs", "0"], ("--bs 0: must be at least 1",)),
-    "69-fewer-than-no-workers": ("test", ["-r", "x", "--num-workers", "-1"], ("--num-workers -1: must be at least 0",)),
+    "69-fewer-than-no-workers": ("test", ["-r", "x", "--num-workers", "-1"], ("--num-workers -1: must be a whole",)),
+    "69-no-number-of-workers": ("test", ["-r", "x", "--num-workers", "1.5"], ("--num-workers 1.5: must be", '"auto"')),
 }
 
 

@@ -143,6 +143,23 @@ def test_an_image_that_is_spoilt_after_the_check(workplace: Workplace, monkeypat
     workplace.train("--config", config).check_refusal(3, f"{TRAINING_IMAGE}: is empty (0 bytes)")
 
 
+def test_an_image_that_is_spoilt_in_the_second_epoch(workplace: Workplace) -> None:
+    """What the first has come to is not lost, and that is said."""
+    config = workplace.write_config({"trainer.epochs": 2})
+    workplace.train("--config", config).check_success()
+    before = decoded_images.read_rgb
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(decoded_images, "read_rgb", lambda path: before(workplace.write(TRAINING_IMAGE, b"") and path))
+        outcome = workplace.train("--resume", workplace.run, "--set", "trainer.epochs=3")
+    outcome.check_refusal(
+        3,
+        f"{TRAINING_IMAGE}: is empty (0 bytes)",
+        f"what was trained before is saved: --resume {workplace.run} goes on from there",
+    )
+    workplace.write(TRAINING_IMAGE, JPEG)
+    workplace.train("--resume", workplace.run, "--set", "trainer.epochs=3").check_success()
+
+
 def test_good_images_are_checked_once_and_bad_ones_each_time(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

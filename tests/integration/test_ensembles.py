@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,18 @@ def test_views_by_name_from_the_command_line(trained: Workplace, models: Models,
     run = models.write("saved/models/Tiny/a")
     _, outcome = answer(trained, run, "--views", views)
     assert "views of each image: " in outcome.out
+
+
+def test_a_run_that_was_moved_leaves_nothing_where_it_was(workplace: Workplace) -> None:
+    config = workplace.write_config({"data_loader.args.cache": "disk"})
+    workplace.train("--config", config).check_success()
+    workplace.run.rename("moved")
+    shutil.rmtree(workplace.save_dir)
+    workplace.test("--resume", "moved").check_success()
+    assert not workplace.save_dir.exists()
+    workplace.save_dir.mkdir()  # any other run's
+    workplace.test("--resume", "moved").check_success()
+    assert {path.name for path in workplace.save_dir.iterdir()} == {"checked_images.json", "image_cache"}
 
 
 def test_the_platform_says_what_the_command_line_does_not(
