@@ -64,6 +64,7 @@ def run_command(command: Callable[[], None]) -> int:
 
     SIGTERM and SIGUSR1 end it wherever it is, as Ctrl-C does; long work that has something to save answers them itself
     (utils/stop_signals.py)."""
+    gc.freeze()  # what was imported stays for good: to search it for garbage takes longer than to read the tables
     gc.enable()  # utils/early_signals.py has paused it
     try:
         with _signals_raise():
@@ -74,6 +75,8 @@ def run_command(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         return KeyboardStop.exit_code
+    finally:
+        gc.unfreeze()  # libraries tell of what is left when Python ends
     return 0
 
 
