@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from data_loader.file_stamps import Stamp, stamp_of
+from data_loader.file_stamps import Stamp, stamps_of
 from data_loader.pixel_store import HEADER_BYTES, PixelStore, Row, write_at
 from utils.files import write_atomically
 
@@ -167,9 +167,8 @@ class DiskStore(PixelStore):
 
     def live_rows(self, stamps: Mapping[str, Stamp]) -> dict[str, Row]:
         """The rows of files that are as they were; those that are not in `stamps` are looked at."""
-        return {
-            key: row for key, row in self.rows.items() if self.has(key, stamps[key] if key in stamps else stamp_of(key))
-        }
+        known = {**stamps, **stamps_of(self.rows.keys() - stamps.keys())}
+        return {key: row for key, row in self.rows.items() if self.has(key, known[key])}
 
     def used_elsewhere(self) -> bool:
         try:

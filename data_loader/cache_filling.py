@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data_loader.cache_file import DiskStore
 from data_loader.cache_room import Room, fits_beside, locked, present_room, room_in_memory, room_on_disk, shown_bytes
-from data_loader.file_stamps import Stamp, stamp_of
+from data_loader.file_stamps import Stamp, stamps_of
 from data_loader.image_check import number_of_cores
 from data_loader.pipeline import FixedSteps
 from data_loader.pixel_store import HEADER_BYTES, PixelStore
@@ -41,9 +41,10 @@ class Filling:
     """One call of `cache_images`: paths by key; steps, what is asked of them, and stores by recipe (what a result
     depends on, as JSON)."""
 
-    def __init__(self, show_progress: bool) -> None:
+    def __init__(self, show_progress: bool, seen: Mapping[str, Stamp]) -> None:
         self.paths: dict[str, Path] = {}
         self.stamps: dict[str, Stamp] = {}
+        self._seen = seen
         self.steps: dict[str, FixedSteps] = {}
         self.asked: dict[str, dict[str, None]] = {}  # keys, in order
         self.stores: Mapping[str, PixelStore] = {}
@@ -51,7 +52,8 @@ class Filling:
 
     def ask(self, recipe: str, steps: FixedSteps, paths: Mapping[str, Path]) -> None:
         """Wants what the steps make of the images."""
-        self.stamps |= {key: stamp_of(key) for key in paths.keys() - self.stamps.keys()}
+        self.stamps |= {key: self._seen[key] for key in paths if key in self._seen}
+        self.stamps |= stamps_of(paths.keys() - self.stamps.keys())
         self.paths |= paths
         self.steps[recipe] = steps
         self.asked.setdefault(recipe, {}).update(dict.fromkeys(paths))
@@ -160,9 +162,8 @@ class Filling:
         """By the key of an image, the recipes that have not made it."""
         found: dict[str, list[str]] = {}
         for recipe, keys in self.asked.items():
-            for key in keys:
-                if not self.stores[recipe].has(key, self.stamps[key]):
-                    found.setdefault(key, []).append(recipe)
+            for key in self.stores[recipe].lacking(keys, self.stamps):
+                found.setdefault(key, []).append(recipe)
         return found
 
     def _needed_bytes(self, missing: Mapping[str, list[str]]) -> int:

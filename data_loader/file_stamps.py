@@ -26,10 +26,14 @@ def absolute_paths(paths: Iterable[Path]) -> list[str]:
     ]
 
 
-def stamp_of(path: str | Path) -> Stamp:
-    """NO_STAMP where there is none."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - Path.stat costs twice as much
-    except (OSError, ValueError):
-        return NO_STAMP
-    return status.st_size, status.st_mtime_ns
+def stamps_of(paths: Iterable[str]) -> dict[str, Stamp]:
+    """By path; NO_STAMP where there is none."""
+    stat, stamps = os.stat, {}
+    for path in paths:
+        try:
+            status = stat(path)
+        except (OSError, ValueError):
+            stamps[path] = NO_STAMP
+        else:
+            stamps[path] = status.st_size, status.st_mtime_ns
+    return stamps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 
 from data_loader.cache_filling import Filling
-from data_loader.file_stamps import absolute_paths
+from data_loader.file_stamps import Stamp, absolute_paths
 from data_loader.pipeline import FixedSteps
 from data_loader.pixel_store import HEADER_BYTES, PixelStore
 from utils.errors import ConfigError, StorageFullError
@@ -96,17 +96,19 @@ def cache_images(
     folder: Path | None,
     budget_bytes: int,
     show_progress: bool = False,
+    seen: Mapping[str, Stamp] | None = None,
 ) -> list[CachedImages]:
     """For each pair of `wanted`, what its steps make of its images, in order; an image is decoded once for all.
 
     On the disk, what `folder` holds of equal steps is used, for files whose size and time of change are as they were,
     and what it lacks is added; in memory, what the process has made before. budget_bytes: how large the folder may
-    become, or what all images may take in memory that the process keeps for its next call.
+    become, or what all images may take in memory that the process keeps for its next call. seen: the stamps of files
+    that were looked at a moment ago, by absolute path; what is kept of a file that changes meanwhile is void.
 
     Raises DataError for an image that cannot be read or that the steps cannot take; ConfigError where there is no
     room or the folder cannot be used; StorageFullError where the disk runs full all the same; StopSignal. In each case
     the images that were done stay on the disk."""
-    filling = Filling(show_progress)
+    filling = Filling(show_progress, seen or {})
     asked = []
     for paths, steps in wanted:
         keys = absolute_paths(paths)

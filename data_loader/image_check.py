@@ -13,7 +13,7 @@ from typing import Any, Literal
 import PIL
 from tqdm import tqdm
 
-from data_loader.file_stamps import NO_STAMP, Stamp, absolute_paths, stamp_of
+from data_loader.file_stamps import NO_STAMP, Stamp, absolute_paths, stamps_of
 from utils.errors import DataError
 from utils.files import write_atomically
 from utils.image_decoding import DECODING_RULES, ImageFinding, inspect_image
@@ -35,6 +35,7 @@ def check_images(
     show_progress: bool = False,
     log: logging.Logger | None = None,
     remedy: str = 'repair them, or leave them out with data_loader.args.on_bad_image = "skip"',
+    seen: dict[str, Stamp] | None = None,
 ) -> list[Path]:
     """Decodes every image in full, in as many threads as there are cores, and returns those that cannot be used.
 
@@ -43,10 +44,14 @@ def check_images(
     "refuse"; under "skip" it holds the bad images, which `log` is warned of. Images that can be read but look doubtful
     are warned of in both cases. Raises DataError for missing files (before any image is opened, and under "skip" too)
     and, under "refuse", for bad images: the first ten, the count and the remedy.
+
+    seen: takes the stamps of the files by absolute path, for whoever would look at them next.
     """
     log = log or logging.getLogger(__name__)
     files = dict(zip(absolute_paths(paths), paths, strict=True))
     stamps = _stamps(files)
+    if seen is not None:
+        seen |= stamps
     known = _read_cache(cache_file)
     unknown = [key for key, stamp in stamps.items() if known.get(key, [])[:2] != [*stamp]]
     findings: dict[str, ImageFinding] = {}
@@ -66,7 +71,7 @@ def check_images(
 
 def _stamps(files: Mapping[str, Path]) -> dict[str, Stamp]:
     """By absolute path. Raises DataError if any file is missing."""
-    stamps = {key: stamp_of(key) for key in files}
+    stamps = stamps_of(files)
     missing = [files[key] for key, stamp in stamps.items() if stamp == NO_STAMP and _is_missing(key)]
     if missing:
         raise DataError(

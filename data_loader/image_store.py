@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data_loader.file_stamps import Stamp
 from data_loader.image_cache import CachedImages, cache_images
 from data_loader.images import DecodedImages, Images
 from data_loader.pipeline import FixedSteps, Pipeline
@@ -33,12 +34,14 @@ class ImageStore:
     budget_gib: float
     show_progress: bool = False
 
-    def images(self, sides: Sequence[tuple[Sequence[Record], Pipeline]]) -> list[Images]:
-        """Of each side of a split, the records' images after the pipeline's fixed steps."""
+    def images(
+        self, sides: Sequence[tuple[Sequence[Record], Pipeline]], seen: Mapping[str, Stamp] | None = None
+    ) -> list[Images]:
+        """Of each side of a split, the records' images after the pipeline's fixed steps; seen: see `cache_images`."""
         wanted = [([record.path for record in records], pipeline.fixed) for records, pipeline in sides]
         if self.cache == "none":
             return [DecodedImages(paths, steps) for paths, steps in wanted]
-        return [*self._cached(wanted)]
+        return [*self._cached(wanted, seen)]
 
     def views(self, records: Sequence[Record], pipelines: Sequence[Pipeline]) -> list[CachedImages] | None:
         """For each of the pipelines, which leave nothing to chance, its images; None where they are not to be kept, or
@@ -52,9 +55,11 @@ class ImageStore:
             logger.warning("%s. The images are decoded anew", error)
             return None
 
-    def _cached(self, wanted: Sequence[tuple[Sequence[Path], FixedSteps]]) -> list[CachedImages]:
+    def _cached(
+        self, wanted: Sequence[tuple[Sequence[Path], FixedSteps]], seen: Mapping[str, Stamp] | None = None
+    ) -> list[CachedImages]:
         where: Literal["memory", "disk"] = "memory" if self.cache == "memory" else "disk"
         budget_bytes = int(self.budget_gib * GIB)
         if where == "memory":  # which each process of a machine fills for itself, at the same time
             budget_bytes //= process_group.local_world_size()
-        return cache_images(wanted, where, self.folder, budget_bytes, self.show_progress)
+        return cache_images(wanted, where, self.folder, budget_bytes, self.show_progress, seen)

@@ -19,6 +19,7 @@ from data_loader.datasets import AugmentedImages, ImageViews, TargetTable
 from data_loader.device_images import DeviceImages
 from data_loader.device_transforms import DeviceTransforms
 from data_loader.feeding import BatchFeed, measured_num_workers
+from data_loader.file_stamps import Stamp
 from data_loader.image_check import check_images, number_of_cores
 from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, ImageStore
 from data_loader.images import Images
@@ -88,7 +89,8 @@ class AttributeDataLoader(BaseDataLoader):
             logger.info("num_workers = %d, and this process has %d cores", num_workers, number_of_cores())
         pipelines = build_transforms(transforms, input_size, mean, std)
         paths = [record.path for record in [*split.train, *split.validation]]
-        bad = set(check_images(paths, image_check_cache, on_bad_image, show_progress))
+        seen: dict[str, Stamp] = {}
+        bad = set(check_images(paths, image_check_cache, on_bad_image, show_progress, seen=seen))
         self.label_space = label_space
         self.batch_size = batch_size
         self.preprocessing = pipelines.preprocessing
@@ -104,7 +106,7 @@ class AttributeDataLoader(BaseDataLoader):
         device = device or torch.device("cpu")
         store = ImageStore(cache, cache_folder, cache_budget_gib, show_progress)
         train, validation = store.images(
-            [(self._train_records, pipelines.train), (self._validation_records, pipelines.evaluation)]
+            [(self._train_records, pipelines.train), (self._validation_records, pipelines.evaluation)], seen
         )
         train_targets = TargetTable(self._train_records, label_space)
         validation_targets = TargetTable(self._validation_records, label_space)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,11 @@ class PixelStore:
     def has(self, key: str, stamp: Stamp) -> bool:
         row = self.rows.get(key)
         return row is not None and (row.size, row.changed) == stamp and row.size >= 0
+
+    def lacking(self, keys: Iterable[str], stamps: Mapping[str, Stamp]) -> list[str]:
+        """The keys of which `has` says no, in order."""
+        rows, none = self.rows, (-1, -1)
+        return [key for key in keys if rows.get(key, none)[:2] != (stamp := stamps[key]) or stamp[0] < 0]
 
     def add(self, key: str, stamp: Stamp, image: np.ndarray, checksum: int) -> None:
         """Appends an image, (H, W, 3) uint8, contiguous. Raises OSError."""

@@ -166,7 +166,7 @@ def test_memory_is_divided_by_the_processes_of_a_machine(paths: list[Path], monk
     assert_right(cached(paths[:19], None, steps, "memory"), paths[:19], steps)
     budgets = []
 
-    def note(_wanted: object, _where: str, _folder: Path, budget_bytes: int, _show_progress: bool) -> list[object]:
+    def note(_wanted: object, _where: str, _folder: Path, budget_bytes: int, *_: object) -> list[object]:
         budgets.append(budget_bytes)
         return []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_loader.file_stamps import NO_STAMP, absolute_paths, stamp_of
+from data_loader.file_stamps import NO_STAMP, absolute_paths, stamps_of
 
 PATHS = [
     "a.jpg", "a/b.jpg", "./a/./b.jpg", "a//b.jpg", "../b.jpg", "a/../../b.jpg", "..", ".", "/", "//", "///", "//a/b",
@@ -25,9 +25,10 @@ def test_paths_are_those_of_the_library(here: str | None, tmp_path: Path, monkey
 
 def test_stamps(tmp_path: Path) -> None:
     file = tmp_path / "a.jpg"
-    assert stamp_of(file) == NO_STAMP
+    assert stamps_of([str(file)]) == {str(file): NO_STAMP}
     file.write_bytes(b"12345")
     os.utime(file, ns=(1, 123_456_789_012_345_678))
     (tmp_path / "link").symlink_to(file)
-    assert stamp_of(file) == stamp_of(str(tmp_path / "link")) == (5, 123_456_789_012_345_678)
-    assert stamp_of("a\0b") == stamp_of(file / "below") == NO_STAMP
+    paths = [str(file), str(tmp_path / "link"), "a\0b", str(file / "below"), ""]
+    stamp = (5, 123_456_789_012_345_678)
+    assert stamps_of(paths) == dict(zip(paths, [stamp, stamp, NO_STAMP, NO_STAMP, NO_STAMP], strict=True))
