@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import mmap
+import multiprocessing.context
 import os
 import re
 import signal
@@ -32,7 +34,7 @@ BATCHES_AHEAD = 2
 """Of each worker: how many batches it may be ahead of the model."""
 
 BATCHES_HELD = 4
-"""Batches that may be in use while the workers go on: more than these cross the pipe."""
+"""Batches that may be in use while the workers go on, without being copied."""
 
 IMAGES_PER_SECOND = 7500
 """What workers that are counted by measuring can make on a GPU machine: half as much again as fast models take."""
@@ -54,8 +56,8 @@ Made = tuple[BatchKeys, list[np.ndarray]]
 class BatchFeed:
     """The batches of a sampler, in its order: their keys, and their images as arrays (B, h, w, 3) uint8.
 
-    With workers the images lie in slots that are shared with them; only a slot's number crosses the pipe. Where all
-    slots are in use the images themselves do, so that batches may be kept as long as anybody likes.
+    With workers the images lie in slots that are shared with them; only a slot's number crosses the pipe. Batches may
+    be kept as long as anybody likes: of more than a few at once, copies are made.
 
     page_locked: see SharedSlots."""
 
@@ -72,8 +74,8 @@ class BatchFeed:
         self._started = False
         if self.num_workers:
             slot_bytes = sampler.batch_size * sum(3 * height * width for height, width in images.sizes)
-            count = self.num_workers * BATCHES_AHEAD + BATCHES_HELD
-            self._jobs = _Jobs(sampler, SharedSlots(count, slot_bytes, page_locked))
+            away = self.num_workers * BATCHES_AHEAD + 1  # the next job is handed out before an answer is taken in
+            self._jobs = _Jobs(sampler, SharedSlots(away, BATCHES_HELD, slot_bytes, page_locked))
             self._workers: DataLoader[Any] = DataLoader(
                 _Maker(images, self._jobs.slots),
                 batch_sampler=self._jobs,  # type: ignore[arg-type] # of jobs, where torch thinks of lists
@@ -82,7 +84,7 @@ class BatchFeed:
                 collate_fn=_unchanged,
                 worker_init_fn=_start_worker,
                 persistent_workers=True,
-                multiprocessing_context="fork",  # the slots and the cached images are shared by it
+                multiprocessing_context=_Fork(),  # by which the slots and the cached images are shared
                 generator=torch.Generator(),  # torch draws seeds for workers, else from the generator of dropout
             )
 
@@ -116,11 +118,9 @@ class BatchFeed:
                 signal.signal(signal.SIGCHLD, handler)
             for answer in answers:
                 job = self._jobs.issued.popleft()
-                if isinstance(answer, UserError):
+                if answer is not None:
                     raise answer
-                if job.slot is not None:
-                    answer = self._jobs.slots.received(job.slot, _shapes(self._images, job.keys))
-                yield job.keys, answer
+                yield job.keys, self._jobs.slots.received(job.slot, _shapes(self._images, job.keys))
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
             # torch tells of a dead worker by the first; the others come of taking a batch before that is noticed
             if isinstance(error, RuntimeError) and not re.match(r"DataLoader worker \(pid", str(error)):
@@ -169,10 +169,31 @@ def _seconds_an_image(images: BatchImages) -> list[float]:
 
 
 class _Job(NamedTuple):
-    """What a worker is to make, and where; slot: None to send it back."""
+    """What a worker is to make, and where."""
 
     keys: BatchKeys
-    slot: int | None
+    slot: int
+
+
+class _Fork(multiprocessing.context.ForkContext):
+    """With an event of its own for torch, which tells its workers by one that they are to end."""
+
+    def Event(self) -> _Flag:  # type: ignore[override] # noqa: N802
+        return _Flag()
+
+
+class _Flag:
+    """An event without a lock. That of multiprocessing has one, and whoever asks it for the event waits for ever once a
+    worker was killed that held it."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def set(self) -> None:
+        self._memory[0] = 1
+
+    def is_set(self) -> bool:
+        return self._memory[0] == 1
 
 
 class _Jobs(Sampler[_Job]):
@@ -204,17 +225,14 @@ class _Maker(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, job: _Job) -> list[np.ndarray] | UserError | None:
-        """An error of the user's is returned: raised in a worker, it would come with a traceback."""
-        shapes = _shapes(self.images, job.keys)
-        made = (
-            [np.empty(shape, np.uint8) for shape in shapes] if job.slot is None else self.slots.arrays(job.slot, shapes)
-        )
+    def __getitems__(self, job: _Job) -> UserError | None:
+        """Nothing, where all went well. An error of the user's is returned: raised in a worker, it would come with a
+        traceback."""
         try:
-            self.images.fill(job.keys, made)
+            self.images.fill(job.keys, self.slots.arrays(job.slot, _shapes(self.images, job.keys)))
         except UserError as error:
             return error
-        return made if job.slot is None else None
+        return None
 
 
 def _shapes(images: BatchImages, keys: BatchKeys) -> list[tuple[int, ...]]:

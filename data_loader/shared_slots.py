@@ -17,29 +17,30 @@ Shape = tuple[int, ...]
 
 
 class SharedSlots:
-    """`count` slots of `slot_bytes` each, shared with the processes that are forked later.
+    """Slots of `slot_bytes` each, shared with the processes that are forked later.
 
     A slot goes from `take` to a worker, which writes into `arrays`, and back: the arrays that `received` gives free it
     when nothing refers to them, nor to a tensor made of them, any more.
 
-    page_locked: what is received is pinned memory to CUDA, which it is as long as CUDA agrees. Whoever copies from it
-    to a GPU without waiting must hold the arrays until the copy is done."""
+    away: how many are with workers at once, at most; held: how many more there are for arrays that are in use; beyond
+    that `received` gives copies, so that there is always a slot to take. page_locked: what is received is pinned memory
+    to CUDA, as long as CUDA agrees. Whoever copies from it to a GPU without waiting must hold the arrays until the copy
+    is done."""
 
-    def __init__(self, count: int, slot_bytes: int, page_locked: bool = False) -> None:
+    def __init__(self, away: int, held: int, slot_bytes: int, page_locked: bool = False) -> None:
         self._slot_bytes = -(-max(slot_bytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._held = held
+        self._free = list(range(away + held))
+        self._in_use: set[int] = set()
+        self._away: set[int] = set()
         # Anonymous, so that neither the size of /dev/shm matters nor a name can be left behind by a kill.
-        self._memory = _Memory(-1, count * self._slot_bytes)
+        self._memory = _Memory(-1, len(self._free) * self._slot_bytes)
         self._page_locked = page_locked
-        self._free = list(range(count))
-        self._away: set[int] = set()  # taken, and not received
 
-    def take(self) -> int | None:
-        """A free slot's number; None if there is none. It is the one that was freed last: no more slots are ever
-        touched, and take up memory, than are in use at once."""
-        try:
-            slot = self._free.pop()
-        except IndexError:
-            return None
+    def take(self) -> int:
+        """A free slot's number. It is the one that was freed last: no more slots are ever touched, and take up memory,
+        than are in use at once."""
+        slot = self._free.pop()
         self._away.add(slot)
         return slot
 
@@ -51,10 +52,18 @@ class SharedSlots:
         """As `arrays`, in the process that took the slot: it is free again when they are gone."""
         self._away.remove(slot)
         whole = self._whole(slot)
+        if len(self._in_use) == self._held:
+            self._free.append(slot)
+            return self._split(whole.copy(), shapes)
         if self._page_locked:  # when it is used first: many never are
             self._page_locked = self._memory.lock_pages(whole)
-        weakref.finalize(whole, self._free.append, slot).atexit = False
+        self._in_use.add(slot)
+        weakref.finalize(whole, self._freed, slot).atexit = False
         return self._split(whole, shapes)
+
+    def _freed(self, slot: int) -> None:
+        self._in_use.remove(slot)
+        self._free.append(slot)
 
     def reclaim(self) -> None:
         """Takes back all slots that will not be received; no worker may be writing any more."""

@@ -54,14 +54,12 @@ def cudart(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> C
 
 
 def received(slots: SharedSlots, number_of_bytes: int) -> np.ndarray:
-    slot = slots.take()
-    assert slot is not None
-    (array,) = slots.received(slot, [(number_of_bytes,)])
+    (array,) = slots.received(slots.take(), [(number_of_bytes,)])
     return array
 
 
 def test_a_slot_is_locked_when_it_is_first_used_and_until_nobody_can_look_at_it(cudart: Cudart) -> None:
-    slots = SharedSlots(5, mmap.PAGESIZE + 1, page_locked=True)
+    slots = SharedSlots(1, 4, mmap.PAGESIZE + 1, page_locked=True)
     assert cudart.calls == []
     first, second = received(slots, 10), received(slots, mmap.PAGESIZE + 1)
     assert cudart.locked == {first.ctypes.data: 2 * mmap.PAGESIZE, second.ctypes.data: 2 * mmap.PAGESIZE}
@@ -88,7 +86,7 @@ def test_where_cuda_refuses_the_slots_are_ordinary_memory(cudart: Cudart, monkey
         raise RuntimeError("CUDA error: part or all of the requested memory range is already mapped")
 
     monkeypatch.setattr(torch, "zeros", zeros)
-    slots = SharedSlots(4, 100, page_locked=True)
+    slots = SharedSlots(1, 4, 100, page_locked=True)
     kept = [received(slots, 100) for _ in range(4)]
     for number, array in enumerate(kept):
         array[:] = number
@@ -101,14 +99,14 @@ def test_where_cuda_refuses_the_slots_are_ordinary_memory(cudart: Cudart, monkey
 
 
 def test_memory_that_is_not_to_be_locked_is_not(cudart: Cudart) -> None:
-    slots = SharedSlots(2, 100)
+    slots = SharedSlots(1, 1, 100)
     received(slots, 100)
     del slots
     assert cudart.calls == []
 
 
 def test_a_child_leaves_locked_what_it_forgets(cudart: Cudart) -> None:
-    slots = [SharedSlots(1, 100, page_locked=True)]
+    slots = [SharedSlots(1, 1, 100, page_locked=True)]
     array = [received(slots[0], 100)]
 
     def forget() -> None:
@@ -133,7 +131,7 @@ def test_workers_fill_locked_slots(cudart: Cudart) -> None:
         for keys, arrays in feed:
             assert (arrays[0] == keys.indices[:, None, None, None]).all()
     locked = len(cudart.locked)
-    assert 1 <= locked <= 2 * BATCHES_AHEAD + BATCHES_HELD
+    assert 1 <= locked <= 2 * BATCHES_AHEAD + 1 + BATCHES_HELD
     assert cudart.calls == ["lock"] * locked
     del feed, arrays
     gc.collect()
@@ -163,7 +161,7 @@ def test_a_loader_locks_its_slots_for_a_gpu_only(cudart: Cudart, device: str) ->
 @needs_gpu
 def test_on_a_gpu_the_slots_are_pinned_and_a_refusal_breaks_nothing() -> None:
     torch.zeros(1, device="cuda")
-    slots = SharedSlots(2, 1 << 20, page_locked=True)
+    slots = SharedSlots(1, 1, 1 << 20, page_locked=True)
     array = received(slots, 1 << 20)
     array[:] = np.arange(1 << 20) % 251
     tensor = torch.from_numpy(array)
