@@ -15,7 +15,7 @@ from utils.random_streams import numpy_stream
 from utils.stop_signals import StopSignals
 
 NUM_COMBINATIONS = 200
-NUM_ORDINARY = 60
+NUM_ORDINARY = 40
 """So many in the ordinary suite; the others in the long one."""
 
 HEADS: dict[str, dict[str, list[str]]] = {
