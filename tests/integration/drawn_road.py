@@ -17,9 +17,6 @@ from utils.checkpoint_file import read_checkpoint
 ROOT = Path(__file__).parents[2]
 
 
-"""Another number of threads adds floats up in another order: bits are equal for equal numbers."""
-
-
 def write_config(folder: Path, drawn: Path, **changes: Any) -> Path:
     values = {
         "extends": os.path.relpath(ROOT / "configs" / "demo.json", folder),
