@@ -49,11 +49,10 @@ class PixelStore:
         return handle
 
     def has(self, key: str, stamp: Stamp) -> bool:
-        row = self.rows.get(key)
-        return row is not None and (row.size, row.changed) == stamp and row.size >= 0
+        return not self.lacking([key], {key: stamp})
 
     def lacking(self, keys: Iterable[str], stamps: Mapping[str, Stamp]) -> list[str]:
-        """The keys of which `has` says no, in order."""
+        """The keys whose images are not there, or of a file that was another, in order."""
         rows, none = self.rows, (-1, -1)
         return [key for key in keys if rows.get(key, none)[:2] != (stamp := stamps[key]) or stamp[0] < 0]
 
