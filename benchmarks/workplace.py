@@ -39,9 +39,8 @@ class Scale:
 
     rounds: of each row; people, eval_people: to draw, seven photographs each; decoded_images, cached_images: what an
     epoch shows where images are decoded, and where they are kept (photographs come again if there are fewer); files:
-    of a large data set, where the start of a loader is measured; side: of the images in pixels; cpu_updates: to an
-    epoch, where training on a CPU is measured; seconds: of a simulated epoch; gpu_images: to an epoch, where training
-    on a GPU is measured."""
+    of a large data set, where the start of a loader is measured; side: of the images in pixels; cpu_images,
+    gpu_images: to an epoch, where training on a CPU, and on a GPU, is measured; seconds: of a simulated epoch."""
 
     rounds: int = 5
     people: int = 215
@@ -51,7 +50,7 @@ class Scale:
     files: int = 18_900
     side: int = 240
     batch_size: int = 64
-    cpu_updates: int = 3
+    cpu_images: int = 64
     seconds: float = 2.0
     gpu_images: int = 3200
 
@@ -64,7 +63,6 @@ QUICK = Scale(
     decoded_images=640,
     cached_images=3840,
     files=3000,
-    cpu_updates=2,
     seconds=1.0,
     gpu_images=1280,
 )

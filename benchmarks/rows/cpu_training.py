@@ -20,9 +20,10 @@ from model.depthwise import DepthwiseConv2d
 from model.lean_modules import LEAN_MODULES
 from parse_config import ConfigParser
 
-MODELS = {"efficientnet_b0": Target(2.5, 2.9), "resnet10t": None, "mobilenetv3_small_100": None}
-"""By model, the target of the ratio."""
-BATCH_SIZE = 16
+TARGETS = {"efficientnet_b0": Target(2.5, 2.9)}
+"""By model, of the ratio."""
+CASES = [("efficientnet_b0", 64), ("efficientnet_b0", 16), ("resnet10t", 64), ("mobilenetv3_small_100", 64)]
+"""Models, and images to a batch: the recipe's 64, and fewer."""
 OURS, PLAIN = "as the project chooses", "float32, NCHW"
 
 
@@ -30,52 +31,53 @@ def measure(workplace: Workplace) -> Row:
     figures: list[Figure] = []
     chosen: dict[str, str] = {}
     with PeersProcess(
-        {model_name: partial(plain_training, workplace.folder, workplace.data, workplace.scale, model_name, BATCH_SIZE)
-         for model_name in MODELS}
-    ) as theirs:  # fmt: skip
-        for model_name, target in MODELS.items():
-            ours, choice = our_training(workplace, model_name)
-            values = interleaved({OURS: ours, PLAIN: theirs.contenders[model_name]}, workplace.scale.rounds)
-            figures += [Figure(f"{model_name}, {name}", "images/s", each) for name, each in values.items()]
-            figures.append(Figure(f"{model_name}: ratio", "x", ratios(values[OURS], values[PLAIN]), target))
-            chosen[model_name] = choice
+        {
+            title(*case): partial(plain_training, workplace.folder, workplace.data, workplace.scale, *case)
+            for case in CASES
+        }
+    ) as theirs:
+        for case in CASES:
+            ours, chosen[title(*case)] = our_training(workplace, *case)
+            values = interleaved({OURS: ours, PLAIN: theirs.contenders[title(*case)]}, workplace.scale.rounds)
+            figures += [Figure(f"{title(*case)}, {name}", "images/s", each) for name, each in values.items()]
+            ratio = ratios(values[OURS], values[PLAIN])
+            figures.append(Figure(f"{title(*case)}: ratio", "x", ratio, TARGETS.get(case[0])))
     return Row(
         "Training on a CPU",
         figures,
-        {
-            "side": workplace.scale.side,
-            "batch_size": BATCH_SIZE,
-            "updates": workplace.scale.cpu_updates,
-            "threads": torch.get_num_threads(),
-            "chosen": chosen,
-        },
+        {"side": workplace.scale.side, "threads": torch.get_num_threads(), "chosen": chosen},
         [
             "ours with all metrics and trackers, the other a bare loop over timm's modules in a process with the "
             "allocator as it comes; both on the same batches in memory",
-            "chosen here: " + "; ".join(f"{model_name} {choice}" for model_name, choice in chosen.items()),
+            f"an epoch shows {workplace.scale.cpu_images} images",
+            "chosen here: " + "; ".join(f"{name} {choice}" for name, choice in chosen.items()),
         ],
     )
 
 
-def our_training(workplace: Workplace, model_name: str) -> tuple[Contender, str]:
+def title(model_name: str, batch_size: int) -> str:
+    return f"{model_name} at batch {batch_size}"
+
+
+def our_training(workplace: Workplace, model_name: str, batch_size: int) -> tuple[Contender, str]:
     """The trainer, and what the project has chosen to compute in."""
-    config, batches = _on_noise(workplace, model_name, BATCH_SIZE, {})
-    trainer = synthetic_trainer(workplace, config, batches, workplace.scale.cpu_updates, torch.device("cpu"))
-    images = workplace.scale.cpu_updates * BATCH_SIZE
-    return lambda: images / seconds_of(lambda: train_one_epoch(trainer)), trainer.learner.compute.title()
+    config, batches = _on_noise(workplace, model_name, batch_size, {})
+    updates = workplace.scale.cpu_images // batch_size
+    trainer = synthetic_trainer(workplace, config, batches, updates, torch.device("cpu"))
+    return lambda: updates * batch_size / seconds_of(lambda: train_one_epoch(trainer)), trainer.learner.compute.title()
 
 
 def plain_training(folder: Path, data: Path, scale: Scale, model_name: str, batch_size: int) -> Contender:
     """A bare loop over the model as timm has it, in float32 and NCHW."""
-    workplace = Workplace(new_folder(folder / f"plain_{model_name}"), data, scale, torch.device("cpu"))
+    workplace = Workplace(new_folder(folder / f"plain_{model_name}_{batch_size}"), data, scale, torch.device("cpu"))
     as_written = {"precision": "float32", "channels_last": False}
     config, batches = _on_noise(workplace, model_name, batch_size, as_written)
-    trainer = synthetic_trainer(workplace, config, batches, scale.cpu_updates, workplace.device)
+    updates = scale.cpu_images // batch_size
+    trainer = synthetic_trainer(workplace, config, batches, updates, workplace.device)
     trainer.trackers.close(0)
     loop = experts_loop(trainer, config["loss"]["heads"])
     as_timm_has_it(loop.model)
-    images = scale.cpu_updates * batch_size
-    return lambda: images / seconds_of(lambda: loop.epoch(batches * scale.cpu_updates))
+    return lambda: updates * batch_size / seconds_of(lambda: loop.epoch(batches * updates))
 
 
 def _on_noise(

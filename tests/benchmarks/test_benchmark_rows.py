@@ -179,14 +179,15 @@ def test_each_time_is_told_as_what_it_is(
 
 
 def test_training_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_training, "MODELS", {"resnet10t": cpu_training.MODELS["efficientnet_b0"]})
-    monkeypatch.setattr(cpu_training, "BATCH_SIZE", 2)
+    monkeypatch.setattr(cpu_training, "TARGETS", {"resnet10t": cpu_training.TARGETS["efficientnet_b0"]})
+    monkeypatch.setattr(cpu_training, "CASES", [("resnet10t", 2), ("resnet10t", 4)])
     row = cpu_training.measure(workplace)
-    assert targets(row) == {"resnet10t: ratio": (2.5, 2.9)}
-    assert checked(row).keys() == {f"resnet10t, {name}" for name in (cpu_training.OURS, cpu_training.PLAIN)} | {
-        "resnet10t: ratio"
-    }
-    assert row.settings["chosen"].keys() == {"resnet10t"}
+    cases = {"resnet10t at batch 2", "resnet10t at batch 4"}
+    assert targets(row) == {f"{case}: ratio": (2.5, 2.9) for case in cases}
+    assert checked(row).keys() == {
+        f"{case}, {name}" for case in cases for name in (cpu_training.OURS, cpu_training.PLAIN)
+    } | {f"{case}: ratio" for case in cases}
+    assert row.settings["chosen"].keys() == cases
 
 
 @pytest.mark.long
