@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -220,7 +221,8 @@ def _read_index(path: Path, recipe: str) -> _Index | None:
         stored = json.loads(text)
         if stored["recipe"] != json.loads(recipe):
             raise ValueError("it was renamed")
-        rows = map(Row._make, zip(*(stored["rows"][name] for name in Row._fields), strict=True))
+        columns = [stored["rows"][name] for name in Row._fields]
+        rows = map(tuple.__new__, repeat(Row), zip(*columns, strict=True))  # Row._make, in half the time
         size, changed = stored["stamp"]
         return _Index(stored["file_id"], stored["end"], (size, changed), dict(zip(stored["paths"], rows, strict=True)))
     except (KeyError, TypeError) as error:

@@ -19,9 +19,9 @@ def absolute_paths(paths: Iterable[Path]) -> list[str]:
     """os.path.abspath of each, which takes ten times as long: a Path has no empty part and no "." in it already."""
     here = os.getcwd().rstrip("/")  # noqa: PTH109 - text is wanted
     return [
-        os.path.abspath(text)  # noqa: PTH100 - Path.resolve reads the disk, once for every part of the path
-        if ".." in text or text == "." or text.startswith("//")
-        else (text if text.startswith("/") else f"{here}/{text}")
+        (text if text[0] == "/" else f"{here}/{text}")
+        if ".." not in text and text[:2] != "//" and text != "."
+        else os.path.abspath(text)  # noqa: PTH100 - Path.resolve reads the disk, once for every part of the path
         for text in map(str, paths)
     ]
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from benchmarks.machine import PROJECT
 from benchmarks.measuring import Contender, Figure, Row, Target, interleaved
 from benchmarks.workplace import Workplace, read_config
 from data_loader.records import Record
+from data_loader.splits import Split
 from experiment.builders import build_data_loader, build_model, divide_records
+from utils.errors import run_command
+from utils.heap import keep_freed_memory
 
 TARGET = Target(0.2, 0.1, less_is_better=True)
 """Seconds, for a warm cache."""
@@ -32,12 +37,13 @@ def measure(workplace: Workplace) -> Row:
         contenders[f"warm cache on disk, {workers} workers"] = fresh_loader(
             workplace, records, cache="disk", num_workers=workers
         )
-    contenders["warm cache on disk, 2 workers, fresh process"] = in_fresh_process(workplace, 2)
+    warm = {"cache": "disk", "num_workers": 2}
+    contenders["warm cache on disk, 2 workers, fresh process"] = in_fresh_process(workplace, records, **warm)
     many = workplace.files(workplace.scale.files)
-    for workers in (0, 2):  # small ones, since the disk need not hold gigabytes of them for one batch
-        contenders[f"warm cache on disk of {len(many):,} small images, {workers} workers"] = fresh_loader(
-            workplace, many, cache="disk", num_workers=workers, input_size=SMALL_SIDE
-        )
+    small = {"input_size": SMALL_SIDE}  # since the disk need not hold gigabytes for one batch
+    title = f"warm cache on disk of {len(many):,} small images"
+    contenders[f"{title}, 0 workers"] = fresh_loader(workplace, many, cache="disk", num_workers=0, **small)
+    contenders[f"{title}, 2 workers, fresh process"] = in_fresh_process(workplace, many, **warm, **small)
     values = interleaved(contenders, workplace.scale.rounds)
     figures = [Figure(name, "s", each, TARGET if name.startswith("warm") else None) for name, each in values.items()]
     return Row(
@@ -82,14 +88,16 @@ def with_new_cache(workplace: Workplace, records: list[Record], workers: int) ->
     return measure_once
 
 
-def in_fresh_process(workplace: Workplace, workers: int) -> Contender:
-    arguments = {"cache": "disk", "num_workers": workers}
+def in_fresh_process(workplace: Workplace, records: list[Record], **arguments: Any) -> Contender:
+    """A process that makes one loader, as a run does: none of its workers has left memory to be had anew."""
     split = {"type": "NoSplit", "args": {}}
     file = workplace.config_file({"data_loader": {"args": arguments}, "split": split}, "process")
+    paths = file.with_suffix(".paths")
+    paths.write_text(json.dumps([str(record.path) for record in records]), encoding="utf-8")
 
     def measure_once() -> float:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.rows.first_batch", str(file)],
+            [sys.executable, "-m", "benchmarks.rows.first_batch", str(file), str(paths)],
             cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
         return float(json.loads(done.stdout.splitlines()[-1]))
@@ -97,15 +105,20 @@ def in_fresh_process(workplace: Workplace, workers: int) -> Contender:
     return measure_once
 
 
-def main(config_file: str) -> None:
-    """What runs in a fresh process: prints the seconds."""
+def main(config_file: str, paths_file: str) -> None:
+    """What runs in a fresh process: prints the seconds. paths_file: the photographs, as JSON."""
     config = read_config(Path(config_file))
     labels, settings = config.build("labels"), config.build("trainer")
-    split = divide_records(config, labels)
+    records = cycle(divide_records(config, labels).train)
+    paths = map(Path, json.loads(Path(paths_file).read_text(encoding="utf-8")))
+    split = Split(
+        [replace(record, path=path, name=path.name) for path, record in zip(paths, records, strict=False)], [], []
+    )
     model = build_model(config, labels, None)
     device = torch.device("cpu")
     print(first_batch_seconds(lambda: build_data_loader(config, labels, split, model, device, settings)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    keep_freed_memory()  # as train.py does
+    sys.exit(run_command(lambda: main(*sys.argv[1:])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -91,16 +92,11 @@ def test_waiting(workplace: Workplace) -> None:
 def test_the_first_batch_and_the_cache(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def without_a_process(place: Workplace, workers: int) -> object:
-        file = place.config_file({"split": {"type": "NoSplit", "args": {}}}, "process")
+    def without_a_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        first_batch.main(*command[3:])
+        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out)
 
-        def measure_once() -> float:
-            first_batch.main(str(file))
-            return float(capsys.readouterr().out) + 0 * workers
-
-        return measure_once
-
-    monkeypatch.setattr(first_batch, "in_fresh_process", without_a_process)
+    monkeypatch.setattr(subprocess, "run", without_a_process)
     row = first_batch.measure(workplace)
     assert len(targets(row)) == 5
     assert all(value > 0 for value in checked(row).values())
