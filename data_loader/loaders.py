@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -94,8 +94,9 @@ class AttributeDataLoader(BaseDataLoader):
         self.label_space = label_space
         self.batch_size = batch_size
         self.preprocessing = pipelines.preprocessing
-        self._train_records = [record for record in split.train if record.path not in bad]
-        self._validation_records = [record for record in split.validation if record.path not in bad]
+        self._train_records, self._validation_records = (
+            _without(bad, side) for side in (split.train, split.validation)
+        )
         order = None if sampler is None else sampler.order(self._train_records)
         self._sampler = TrainingBatchSampler(
             len(self._train_records), batch_size, seed, rank, world_size, shuffle, drop_last, order
@@ -145,6 +146,10 @@ class AttributeDataLoader(BaseDataLoader):
 
     def validation_batches(self) -> Iterator[Batch]:
         return iter(self._validation)
+
+
+def _without(bad: Set[Path], records: Sequence[Record]) -> list[Record]:
+    return [record for record in records if not bad or record.path not in bad]  # to hash a path is slow
 
 
 class _HostBatches:
