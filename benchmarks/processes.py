@@ -1,4 +1,4 @@
-"""The memory of a process and all that it started."""
+"""Commands in processes of their own: how long they take, and the memory of all that they start."""
 
 from __future__ import annotations
 
@@ -44,12 +44,28 @@ class Watched:
     output: str
 
 
+def seconds_to_line(command: Sequence[str], beginning: str) -> float:
+    """From the call of a command, in the project's folder, until it prints a line that begins so; it runs to its end.
+
+    Raises CalledProcessError if it fails, or ends without such a line."""
+    begin, seconds, lines = time.perf_counter(), None, []
+    with _started(command) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if seconds is None and line.startswith(beginning):
+                seconds = time.perf_counter() - begin
+            lines.append(line)
+    if process.returncode or seconds is None:
+        raise _failure(process, "".join(lines))
+    return seconds
+
+
 def run_watched(command: Sequence[str]) -> Watched:
     """Runs a command in the project's folder to its end, and looks at its memory meanwhile.
 
     Raises CalledProcessError if it fails."""
     begin = time.perf_counter()
-    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = _started(command)
     lines: list[str] = []
     assert process.stdout is not None
     reader = threading.Thread(target=lines.extend, args=(process.stdout,))
@@ -63,10 +79,18 @@ def run_watched(command: Sequence[str]) -> Watched:
     reader.join()
     output = "".join(lines)
     if process.returncode:
-        error = subprocess.CalledProcessError(process.returncode, command, output)
-        error.add_note(output)
-        raise error
+        raise _failure(process, output)
     return Watched(time.perf_counter() - begin, peak, peak_own, output)
+
+
+def _started(command: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _failure(process: subprocess.Popen[str], output: str) -> subprocess.CalledProcessError:
+    error = subprocess.CalledProcessError(process.returncode, process.args, output)
+    error.add_note(output)
+    return error
 
 
 def memory_of_tree(pid: int) -> Memory:

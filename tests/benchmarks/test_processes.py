@@ -1,4 +1,4 @@
-"""Memory of a tree of processes: of children of known size."""
+"""Commands in processes of their own: the memory of children of known size, and what is told in time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from benchmarks.processes import descendants, run_watched
+from benchmarks.processes import descendants, run_watched, seconds_to_line
 
 MIB = 2**20
 CHILD = """
@@ -53,3 +53,19 @@ def test_descendants_are_found() -> None:
         for pid in reversed(descendants(process.pid)):
             subprocess.run(["kill", str(pid)], check=False)
         process.wait()
+
+
+SLOW_LINES = "import time; print('a word', flush=True); time.sleep(0.5); print('done: 1', flush=True); time.sleep(1)"
+
+
+def test_seconds_are_to_the_first_such_line() -> None:
+    began = time.perf_counter()
+    seconds = seconds_to_line([sys.executable, "-c", SLOW_LINES], "done")
+    assert 0.5 <= seconds <= time.perf_counter() - began - 1
+
+
+@pytest.mark.parametrize("code", ["print('so it goes')", "print('done'); print('so it goes'); raise SystemExit(3)"])
+def test_a_command_without_the_line_and_one_that_fails_show_what_they_said(code: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as failure:
+        seconds_to_line([sys.executable, "-c", code], "done")
+    assert "so it goes" in failure.value.output
