@@ -99,8 +99,8 @@ class _Memory(mmap.mmap):
         if int(torch.cuda.cudart().cudaHostRegister(address, part.nbytes, 1)) == 0:
             self._locked.add(address)
             return True
-        with contextlib.suppress(RuntimeError):  # CUDA would tell of the refusal at the next thing that is asked of it
-            torch.zeros(1, device="cuda")
+        with contextlib.suppress(RuntimeError):  # CUDA would tell of the refusal at the next kernel that is launched
+            torch.ones(1, device="cuda")  # zeros need none
         return False
 
     def __del__(self) -> None:

@@ -23,7 +23,7 @@ from trainer.compiled_model import CompiledModel
 from trainer.compute_choice import Compute, kept_choices
 from trainer.epoch_sums import EpochSums
 from trainer.freezing import Freezing
-from trainer.optimizer_state import load_optimizer_state
+from trainer.optimizer_state import lay_out_as_parameters, load_optimizer_state
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
 from utils import process_group
@@ -84,6 +84,7 @@ class Learner:
         self.earlier_computes: dict[str, Compute] = {}  # by kind of device, of the run so far
         self.num_processes = process_group.world_size()
         model.to(memory_format=self.compute.memory_format)
+        lay_out_as_parameters(optimizer)  # Adagrad has a state from its beginning
         torch.backends.cudnn.benchmark = True  # the batches of a run have one shape
         self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
         self.freezing, self.sharpness_aware, self.averaging = freezing, sharpness_aware, averaging

@@ -17,6 +17,11 @@ def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
     if name is None:
         if n_gpu == 0 or not torch.cuda.is_available():
             return torch.device("cpu")
+        if process_group.local_rank() >= torch.cuda.device_count():
+            raise ConfigError(
+                f"process {process_group.local_rank()} of this machine has no GPU: there are "
+                f"{torch.cuda.device_count()}; start as many processes (torchrun --nproc-per-node), or use --device cpu"
+            )
         return torch.device("cuda", process_group.local_rank())
     try:
         device = torch.device(name)

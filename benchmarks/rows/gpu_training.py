@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor
 
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
@@ -128,7 +129,7 @@ def ours(workplace: Workplace, case: Case, compiled: bool) -> Entrant:
     """The trainer, once, with batches on the host and on the device."""
     device, steps = workplace.device, steps_of(workplace, case)
     config = config_of(workplace, case, {"compile": COMPILE_MODE if compiled else False})
-    on_host = [pinned(batch, device) for batch in host_batches(workplace, case)]
+    on_host = [batch.mapped(lambda tensor: pinned(tensor, device)) for batch in host_batches(workplace, case)]
     trainer = synthetic_trainer(workplace, config, on_host, steps, device)
     loader = cast(SyntheticLoader, trainer.data_loader)
     way = COMPILED if compiled else OURS
@@ -220,9 +221,9 @@ def floats_of(workplace: Workplace, case: Case, preprocessing: Preprocessing) ->
     return as_floats(batch, preprocessing.mean, preprocessing.std)
 
 
-def pinned(part: Any, device: torch.device) -> Any:
-    """A batch or a tensor in pinned memory, where there is a GPU to copy it to."""
-    return part.pin_memory() if device.type == "cuda" else part
+def pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """In pinned memory, where there is a GPU to copy it to."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 # --- what is measured of them ---

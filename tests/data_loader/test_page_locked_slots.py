@@ -81,11 +81,11 @@ def test_a_slot_is_locked_when_it_is_first_used_and_until_nobody_can_look_at_it(
 def test_where_cuda_refuses_the_slots_are_ordinary_memory(cudart: Cudart, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
 
-    def zeros(*_: int, device: str) -> None:
+    def ones(*_: int, device: str) -> None:
         told.append(device)
         raise RuntimeError("CUDA error: part or all of the requested memory range is already mapped")
 
-    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(torch, "ones", ones)
     slots = SharedSlots(1, 4, 100, page_locked=True)
     kept = [received(slots, 100) for _ in range(4)]
     for number, array in enumerate(kept):

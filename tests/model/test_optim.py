@@ -306,7 +306,7 @@ def test_fused_steps_on_a_gpu_where_there_are_and_nothing_else_is_asked_for(name
 def test_fused_steps_are_the_plain_ones(name: str) -> None:
     def weights(**arguments: Any) -> Tensor:
         torch.manual_seed(2)
-        weight = nn.Parameter(torch.randn(40, device="cuda"))
+        weight = nn.Parameter(torch.randn(4, 3, 3, 3, device="cuda").to(memory_format=torch.channels_last))
         optimizer = getattr(optim, name)([weight], lr=0.05, **arguments)
         for _ in range(10):
             optimizer.zero_grad()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.optim import Lookahead
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
@@ -209,17 +210,37 @@ def test_the_kernels_are_chosen_anew_where_a_run_goes_on(make_trainer: MakeTrain
     second.trainer.train()
 
 
-def test_the_optimizers_state_lies_as_the_weights_do_where_a_run_goes_on(make_trainer: MakeTrainer) -> None:
+def test_a_state_from_the_beginning_lies_as_the_weights_do(make_trainer: MakeTrainer) -> None:
+    """Adagrad's sums are made with the optimizer, when the weights are not channels_last yet."""
+    compute = Compute(torch.float32, True)
+    built = make_trainer("run", epochs=1, compute=compute, optimizer=torch.optim.Adagrad)
+    state = built.trainer.learner.optimizer.state
+    lies = [(value["sum"].stride(), parameter.stride()) for parameter, value in state.items()]
+    assert [one for one, _ in lies] == [other for _, other in lies]
+    assert (27, 1, 9, 3) in dict(lies)  # the convolution's, channels_last
+    assert all((value["sum"] == 0).all() for value in state.values())
+
+
+@pytest.mark.parametrize("looks_ahead", [False, True])
+def test_the_optimizers_state_lies_as_the_weights_do_where_a_run_goes_on(
+    make_trainer: MakeTrainer, looks_ahead: bool
+) -> None:
     """A run that began on a CPU may have been measured to be faster without channels_last, which a GPU's is not."""
+
+    def adam(weights: Any, lr: float) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW(weights, lr)
+        return Lookahead(optimizer, k=1000) if looks_ahead else optimizer
+
     contiguous, channels_last = Compute(torch.float32, False), Compute(torch.float32, True)
-    first = make_trainer("first", epochs=1, compute=contiguous)
+    first = make_trainer("first", epochs=1, compute=contiguous, optimizer=adam)
     first.trainer.train()
     content = read_checkpoint(first.folder / "last.pth")
-    second = make_trainer("second", epochs=2, compute=channels_last, resume=content)
+    second = make_trainer("second", epochs=2, compute=channels_last, optimizer=adam, resume=content)
     optimizer = second.trainer.learner.optimizer
+    state = getattr(optimizer, "_base_optimizer", optimizer).state
     checked = 0
-    for parameter, saved in zip(optimizer.state, content["optimizer"]["state"].values(), strict=True):
-        for name, value in optimizer.state[parameter].items():
+    for parameter, saved in zip(state, content["optimizer"]["state"].values(), strict=True):
+        for name, value in state[parameter].items():
             assert torch.equal(value, saved[name])
             assert value.dtype == saved[name].dtype
             if name != "step":
@@ -229,8 +250,8 @@ def test_the_optimizers_state_lies_as_the_weights_do_where_a_run_goes_on(make_tr
     second.trainer.train()
     # A run that stays where it was keeps the very tensors that torch's own loading gives.
     content = read_checkpoint(first.folder / "last.pth")  # whose tensors the second has gone on with
-    again = make_trainer("again", epochs=2, compute=contiguous, resume=content)
-    whole = make_trainer("whole", epochs=2, compute=contiguous)
+    again = make_trainer("again", epochs=2, compute=contiguous, optimizer=adam, resume=content)
+    whole = make_trainer("whole", epochs=2, compute=contiguous, optimizer=adam)
     again.trainer.train()
     whole.trainer.train()
     assert (again.folder / "last.pth").read_bytes() == (whole.folder / "last.pth").read_bytes()

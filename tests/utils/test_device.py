@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from utils.device import computes_bfloat16_natively, seed_generators
+from utils.device import choose_device, computes_bfloat16_natively, seed_generators
+from utils.errors import ConfigError
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 + 5, 2**63 - 1])
@@ -38,3 +40,16 @@ def test_bfloat16_is_what_the_system_says_of_the_processor() -> None:
         pytest.skip("no /proc/cpuinfo here")
     flags = next((line.split() for line in described.read_text().splitlines() if line.startswith("flags")), [])
     assert computes_bfloat16_natively() == ("avx512_bf16" in flags or "amx_tile" in flags)
+
+
+def test_a_process_more_than_there_are_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert choose_device(None) == torch.device("cuda", rank)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    for name, told in ((None, "process 2 of this machine has no GPU: there are 2"), ("cuda", "there are 2 CUDA")):
+        with pytest.raises(ConfigError, match=re.escape(told)):
+            choose_device(name)
+    assert choose_device(None, n_gpu=0) == choose_device("cpu") == torch.device("cpu")
