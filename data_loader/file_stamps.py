@@ -4,6 +4,7 @@ A start asks this of tens of thousands of files, several times."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,14 +17,23 @@ NO_STAMP: Stamp = (-1, -1)
 
 
 def absolute_paths(paths: Iterable[Path]) -> list[str]:
-    """os.path.abspath of each, which takes ten times as long: a Path has no empty part and no "." in it already."""
+    """os.path.abspath of each, which takes ten times as long: a Path has no empty part and no "." in it already.
+
+    Where a ".." follows a link to a folder, which abspath strikes out as text, it is what the system takes it for."""
     here = os.getcwd().rstrip("/")  # noqa: PTH109 - text is wanted
+    collapsed = functools.cache(_collapsed)
     return [
         (text if text[0] == "/" else f"{here}/{text}")
-        if ".." not in text and text[:2] != "//" and text != "."
-        else os.path.abspath(text)  # noqa: PTH100 - Path.resolve reads the disk, once for every part of the path
+        if ".." not in text
+        else os.path.join(collapsed(os.path.dirname(text)), os.path.basename(text))  # noqa: PTH118, PTH119, PTH120
         for text in map(str, paths)
     ]
+
+
+def _collapsed(folder: str) -> str:
+    """Without "..", and links as they are where that names the same folder."""
+    plain, real = os.path.abspath(folder), os.path.realpath(folder)  # noqa: PTH100
+    return plain if os.path.realpath(plain) == real else real
 
 
 def stamps_of(paths: Iterable[str]) -> dict[str, Stamp]:

@@ -16,6 +16,9 @@ from utils.errors import ConfigError
 TIME_LIMIT = timedelta(minutes=10)
 """How long a process waits for the others before it gives up: never for ever."""
 
+_RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torch.distributed asks of the environment besides WORLD_SIZE."""
+
 
 def _environment_number(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
@@ -55,6 +58,12 @@ def start(device: torch.device) -> None:
     if on_gpu:
         torch.cuda.set_device(device)  # else whatever names no device goes to the first one, of all processes
     if world_size() > 1 and not dist.is_initialized():
+        missing = [name for name in _RENDEZVOUS if not os.environ.get(name)]
+        if missing:
+            raise ConfigError(
+                f"environment variable WORLD_SIZE = {world_size()} without {', '.join(missing)}: start the processes "
+                "with torchrun, or unset it"
+            )
         backend, bound_to = ("nccl", device) if on_gpu else ("gloo", None)
         dist.init_process_group(backend, timeout=TIME_LIMIT, device_id=bound_to)
 

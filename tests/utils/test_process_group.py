@@ -9,8 +9,10 @@ import torch
 import torch.distributed as dist
 
 from utils import process_group
+from utils.errors import ConfigError
 
 CPU, SECOND_GPU = torch.device("cpu"), torch.device("cuda", 1)
+RENDEZVOUS = {"RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 
 
 @pytest.fixture
@@ -19,6 +21,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     made: list[Any] = []
     monkeypatch.setattr(torch.cuda, "set_device", made.append)
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **others: made.append((backend, others)))
+    for name, value in RENDEZVOUS.items():
+        monkeypatch.setenv(name, value)
     return made
 
 
@@ -39,6 +43,18 @@ def test_processors_are_nobodys_own(calls: list[Any], monkeypatch: pytest.Monkey
     process_group.start(CPU)
     joined = ("gloo", {"timeout": process_group.TIME_LIMIT, "device_id": None})
     assert calls == ([] if processes == "1" else [joined])
+
+
+@pytest.mark.parametrize("missing", [["RANK"], ["MASTER_ADDR", "MASTER_PORT"]])
+def test_processes_that_nobody_started_together_are_refused(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch, missing: list[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in missing:
+        monkeypatch.delenv(name)
+    with pytest.raises(ConfigError, match=rf"WORLD_SIZE = 2 without {', '.join(missing)}: .*torchrun"):
+        process_group.start(CPU)
+    assert calls == []
 
 
 @pytest.mark.gpu
