@@ -26,7 +26,7 @@ def test_paths_are_those_of_the_library(here: str | None, tmp_path: Path, monkey
 def test_a_path_through_a_link_and_back_is_the_file_that_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ "link/../d" is beside the folder that the link names, not beside the link."""
+    """What `link/../d` names is beside the folder that the link leads to, not beside the link."""
     (tmp_path / "real" / "sub").mkdir(parents=True)
     (tmp_path / "real" / "d").mkdir()
     (tmp_path / "d").mkdir()
