@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from utils.command_line import CommandLine
-from utils.config_layers import Layers, Override
-from utils.config_sections import (
+from utils.config.layers import Layers, Override
+from utils.config.list_edits import is_list_edit
+from utils.config.problems import Place, Problem, position
+from utils.config.sections import (
     BuildError,
     ByName,
     Group,
@@ -26,8 +28,6 @@ from utils.config_sections import (
     listed,
 )
 from utils.errors import ConfigError
-from utils.list_edits import is_list_edit
-from utils.signature_problems import Place, Problem, position
 from utils.wording import shown
 
 __all__ = [

@@ -19,11 +19,11 @@ from base.label_space import LabelSpace
 from inference.ensemble import Ensemble
 from inference.environment import with_environment
 from inference.evaluation import SetScores, class_distribution, tell_scores
-from inference.images import choose_records, files_read, known_classes, persons_of, read_truth
-from inference.parts import Part, load_parts, title_of
+from inference.inputs import choose_records, files_read, known_classes, persons_of, read_truth
+from inference.members import Part, load_parts, title_of
 from inference.predictor import Probabilities, judge
 from inference.submission import write_probabilities, write_submission
-from inference.views import PRESETS
+from inference.tta import PRESETS
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
 from utils.device import choose_device
@@ -31,7 +31,7 @@ from utils.errors import ConfigError, run_command
 from utils.files import obstacle_to_replacing
 from utils.heap import keep_freed_memory
 from utils.run_folders import obstacle_to_writing
-from utils.stop_signals import StopSignals
+from utils.signals import StopSignals
 
 log = logging.getLogger(LOG_NAME)
 

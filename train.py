@@ -16,7 +16,7 @@ import torch
 
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
-from data_loader.records import Record
+from data_loader.records.records import Record
 from data_loader.splits import Split
 from experiment.builders import (
     build_data_loader,
@@ -27,15 +27,15 @@ from experiment.builders import (
     divide_records,
 )
 from experiment.checks import check_config
-from experiment.command import config_of_fold, configure
+from experiment.cli import config_of_fold, configure
 from experiment.devices import notes_of_devices
+from experiment.monitored import refuse_unusable_split
 from experiment.schema import RunSettings, metric_functions
-from experiment.watched import refuse_unusable_split
 from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, join_folds, predict_fold
 from logger.log import LOG_NAME, close_log, open_log
 from parse_config import ConfigParser, parse_arguments
 from trainer.checkpoint import LAST, Checkpoints
-from trainer.epoch_sums import describe
+from trainer.epoch_metrics import describe
 from trainer.resume import (
     ResumePoint,
     is_run_of_folds,
@@ -46,12 +46,12 @@ from trainer.resume import (
     with_all_folds,
 )
 from trainer.trainer import Trainer
-from utils import process_group
+from utils import distributed
 from utils.device import choose_device
 from utils.errors import DataError, UserError, run_command
 from utils.heap import keep_freed_memory
 from utils.run_folders import RunFolders, new_run, read_kept_config
-from utils.stop_signals import StopSignals
+from utils.signals import StopSignals
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def train(
     labels = check_config(config)
     run_settings: RunSettings = config.extra()
     device = choose_device(device_name, run_settings.n_gpu)
-    process_group.start(device)
-    log = open_log(None, verbosity_of(config), process_group.rank())
+    distributed.start(device)
+    log = open_log(None, verbosity_of(config), distributed.rank())
     for note in [*config.notes, *notes_of_devices(config, run_settings, device)]:
         log.info("%s", note)
     session = Session(labels, device, dry_run, only_fold)
@@ -102,7 +102,7 @@ def train(
         return train_run(config, session, split, resume if isinstance(resume, ResumePoint) else None)
     finally:
         close_log()
-        process_group.stop()
+        distributed.stop()
 
 
 def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) -> RunResult:
@@ -122,7 +122,7 @@ def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) 
             continue
         run = result.folders.of_run()
         judged[fold] = judge_fold(result.folders, session, splits[fold])
-        open_log(None, verbosity_of(config), process_group.rank())  # what is said from here on is not this fold's
+        open_log(None, verbosity_of(config), distributed.rank())  # what is said from here on is not this fold's
     if session.dry_run:
         return RunResult(None)
     assert run is not None
@@ -130,7 +130,7 @@ def train_folds(config: ConfigParser, session: Session, run: RunFolders | None) 
         return RunResult(run)
     for fold in configs.keys() - judged.keys():  # trained by others, or before
         judged[fold] = judge_fold(run.of_fold(fold), session, splits[fold])
-    log = open_log(run.log / "info.log", verbosity_of(config), process_group.rank())
+    log = open_log(run.log / "info.log", verbosity_of(config), distributed.rank())
     kept = {
         fold: read_kept_config(run.of_fold(fold).models) or fold_config.resolved
         for fold, fold_config in configs.items()
@@ -219,11 +219,11 @@ def choose_folders(
         return resume.folders
     if run is None and dry_run:
         run = RunFolders(Path(settings.save_dir), config["name"], "")
-    elif run is None and process_group.is_main_process():
+    elif run is None and distributed.is_main_process():
         run = new_run(Path(settings.save_dir), config["name"])
-        process_group.broadcast_text(run.run)
+        distributed.broadcast_text(run.run)
     elif run is None:
-        run = RunFolders(Path(settings.save_dir), config["name"], process_group.broadcast_text(""))
+        run = RunFolders(Path(settings.save_dir), config["name"], distributed.broadcast_text(""))
     return run if fold is None else run.of_fold(fold)
 
 
@@ -231,8 +231,8 @@ def begin_run(
     config: ConfigParser, settings: TrainerSettings, folders: RunFolders, trainer: Trainer, resume: ResumePoint | None
 ) -> None:
     """From here on files are written: the resolved config, the log, what the trackers keep."""
-    open_log(folders.log / "info.log", settings.verbosity, process_group.rank())
-    if process_group.is_main_process():
+    open_log(folders.log / "info.log", settings.verbosity, distributed.rank())
+    if distributed.is_main_process():
         folders.write_config(config.resolved)
         if folders.fold is not None:
             folders.of_run().write_config(with_all_folds(config.resolved))
@@ -276,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
     arguments = parse_arguments(argv)
     keep_freed_memory()
-    open_log(None, 0, process_group.rank())  # a damaged checkpoint is warned of before the config is known
+    open_log(None, 0, distributed.rank())  # a damaged checkpoint is warned of before the config is known
     try:
         config, resume = configure(arguments)
         if arguments.print_config:
@@ -286,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = train(config, resume, arguments.device, arguments.dry_run, arguments.fold)
     finally:
         close_log()
-    if result.folders is None or not process_group.is_main_process():
+    if result.folders is None or not distributed.is_main_process():
         return
     print(f"{result.folders.models}: ", end="")
     if is_run_of_folds(config.resolved):

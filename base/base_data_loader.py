@@ -13,7 +13,7 @@ from base.preprocessing import Preprocessing
 
 
 class ImageRecord(Protocol):
-    """One image on disk, as the data loader knows it (data_loader.records.Record)."""
+    """One image on disk, as the data loader knows it (data_loader.records.records.Record)."""
 
     @property
     def path(self) -> Path: ...

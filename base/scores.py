@@ -10,7 +10,7 @@ from torch import Tensor
 
 from base.confusion import ConfusionCounts
 from base.label_space import LabelSpace
-from utils import process_group
+from utils import distributed
 
 Metric = Callable[[Tensor], float]
 """A function of a confusion matrix (C, C), counts by [true, predicted]; NaN where nothing is known."""
@@ -54,7 +54,7 @@ class Scores:
     def reduce(self) -> None:
         """Sums the counts over all processes; call it once, after the last batch."""
         for counts in self._all():
-            process_group.all_reduce_sum(counts.counts)
+            distributed.all_reduce_sum(counts.counts)
 
     def values(self, prefix: str = "") -> dict[str, float]:
         """Every metric by name, after `prefix` (such as "val/"). Where no label is known there is no metric."""

@@ -27,7 +27,7 @@ from tqdm import tqdm
 import train
 from base.confusion import ConfusionCounts
 from base.label_space import LabelSpace
-from data_loader.sources import read_evaluation_folder
+from data_loader.records.sources import read_evaluation_folder
 from inference.predictor import Predictor, Probabilities, find_checkpoint, judge
 from inference.submission import align, read_answers
 from model.metric import accuracy, f1

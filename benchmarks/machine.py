@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from data_loader.image_check import number_of_cores
+from data_loader.records.image_check import number_of_cores
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = (

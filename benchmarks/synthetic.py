@@ -15,9 +15,9 @@ from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from benchmarks.workplace import SEED, Workplace
-from data_loader.loaders import AttributeDataLoader
-from data_loader.records import Record
-from data_loader.transforms import build_transforms
+from data_loader.data_loaders import AttributeDataLoader
+from data_loader.records.records import Record
+from data_loader.transforms.build import build_transforms
 from experiment.builders import build_learner, build_model, build_trackers
 from experiment.schema import metric_functions
 from parse_config import ConfigParser
@@ -25,7 +25,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.trainer import Trainer
 from utils.random_streams import numpy_stream
 from utils.run_folders import RunFolders
-from utils.stop_signals import StopSignals
+from utils.signals import StopSignals
 
 EPOCHS = 10_000
 """More than are measured: no schedule ends, and the project takes the time to choose what the run computes in."""

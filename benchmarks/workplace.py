@@ -17,8 +17,8 @@ from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from benchmarks.machine import PROJECT
-from data_loader.loaders import AttributeDataLoader
-from data_loader.records import Record
+from data_loader.data_loaders import AttributeDataLoader
+from data_loader.records.records import Record
 from data_loader.splits import Split
 from experiment.builders import build_data_loader, build_model, read_all_records
 from experiment.checks import problems_between_sections

@@ -10,7 +10,7 @@ import numpy as np
 
 from base.batch import UNKNOWN
 from base.label_space import Head, LabelSpace
-from data_loader.records import Record
+from data_loader.records.records import Record
 
 logger = logging.getLogger(__name__)
 

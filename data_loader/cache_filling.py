@@ -19,11 +19,11 @@ from tqdm import tqdm
 from data_loader.cache_file import DiskStore
 from data_loader.cache_room import Room, fits_beside, locked, present_room, room_in_memory, room_on_disk, shown_bytes
 from data_loader.file_stamps import Stamp, stamps_of
-from data_loader.image_check import number_of_cores
-from data_loader.pipeline import FixedSteps
 from data_loader.pixel_store import HEADER_BYTES, PixelStore
-from utils.image_decoding import read_rgb
-from utils.stop_signals import StopSignals
+from data_loader.records.image_check import number_of_cores
+from data_loader.transforms.pipeline import FixedSteps
+from utils.images.decoding import read_rgb
+from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_loader.cache_file import INDEX_SUFFIX, PIXELS_SUFFIX
-from utils import process_group
+from utils import distributed
 from utils.errors import ConfigError
-from utils.stop_signals import StopSignals
+from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def locked(folder: Path, stop: StopSignals) -> Iterator[None]:
 
 def room_in_memory(budget_bytes: int, held_bytes: int) -> Room:
     """The room for more images, beside those that the process holds; the machine's memory is for all its processes."""
-    available, left = (available_memory() - SPARE_BYTES) // process_group.local_world_size(), budget_bytes - held_bytes
+    available, left = (available_memory() - SPARE_BYTES) // distributed.local_world_size(), budget_bytes - held_bytes
     if left <= available:
         return _within_budget(left, budget_bytes, "")
     return Room(

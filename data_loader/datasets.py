@@ -15,9 +15,9 @@ from base.label_space import LabelSpace
 from data_loader.batch_samplers import BatchKeys
 from data_loader.image_cache import CachedImages
 from data_loader.images import Images
-from data_loader.pipeline import AugmentationKey, Pipeline
-from data_loader.records import Record
-from utils.image_decoding import read_rgb
+from data_loader.records.records import Record
+from data_loader.transforms.pipeline import AugmentationKey, Pipeline
+from utils.images.decoding import read_rgb
 
 Size = tuple[int, int]
 """Height and width in pixels."""

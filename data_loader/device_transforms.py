@@ -12,7 +12,7 @@ from data_loader.device_affine import Affine
 from data_loader.device_crops import Crop, ResizedCrop
 from data_loader.device_dropout import CoarseDropout, Erasing
 from data_loader.device_twins import BrightnessContrast, Flip, NotCovered, Twin
-from data_loader.pipeline import Pipeline
+from data_loader.transforms.pipeline import Pipeline
 from utils.errors import ConfigError
 from utils.random_streams import uniform_rows
 

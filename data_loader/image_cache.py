@@ -15,11 +15,11 @@ import PIL
 
 from data_loader.cache_filling import Filling
 from data_loader.file_stamps import Stamp, absolute_paths
-from data_loader.pipeline import FixedSteps
 from data_loader.pixel_store import HEADER_BYTES, PixelStore
+from data_loader.transforms.pipeline import FixedSteps
 from utils.errors import ConfigError, StorageFullError
 from utils.files import FULL
-from utils.image_decoding import DECODING_RULES
+from utils.images.decoding import DECODING_RULES
 
 FORMAT = 1
 """Raised whenever the files are laid out in another way than before."""

@@ -11,9 +11,9 @@ from typing import Literal
 from data_loader.file_stamps import Stamp
 from data_loader.image_cache import CachedImages, cache_images
 from data_loader.images import DecodedImages, Images
-from data_loader.pipeline import FixedSteps, Pipeline
-from data_loader.records import Record
-from utils import process_group
+from data_loader.records.records import Record
+from data_loader.transforms.pipeline import FixedSteps, Pipeline
+from utils import distributed
 from utils.errors import ConfigError, StorageFullError
 
 logger = logging.getLogger(__name__)
@@ -61,5 +61,5 @@ class ImageStore:
         where: Literal["memory", "disk"] = "memory" if self.cache == "memory" else "disk"
         budget_bytes = int(self.budget_gib * GIB)
         if where == "memory":  # which each process of a machine fills for itself, at the same time
-            budget_bytes //= process_group.local_world_size()
+            budget_bytes //= distributed.local_world_size()
         return cache_images(wanted, where, self.folder, budget_bytes, self.show_progress, seen)

@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from data_loader.pipeline import FixedSteps
-from utils.image_decoding import read_rgb
+from data_loader.transforms.pipeline import FixedSteps
+from utils.images.decoding import read_rgb
 
 
 class Images(Protocol):

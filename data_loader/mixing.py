@@ -14,8 +14,8 @@ from torch import Tensor
 
 from base.label_space import LabelSpace
 from base.mixing import Box, Mix
+from utils.config.signatures import Fraction, PositiveFloat
 from utils.errors import ConfigError
-from utils.signatures import Fraction, PositiveFloat
 from utils.wording import not_one_of
 
 __all__ = ["CutMix", "MixUp"]

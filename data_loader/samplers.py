@@ -16,9 +16,9 @@ from torch import Tensor
 from base.batch import UNKNOWN
 from base.class_weights import Rule, weights_by_rule
 from base.label_space import Head, LabelSpace
-from data_loader.records import Record
+from data_loader.records.records import Record
+from utils.config.signatures import PositiveInt
 from utils.errors import ConfigError, DataError
-from utils.signatures import PositiveInt
 from utils.wording import not_one_of
 
 __all__ = ["MPerClassSampler", "RepeatSampler", "WeightedSampler"]

@@ -17,8 +17,8 @@ from base.attribute import is_unknown
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from data_loader.absent_classes import warn_of_absent_classes
-from data_loader.records import Record
-from data_loader.tables import raise_problems
+from data_loader.records.records import Record
+from data_loader.records.tables import raise_problems
 from utils.errors import ConfigError, DataError
 from utils.random_streams import numpy_stream
 from utils.wording import not_one_of

@@ -11,15 +11,17 @@ import torch
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
-from data_loader.image_check import CHECKED_IMAGES_FILE
+from data_loader.data_loaders import AttributeDataLoader
 from data_loader.image_store import IMAGE_CACHE_FOLDER
-from data_loader.loaders import AttributeDataLoader
-from data_loader.records import Record, read_records
+from data_loader.records.image_check import CHECKED_IMAGES_FILE
+from data_loader.records.records import Record, read_records
 from data_loader.samplers import class_counts
 from data_loader.splits import Split
 from experiment.schema import ScheduleSettings
 from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Trackers, WandbTracker
-from model import architectures, optim, schedules
+from model import lr_scheduler as schedules
+from model import model as architectures
+from model import optim
 from model.loss.metric_learning import MetricLearningLoss, MetricLearningSettings
 from model.loss.multi_head import MultiHeadLoss
 from model.optim import OptimizerSettings, build_optimizer, fused_argument
@@ -29,7 +31,7 @@ from trainer.learner import Learner
 from trainer.resume import ResumePoint
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
-from utils import process_group
+from utils import distributed
 from utils.errors import ConfigError
 from utils.random_streams import torch_seed
 from utils.run_folders import RunFolders
@@ -72,12 +74,12 @@ def build_data_loader(
         mean=model.mean,
         std=model.std,
         seed=config.extra().seed,
-        rank=process_group.rank(),
-        world_size=process_group.world_size(),
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
         device=device,
         image_check_cache=Path(settings.save_dir) / CHECKED_IMAGES_FILE,
         cache_folder=Path(settings.save_dir) / IMAGE_CACHE_FOLDER,
-        show_progress=settings.verbosity > 0 and process_group.is_main_process(),
+        show_progress=settings.verbosity > 0 and distributed.is_main_process(),
         sampler=config.build("sampler", label_space=labels),
     )
 
@@ -134,7 +136,7 @@ def build_learner(
 def whole_batches(config: ConfigParser, data_loader: AttributeDataLoader) -> tuple[int, int]:
     """Images of a whole batch of this process, in training and in validation; of a set that is smaller, all of it."""
     batch_size = config["data_loader"].get("args", {}).get("valid_batch_size") or data_loader.batch_size
-    share = range(process_group.rank(), data_loader.num_validation, process_group.world_size())
+    share = range(distributed.rank(), data_loader.num_validation, distributed.world_size())
     return data_loader.batch_size, min(batch_size, len(share))
 
 
@@ -221,7 +223,7 @@ def build_trackers(
     config: ConfigParser, settings: TrainerSettings, folders: RunFolders, resume: ResumePoint | None
 ) -> Trackers:
     """JSON lines always, TensorBoard and wandb as the config says; only in the main process."""
-    if not process_group.is_main_process():
+    if not distributed.is_main_process():
         return Trackers()
     done = resume.content["completed_epochs"] if resume else None
     trackers: list[Tracker] = [JsonLinesTracker(folders.log / "metrics.jsonl", done)]
@@ -257,8 +259,8 @@ def describe_run(
         sides.append(f"{epoch} images to an epoch")
     data = (
         f"{', '.join(sides)}; heads: {', '.join(f'{n} ({h.num_classes})' for n, h in labels.heads.items())}; "
-        f"global batch {batch * process_group.world_size() * settings.accumulation_steps} ({batch} x "
-        f"{process_group.world_size()} processes x {settings.accumulation_steps} accumulated)"
+        f"global batch {batch * distributed.world_size() * settings.accumulation_steps} ({batch} x "
+        f"{distributed.world_size()} processes x {settings.accumulation_steps} accumulated)"
     )
     criterion = learner.criterion
     assert isinstance(criterion, MultiHeadLoss)

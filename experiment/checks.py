@@ -15,15 +15,16 @@ from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from data_loader import splits
+from data_loader.data_loaders import DEFAULT_BATCH_SIZE
 from data_loader.device_transforms import without_device_twin
-from data_loader.loaders import DEFAULT_BATCH_SIZE
 from data_loader.mixing import check_mixings
 from data_loader.samplers import BaseSampler
-from data_loader.transforms import build_transforms, transform_problems
+from data_loader.transforms.build import build_transforms, transform_problems
 from experiment.builders import build_metric_learning_loss, try_scheduler
-from experiment.watched import metric_problems
-from inference.views import views_problems
-from model import architectures, schedules
+from experiment.monitored import metric_problems
+from inference.tta import views_problems
+from model import lr_scheduler as schedules
+from model import model as architectures
 from parse_config import ConfigParser
 from trainer.averaging import StochasticWeightAveraging
 from utils.errors import ConfigError

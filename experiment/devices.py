@@ -6,7 +6,7 @@ import torch
 
 from experiment.schema import RunSettings
 from parse_config import ConfigParser
-from utils import process_group
+from utils import distributed
 
 
 def notes_of_devices(config: ConfigParser, settings: RunSettings, device: torch.device) -> list[str]:
@@ -20,7 +20,7 @@ def notes_of_devices(config: ConfigParser, settings: RunSettings, device: torch.
 def _notes_of_gpus(settings: RunSettings, device: torch.device) -> list[str]:
     if settings.n_gpu > 0 and device.type == "cpu":
         return [f"n_gpu = {settings.n_gpu}, and there is no GPU here: training on the CPU"]
-    if settings.n_gpu > 1 and process_group.world_size() == 1:
+    if settings.n_gpu > 1 and distributed.world_size() == 1:
         return [
             f"n_gpu = {settings.n_gpu}: one GPU is used; for all: torchrun --nproc-per-node={settings.n_gpu} train.py"
         ]

@@ -12,16 +12,20 @@ from pydantic import Field
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from base.scores import Metric
-from data_loader import loaders, mixing, samplers, sources, splits
-from data_loader.transforms import TRANSFORMS
-from model import architectures, loss, metric, optim, schedules
+from data_loader import data_loaders as loaders
+from data_loader import mixing, samplers, splits
+from data_loader.records import sources
+from data_loader.transforms.build import TRANSFORMS
+from model import loss, metric, optim
+from model import lr_scheduler as schedules
+from model import model as architectures
 from model.loss.metric_learning import MetricLearningSettings
 from model.loss.metric_learning_names import LOSSES as METRIC_LEARNING_LOSSES
 from model.optim import OptimizerSettings
 from parse_config import ByName, ConfigParser, Group, Many, One, Settings, listed
 from trainer import averaging
 from trainer.freezing import Freezing
-from utils.signatures import NonNegativeFloat, NonNegativeInt
+from utils.config.signatures import NonNegativeFloat, NonNegativeInt
 
 PROGRAMS_LOADER_ARGUMENTS = (
     "split", "label_space", "transforms", "mean", "std", "seed", "rank", "world_size", "device",

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from base.label_space import LabelSpace
 from base.weights import load_weights
-from data_loader.transforms import build_transforms
+from data_loader.transforms.build import build_transforms
 from inference.foreign_weights import Fitting
-from model.architectures import build_without_weights
+from model.model import build_without_weights
 from utils.errors import CheckpointError
 
 

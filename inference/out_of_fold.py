@@ -14,13 +14,13 @@ from torch import Tensor
 
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from data_loader.image_check import CHECKED_IMAGES_FILE, check_images
-from data_loader.records import Record
+from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
+from data_loader.records.records import Record
 from inference.evaluation import SetScores, evaluate_classes
 from inference.predictor import Predictor, find_checkpoint
 from inference.submission import write_csv
-from inference.views import PRESETS
-from utils import process_group
+from inference.tta import PRESETS
+from utils import distributed
 from utils.run_folders import RunFolders
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def predict_fold(
         remembered = folders.save_dir / CHECKED_IMAGES_FILE
         bad = set(check_images([record.path for record in records], remembered, "skip"))
         records = [record for record in records if record.path not in bad]
-    if process_group.is_main_process() and not _is_whole(file, records, folders.fold, labels):
+    if distributed.is_main_process() and not _is_whole(file, records, folders.fold, labels):
         if file.exists():
             logger.warning("%s: is not what this fold says of its images; it is made anew", file)
         table = torch.cat(list(predictor.judge(records).by_head.values()), dim=1)
@@ -86,7 +86,7 @@ def predict_fold(
             for record, row in zip(records, table.tolist(), strict=True)
         ]
         write_csv(file, _header(labels), rows)
-    process_group.barrier()
+    distributed.barrier()
     return list(records)
 
 
@@ -98,12 +98,12 @@ def join_folds(run: RunFolders, labels: LabelSpace, records_by_fold: Sequence[Se
     rows = [row for fold in range(len(records_by_fold)) for row in _read(run.of_fold(fold).models / OUT_OF_FOLD_FILE)]
     records = [record for of_fold in records_by_fold for record in of_fold]
     names = [record.name for record in records]
-    if process_group.is_main_process():
+    if distributed.is_main_process():
         ids = names if len(set(names)) == len(names) else [str(record.path) for record in records]
         write_csv(
             run.models / OUT_OF_FOLD_FILE, _header(labels), [[i, *row[1:]] for i, row in zip(ids, rows, strict=True)]
         )
-    process_group.barrier()
+    distributed.barrier()
     known = labels.known_targets([record.attributes for record in records])
     answers, said = _classes(labels, rows)
     persons = [record.person for record in records]

@@ -18,18 +18,18 @@ from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
+from data_loader.data_loaders import ViewsLoader
 from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, IMAGE_CACHE_FOLDER, ImageStore
-from data_loader.loaders import ViewsLoader
-from data_loader.pipeline import first_line
-from data_loader.records import Record
+from data_loader.records.records import Record
+from data_loader.transforms.pipeline import first_line
 from inference.checkpoint_content import check_content
-from inference.views import PRESETS, Views, view_pipelines
+from inference.tta import PRESETS, Views, view_pipelines
 from logger.log import progress_bar
-from model.architectures import build_without_weights
-from utils.checkpoint_file import read_checkpoint
+from model.model import build_without_weights
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, ConfigError
 from utils.run_folders import read_kept_config
-from utils.stop_signals import StopSignals
+from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Probabilities:
 class Predictor:
     """A trained model with all that it needs to judge an image: its label space, its preprocessing, and its views.
 
-    views: see inference/views.py; None: those of its config, or else the image as it is. `pipelines` makes one image
+    views: see inference/tta.py; None: those of its config, or else the image as it is. `pipelines` makes one image
     of each view."""
 
     def __init__(

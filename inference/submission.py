@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from base.label_space import LabelSpace
-from data_loader.tables import read_table
+from data_loader.records.tables import read_table
 from utils.errors import ConfigError, DataError, StorageFullError
 from utils.files import write_atomically
 

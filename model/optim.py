@@ -24,7 +24,7 @@ from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, 
 
 from base.base_model import BaseModel
 from model.parameter_groups import parameter_groups
-from utils.signatures import NonNegativeFloat, PositiveFloat, PositiveInt
+from utils.config.signatures import NonNegativeFloat, PositiveFloat, PositiveInt
 
 __all__ = [  # noqa: RUF022 - torch's come first
     "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop",

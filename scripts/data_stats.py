@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_loader.data_statistics import label_statistics, measure_images, size_statistics
-from data_loader.image_check import CHECKED_IMAGES_FILE, check_images
+from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
+from data_loader.records.statistics import label_statistics, measure_images, size_statistics
 from data_loader.splits import KFoldSplit
 from experiment.builders import read_all_records
 from experiment.checks import check_config, problems_between_sections

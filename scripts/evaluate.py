@@ -12,12 +12,12 @@ from pathlib import Path
 from base.label_space import LabelSpace
 from experiment.schema import SECTIONS
 from inference.evaluation import SetScores, tell_scores
-from inference.parts import begun_folds
+from inference.members import begun_folds
 from inference.predictor import find_checkpoint
 from inference.submission import align, read_answers
 from logger.log import close_log, open_log
 from parse_config import ConfigParser
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.command_line import CommandLine
 from utils.errors import CheckpointError, ConfigError, run_command
 from utils.files import obstacle_to_replacing, write_atomically

@@ -22,7 +22,7 @@ from inference.imported_run import imported_content
 from inference.predictor import CHECKPOINT_NAMES
 from logger.log import LOG_NAME, close_log, open_log
 from parse_config import ConfigParser
-from utils.checkpoint_file import read_foreign_checkpoint, write_checkpoint
+from utils.checkpoint.checkpoint_file import read_foreign_checkpoint, write_checkpoint
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, run_command
 from utils.run_folders import new_run

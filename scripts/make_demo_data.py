@@ -27,9 +27,9 @@ import cv2
 from PIL import Image
 from tqdm import tqdm
 
-from scripts.demo_data_plan import Drawing, Plan, plan_people, plan_tables
-from scripts.drawn_faces import contact_sheet, draw_photograph
-from scripts.drawn_people import Person
+from scripts.demo_data.faces import contact_sheet, draw_photograph
+from scripts.demo_data.people import Person
+from scripts.demo_data.plan import Drawing, Plan, plan_people, plan_tables
 from utils.errors import ConfigError, StorageFullError, UserError, run_command
 from utils.files import write_atomically
 

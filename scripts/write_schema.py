@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiment.schema import SECTIONS
 from utils.command_line import CommandLine
-from utils.editor_schema import editor_schema
+from utils.config.editor_schema import editor_schema
 from utils.errors import run_command
 from utils.files import write_atomically
 

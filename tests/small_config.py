@@ -14,8 +14,8 @@ import pytest
 from torch.optim import SGD, Adam, lr_scheduler
 
 from parse_config import ByName, ConfigParser, Group, Many, One, Settings, parse_arguments
+from utils.config.signatures import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from utils.errors import ConfigError, run_command
-from utils.signatures import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class AttributeSpec(TypedDict, total=False):

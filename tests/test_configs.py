@@ -20,15 +20,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import experiment.checks
 from base.label_space import LabelSpace
-from data_loader.pipeline import AugmentationKey
-from data_loader.transforms import build_transforms
+from data_loader.transforms.build import build_transforms
+from data_loader.transforms.pipeline import AugmentationKey
 from experiment.checks import check_config
 from experiment.schema import SECTIONS
-from inference.views import PRESETS
-from model.architectures import build_without_weights
+from inference.tta import PRESETS
+from model.model import build_without_weights
 from parse_config import Arguments, ConfigParser, parse_arguments
-from utils.editor_schema import editor_schema
-from utils.json_text import parse_json, read_json
+from utils.config.editor_schema import editor_schema
+from utils.config.json_text import parse_json, read_json
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.json") if path.name != "config.schema.json")

@@ -91,7 +91,7 @@ def test_checkpoints_are_loaded_in_one_place() -> None:
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads", "load_state_dict_from_url")
     ]
-    assert set(loads) == {"utils/checkpoint_file.py"}
+    assert set(loads) == {"utils/checkpoint/checkpoint_file.py"}
 
 
 def test_a_start_imports_nothing_slow_that_it_may_not_need() -> None:

@@ -29,7 +29,7 @@ from tests.small_config import (
     read,
     write,
 )
-from utils.editor_schema import editor_schema
+from utils.config.editor_schema import editor_schema
 from utils.errors import ConfigError
 
 

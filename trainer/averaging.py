@@ -12,7 +12,7 @@ from pydantic import Field
 from torch.optim.swa_utils import AveragedModel
 
 from base.base_model import BaseModel
-from utils.signatures import PositiveFloat, PositiveInt
+from utils.config.signatures import PositiveFloat, PositiveInt
 
 __all__ = ["ExponentialMovingAverage", "StochasticWeightAveraging"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint_file import read_checkpoint, write_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
 from utils.errors import CheckpointError
 from utils.files import link_or_copy
 

@@ -17,7 +17,7 @@ import torch
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from trainer.resume import ResumePoint
-from utils import process_group
+from utils import distributed
 from utils.device import COMPUTE_TYPES, choose_compute_type, computes_bfloat16_natively
 from utils.errors import CheckpointError
 
@@ -98,9 +98,9 @@ def choose_compute(
     if resume is not None:
         return kept_choices(resume.content, resume.path).get(device.type) or Compute.unmeasured(settings, device)
     chosen = None
-    if process_group.is_main_process():  # another may find other times, and other folds, which grow meanwhile
+    if distributed.is_main_process():  # another may find other times, and other folds, which grow meanwhile
         chosen = _choice_of(other_folds, device) or _new_choice(settings, model, image_hw, device, images_shown)
-    text = process_group.broadcast_text(json.dumps(chosen and chosen.to_config()))
+    text = distributed.broadcast_text(json.dumps(chosen and chosen.to_config()))
     return Compute.from_config(json.loads(text))
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 from torch import nn
 
 from base.base_model import BaseModel
+from utils.config.signatures import PositiveInt
 from utils.errors import ConfigError
-from utils.signatures import PositiveInt
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from base.weights import load_weights
 from trainer.averaging import WeightAveraging
 from trainer.compiled_model import CompiledModel
 from trainer.compute_choice import Compute, kept_choices
-from trainer.epoch_sums import EpochSums
+from trainer.epoch_metrics import EpochSums
 from trainer.freezing import Freezing
 from trainer.optimizer_state import lay_out_as_parameters, load_optimizer_state
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
-from utils import process_group
+from utils import distributed
 from utils.device import seed_generators
 from utils.random_streams import torch_seed
 
@@ -82,7 +82,7 @@ class Learner:
         self.settings, self.preprocessing, self.device, self.seed = settings, preprocessing, device, seed
         self.compute = compute or Compute.unmeasured(settings, device)
         self.earlier_computes: dict[str, Compute] = {}  # by kind of device, of the run so far
-        self.num_processes = process_group.world_size()
+        self.num_processes = distributed.world_size()
         model.to(memory_format=self.compute.memory_format)
         lay_out_as_parameters(optimizer)  # Adagrad has a state from its beginning
         torch.backends.cudnn.benchmark = True  # the batches of a run have one shape
@@ -134,7 +134,7 @@ class Learner:
                 self.scaler.scale(loss).backward()
             if sums is not None:
                 sums.add(parts, normalisers, batch_weights, outputs, batch.scoring_targets)
-        process_group.average_gradients(self.criterion.parameters())
+        distributed.average_gradients(self.criterion.parameters())
 
     def _loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, normalisers: Mapping[str, Tensor]
@@ -172,7 +172,7 @@ class Learner:
         names = list(self.criterion.weights)
         sums = torch.stack([torch.stack([batch[name] for batch in weights]).sum() for name in names])
         if self.num_processes > 1:
-            reduced = process_group.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(stop)])]))
+            reduced = distributed.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(stop)])]))
             sums, stop = reduced[:-1], bool(reduced[-1] > 0)
         return weights, dict(zip(names, sums, strict=True)), stop
 
@@ -199,7 +199,7 @@ class Learner:
 
     def seed_generators(self, purpose: str, epoch: int, batch: int) -> None:
         """What the model and the losses draw for a batch follows from its number."""
-        seed_generators(torch_seed(self.seed, purpose, epoch, batch, process_group.rank()), self.device)
+        seed_generators(torch_seed(self.seed, purpose, epoch, batch, distributed.rank()), self.device)
 
     # --- the epoch ---
 
@@ -213,11 +213,11 @@ class Learner:
 
     def end_epoch(self, epoch: int) -> None:
         """The epoch's last update is done."""
-        process_group.share_buffers(self.model)  # each process has its own running means, and one model is judged
+        distributed.share_buffers(self.model)  # each process has its own running means, and one model is judged
         if self.averaging is not None:
             self.averaging.after_epoch(self.model, epoch)
             if self.averaging.average is not None:
-                process_group.share_buffers(self.averaging.average)
+                distributed.share_buffers(self.averaging.average)
 
     def judged(self) -> nn.Module:
         """What the validation judges, in evaluation mode: the model, or the average of the weights it went through."""

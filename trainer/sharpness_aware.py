@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from utils.signatures import PositiveFloat
+from utils.config.signatures import PositiveFloat
 
 ETA = 0.01
 """Keeps adaptive steps from vanishing with their weights; the paper's value."""

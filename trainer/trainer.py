@@ -21,15 +21,15 @@ from base.scores import Metric, Scores
 from logger.log import progress_bar
 from logger.trackers import Trackers
 from trainer.checkpoint import BEST, Checkpoints
-from trainer.device_feed import on_device
-from trainer.epoch_sums import EpochSums, describe, summary
+from trainer.epoch_metrics import EpochSums, describe, summary
 from trainer.learner import Learner
 from trainer.monitor import EarlyStopping, Monitor
+from trainer.prefetch import on_device
 from trainer.worst_images import WorstImages
-from utils import process_group
+from utils import distributed
 from utils.errors import CheckpointError, DivergenceError, StorageFullError
-from utils.image_decoding import read_rgb
-from utils.stop_signals import StopSignals
+from utils.images.decoding import read_rgb
+from utils.signals import StopSignals
 
 
 class Trainer(BaseTrainer):
@@ -88,7 +88,7 @@ class Trainer(BaseTrainer):
                 on_device(self._planned_batches(epoch, self.batches_done), self.learner.device),
                 total,
                 f"epoch {epoch}/{self.epochs}",
-                self.settings.verbosity if process_group.is_main_process() else 0,
+                self.settings.verbosity if distributed.is_main_process() else 0,
                 initial=self.batches_done,
             )
         )
@@ -102,7 +102,7 @@ class Trainer(BaseTrainer):
 
     def _planned(self, batch: Batch, epoch: int, number: int) -> Batch:
         if self.mixings:
-            seed, rank = self.learner.seed, process_group.rank()
+            seed, rank = self.learner.seed, distributed.rank()
             image_hw = self.data_loader.preprocessing.image_hw
             batch.mix = plan_mix(self.mixings, batch.scoring_targets, image_hw, seed, epoch, number, rank)
         return batch
@@ -125,7 +125,7 @@ class Trainer(BaseTrainer):
                 sums.add(parts, weights, weights, outputs, batch.scoring_targets)
                 if worst is not None:
                     worst.update(outputs, batch)
-                if process_group.world_size() == 1:
+                if distributed.world_size() == 1:
                     self._stop_if_asked(epoch)
         if worst is not None:
             records = self.data_loader.validation_records
@@ -181,7 +181,7 @@ class Trainer(BaseTrainer):
 
     def _stop_if_asked(self, epoch: int) -> None:
         """After an update: saves the epoch in progress and leaves, if a signal asked for it."""
-        if self.stop_agreed if process_group.world_size() > 1 else self.stop.requested:
+        if self.stop_agreed if distributed.world_size() > 1 else self.stop.requested:
             self._refuse_divergence(epoch, self.sums.metrics("train/"))
             self.save(final=True)
             raise self.stop.error(
@@ -193,10 +193,10 @@ class Trainer(BaseTrainer):
 
         final: nothing comes after it, so a write that fails is an error (StorageFullError) and not a warning."""
         state = self.state_dict()  # every process takes part in it
-        if process_group.is_main_process():
+        if distributed.is_main_process():
             with self._full_disk_tolerated(final=final):
                 self.checkpoints.save({**self.run, **state}, also_as)
-        process_group.barrier()
+        distributed.barrier()
 
     @contextmanager
     def _full_disk_tolerated(self, *, final: bool) -> Iterator[None]:
@@ -227,8 +227,8 @@ class Trainer(BaseTrainer):
             "completed_epochs": self.completed_epochs,
             "stopped_early": self.stopped_early,
             "batches_done": self.batches_done,
-            "world_size": process_group.world_size(),
-            "sums": process_group.gather(self.sums.state_dict() if self.batches_done else None),
+            "world_size": distributed.world_size(),
+            "sums": distributed.gather(self.sums.state_dict() if self.batches_done else None),
             "monitors": [monitor.state_dict() for monitor in (self.monitor, *self.further_monitors)],
             "epochs_without_better": self.early_stopping.epochs_without_better,
             "trackers": self.trackers.state(),
@@ -237,10 +237,10 @@ class Trainer(BaseTrainer):
 
     def load_state_dict(self, state: Mapping[str, Any], path: Path | None = None) -> None:
         """`path` is the checkpoint's, for errors. Raises CheckpointError, ConfigError."""
-        if state["batches_done"] and state["world_size"] != process_group.world_size():
+        if state["batches_done"] and state["world_size"] != distributed.world_size():
             raise CheckpointError(
                 f"{self.checkpoints.folder}: was stopped within an epoch of {state['world_size']} processes, and there "
-                f"are {process_group.world_size()} now; go on with as many, or from a checkpoint-epoch file"
+                f"are {distributed.world_size()} now; go on with as many, or from a checkpoint-epoch file"
             )
         self.learner.load_state_dict(state, path or self.checkpoints.folder)
         for monitor in (self.monitor, *self.further_monitors):
@@ -250,4 +250,4 @@ class Trainer(BaseTrainer):
         self.completed_epochs, self.stopped_early = state["completed_epochs"], state["stopped_early"]
         self.batches_done = state["batches_done"]
         if self.batches_done:
-            self.sums.load_state_dict(state["sums"][process_group.rank()])
+            self.sums.load_state_dict(state["sums"][distributed.rank()])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from base.batch import UNKNOWN, Batch
 from base.label_space import LabelSpace
-from utils import process_group
+from utils import distributed
 
 NUM_IMAGES = 16
 
@@ -44,9 +44,9 @@ class WorstImages:
 
     def images(self, read: Callable[[int], np.ndarray]) -> list[tuple[np.ndarray, str]]:
         """The worst first, uint8 (H, W, 3), each with what is true and what was said. Every process must call it."""
-        gathered = cast("list[list[tuple[float, int, int, int]]]", process_group.gather(self._rows()))
+        gathered = cast("list[list[tuple[float, int, int, int]]]", distributed.gather(self._rows()))
         rows: list[tuple[float, int, int, int]] = sorted(row for rows in gathered for row in rows)[:NUM_IMAGES]
-        if not process_group.is_main_process():
+        if not distributed.is_main_process():
             return []
         names = self.labels.answer_names
         return [(read(index), f"true: {names[truth]}, said: {names[said]}") for _, index, truth, said in rows]

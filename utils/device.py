@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from utils import process_group
+from utils import distributed
 from utils.errors import ConfigError
 
 COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -17,12 +17,12 @@ def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
     if name is None:
         if n_gpu == 0 or not torch.cuda.is_available():
             return torch.device("cpu")
-        if process_group.local_rank() >= torch.cuda.device_count():
+        if distributed.local_rank() >= torch.cuda.device_count():
             raise ConfigError(
-                f"process {process_group.local_rank()} of this machine has no GPU: there are "
+                f"process {distributed.local_rank()} of this machine has no GPU: there are "
                 f"{torch.cuda.device_count()}; start as many processes (torchrun --nproc-per-node), or use --device cpu"
             )
-        return torch.device("cuda", process_group.local_rank())
+        return torch.device("cuda", distributed.local_rank())
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -30,7 +30,7 @@ def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"--device {name}: there is no CUDA device here; use --device cpu, or leave it out")
-        number = device.index if device.index is not None else process_group.local_rank()
+        number = device.index if device.index is not None else distributed.local_rank()
         if number >= torch.cuda.device_count():
             raise ConfigError(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
         return torch.device("cuda", number)

@@ -63,7 +63,7 @@ def run_command(command: Callable[[], None]) -> int:
     """Runs an entry point and returns its exit code: a user's mistake is told on stderr, never as a traceback.
 
     SIGTERM and SIGUSR1 end it wherever it is, as Ctrl-C does; long work that has something to save answers them itself
-    (utils/stop_signals.py)."""
+    (utils/signals.py)."""
     gc.freeze()  # what was imported stays for good: to search it for garbage takes longer than to read the tables
     gc.enable()  # utils/early_signals.py has paused it
     try:

@@ -9,8 +9,8 @@ import cv2
 
 from benchmarks.measuring import Contender, Figure, Row, interleaved, one_thread, ratios, seconds_of
 from benchmarks.workplace import Workplace
-from data_loader.image_check import number_of_cores
-from utils.image_decoding import read_rgb
+from data_loader.records.image_check import number_of_cores
+from utils.images.decoding import read_rgb
 
 
 def measure(workplace: Workplace) -> Row:

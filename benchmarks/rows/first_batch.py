@@ -17,7 +17,7 @@ import torch
 from benchmarks.machine import PROJECT
 from benchmarks.measuring import Contender, Figure, Row, Target, interleaved
 from benchmarks.workplace import Workplace, read_config
-from data_loader.records import Record
+from data_loader.records.records import Record
 from data_loader.splits import Split
 from experiment.builders import build_data_loader, build_model, divide_records
 from utils.errors import run_command

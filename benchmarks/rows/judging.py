@@ -14,11 +14,11 @@ import test as evaluation
 from benchmarks.measuring import Figure, Row, Target, interleaved, ratios, seconds_of
 from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer
 from benchmarks.workplace import Workplace
-from data_loader.loaders import ViewsLoader
-from data_loader.records import Record
-from data_loader.sources import read_evaluation_folder
+from data_loader.data_loaders import ViewsLoader
+from data_loader.records.records import Record
+from data_loader.records.sources import read_evaluation_folder
 from inference.predictor import Predictor, judge
-from inference.views import PRESETS
+from inference.tta import PRESETS
 
 MODELS = ("resnet10t", "efficientnet_b0")
 VIEWS = "flip"

@@ -9,7 +9,7 @@ from benchmarks.measuring import Contender, Figure, Row, Target, fastest, interl
 from benchmarks.peers import drained_peer, teams_loader, timm_loader, torchvision_loader
 from benchmarks.peers_process import PeersProcess
 from benchmarks.workplace import Workplace
-from data_loader.image_check import number_of_cores
+from data_loader.records.image_check import number_of_cores
 
 TEAMS, TIMM, TORCHVISION = "the teams' way", "timm's create_loader", "torchvision v2"
 KEPT = ("memory", "disk")

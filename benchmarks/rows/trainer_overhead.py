@@ -24,7 +24,7 @@ from benchmarks.loops import ExpertsLoop
 from benchmarks.measuring import Figure, Row, Target, seconds_of
 from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
 from benchmarks.workplace import Workplace
-from trainer.epoch_sums import BATCHES_TOGETHER
+from trainer.epoch_metrics import BATCHES_TOGETHER
 from trainer.trainer import Trainer
 
 TARGET = Target(2.0, 1.0, less_is_better=True)

@@ -13,7 +13,7 @@ from benchmarks.feeding import drained
 from benchmarks.measuring import Contender, Figure, Row, interleaved, ratios
 from benchmarks.workplace import Workplace
 from data_loader.batch_samplers import BatchKeys, EvaluationBatchSampler
-from data_loader.feeding import BatchFeed
+from data_loader.workers.feeding import BatchFeed
 
 
 class OneImage(Dataset[tuple[Tensor, int]]):

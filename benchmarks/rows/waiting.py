@@ -1,6 +1,6 @@
 """The share of an epoch that a net waits for data, by how fast the net is: it is simulated, and computes nothing.
 
-A net of 5,000 images/s is busy for 64 / 5,000 s with each batch. As the trainer does on a GPU (trainer/device_feed.py),
+A net of 5,000 images/s is busy for 64 / 5,000 s with each batch. As the trainer does on a GPU (trainer/prefetch.py),
 the loop asks for the next batch while the net is busy with one, and for no further one. It sleeps in between, so that
 only worker processes go on. The same epoch fed from memory says what there is to reach."""
 

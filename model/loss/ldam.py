@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from base.class_weights import ClassWeights
 from model.loss.head_loss import HeadLoss
-from utils.signatures import PositiveFloat
+from utils.config.signatures import PositiveFloat
 
 
 class LDAMLoss(HeadLoss):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from base.batch import UNKNOWN
 from model.loss.metric_learning_names import MINERS, WITHOUT_MINER, MinerName
-from utils.signatures import NonNegativeFloat, check_arguments, constructor_problems
+from utils.config.signatures import NonNegativeFloat, check_arguments, constructor_problems
 from utils.wording import not_one_of
 
 

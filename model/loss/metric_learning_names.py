@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 from torch import Tensor, nn
 
-from utils.signatures import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from utils.config.signatures import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 
 LossName = Literal[
     "AngularLoss", "ArcFaceLoss", "CircleLoss", "ContrastiveLoss", "CosFaceLoss", "FastAPLoss",

@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from base.class_weights import Rule, weights_by_rule
 from model.loss import FocalLoss
-from utils.signatures import check_arguments
+from utils.config.signatures import check_arguments
 
 RULES = get_args(Rule)
 COUNTS = [13, 1, 500, 74, 2900]

@@ -14,8 +14,8 @@ from PIL import Image
 from data_loader import cache_filling
 from data_loader.image_cache import CachedImages, cache_images
 from data_loader.images import DecodedImages
-from data_loader.pipeline import FixedSteps
-from utils.image_decoding import read_rgb
+from data_loader.transforms.pipeline import FixedSteps
+from utils.images.decoding import read_rgb
 
 BUDGET = 2**24
 HEIGHT, WIDTH = 16, 20

@@ -31,7 +31,7 @@ from tests.data_loader.cached_photos import (
     sizes,
 )
 from utils.errors import ConfigError, KeyboardStop, StopSignal, StorageFullError
-from utils.image_decoding import read_rgb
+from utils.images.decoding import read_rgb
 
 FORK = multiprocessing.get_context("fork")
 

@@ -35,10 +35,10 @@ from tests.data_loader.cached_photos import (
     sizes,
     unchanged,
 )
-from utils import process_group
+from utils import distributed
 from utils.errors import ConfigError, StopSignal
-from utils.image_decoding import read_rgb
-from utils.stop_signals import StopSignals
+from utils.images.decoding import read_rgb
+from utils.signals import StopSignals
 
 FORK = multiprocessing.get_context("fork")
 RECIPES = [resized(), resized(interpolation=0), resized(interpolation=2), resized(interpolation=3)]
@@ -158,7 +158,7 @@ def test_who_waited_for_another_changes_nothing(
 
 
 def test_memory_is_divided_by_the_processes_of_a_machine(paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_group, "local_world_size", lambda: 4)
+    monkeypatch.setattr(distributed, "local_world_size", lambda: 4)
     monkeypatch.setattr(cache_room, "available_memory", lambda: cache_room.SPARE_BYTES + 4 * 19 * IMAGE_BYTES)
     steps = resized(HEIGHT, WIDTH, 2)
     with pytest.raises(ConfigError, match=r"the machine has 17\.8 KiB of memory left"):

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_loader.device_images import DeviceImages
 from data_loader.device_transforms import TWINS, DeviceTransforms, without_device_twin
-from data_loader.pipeline import Pipeline
-from data_loader.transforms import TransformLists, build_transforms
+from data_loader.transforms.build import TransformLists, build_transforms
+from data_loader.transforms.pipeline import Pipeline
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from utils.errors import ConfigError

@@ -13,8 +13,8 @@ import pytest
 
 from data_loader import image_cache
 from data_loader.image_cache import cache_images
-from data_loader.pipeline import FixedSteps
 from data_loader.pixel_store import HEADER_BYTES, PixelStore
+from data_loader.transforms.pipeline import FixedSteps
 from tests.data_loader.cached_photos import (
     BUDGET,
     HEIGHT,
@@ -30,7 +30,7 @@ from tests.data_loader.cached_photos import (
     unchanged,
 )
 from utils.errors import ConfigError, DataError
-from utils.image_decoding import read_rgb
+from utils.images.decoding import read_rgb
 
 Where = Literal["memory", "disk"]
 PLACES: list[Where] = ["memory", "disk"]

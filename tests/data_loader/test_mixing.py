@@ -19,7 +19,7 @@ from base.mixing import Mix, plan_mix
 from data_loader import mixing
 from data_loader.mixing import CutMix, MixUp, check_mixings, random_box
 from parse_config import Many, listed
-from utils.config_sections import BuildError
+from utils.config.sections import BuildError
 from utils.errors import ConfigError
 from utils.random_streams import numpy_stream
 

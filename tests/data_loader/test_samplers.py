@@ -18,14 +18,14 @@ from base.class_weights import weights_by_rule
 from base.label_space import LabelSpace
 from data_loader import samplers
 from data_loader.batch_samplers import BatchKeys, TrainingBatchSampler, earlier_occurrences
-from data_loader.loaders import AttributeDataLoader
-from data_loader.pipeline import AugmentationKey, Pipeline
-from data_loader.records import Record
+from data_loader.data_loaders import AttributeDataLoader
+from data_loader.records.records import Record
 from data_loader.samplers import EpochOrder, MPerClassSampler, RepeatSampler, WeightedSampler, class_counts
 from data_loader.splits import Split
-from data_loader.transforms import TransformLists
+from data_loader.transforms.build import TransformLists
+from data_loader.transforms.pipeline import AugmentationKey, Pipeline
 from parse_config import One, listed
-from utils.config_sections import BuildError
+from utils.config.sections import BuildError
 from utils.errors import ConfigError, DataError
 from utils.random_streams import numpy_stream, python_stream
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from base.label_space import LabelSpace
-from data_loader.records import Part, Record
+from data_loader.records.records import Part, Record
 from data_loader.splits import GivenSplit, ImageSplit, KFoldSplit, NoSplit, PersonSplit
 from utils.errors import ConfigError, DataError
 

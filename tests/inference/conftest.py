@@ -12,9 +12,9 @@ from PIL import Image
 
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
-from data_loader.records import Record
-from model.architectures import BaselineCNN
-from utils.checkpoint_file import write_checkpoint
+from data_loader.records.records import Record
+from model.model import BaselineCNN
+from utils.checkpoint.checkpoint_file import write_checkpoint
 from utils.random_streams import numpy_stream
 
 MakeCheckpoint = Callable[..., Path]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from base.label_space import LabelSpace
 from inference.foreign_weights import Fitting, state_dict_in
-from model.architectures import BaselineCNN, TimmModelMulti
+from model.model import BaselineCNN, TimmModelMulti
 from utils.errors import CheckpointError, ConfigError
 
 ATTRIBUTES: Any = {

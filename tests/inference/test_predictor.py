@@ -15,13 +15,13 @@ from PIL import Image
 from base.batch import EMBEDDING
 from base.label_space import LabelSpace
 from data_loader import datasets
-from data_loader.records import Record
+from data_loader.records.records import Record
 from inference.predictor import Predictor, find_checkpoint, judge
 from tests.inference.conftest import MakeCheckpoint
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, StopSignal
-from utils.image_decoding import read_rgb
-from utils.stop_signals import StopSignals
+from utils.images.decoding import read_rgb
+from utils.signals import StopSignals
 
 LABELS = LabelSpace({"mask": {"classes": ["on", "off"]}, "age": {"bins": [30, 60], "training_bins": [20, 30, 60]}})
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

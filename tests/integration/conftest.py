@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_loader import cache_filling, datasets, image_check, images
+from data_loader import cache_filling, datasets, images
+from data_loader.records import image_check
 from scripts.make_demo_data import make_demo_data
 from tests.integration.drawn_road import write_config
 from tests.integration.workplace import TINY, Workplace, copy_into, make_data

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import train as train_script
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from tests.integration.workplace import Workplace
-from utils.checkpoint_file import read_checkpoint, write_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
 
 MARK = "a hostile file was here"
 COMMANDS = ("train-file", "train-folder", "test-file", "test-folder")

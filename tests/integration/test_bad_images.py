@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_loader import image_check
 from data_loader import images as decoded_images
+from data_loader.records import image_check
 from tests.integration.workplace import EVALUATION_NAMES, PEOPLE, Workplace, person_folder, photograph, replaced
-from utils.image_decoding import ImageFinding
+from utils.images.decoding import ImageFinding
 
 TRAINING_IMAGE = f"data/train/images/{person_folder(*PEOPLE[0])}/mask1.jpg"
 JUDGED = EVALUATION_NAMES[1]

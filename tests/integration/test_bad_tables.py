@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from data_loader import image_check
+from data_loader.records import image_check
 from tests.integration.workplace import PEOPLE, STEMS, Lines, TextChange, Workplace, person_folder, replaced
 
 TRAIN, INFO, TABLE = "data/train/train.csv", "data/eval/info.csv", "data/train/labels.csv"

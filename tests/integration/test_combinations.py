@@ -12,7 +12,7 @@ import pytest
 from tests.integration.drawn_road import assert_same_end, resume, run, write_config
 from utils.errors import StopSignal
 from utils.random_streams import numpy_stream
-from utils.stop_signals import StopSignals
+from utils.signals import StopSignals
 
 NUM_COMBINATIONS = 200
 NUM_ORDINARY = 40

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.integration.workplace import Workplace
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]

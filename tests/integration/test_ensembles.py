@@ -15,11 +15,11 @@ import torch
 
 from base.label_space import LabelSpace
 from data_loader import datasets
-from data_loader.sources import read_evaluation_folder
+from data_loader.records.sources import read_evaluation_folder
 from inference.predictor import Predictor
-from model.architectures import BaselineCNN
+from model.model import BaselineCNN
 from tests.integration.workplace import EVALUATION_NAMES, Outcome, Workplace, replaced
-from utils.checkpoint_file import read_checkpoint, write_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
 
 SIZES = (3, 2, 3)
 ATTRIBUTES: dict[str, Any] = {

@@ -20,7 +20,7 @@ import pytest
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser, Override
 from scripts.make_demo_data import make_demo_data
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import run_command
 
 ROOT = Path(__file__).parents[2]

@@ -19,10 +19,10 @@ from tests.integration.drawn_road import files_of, run, write_config
 from tests.integration.drawn_road import resume as go_on
 from trainer import compute_choice
 from trainer.compute_choice import Compute
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import ConfigError, DataError, StopSignal
-from utils.image_decoding import read_rgb
-from utils.stop_signals import StopSignals
+from utils.images.decoding import read_rgb
+from utils.signals import StopSignals
 
 FOLDS = {"type": "KFoldSplit", "args": {"folds": 3, "stratify": ["gender"]}}
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from scripts import import_checkpoint
 from tests.integration.workplace import EVALUATION_NAMES, Workplace
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 
 SIDE = 32
 MEAN, STD = (0.548, 0.504, 0.479), (0.237, 0.247, 0.246)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.integration.workplace import Workplace, replaced
-from utils.checkpoint_file import read_checkpoint, write_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
 
 TWO_EPOCHS = ("--set", "trainer.epochs=2")
 

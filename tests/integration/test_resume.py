@@ -19,9 +19,9 @@ from tests.integration.drawn_road import (
     weights_and_metrics,
     write_config,
 )
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import ConfigError, KeyboardStop, StopSignal
-from utils.stop_signals import StopSignals
+from utils.signals import StopSignals
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

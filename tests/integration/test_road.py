@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import test as test_script
 import train as train_script
 from tests.integration.drawn_road import assert_same_end, run, weights_and_metrics, write_config
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import DataError
 
 

@@ -151,7 +151,7 @@ def test_tensorboard_reads_back_scalars_and_pictures(tmp_path: Path) -> None:
     assert sorted(events.Tags()["scalars"]) == sorted(_metrics(1))
     stored = events.Images("worst/0")[-1]
     assert (stored.step, stored.width, stored.height) == (3, 7, 5)
-    from utils.image_decoding import decode_rgb
+    from utils.images.decoding import decode_rgb
 
     np.testing.assert_array_equal(decode_rgb(stored.encoded_image_string, "stored"), picture)
     assert len(events.Images("worst/1")) == 3

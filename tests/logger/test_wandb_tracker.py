@@ -18,7 +18,7 @@ from logger import wandb_tracker
 from logger.log import LOG_NAME
 from logger.wandb_tracker import WandbTracker, _has_credentials
 from utils.errors import ConfigError
-from utils.image_decoding import read_rgb
+from utils.images.decoding import read_rgb
 
 wandb = pytest.importorskip("wandb")
 

@@ -12,7 +12,7 @@ import safetensors.torch
 import timm
 import torch
 
-from model.architectures import TimmModelMulti
+from model.model import TimmModelMulti
 from utils.errors import ConfigError
 
 

@@ -13,7 +13,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from model.architectures import TimmModelMulti, build_without_weights
+from model.model import TimmModelMulti, build_without_weights
 
 HEADS = {"mask": 3, "gender": 2, "age": 6}
 

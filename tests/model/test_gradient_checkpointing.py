@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.architectures import TimmModelMulti
+from model.model import TimmModelMulti
 from trainer.freezing import Freezing
 
 SIDE = 64

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from model import optim
 from model.optim import OptimizerSettings, build_optimizer
-from utils.checkpoint_file import read_checkpoint, write_checkpoint
-from utils.config_sections import One, listed
-from utils.signatures import argument_names, convert_arguments
+from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
+from utils.config.sections import One, listed
+from utils.config.signatures import argument_names, convert_arguments
 
 SECTION = One(listed(optim), optim.PROGRAMS_ARGUMENTS, extra=OptimizerSettings)
 OWN = [name for name in optim.__all__ if getattr(optim, name).__module__ == "model.optim"]

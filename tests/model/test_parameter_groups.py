@@ -12,7 +12,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
-from model.architectures import BaselineCNN
+from model.model import BaselineCNN
 from model.parameter_groups import parameter_groups
 from utils.errors import ConfigError
 

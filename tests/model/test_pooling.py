@@ -12,7 +12,7 @@ import torch
 from timm.layers import SelectAdaptivePool2d
 from torch import nn
 
-from model.architectures import TimmModelMulti
+from model.model import TimmModelMulti
 from model.pooling import GeM, use_gem
 from utils.errors import ConfigError
 

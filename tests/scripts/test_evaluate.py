@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from base.label_space import LabelSpace
 from scripts import evaluate
-from utils.checkpoint_file import write_checkpoint
+from utils.checkpoint.checkpoint_file import write_checkpoint
 from utils.errors import ConfigError, DataError, UserError
 from utils.random_streams import numpy_stream
 

@@ -16,8 +16,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from scripts.drawn_faces import STEMS, contact_sheet, draw_person, draw_photograph
-from scripts.drawn_people import AGE_SHARES, imagine_person
+from scripts.demo_data.faces import STEMS, contact_sheet, draw_person, draw_photograph
+from scripts.demo_data.people import AGE_SHARES, imagine_person
 from scripts.make_demo_data import main, make_demo_data, make_from_tables
 from utils.errors import ConfigError, DataError, run_command
 

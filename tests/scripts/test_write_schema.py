@@ -13,8 +13,8 @@ import pytest
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from scripts.write_schema import SCHEMA_FILE, schema_text
+from utils.config.json_text import read_json
 from utils.errors import ConfigError
-from utils.json_text import read_json
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted([ROOT / "config.json", *(path for path in (ROOT / "configs").glob("*.json") if path != SCHEMA_FILE)])

@@ -29,7 +29,7 @@ from trainer.learner import Learner
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
 from utils.random_streams import numpy_stream
-from utils.stop_signals import StopSignals
+from utils.signals import StopSignals
 
 LABELS = LabelSpace({"mask": {"classes": ["on", "off"]}, "age": {"bins": [30, 60], "training_bins": [20, 30, 60]}})
 IMAGE_SIDE = 6

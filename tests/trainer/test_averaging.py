@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 
 from tests.trainer.conftest import Built, MakeTrainer, SmallModel
 from trainer.averaging import ExponentialMovingAverage, StochasticWeightAveraging, WeightAveraging
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 
 
 def weights_after_each_update(built: Built) -> list[dict[str, torch.Tensor]]:

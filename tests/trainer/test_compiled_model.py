@@ -14,7 +14,7 @@ from trainer.averaging import ExponentialMovingAverage
 from trainer.compiled_model import CompiledModel
 from trainer.freezing import Freezing
 from trainer.sharpness_aware import SharpnessAware
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import StopSignal
 
 

@@ -17,8 +17,8 @@ from tests.trainer.conftest import CPU, MakeTrainer, SmallModel
 from trainer import compute_choice
 from trainer.compute_choice import MEASURED_BATCH, MEASURED_FROM, MEASURED_ROUNDS, Compute, choose_compute
 from trainer.resume import ResumePoint
-from utils import process_group
-from utils.checkpoint_file import read_checkpoint
+from utils import distributed
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError
 from utils.run_folders import RunFolders
 
@@ -208,11 +208,11 @@ def test_the_main_process_decides(
         said.append(text)
         return text
 
-    monkeypatch.setattr(process_group, "broadcast_text", broadcast)
+    monkeypatch.setattr(distributed, "broadcast_text", broadcast)
     assert choose() == Compute(HALF, True)
     timed.clear()
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(process_group, "broadcast_text", lambda _text: said[0])
+    monkeypatch.setattr(distributed, "broadcast_text", lambda _text: said[0])
     others = [{"compute": {"cpu": Compute(FLOAT, False).to_config()}}]  # which has come there meanwhile
     assert choose(others=others) == Compute(HALF, True)
     assert timed == []

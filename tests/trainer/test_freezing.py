@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
-from model.architectures import BaselineCNN, TimmModelMulti
+from model.model import BaselineCNN, TimmModelMulti
 from trainer.freezing import Freezing
+from utils.config.signatures import check_arguments
 from utils.errors import ConfigError
-from utils.signatures import check_arguments
 
 HEADS = {"mask": 3}
 SIDE = 64

@@ -25,7 +25,7 @@ from trainer.compute_choice import Compute
 from trainer.learner import own_buffers
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import StopSignal
 
 

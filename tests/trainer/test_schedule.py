@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from trainer.schedule import Schedule
-from utils.checkpoint_file import read_checkpoint, write_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
 from utils.errors import ConfigError
 
 EPOCHS, UPDATES_PER_EPOCH = 3, 3

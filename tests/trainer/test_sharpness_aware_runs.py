@@ -13,7 +13,7 @@ from model.optim import AdamP, OptimizerSettings, build_optimizer
 from tests.trainer.conftest import MakeTrainer, MemoryLoader, SmallModel
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import StopSignal
 
 

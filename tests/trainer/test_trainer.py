@@ -19,7 +19,7 @@ from base.batch import UNKNOWN
 from tests.trainer.conftest import Built, MakeTrainer, MemoryLoader, SmallModel
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
-from utils.checkpoint_file import read_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import ConfigError, DivergenceError, KeyboardStop, StopSignal
 
 SCHEDULES: dict[str, Any] = {

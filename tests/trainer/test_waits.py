@@ -29,9 +29,9 @@ from model.loss.metric_learning_names import LOSSES
 from model.loss.multi_head import MultiHeadLoss
 from model.metric import f1
 from tests.trainer.conftest import LABELS, MakeTrainer, MemoryLoader, SmallModel
-from trainer import epoch_sums
+from trainer import epoch_metrics as epoch_sums
 from trainer.averaging import ExponentialMovingAverage
-from trainer.epoch_sums import EpochSums
+from trainer.epoch_metrics import EpochSums
 from trainer.learner import Learner
 from trainer.sharpness_aware import SharpnessAware
 from trainer.worst_images import WorstImages

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from utils import pillow_pixels
-from utils.image_decoding import decode_rgb
+from utils.images.decoding import decode_rgb
 from utils.pillow_pixels import rgb_array
 
 

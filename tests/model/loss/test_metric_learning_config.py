@@ -11,8 +11,8 @@ import pytest
 from model.loss.metric_learning import MetricLearningSettings
 from model.loss.metric_learning_names import LOSSES, MINERS, WITHOUT_MINER
 from parse_config import ByName, ConfigParser, Group, One
+from utils.config.signatures import argument_names, check_arguments
 from utils.errors import ConfigError
-from utils.signatures import argument_names, check_arguments
 
 PROGRAMS = ("num_classes", "embedding_size")
 SIZES = {"num_classes": 3, "embedding_size": 5}

@@ -1,0 +1,185 @@
+"""What is in a set of images: classes, numbers, sizes and pixels, counted."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from base.attribute import Attribute, is_unknown
+from base.batch import UNKNOWN
+from base.label_space import LabelSpace
+from data_loader.records.image_check import number_of_cores
+from data_loader.records.records import Record
+from data_loader.samplers import class_counts
+from utils.images.decoding import read_rgb
+
+HISTOGRAM_BINS = 12
+"""A histogram of numbers has at most so many, whose width is 1, 2 or 5 times a power of ten."""
+
+FREQUENT_SIZES = 3
+"""How many of the most frequent image sizes are named."""
+
+_PIXELS_AT_ONCE = 2**23
+
+
+class PixelCounts:
+    """How often each of the 256 levels occurs in each channel: exact, whatever the number of pixels."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((3, 256), dtype=np.int64)
+
+    def add(self, image: np.ndarray) -> None:
+        """image: (H, W, 3) uint8."""
+        for part in np.array_split(image.reshape(-1, 3), -(-image.size // (3 * _PIXELS_AT_ONCE))):
+            self.counts += np.stack([np.bincount(part[:, channel], minlength=256) for channel in range(3)])
+
+    @property
+    def num_pixels(self) -> int:
+        return int(self.counts[0].sum())
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """By channel, in units of 0 to 1: the mean, and the standard deviation over all pixels (divided by N).
+
+        std^2 = (N sum(x^2) - sum(x)^2) / N^2 in whole numbers, which nothing rounds off."""
+        mean, std, number = [], [], self.num_pixels
+        for counts in self.counts.tolist():
+            total = sum(level * count for level, count in enumerate(counts))
+            squares = sum(level * level * count for level, count in enumerate(counts))
+            mean.append(total / (255 * number))
+            std.append(math.sqrt(number * squares - total * total) / (255 * number))
+        return mean, std
+
+
+def label_statistics(sides: Mapping[str, Sequence[Record]], labels: LabelSpace) -> dict[str, dict[str, Any]]:
+    """By side: images, persons, the scored classes of each attribute and of the answer, the heads' training classes.
+
+    An attribute with bins also has the lowest, median and highest number, and a histogram with the same bins on all
+    sides."""
+    numbers = {
+        name: {side: _numbers(attribute, records) for side, records in sides.items()}
+        for name, attribute in labels.attributes.items()
+        if attribute.bins is not None
+    }
+    bins = {
+        name: histogram_bins([value for known in by_side.values() for value in known])
+        for name, by_side in numbers.items()
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for side, records in sides.items():
+        rows = [record.attributes for record in records]
+        attributes = {
+            name: _class_shares([attribute.scoring_class(row.get(name)) for row in rows], attribute.class_names)
+            for name, attribute in labels.attributes.items()
+        }
+        for name in numbers:
+            attributes[name]["numbers"] = _number_statistics(numbers[name][side], bins[name])
+        counts = class_counts(records, labels)
+        found[side] = {
+            "images": len(records),
+            "persons": len({record.person for record in records}),
+            "attributes": attributes,
+            "answer": _class_shares(labels.answers(labels.known_targets(rows)).tolist(), labels.answer_names),
+            "training_classes": {
+                name: dict(zip(head.class_names, counts[name].tolist(), strict=True))
+                for name, head in labels.heads.items()
+            },
+        }
+    return found
+
+
+def _numbers(attribute: Attribute, records: Sequence[Record]) -> list[float]:
+    """The numbers that are known."""
+    raw = [record.attributes.get(attribute.name) for record in records]
+    return [attribute.number(value) for value in raw if not is_unknown(value)]
+
+
+def _class_shares(found: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """found: the classes, -1 = unknown. Shares of classes are of the images whose class is known."""
+    counts = Counter(found)
+    known = len(found) - counts[UNKNOWN]
+    return {
+        "classes": {
+            name: {"images": counts[number], "share": counts[number] / known if known else 0.0}
+            for number, name in enumerate(names)
+        },
+        "unknown": {"images": counts[UNKNOWN], "share": counts[UNKNOWN] / len(found)},
+    }
+
+
+def histogram_bins(values: Sequence[float]) -> tuple[float, dict[int, str]]:
+    """The width of bins that hold all values, and the bins' names by number: k width <= value < (k + 1) width.
+
+    Whole numbers have bins of whole numbers, named by the first and the last: "15-19"."""
+    if not values:
+        return 1.0, {}
+    low, high = min(values), max(values)
+    whole = all(float(value).is_integer() for value in values)
+    smallest = 10.0 ** math.floor(math.log10((high - low) / HISTOGRAM_BINS)) if high > low else 1.0
+    widths = [smallest * factor for factor in (1, 2, 5, 10, 20)]
+    widths = [1.0, *(each for each in widths if each > 1)] if whole else widths
+    width = next(each for each in widths if math.floor(high / each) - math.floor(low / each) < HISTOGRAM_BINS)
+    names = {}
+    for number in range(math.floor(low / width), math.floor(high / width) + 1):
+        first, last = number * width, (number + 1) * width - whole
+        names[number] = f"{first:g}" if first == last else f"{first:g}-{last:g}"
+    return width, names
+
+
+def _number_statistics(values: Sequence[float], bins: tuple[float, dict[int, str]]) -> dict[str, Any]:
+    if not values:
+        return {}
+    width, names = bins
+    counts = Counter(math.floor(value / width) for value in values)
+    return {
+        "lowest": min(values),
+        "median": statistics.median(values),
+        "highest": max(values),
+        "histogram": {name: counts[number] for number, name in names.items()},
+    }
+
+
+def size_statistics(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """sizes: (height, width) of each image, in pixels."""
+    sides = {
+        name: {"lowest": min(values), "median": statistics.median(values), "highest": max(values)}
+        for name, values in zip(("height", "width"), zip(*sizes, strict=True), strict=True)
+    }
+    frequent = Counter(sizes).most_common(FREQUENT_SIZES)
+    return {**sides, "most_frequent": [{"height": h, "width": w, "images": count} for (h, w), count in frequent]}
+
+
+def measure_images(
+    sides: Mapping[str, Sequence[Record]], show_progress: bool = False
+) -> tuple[dict[str, list[tuple[int, int]]], PixelCounts]:
+    """Decodes every image once: by side, the (height, width) of each; the pixels of the side "train" are counted."""
+    pixels = PixelCounts()
+    sizes: dict[str, list[tuple[int, int]]] = {side: [] for side in sides}
+    paths = [(side, record.path) for side, records in sides.items() for record in records]
+    pool = ThreadPoolExecutor(max_workers=number_of_cores())  # decoders release the interpreter's lock
+    bar = tqdm(total=len(paths), desc="measuring images", leave=False, disable=None if show_progress else True)
+
+    def measure(side_and_path: tuple[str, Path]) -> tuple[str, tuple[int, int], np.ndarray]:
+        side, path = side_and_path
+        image = read_rgb(path)
+        own = PixelCounts()
+        if side == "train":
+            own.add(image)
+        return side, (image.shape[0], image.shape[1]), own.counts
+
+    try:
+        for side, size, counts in pool.map(measure, paths):
+            sizes[side].append(size)
+            pixels.counts += counts
+            bar.update()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+    return sizes, pixels

@@ -1,0 +1,134 @@
+"""What transforms do to images of noise: tried before the first photograph is read."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_loader.transforms.pipeline import first_line
+from utils.random_streams import numpy_stream, python_stream
+
+PROBE_SIZES = ((800, 600), (1000, 1100))
+"""Height and width of the images that lists of transforms are tried on."""
+
+SMALL_PROBE_SIZE = (90, 70)
+"""What some transforms only do to small images, they do to one of this size."""
+
+PROBE_KEYS = 6
+"""How often each transform is tried, with other random numbers each time."""
+
+
+class _Recorder:
+    """A random generator that remembers what was drawn from it."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+        self.drawn: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def draw(*args: Any, **kwargs: Any) -> Any:
+            result = getattr(self._generator, name)(*args, **kwargs)
+            self.drawn.append(pickle.dumps((name, args, result)))  # with the arguments, which shuffle changes
+            return result
+
+        return draw
+
+
+class _Trial(NamedTuple):
+    """What one transform made of one image: the result or what is wrong, and the random numbers that it asked for."""
+
+    result: np.ndarray | None
+    problem: str
+    drawn: list[bytes]
+
+
+def check_no_chance(place: str, transforms: Sequence[Any], problems: list[str]) -> None:
+    """Validation images are never augmented: a line in `problems` for each transform that chance has a part in.
+
+    It has if its results differ, or if the numbers differ that it draws (for one, whether to act at all, 0 < p < 1):
+    a difference need not show on the image at hand. A range of one value is no chance."""
+    image = _noise(*PROBE_SIZES[0])
+    for number, transform in enumerate(transforms):
+        trials = [_try(transform, image, key) for key in range(PROBE_KEYS)]
+        first = trials[0].result
+        if first is None or any(trial.result is None for trial in trials):
+            return  # `final_size` tells why
+        same = all(np.array_equal(first, trial.result) and trials[0].drawn == trial.drawn for trial in trials)  # type: ignore[arg-type]
+        if not same:
+            problems.append(
+                f"{place}[{number}]: {type(transform).__name__} is random (p = {transform.p:g}), and validation images "
+                f"are never augmented; move it to transforms.train"
+            )
+        image = first
+
+
+def count_fixed(transforms: Sequence[Any]) -> int:
+    """How many transforms, from the first on, make the same of an image each time and draw no random number, whatever
+    size the image has."""
+    images = [_noise(*size) for size in (*PROBE_SIZES, SMALL_PROBE_SIZE)]
+    for number, transform in enumerate(transforms):
+        made = []
+        for image in images:
+            trials = [_try(transform, image, key) for key in range(2)]
+            first, second = (trial.result for trial in trials)
+            if first is None or second is None:
+                continue  # too small for it
+            if any(trial.drawn for trial in trials) or not np.array_equal(first, second):
+                return number
+            made.append(first)
+        images = made
+    return len(transforms)
+
+
+def final_size(place: str, transforms: Sequence[Any], problems: list[str]) -> tuple[int, int] | None:
+    """Height and width after the list, which must be the same for images of any size; else None and a problem.
+
+    Each transform is also tried as if its p were 1: what it does seldom must not show in mid-training."""
+    sizes = []
+    for key, (height, width) in enumerate(PROBE_SIZES * 3):
+        image = _noise(height, width)
+        for number, transform in enumerate(transforms):
+            trial = _try(transform, image, key, force=key >= len(PROBE_SIZES) * 2 and transform.p > 0)
+            if trial.result is None:
+                problems.append(f"{place}[{number}]: {type(transform).__name__} {trial.problem}")
+                return None
+            image = trial.result
+        sizes.append((image.shape[0], image.shape[1]))
+    if len(set(sizes)) > 1:
+        found = " or ".join(f"{height} x {width}" for height, width in dict.fromkeys(sizes))
+        problems.append(f"{place} does not end in one size (it gave {found} pixels); put a Resize in it")
+        return None
+    return sizes[0]
+
+
+def _noise(height: int, width: int) -> np.ndarray:
+    return _drawn_noise(height, width).copy()  # some transforms write into what they are given
+
+
+@lru_cache
+def _drawn_noise(height: int, width: int) -> np.ndarray:
+    """To draw it takes longer than what most transforms do to it."""
+    return numpy_stream(0, "probe", height, width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def _try(transform: Any, image: np.ndarray, key: int, force: bool = False) -> _Trial:
+    recorders = (_Recorder(numpy_stream(0, "probe", key)), _Recorder(python_stream(0, "probe", key)))
+    own = transform.random_generator, transform.py_random
+    transform.set_random_state(*recorders)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = transform(image=image, **({"force_apply": True} if force else {}))["image"]
+    except Exception as error:
+        size = f"{image.shape[0]} x {image.shape[1]}"
+        return _Trial(None, f"cannot take an image of {size} pixels: {first_line(error)}", [])
+    finally:
+        transform.set_random_state(*own)
+    if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
+        return _Trial(None, "does not give an RGB image of whole numbers 0 to 255", [])
+    return _Trial(result, "", recorders[0].drawn + recorders[1].drawn)

@@ -1,0 +1,115 @@
+"""The metrics that a run watches: the monitor, the further bests, the schedule; and whether there are such metrics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from base.base_trainer import TrainerSettings
+from base.batch import UNKNOWN
+from base.label_space import LabelSpace
+from base.scores import Scores
+from data_loader.records.records import Record
+from data_loader.samplers import class_counts
+from data_loader.splits import Split
+from experiment.schema import metric_functions
+from model import metric
+from model.lr_scheduler import needs_metric
+from parse_config import ConfigParser, listed
+from utils.errors import DataError
+from utils.wording import not_one_of
+
+logger = logging.getLogger(__name__)
+
+
+def loss_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    """The losses that an epoch gives: the whole, each head's, and those on the embedding."""
+    metric_learning = config["loss"].get("metric_learning") or {}
+    return ["loss", *(f"loss_{name}" for name in (*labels.heads, *metric_learning))]
+
+
+def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    """Every number that an epoch gives, known before training."""
+    losses, scores = loss_names(config, labels), Scores.names(labels, metric_functions(config))
+    return [*(f"{side}/{name}" for side in ("val", "train") for name in (*losses, *scores)), "lr"]
+
+
+def watched_metrics(config: ConfigParser) -> dict[str, str]:
+    """By place in the config, each metric that something looks at: the monitor, the further bests, the schedule."""
+    trainer = config["trainer"]
+    texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
+    texts |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer.get("save_best", []))}
+    off = ("trainer.monitor", "off")
+    watched = {place: text.partition(" ")[2] for place, text in texts.items() if (place, text) != off}
+    looked_at = (config.resolved.get("lr_scheduler") or {}).get("metric")
+    return watched if looked_at is None else watched | {"lr_scheduler.metric": looked_at}
+
+
+def metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
+    unknown = [name for name in config.extra().metrics if name not in listed(metric)]
+    problems = [
+        config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown
+    ]
+    known = metric_names(config, labels)
+    if config["split"]["type"] == "NoSplit":
+        known = [name for name in known if not name.startswith("val/")]
+    trainer = config["trainer"]
+    for place, name in watched_metrics(config).items():
+        if place == "lr_scheduler.metric":
+            if name not in known:
+                problems.append(config.problem(place, not_one_of(name, known)))
+            elif needs_metric(config["lr_scheduler"]["type"]):
+                wanted = "min" if name.partition("/")[2] in loss_names(config, labels) else "max"
+                if config["lr_scheduler"].get("args", {}).get("mode", "min") != wanted:
+                    problems.append(
+                        f'{config.origin(place)}: lr_scheduler.args.mode must be "{wanted}" for {name}, or the rate '
+                        "falls as it gets better"
+                    )
+            continue
+        texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
+        mode = texts.get(place, "").split(" ")[0] or trainer["save_best"][int(place.split(".")[-1])].split(" ")[0]
+        if mode not in ("min", "max") or not name:
+            problems.append(config.problem(place, 'must be "min <metric>" or "max <metric>" ("off" watches nothing)'))
+        elif name not in known:
+            problems.append(config.problem(place, f"watches {name!r}, which {not_one_of(name, known)}"))
+    return problems
+
+
+def refuse_unusable_split(config: ConfigParser, labels: LabelSpace, split: Split) -> None:
+    """Raises DataError where nothing can be learned from the training side, or something watches a metric that the
+    validation side cannot tell."""
+    _refuse_unlearnable(labels, split.train)
+    _refuse_unknowable_monitors(config, labels, split.validation)
+
+
+def _refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, validation: Sequence[Record]) -> None:
+    """Raises DataError where something watches a metric of the validation set whose labels are all unknown there."""
+    rows = [record.attributes for record in validation]
+    known = labels.known_targets(rows)
+    answers = labels.answers(known)
+    without = [name for name, target in known.items() if (target == UNKNOWN).all()]
+    losses = [name for name in labels.heads if all(labels.heads[name].target(row) == UNKNOWN for row in rows)]
+    absent = {f"val/{name}_{metric}" for name in without for metric in config.extra().metrics}
+    absent |= {f"val/loss_{name}" for name in losses} | ({"val/loss"} if len(losses) == len(labels.heads) else set())
+    if (answers == UNKNOWN).all():
+        absent |= {f"val/{metric}" for metric in config.extra().metrics}
+    for place, name in watched_metrics(config).items():
+        if rows and name in absent:
+            raise DataError(
+                config.problem(
+                    place, f"watches {name}, but no validation image has the labels that it needs; watch another"
+                )
+            )
+
+
+def _refuse_unlearnable(labels: LabelSpace, train: Sequence[Record]) -> None:
+    """Raises DataError where no training image has a label for any head; a single head without one is warned of."""
+    counts = class_counts(train, labels)
+    without = [name for name, count in counts.items() if count.sum() == 0]
+    if len(without) == len(counts):
+        raise DataError(
+            f"nothing can be learned: no training image has a label for a head ({', '.join(without)}); a head of "
+            "several attributes needs images that know all of them"
+        )
+    for name in without:
+        logger.warning("the head %s cannot learn: no training image has a label for it", name)

@@ -1,0 +1,85 @@
+"""Test-time augmentation: a model judges several views of an image, and its answer is the mean of the probabilities.
+
+A view is a named list of albumentations without chance, done to the decoded image before the model's own evaluation
+transforms. For views v of an image x,
+
+    p(class | x) = 1/V sum_v p(class | v(x)),
+
+in probabilities, not in logits. The image as it is counts only where a view says so, with an empty list: "plain": [].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from base.preprocessing import Preprocessing
+from data_loader.transforms.build import TRANSFORMS, TransformSpec, eval_pipeline
+from data_loader.transforms.pipeline import Pipeline
+from data_loader.transforms.probing import check_no_chance, final_size
+from utils.errors import ConfigError
+
+Views = Mapping[str, Sequence[TransformSpec]]
+
+_FLIP = [{"type": "HorizontalFlip", "args": {"p": 1}}]
+
+
+def _turned(degrees: float) -> list[TransformSpec]:
+    return [{"type": "Rotate", "args": {"limit": [degrees, degrees], "p": 1}}]
+
+
+def _cropped(top: float, right: float, bottom: float, left: float) -> list[TransformSpec]:
+    """Without these shares of the image's sides."""
+    percent = [-top, -right, -bottom, -left]
+    return [{"type": "CropAndPad", "args": {"percent": percent, "keep_size": False, "p": 1}}]
+
+
+CROPPED_AWAY = 1 / 8
+"""Of each side of the image, in "five_crops": 224 of 256 pixels are left, as in Krizhevsky et al. 2012, section 4.1."""
+
+_X = CROPPED_AWAY
+PRESETS: dict[str, Views] = {
+    "none": {"plain": []},
+    "flip": {"plain": [], "flip": _FLIP},
+    "flip_rotate": {"plain": [], "flip": _FLIP, "left": _turned(30), "right": _turned(-30)},
+    "five_crops": {
+        "top_left": _cropped(0, _X, _X, 0),
+        "top_right": _cropped(0, 0, _X, _X),
+        "bottom_left": _cropped(_X, _X, 0, 0),
+        "bottom_right": _cropped(_X, 0, 0, _X),
+        "centre": _cropped(_X / 2, _X / 2, _X / 2, _X / 2),
+    },
+}
+"""What --views names."""
+
+
+def views_problems(views: Views) -> list[str]:
+    """What is wrong with a section `views` beyond the shape and the arguments of its lists, a line each."""
+    if not views:
+        return ['views is empty; name at least one, such as "plain": [] for the image as it is']
+    problems: list[str] = []
+    for name, specs in views.items():
+        place = f"views.{name}"
+        try:
+            transforms = eval_pipeline(Preprocessing((1, 1), (0.5,) * 3, (0.5,) * 3, list(specs))).fixed.transforms
+        except ConfigError as error:
+            problems += [line.replace("preprocessing.eval_transforms", place, 1) for line in str(error).splitlines()]
+            continue
+        final_size(place, [*transforms, TRANSFORMS["Resize"](8, 8)], problems)
+        for number, transform in enumerate(transforms):
+            chances: list[str] = []
+            check_no_chance(place, [transform], chances)
+            if chances:
+                problems.append(
+                    f"{place}[{number}]: {type(transform).__name__} is random, and a view must be the same each time; "
+                    "set p to 1, and every range to one value, such as [30, 30]"
+                )
+    return problems
+
+
+def view_pipelines(views: Views, preprocessing: Preprocessing) -> list[Pipeline]:
+    """For each view, whose problems were looked for when the config was read: its transforms, then the model's own.
+
+    Raises ConfigError for views that cannot be built."""
+    own = preprocessing.eval_transforms
+    return [eval_pipeline(replace(preprocessing, eval_transforms=[*specs, *own])) for specs in views.values()]

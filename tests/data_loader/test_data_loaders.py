@@ -1,0 +1,342 @@
+"""Loaders: one stream of batches for any number of workers, from any batch on; errors that stay one line."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import albumentations
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from base.batch import Batch
+from base.label_space import LabelSpace
+from base.preprocessing import Preprocessing
+from data_loader.batch_samplers import BatchKeys
+from data_loader.data_loaders import AttributeDataLoader, ViewsLoader
+from data_loader.datasets import AugmentedImages, TargetTable
+from data_loader.images import DecodedImages
+from data_loader.records.records import Record
+from data_loader.splits import Split
+from data_loader.transforms.build import TransformLists, build_transforms, eval_pipeline
+from utils.errors import ConfigError, DataError
+
+LISTS: TransformLists = {
+    "train": [{"type": "Resize"}, {"type": "HorizontalFlip"}, {"type": "RandomBrightnessContrast", "args": {"p": 1}}],
+    "eval": [{"type": "Resize"}],
+}
+HALF = (0.5, 0.5, 0.5)
+
+
+def _loader(records: list[Record], labels: LabelSpace, **args: Any) -> AttributeDataLoader:
+    """The first 20 records train, the last 6 validate."""
+    given: dict[str, Any] = {"input_size": 16, "batch_size": 4, "num_workers": 0, **args}
+    return AttributeDataLoader(Split(records[:20], records[20:], []), labels, LISTS, HALF, HALF, 3, **given)
+
+
+def _same(first: Batch, second: Batch) -> bool:
+    return (
+        torch.equal(first.images, second.images)
+        and torch.equal(first.indices, second.indices)
+        and all(torch.equal(first.targets[head], second.targets[head]) for head in first.targets)
+    )
+
+
+def _all_same(first: list[Batch], second: list[Batch]) -> bool:
+    return len(first) == len(second) and all(map(_same, first, second))
+
+
+def test_a_batch_holds_images_and_targets(image_records: list[Record], labels: LabelSpace) -> None:
+    loader = _loader(image_records, labels, valid_batch_size=5)
+    first, second = list(loader.validation_batches())
+    assert (len(first), len(second), loader.num_validation) == (5, 1, 6)
+    assert first.images.shape == (5, 3, 16, 16)
+    assert first.images.dtype == torch.uint8
+    assert first.indices.tolist() == [0, 1, 2, 3, 4]
+    for image, record in zip(first.images, image_records[20:], strict=False):
+        decoded = cv2.imread(str(record.path))
+        assert decoded is not None
+        expected = albumentations.Resize(16, 16)(image=decoded[:, :, ::-1])["image"]
+        assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 2  # decoders differ by a level
+    assert {head: target.tolist() for head, target in first.targets.items()} == {
+        "mask": [2, 0, 1, 2, 0],
+        "gender": [1, -1, 1, 1, -1],
+        "age": [2, 2, 2, 2, 2],
+    }
+    assert first.scoring_targets.keys() == labels.attributes.keys()
+    assert loader.preprocessing == Preprocessing(
+        (16, 16), HALF, HALF, [{"type": "Resize", "args": {"height": 16, "width": 16}}]
+    )
+
+
+def test_training_and_scoring_classes_may_differ(image_records: list[Record]) -> None:
+    six = LabelSpace({"age": {"bins": [30, 60], "training_bins": [20, 30, 40, 50, 60]}})
+    table = TargetTable(image_records, six)
+    ages = [20 + 2 * number for number in range(26)]
+    assert table.targets["age"].tolist() == [min(age // 10 - 1, 5) for age in ages]
+    assert table.scoring_targets["age"].tolist() == [(age >= 30) + (age >= 60) for age in ages]
+    images = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).view(2, 4, 5, 3)
+    batch = table.batch(images, BatchKeys(0, np.array([7, 3]), np.array([0, 0])))
+    assert torch.equal(batch.images, images.permute(0, 3, 1, 2))
+    assert (batch.targets["age"].tolist(), batch.scoring_targets["age"].tolist()) == ([2, 1], [1, 0])
+    assert batch.indices.tolist() == [7, 3]
+
+
+def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Record], labels: LabelSpace) -> None:
+    expected = {epoch: list(_loader(image_records, labels).train_batches(epoch)) for epoch in (0, 1)}
+    assert len(expected[0]) == 5
+    by_index = [
+        {
+            int(index): image
+            for batch in expected[epoch]
+            for index, image in zip(batch.indices, batch.images, strict=True)
+        }
+        for epoch in (0, 1)
+    ]
+    assert list(by_index[0]) != list(by_index[1])
+    assert sum(torch.equal(image, by_index[1][index]) for index, image in by_index[0].items()) < 3  # augmented anew
+    for workers in (1, 2):
+        loader = _loader(image_records, labels, num_workers=workers)
+        for epoch in (1, 0):
+            assert _all_same(list(loader.train_batches(epoch)), expected[epoch])
+        next(loader.train_batches(0))  # abandoned
+        for start in (3, 0, 5):
+            assert _all_same(list(loader.train_batches(1, start)), expected[1][start:])
+        assert _all_same(list(loader.validation_batches()), list(_loader(image_records, labels).validation_batches()))
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_from_a_cache(
+    image_records: list[Record], labels: LabelSpace, tmp_path: Path, cache: str, workers: int
+) -> None:
+    plain = _loader(image_records, labels)
+    for _ in range(2):  # the second time from what the first has left
+        cached = _loader(image_records, labels, cache=cache, cache_folder=tmp_path, num_workers=workers)
+        for epoch in (0, 1):
+            assert _all_same(list(cached.train_batches(epoch)), list(plain.train_batches(epoch)))
+        assert _all_same(list(cached.validation_batches()), list(plain.validation_batches()))
+    assert bool(list(tmp_path.iterdir())) == (cache == "disk")
+
+
+def _padded(side: int) -> TransformLists:
+    """What ends in one size for all images but large ones."""
+    pad = {"type": "PadIfNeeded", "args": {"min_height": side, "min_width": side}}
+    return {"train": [{"type": "Resize"}, {"type": "HorizontalFlip"}], "eval": [pad]}
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "disk", "device"])
+def test_an_image_that_comes_out_in_another_size_is_named_with_any_cache(
+    image_records: list[Record], labels: LabelSpace, tmp_path: Path, cache: Any
+) -> None:
+    large = tmp_path / "large.png"
+    cv2.imwrite(str(large), np.zeros((1120, 1110, 3), np.uint8))
+    first = image_records[0]
+    odd = Record(large, large.name, first.person, first.attributes, first.origin)
+
+    def loader(validation: list[Record]) -> AttributeDataLoader:
+        split = Split(image_records[:4], validation, [])
+        given: dict[str, Any] = {"input_size": 1100, "batch_size": 2, "num_workers": 0, "cache": cache}
+        return AttributeDataLoader(split, labels, _padded(1100), HALF, HALF, 3, cache_folder=tmp_path, **given)
+
+    with pytest.raises(DataError, match=r"large\.png: the (fixed )?transforms make 1120 x 1110 pixels .*Resize last"):
+        list(loader([image_records[4], odd]).validation_batches())
+    (batch,) = loader(image_records[4:6]).validation_batches()  # whatever of the other was kept
+    assert batch.images.shape == (2, 3, 1100, 1100)
+
+
+def test_images_on_the_device_are_validated_alike_and_augmented_by_their_keys(
+    image_records: list[Record], labels: LabelSpace, tmp_path: Path
+) -> None:
+    plain = _loader(image_records, labels)
+    resident, again = (_loader(image_records, labels, cache="device", cache_folder=tmp_path) for _ in range(2))
+    assert _all_same(list(resident.validation_batches()), list(plain.validation_batches()))
+    epochs = [list(resident.train_batches(epoch)) for epoch in (0, 1)]
+    assert _all_same(list(again.train_batches(1, 2)), epochs[1][2:])
+    assert not _all_same(epochs[0], epochs[1])
+    for batch, other in zip(epochs[0], plain.train_batches(0), strict=True):
+        assert batch.images.shape == other.images.shape
+        assert batch.images.dtype == torch.uint8
+        assert torch.equal(batch.indices, other.indices)
+        assert all(torch.equal(target, other.targets[head]) for head, target in batch.targets.items())
+
+
+def test_no_transform_is_left_out_on_the_device(
+    image_records: list[Record], labels: LabelSpace, tmp_path: Path
+) -> None:
+    lists: TransformLists = {"train": [{"type": "Resize"}, {"type": "CLAHE"}], "eval": [{"type": "Resize"}]}
+    with pytest.raises(ConfigError, match=r"^transforms\.train\[1\]: CLAHE "):
+        AttributeDataLoader(
+            Split(image_records, [], []), labels, lists, HALF, HALF, 3, input_size=16, cache="device",
+            batch_size=4, cache_folder=tmp_path,
+        )  # fmt: skip
+
+
+def test_each_image_of_an_epoch_is_augmented_in_its_own_way(image_records: list[Record]) -> None:
+    pipeline = build_transforms(LISTS, 16, HALF, HALF).train
+    records = [image_records[0]] * 10
+    images = AugmentedImages(DecodedImages([record.path for record in records], pipeline.fixed), pipeline, 0, records)
+    made = np.empty((10, 16, 16, 3), np.uint8)
+    images.fill(BatchKeys(0, np.arange(10), np.zeros(10, np.int64)), [made])
+    assert len({image.tobytes() for image in made}) == 10
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_draws_nothing_from_torchs_own_generator(
+    image_records: list[Record], labels: LabelSpace, workers: int
+) -> None:
+    before = torch.get_rng_state()
+    loader = _loader(image_records, labels, num_workers=workers)
+    for epoch in range(2):
+        list(loader.train_batches(epoch))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_two_processes_see_what_one_sees(image_records: list[Record], labels: LabelSpace) -> None:
+    one = _loader(image_records, labels)
+    two = [_loader(image_records, labels, batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
+    assert one.steps_per_epoch == two[0].steps_per_epoch == two[1].steps_per_epoch == 5
+    pairs = zip(two[0].train_batches(2), two[1].train_batches(2), strict=True)
+    for whole, (first, second) in zip(one.train_batches(2), pairs, strict=True):
+        assert torch.equal(whole.images, torch.cat([first.images, second.images]))
+    shares = [[batch.indices.tolist() for batch in loader.validation_batches()] for loader in two]
+    assert shares == [[[0, 2], [4]], [[1, 3], [5]]]
+
+
+def test_evaluation_needs_only_the_checkpoints_preprocessing(image_records: list[Record], labels: LabelSpace) -> None:
+    loader = _loader(image_records, labels)
+    preprocessing = Preprocessing.from_config(loader.preprocessing.to_config())
+    evaluation = ViewsLoader(image_records[20:], [eval_pipeline(preprocessing)], batch_size=4)
+    assert len(evaluation) == 2
+    for _ in range(2):
+        made = torch.cat([images[0] for images, _ in evaluation])
+        assert torch.equal(made, torch.cat([batch.images for batch in loader.validation_batches()]))
+
+
+@pytest.mark.parametrize("cache", ["none", "memory", "disk", "device"])
+def test_no_validation(image_records: list[Record], labels: LabelSpace, tmp_path: Path, cache: Any) -> None:
+    loader = AttributeDataLoader(
+        Split(image_records, [], []),
+        labels,
+        LISTS,
+        HALF,
+        HALF,
+        0,
+        input_size=8,
+        num_workers=0,
+        batch_size=5,
+        drop_last=False,
+        cache=cache,
+        cache_folder=tmp_path,
+    )
+    assert (loader.num_validation, list(loader.validation_batches())) == (0, [])
+    assert sum(len(batch) for batch in loader.train_batches(0)) == 26
+
+
+def _with_a_broken_file(records: list[Record], folder: Path) -> tuple[list[Record], Path]:
+    broken = folder / "broken.jpg"
+    broken.write_bytes(records[0].path.read_bytes())
+    first = records[0]
+    return [Record(broken, broken.name, first.person, first.attributes, first.origin), *records[1:]], broken
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_during_training_is_one_line(
+    image_records: list[Record], labels: LabelSpace, tmp_path: Path, workers: int
+) -> None:
+    records, broken = _with_a_broken_file(image_records, tmp_path)
+    loader = _loader(records, labels, num_workers=workers)
+    broken.write_bytes(b"")
+    with pytest.raises(DataError) as caught:
+        list(loader.train_batches(0))
+    assert str(broken) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    broken.write_bytes(image_records[0].path.read_bytes())
+    assert _all_same(list(loader.train_batches(0)), list(_loader(image_records, labels).train_batches(0)))
+
+
+def test_bad_images_are_refused_or_skipped_before_training(
+    image_records: list[Record], labels: LabelSpace, tmp_path: Path
+) -> None:
+    records, broken = _with_a_broken_file(image_records, tmp_path)
+    broken.write_bytes(b"<html>not found</html>")
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        _loader(records, labels)
+    loader = _loader(records, labels, on_bad_image="skip", batch_size=1)
+    assert [record.name for record in loader.train_records] == [record.name for record in records[1:20]]
+    assert loader.steps_per_epoch == 19
+
+
+def test_an_image_too_small_for_a_crop_is_named(image_records: list[Record], labels: LabelSpace) -> None:
+    crop = {"type": "CenterCrop", "args": {"height": 64, "width": 64}}
+    split = Split(image_records, [], [])
+    loader = AttributeDataLoader(
+        split, labels, {"train": [crop], "eval": [crop]}, HALF, HALF, 0, num_workers=0, batch_size=2
+    )
+    with pytest.raises(DataError, match=r"\.jpg: CenterCrop cannot take this image of 40 x 30 pixels .*Resize"):
+        list(loader.train_batches(0))
+
+
+def test_too_few_images_for_a_batch(image_records: list[Record], labels: LabelSpace) -> None:
+    with pytest.raises(DataError, match=r"batch_size = 21 needs 21 training images, and there are 20"):
+        _loader(image_records, labels, batch_size=21)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch, of the worker that was killed
+def test_workers_leave_signals_to_the_main_process(image_records: list[Record], labels: LabelSpace) -> None:
+    before = set(multiprocessing.active_children())
+    loader = _loader(image_records, labels, num_workers=1, batch_size=1)
+    batches = loader.train_batches(0)
+    received = [next(batches)]
+    (worker,) = set(multiprocessing.active_children()) - before
+    assert worker.pid is not None
+    for name in ("INT", "TERM", "USR1"):  # from another process, as a terminal or a scheduler sends them to all
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+        time.sleep(0.05)
+    received += list(batches)
+    assert _all_same(received, list(_loader(image_records, labels, batch_size=1).train_batches(0)))
+    batches = loader.train_batches(1)
+    next(batches)
+    os.kill(worker.pid, signal.SIGKILL)
+    time.sleep(0.5)  # as if the model were computing, or a checkpoint written: nothing is raised there
+    with pytest.raises(DataError, match="worker process died"):
+        list(batches)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from base.label_space import LabelSpace
+from data_loader.data_loaders import AttributeDataLoader
+from data_loader.records.records import Record
+from data_loader.splits import Split
+labels = LabelSpace({"gender": {"classes": ["male", "female"]}})
+records = [Record(Path(name), name, name, {}, "") for name in sys.argv[1:]]
+lists = {"train": [{"type": "Resize"}], "eval": [{"type": "Resize"}]}
+loader = AttributeDataLoader(Split(records, [], []), labels, lists, (0.5,) * 3, (0.5,) * 3, 0, input_size=8,
+                             batch_size=1, num_workers=2)
+batches = loader.train_batches(0)
+print(len(next(batches)), flush=True)
+"""
+
+
+def test_a_program_ends_while_its_workers_wait(image_records: list[Record]) -> None:
+    names = [str(record.path) for record in image_records]
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *names],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert run.stdout == "1\n"

@@ -1,0 +1,222 @@
+"""Batches from workers: whole, in order, in memory that is used again only when nobody looks at it any more."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data_loader.batch_samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
+from data_loader.datasets import Size
+from data_loader.workers import feeding
+from data_loader.workers.feeding import BATCHES_AHEAD, BATCHES_HELD, BatchFeed, measured_num_workers
+from data_loader.workers.shared_slots import SharedSlots
+from utils.errors import DataError
+
+
+class Numbered:
+    """Two arrays a batch: images full of their number, and of 100 more, of other sizes. Number `bad` cannot be read."""
+
+    sizes: list[Size] = [(2, 3), (1, 1)]  # noqa: RUF012 - the protocol has no ClassVar
+
+    def __init__(self, count: int, bad: int = -1, copies_only: bool = False) -> None:
+        self.count, self.bad, self.copies_only = count, bad, copies_only
+
+    def __len__(self) -> int:
+        return self.count
+
+    def in_place(self, keys: BatchKeys) -> None:  # noqa: ARG002
+        return None
+
+    def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
+        if self.bad in keys.indices:
+            raise DataError("bad.jpg: is damaged")
+        for place, index in enumerate(keys.indices):
+            out[0][place], out[1][place] = index, index + 100
+
+
+def _check(keys: BatchKeys, arrays: Sequence[np.ndarray]) -> None:
+    first, second = arrays
+    assert (first.shape, second.shape) == ((len(keys), 2, 3, 3), (len(keys), 1, 1, 3))
+    assert (first == keys.indices[:, None, None, None]).all()
+    assert (second == keys.indices[:, None, None, None] + 100).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_come_in_order_however_many_are_kept(workers: int) -> None:
+    feed = BatchFeed(Numbered(50), EvaluationBatchSampler(50, 3), workers)
+    for _ in range(2):
+        kept = list(feed)  # 17 batches, more than there are slots
+        for keys, arrays in kept:
+            _check(keys, arrays)
+        assert np.concatenate([keys.indices for keys, _ in kept]).tolist() == list(range(50))
+        del kept
+        for keys, arrays in feed:  # none is kept
+            _check(keys, arrays)
+
+
+def test_what_is_kept_is_never_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = []
+    received = SharedSlots.received
+
+    def spy(self: SharedSlots, slot: int, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        passed.append(slot)
+        return received(self, slot, shapes)
+
+    monkeypatch.setattr(SharedSlots, "received", spy)
+    feed = BatchFeed(Numbered(200), EvaluationBatchSampler(200, 2), 1)
+    kept: list[torch.Tensor] = []
+    for number, (_, (images, _)) in enumerate(feed):
+        if number % 50 == 0:
+            kept.append(torch.from_numpy(images).permute(0, 3, 1, 2)[:1])  # a view of a view
+    for place, image in enumerate(kept):
+        assert (image == 100 * place).all()
+    assert len(passed) == 100  # all through slots: what was not kept was free again
+    assert len(set(passed)) <= BATCHES_AHEAD + 1 + BATCHES_HELD
+
+
+def test_a_slot_is_free_again_when_its_last_view_is_gone() -> None:
+    slots = SharedSlots(1, 1, 24)
+    first, second = slots.take(), slots.take()
+    slots.arrays(first, [(2, 3), (3, 6)])[1][:] = 7
+    arrays = slots.received(first, [(2, 3), (3, 6)])
+    assert arrays[1].tolist() == [[7] * 6] * 3
+    assert not arrays[0].any()
+    tensor = torch.from_numpy(arrays[1])[1:, :2]
+    del arrays
+    gc.collect()
+    with pytest.raises(IndexError):
+        slots.take()
+    del tensor
+    assert slots.take() == first
+    slots.reclaim()  # neither was received
+    assert {slots.take(), slots.take()} == {first, second}
+
+
+def test_there_is_always_a_slot_however_many_arrays_are_kept() -> None:
+    away, held = 3, 2
+    slots = SharedSlots(away, held, 4)
+    with_workers = [slots.take() for _ in range(away)]
+    kept = []
+    for number in range(20):
+        slot = with_workers.pop(0)
+        slots.arrays(slot, [(4,)])[0][:] = number
+        kept.append(slots.received(slot, [(4,)])[0])
+        with_workers.append(slots.take())
+        if number in (7, 12):  # one that lies in a slot, and one that is a copy
+            kept[number - 7] = np.full(4, number - 7, np.uint8)
+    for slot in with_workers:
+        slots.arrays(slot, [(4,)])[0][:] = 99
+    assert [array.tolist() for array in kept] == [[number] * 4 for number in range(20)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iteration_that_ends_early_loses_no_slot(workers: int) -> None:
+    images = Numbered(60, bad=40)
+    sampler = TrainingBatchSampler(60, 2, seed=0, shuffle=False)
+    feed = BatchFeed(images, sampler, workers)
+    for start in [0, 5, 7] * 5:
+        sampler.set_position(1, start)
+        keys, arrays = next(iter(feed))
+        assert (keys.epoch, keys.indices.tolist()) == (1, [2 * start, 2 * start + 1])
+        _check(keys, arrays)
+        with pytest.raises(DataError, match=r"bad\.jpg: is damaged"):
+            list(feed)
+    sampler.set_position(1, 21)
+    assert len(list(feed)) == 9
+
+
+def test_workers_are_counted_by_the_time_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    cost = [0.001]
+    images = Numbered(100)
+
+    def fill(keys: BatchKeys, _out: Sequence[np.ndarray]) -> None:
+        clock[0] += cost[0] * len(keys)
+
+    monkeypatch.setattr(images, "fill", fill)
+    monkeypatch.setattr(feeding.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(feeding, "number_of_cores", lambda: 16)
+    assert measured_num_workers(images, on_gpu=True, num_processes=1) == 8  # 7,500 images/s take 7.5 of them
+    assert measured_num_workers(images, on_gpu=True, num_processes=4) == 4
+    assert measured_num_workers(images, on_gpu=False, num_processes=1) == 1
+    cost[0] = 0.0001
+    assert measured_num_workers(images, on_gpu=True, num_processes=1) == 1
+    assert measured_num_workers(images, on_gpu=False, num_processes=1) == 0
+    clock[0], cost[0] = 0.0, 10.0
+    measured_num_workers(images, on_gpu=True, num_processes=1)
+    assert clock[0] == 10  # one image told enough
+    for nothing_to_do in (Numbered(0), Numbered(100, copies_only=True)):
+        assert measured_num_workers(nothing_to_do, on_gpu=True, num_processes=1) == 0
+
+
+def test_images_are_timed_with_one_thread_as_workers_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Numbered(100)
+    threads: list[int] = []
+    monkeypatch.setattr(images, "fill", lambda _keys, _out: threads.append(cv2.getNumThreads()))
+    before = cv2.getNumThreads()
+    measured_num_workers(images, on_gpu=True, num_processes=1)
+    assert set(threads) == {1}
+    assert cv2.getNumThreads() == before
+
+
+class Dying(Numbered):
+    """Whose worker is killed while it asks torch's event whether it is to end."""
+
+    def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
+        super().fill(keys, out)
+        if 9 in keys.indices and multiprocessing.parent_process() is not None:
+            frame = sys._getframe()
+            while "done_event" not in frame.f_locals:
+                assert frame.f_back is not None
+                frame = frame.f_back
+            condition = getattr(frame.f_locals["done_event"], "_cond", None)
+            if condition is not None:  # as in multiprocessing.Event, whose is_set holds it
+                condition.acquire()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch, of the worker that was killed
+def test_a_worker_that_dies_with_torchs_event_in_its_hands_is_an_error_too() -> None:
+    """And no hang, which it was, once in some hundred kills."""
+    ended: list[str] = []
+
+    def drain() -> None:
+        with pytest.raises(DataError, match="worker process died"):
+            list(BatchFeed(Dying(40), EvaluationBatchSampler(40, 2), 2))
+        ended.append("told")
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert ended == ["told"]
+
+
+def test_no_more_slots_are_touched_than_are_in_use_at_once() -> None:
+    slots = SharedSlots(5, 4, 4)
+    seen = set()
+    for _ in range(20):
+        taken = [slots.take(), slots.take()]
+        seen.update(taken)
+        for slot in taken:
+            slots.received(slot, [(4,)])
+    assert len(seen) == 2
+
+
+def test_freed_memory_is_given_back_before_workers_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(feeding, "return_freed_memory", lambda: given_back.append(os.getpid()))
+    feed = BatchFeed(Numbered(20), EvaluationBatchSampler(20, 4), 1)
+    assert given_back == []
+    for _ in range(2):
+        list(feed)
+        assert given_back == [os.getpid()]

@@ -1,0 +1,176 @@
+"""Slots that CUDA has locked: which memory, when, for how long, and what happens where it refuses."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import mmap
+import multiprocessing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_loader.batch_samplers import EvaluationBatchSampler
+from data_loader.data_loaders import _HostBatches
+from data_loader.workers.feeding import BATCHES_AHEAD, BATCHES_HELD, BatchFeed
+from data_loader.workers.shared_slots import SharedSlots
+from tests.data_loader.workers.test_feeding import Numbered
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+class Cudart:
+    """Stands for the CUDA runtime, and writes down what is locked."""
+
+    def __init__(self, allowed: int) -> None:
+        self.allowed = allowed
+        self.locked: dict[int, int] = {}
+        self.calls: list[str] = []
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802, ARG002
+        assert address % mmap.PAGESIZE == 0
+        assert size % mmap.PAGESIZE == 0
+        for begin, length in self.locked.items():
+            assert address + size <= begin or begin + length <= address, "locked twice"
+        self.calls.append("lock")
+        if len(self.locked) == self.allowed:
+            return 712
+        self.locked[address] = size
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        ctypes.string_at(address, self.locked.pop(address))  # it would crash if the memory were gone
+        self.calls.append("unlock")
+        return 0
+
+
+@pytest.fixture
+def cudart(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Cudart:
+    standing = Cudart(getattr(request, "param", 1000))
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: standing)
+    return standing
+
+
+def received(slots: SharedSlots, number_of_bytes: int) -> np.ndarray:
+    (array,) = slots.received(slots.take(), [(number_of_bytes,)])
+    return array
+
+
+def test_a_slot_is_locked_when_it_is_first_used_and_until_nobody_can_look_at_it(cudart: Cudart) -> None:
+    slots = SharedSlots(1, 4, mmap.PAGESIZE + 1, page_locked=True)
+    assert cudart.calls == []
+    first, second = received(slots, 10), received(slots, mmap.PAGESIZE + 1)
+    assert cudart.locked == {first.ctypes.data: 2 * mmap.PAGESIZE, second.ctypes.data: 2 * mmap.PAGESIZE}
+    del second
+    for _ in range(10):
+        received(slots, 10)[:] = 1
+    assert len(cudart.locked) == 2  # used again, and locked still
+    del slots
+    gc.collect()
+    assert "unlock" not in cudart.calls  # `first` lies there
+    first[:] = 7
+    del first
+    gc.collect()
+    assert cudart.locked == {}
+    assert cudart.calls == ["lock", "lock", "unlock", "unlock"]
+
+
+@pytest.mark.parametrize("cudart", [0, 1], indirect=True)
+def test_where_cuda_refuses_the_slots_are_ordinary_memory(cudart: Cudart, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def ones(*_: int, device: str) -> None:
+        told.append(device)
+        raise RuntimeError("CUDA error: part or all of the requested memory range is already mapped")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    slots = SharedSlots(1, 4, 100, page_locked=True)
+    kept = [received(slots, 100) for _ in range(4)]
+    for number, array in enumerate(kept):
+        array[:] = number
+    assert [array.tolist() for array in kept] == [[number] * 100 for number in range(4)]
+    assert cudart.calls == ["lock"] * (cudart.allowed + 1)  # and it is not asked again
+    assert told == ["cuda"]  # what CUDA had to say was heard here
+    del slots, kept, array
+    gc.collect()
+    assert cudart.locked == {}
+
+
+def test_memory_that_is_not_to_be_locked_is_not(cudart: Cudart) -> None:
+    slots = SharedSlots(1, 1, 100)
+    received(slots, 100)
+    del slots
+    assert cudart.calls == []
+
+
+def test_a_child_leaves_locked_what_it_forgets(cudart: Cudart) -> None:
+    slots = [SharedSlots(1, 1, 100, page_locked=True)]
+    array = [received(slots[0], 100)]
+
+    def forget() -> None:
+        slots.clear()
+        array.clear()
+        gc.collect()
+        raise SystemExit(cudart.calls.count("unlock"))
+
+    child = multiprocessing.get_context("fork").Process(target=forget)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    forget_here = pytest.raises(SystemExit)
+    with forget_here as left:
+        forget()
+    assert left.value.code == 1  # the same words, in the process that locked it
+
+
+def test_workers_fill_locked_slots(cudart: Cudart) -> None:
+    feed = BatchFeed(Numbered(60), EvaluationBatchSampler(60, 3), 2, page_locked=True)
+    for _ in range(2):
+        for keys, arrays in feed:
+            assert (arrays[0] == keys.indices[:, None, None, None]).all()
+    locked = len(cudart.locked)
+    assert 1 <= locked <= 2 * BATCHES_AHEAD + 1 + BATCHES_HELD
+    assert cudart.calls == ["lock"] * locked
+    del feed, arrays
+    gc.collect()
+    assert cudart.locked == {}
+
+
+class _NoTargets:
+    """Stands for a TargetTable."""
+
+    def batch(self, images: torch.Tensor, keys: Any) -> tuple[torch.Tensor, Any]:
+        return images, keys
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_loader_locks_its_slots_for_a_gpu_only(cudart: Cudart, device: str) -> None:
+    images: Any = Numbered(40)
+    images.sizes = [(2, 3)]
+    images.fill = lambda keys, out: out[0].__setitem__(slice(None), keys.indices[:, None, None, None])
+    targets: Any = _NoTargets()
+    batches: Any = _HostBatches(images, EvaluationBatchSampler(40, 4), targets, 1, torch.device(device))
+    for pixels, keys in batches:
+        assert (pixels.numpy() == keys.indices[:, None, None, None]).all()
+        assert (pixels.data_ptr() in cudart.locked) == (device == "cuda")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_on_a_gpu_the_slots_are_pinned_and_a_refusal_breaks_nothing() -> None:
+    torch.zeros(1, device="cuda")
+    slots = SharedSlots(1, 1, 1 << 20, page_locked=True)
+    array = received(slots, 1 << 20)
+    array[:] = np.arange(1 << 20) % 251
+    tensor = torch.from_numpy(array)
+    assert tensor.is_pinned()
+    assert torch.equal(tensor.to("cuda", non_blocking=True).cpu(), tensor)
+    assert int(torch.cuda.cudart().cudaHostUnregister(array.ctypes.data)) == 0
+    slots._memory._locked.clear()
+    assert slots._memory.lock_pages(array)
+    slots._memory._locked.clear()  # CUDA is asked for what it has, and refuses
+    assert not slots._memory.lock_pages(array)
+    assert torch.ones(3, device="cuda").sum().item() == 3
+    assert int(torch.cuda.cudart().cudaHostUnregister(array.ctypes.data)) == 0

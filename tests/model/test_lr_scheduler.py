@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from model import lr_scheduler as schedules
+from utils.config.sections import One, listed
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "StepLR": {"step_size": 5, "gamma": 0.1},
+    "MultiStepLR": {"milestones": [2, 4], "gamma": 0.5},
+    "CosineAnnealingLR": {"T_max": 10},
+    "CosineAnnealingWarmRestarts": {"T_0": 4},
+    "OneCycleLR": {"max_lr": 0.1, "total_steps": 20},
+    "ReduceLROnPlateau": {"patience": 1},
+    "ExponentialLR": {"gamma": 0.9},
+    "LinearLR": {},
+    "ConstantLR": {},
+    "PolynomialLR": {"total_iters": 5},
+}
+SECTION = One(listed(schedules), ("optimizer", "last_epoch"), filled=schedules.RUNS_ARGUMENTS)
+
+
+def two_rates(kind: type[Optimizer] = SGD, **arguments: Any) -> Optimizer:
+    """Heads that learn with 0.1, and a stage that learns with a quarter of it."""
+    heads, stage = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
+    groups = [{"params": [heads], "lr_scale": 1.0}, {"params": [stage], "lr_scale": 0.25, "lr": 0.025}]
+    return kind(groups, lr=0.1, **arguments)  # type: ignore[call-arg]
+
+
+def rates(optimizer: Optimizer) -> list[float]:
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+def test_every_schedule_is_listed_here() -> None:
+    assert set(schedules.__all__) == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", schedules.__all__)
+def test_every_schedule_is_torchs_and_steps(name: str) -> None:
+    kind = getattr(schedules, name)
+    assert kind is getattr(torch.optim.lr_scheduler, name)
+    assert issubclass(kind, LRScheduler)
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler = kind(optimizer, **ARGUMENTS[name])
+    seen = set()
+    for _ in range(12):
+        seen.add(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if schedules.needs_metric(name):
+            scheduler.step(1.0)
+        else:
+            scheduler.step()  # a schedule that wanted a metric would fail here
+    assert len(seen) > 1
+
+
+def test_only_one_cycle_advances_at_each_update_and_warms_up_itself() -> None:
+    assert [name for name in schedules.__all__ if schedules.default_interval(name) == "step"] == ["OneCycleLR"]
+    assert [name for name in schedules.__all__ if schedules.warms_up(name)] == ["OneCycleLR"]
+
+
+@pytest.mark.parametrize("name", schedules.__all__)
+def test_every_schedule_keeps_the_share_of_each_group(name: str) -> None:
+    optimizer = two_rates()
+    scheduler = getattr(schedules, name)(optimizer, **ARGUMENTS[name])
+    schedules.keep_layer_rates(scheduler)
+    for _ in range(12):
+        full, quarter = rates(optimizer)
+        assert quarter == pytest.approx(full / 4, rel=1e-9)
+        assert scheduler.get_last_lr() == rates(optimizer)
+        optimizer.step()
+        scheduler.step(*([1.0] if schedules.needs_metric(name) else []))
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+@pytest.mark.parametrize("three_phase", [False, True])
+def test_one_cycle_over_groups_is_torchs_with_a_list_of_peaks(kind: type[Optimizer], three_phase: bool) -> None:
+    arguments: dict[str, Any] = {"momentum": 0.9} if kind is SGD else {}
+    further: dict[str, Any] = {"total_steps": 9, "three_phase": three_phase}
+    ours, theirs = two_rates(kind, **arguments), two_rates(kind, **arguments)
+    # A quarter is exact in floating point, and so is the comparison.
+    scheduler, reference = OneCycleLR(ours, 0.3, **further), OneCycleLR(theirs, [0.3, 0.3 / 4], **further)
+    schedules.keep_layer_rates(scheduler)
+    for _ in range(9):
+        assert scheduler.state_dict() == reference.state_dict()
+        assert ours.state_dict()["param_groups"] == theirs.state_dict()["param_groups"]
+        for each in (ours, scheduler, theirs, reference):
+            each.step()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 30, 1000])
+@pytest.mark.parametrize("name", schedules.__all__)
+def test_a_rehearsal_finds_nothing_in_schedules_that_work(name: str, steps: int) -> None:
+    lengths = {"OneCycleLR": {"total_steps": steps}, "CosineAnnealingLR": {"T_max": steps}}
+    optimizer = two_rates(momentum=0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedules.rehearse(getattr(schedules, name)(optimizer, **{**ARGUMENTS[name], **lengths.get(name, {})}), steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("StepLR", {"step_size": 0}, "StepLR fails at its first step (integer modulo by zero)"),
+        ("StepLR", {"step_size": 3, "gamma": -1}, "StepLR lowers the rate to -0.1 at step 3 of 50"),
+        ("ExponentialLR", {"gamma": -0.5}, "ExponentialLR lowers the rate to -0.05 at its first step"),
+        ("CosineAnnealingLR", {"T_max": 0}, "CosineAnnealingLR fails at its first step (integer modulo by zero)"),
+        ("PolynomialLR", {"total_iters": 9, "power": -1.0}, "PolynomialLR fails at step 9 of 50"),
+        ("OneCycleLR", {"max_lr": 1, "total_steps": 50, "pct_start": 1.0}, "OneCycleLR fails at step 50 of 50"),
+        ("OneCycleLR", {"max_lr": -1, "total_steps": 50}, "OneCycleLR lowers the rate to -0.052 at its first step"),
+    ],
+)
+def test_a_rehearsal_finds_what_fails_later(name: str, arguments: dict[str, Any], told: str) -> None:
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+        schedules.rehearse(getattr(schedules, name)(optimizer, **arguments), 50)
+
+
+def test_a_rehearsal_ends_where_a_schedule_says_that_it_ends() -> None:
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    schedules.rehearse(OneCycleLR(optimizer, 0.1, total_steps=5), 50)
+
+
+def test_what_a_schedule_needs_is_asked_for_unless_the_run_tells_it() -> None:
+    lacks = {name: [line.text for line in SECTION.problems({"type": name}, ("lr_scheduler",))] for name in ARGUMENTS}
+    assert {name: len(lines) for name, lines in lacks.items() if lines} == {
+        "StepLR": 1, "MultiStepLR": 1, "OneCycleLR": 1, "ExponentialLR": 1, "CosineAnnealingWarmRestarts": 1,
+    }  # fmt: skip
+    assert lacks["CosineAnnealingWarmRestarts"] == [
+        'lr_scheduler.args lacks "T_0", which CosineAnnealingWarmRestarts needs'
+    ]
+    optimizer = two_rates()
+    supplied = {"optimizer": optimizer, "T_max": 7, "total_steps": 7}
+    assert SECTION.build({"type": "CosineAnnealingLR"}, (), supplied).T_max == 7
+    assert SECTION.build({"type": "CosineAnnealingLR", "args": {"T_max": 3}}, (), supplied).T_max == 3
+    assert SECTION.build({"type": "CosineAnnealingWarmRestarts", "args": {"T_0": 3}}, (), supplied).T_0 == 3

@@ -1,0 +1,330 @@
+"""Signatures as schemas: the checker beside the constructors themselves, and beside a JSON Schema validator."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NewType, NotRequired, TypedDict
+
+import albumentations
+import jsonschema
+import pytest
+import pytorch_metric_learning.losses
+import torch
+from pydantic import Field, ValidationError
+from torch import nn
+from torch.optim import SGD, Adam, lr_scheduler
+
+from utils.config.signatures import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    argument_names,
+    arguments_schema,
+    check_arguments,
+    constructor_problems,
+    convert_arguments,
+)
+
+if TYPE_CHECKING:
+    from somewhere import Unknown  # type: ignore[import-not-found]
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Spec(TypedDict, total=False):
+    classes: list[str]
+    bins: list[float]
+
+
+class Corner(TypedDict):
+    x: int
+    label: NotRequired[str]
+
+
+class Settings:
+    """The first line.
+
+    The rest."""
+
+    def __init__(
+        self,
+        epochs: PositiveInt,
+        batch_size: Annotated[int, Field(ge=1, le=4096)] = 8,
+        share: Fraction = 0.1,
+        lr: PositiveFloat | list[PositiveFloat] = 0.1,
+        weights: list[NonNegativeFloat] | None = None,
+        mode: Literal["min", "max"] = "min",
+        interpolation: Literal[0, 1, 4] = 1,
+        size: int | tuple[int, int] = 240,
+        colour: Colour = Colour.RED,
+        folder: Path = Path("x"),
+        attributes: dict[str, Spec] | None = None,
+        corner: Corner | None = None,
+        model_name: str = "a",
+        schema: bool = False,
+        patience: NonNegativeInt = 0,
+    ) -> None:
+        pass
+
+
+class Parent:
+    def __init__(self, margin: float = 0.5, *, name: str = "") -> None:
+        pass
+
+
+class Child(Parent):
+    def __init__(self, scale, reduce="mean", count=3, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        pass
+
+
+Seconds = NewType("Seconds", float)
+
+
+def strange(
+    tensor: torch.Tensor,
+    module: nn.Module | None,
+    function: Callable[[int], int] | list[Callable[[int], int]],
+    either: float | torch.Tensor,
+    steps: Iterable[int],
+    names: Sequence[str],
+    time: Seconds,
+    unknown: Unknown = 3,
+    number: int = None,  # type: ignore[assignment] # noqa: RUF013
+    anything: object = None,
+) -> None:
+    """Annotations that JSON cannot hold."""
+
+
+ADAM_TAKES = ", ".join(name for name in argument_names(Adam) if name != "params")
+
+REFUSED: dict[str, tuple[Callable[..., Any], dict[str, Any], list[str]]] = {
+    "fault7-unknown": (
+        Adam,
+        {"lrr": 1},
+        [f'a.lrr is not an argument of Adam; did you mean "lr"? (it takes {ADAM_TAKES})'],
+    ),
+    "fault7-nothing-near": (
+        albumentations.HorizontalFlip,
+        {"brightness": 1},
+        ["a.brightness is not an argument of HorizontalFlip (it takes p)"],
+    ),
+    "fault7-inside": (
+        Settings,
+        {"epochs": 1, "attributes": {"age": {"binz": [1]}}},
+        ['a.attributes.age.binz is not a known key; did you mean "bins"? (known: classes, bins)'],
+    ),
+    "fault8-text-for-whole-number": (
+        Settings,
+        {"epochs": "50"},
+        ['a.epochs = "50" is text; a whole number is expected'],
+    ),
+    "fault8-text-for-number": (Adam, {"lr": "1e-3"}, ['a.lr = "1e-3" is text; a number is expected']),
+    "fault8-text-in-list": (Adam, {"betas": [0.9, "b"]}, ['a.betas.1 = "b" is text; a number is expected']),
+    "fault8-number-for-text": (
+        Settings,
+        {"epochs": 1, "model_name": 3},
+        ["a.model_name = 3 is a whole number; text is expected"],
+    ),
+    "fault8-fraction-for-whole-number": (
+        Settings,
+        {"epochs": 1.5},
+        ["a.epochs = 1.5 is a decimal number; a whole number is expected"],
+    ),
+    "fault9-true-for-number": (Adam, {"lr": True}, ["a.lr = true is a truth value; a number is expected"]),
+    "fault9-true-for-whole-number": (
+        Settings,
+        {"epochs": True},
+        ["a.epochs = true is a truth value; a whole number is expected"],
+    ),
+    "fault9-true-for-a-choice-of-numbers": (
+        Settings,
+        {"epochs": 1, "interpolation": True},
+        ["a.interpolation = true is not one of 0, 1, 4"],
+    ),
+    "fault9-number-for-truth": (
+        Adam,
+        {"amsgrad": 1},
+        ["a.amsgrad = 1 is a whole number; true or false is expected"],
+    ),
+    "fault10-epochs": (Settings, {"epochs": 0}, ["a.epochs = 0: must be at least 1"]),
+    "fault10-negative": (Settings, {"epochs": -1}, ["a.epochs = -1: must be at least 1"]),
+    "fault11-batch": (Settings, {"epochs": 1, "batch_size": 0}, ["a.batch_size = 0: must be at least 1"]),
+    "fault11-large": (Settings, {"epochs": 1, "batch_size": 5000}, ["a.batch_size = 5000: must be at most 4096"]),
+    "fault19-negative-weight": (
+        Settings,
+        {"epochs": 1, "weights": [1, -2]},
+        ["a.weights.1 = -2: must be at least 0"],
+    ),
+    "share": (Settings, {"epochs": 1, "share": 1.5}, ["a.share = 1.5: must be at most 1"]),
+    "above-zero": (Settings, {"epochs": 1, "lr": 0}, ["a.lr = 0: must be above 0"]),
+    "union-of-two": (
+        Settings,
+        {"epochs": 1, "lr": "x"},
+        ['a.lr = "x" is text; a number or a list is expected'],
+    ),
+    "union-inside-the-member-that-fits": (
+        Settings,
+        {"epochs": 1, "lr": [0.1, "x"]},
+        ['a.lr.1 = "x" is text; a number is expected'],
+    ),
+    "null": (Settings, {"epochs": None}, ["a.epochs = null is null; a whole number is expected"]),
+    "choice": (
+        Settings,
+        {"epochs": 1, "mode": "mxa"},
+        ['a.mode = "mxa" is not one of "min", "max"; did you mean "max"?'],
+    ),
+    "enum": (Settings, {"epochs": 1, "colour": "green"}, ['a.colour = "green" is not one of "red", "blue"']),
+    "too-short": (Adam, {"betas": []}, ["a.betas = []: has 0 entries; at least 2 are expected"]),
+    "too-long": (Adam, {"betas": [0, 0, 0]}, ["a.betas = [0, 0, 0]: has 3 entries; at most 2 are expected"]),
+    "missing": (lr_scheduler.StepLR, {}, ['a lacks "step_size", which StepLR needs']),
+    "missing-inside": (Settings, {"epochs": 1, "corner": {}}, ['a.corner lacks "x"']),
+    "supplied": (Adam, {"params": []}, ["a.params is set by the program; remove it"]),
+    "lazily-iterated": (
+        lr_scheduler.MultiStepLR,
+        {"milestones": [1, "x"]},
+        ['a.milestones.1 = "x" is text; a whole number is expected'],
+    ),
+    "albumentations": (
+        albumentations.CoarseDropout,
+        {"num_holes_range": [1.5, 2]},
+        ["a.num_holes_range.0 = 1.5 is a decimal number; a whole number is expected"],
+    ),
+    "several-in-the-order-of-the-file": (
+        Adam,
+        {"lrr": 1, "eps": "x", "amsgrad": 0, "lr": "y"},
+        [
+            f'a.lrr is not an argument of Adam; did you mean "lr"? (it takes {ADAM_TAKES})',
+            'a.eps = "x" is text; a number is expected',
+            "a.amsgrad = 0 is a whole number; true or false is expected",
+            'a.lr = "y" is text; a number is expected',
+        ],
+    ),
+}
+SUPPLIED = ("params", "optimizer", "last_epoch")
+
+
+@pytest.mark.parametrize(("component", "arguments", "lines"), REFUSED.values(), ids=REFUSED)
+def test_refusals(component: Callable[..., Any], arguments: dict[str, Any], lines: list[str]) -> None:
+    assert check_arguments(component, arguments, "a", SUPPLIED) == lines
+    validator = jsonschema.Draft202012Validator(arguments_schema(component, SUPPLIED))
+    assert not validator.is_valid(arguments)
+
+
+ACCEPTED: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (Adam, {"lr": 1, "betas": [0, 0.99], "amsgrad": True, "foreach": None}),
+    (SGD, {}),
+    (lr_scheduler.OneCycleLR, {"max_lr": [0.1, 1], "total_steps": 10, "anneal_strategy": "linear"}),
+    (lr_scheduler.LambdaLR, {"lr_lambda": 3}),
+    (albumentations.Normalize, {"mean": [0.5, 0.5, 0.5], "std": 1, "max_pixel_value": None}),
+    (albumentations.CoarseDropout, {"fill": "random", "hole_height_range": [1, 2]}),
+    (albumentations.OneOf, {"transforms": [{"type": "Blur"}], "p": 1}),
+    (Settings, {"epochs": 1, "size": [1, 2], "lr": [1, 0.5], "weights": None, "colour": "blue", "folder": "a/b"}),
+    (Settings, {"epochs": 1, "attributes": {"age": {"bins": [1, 2.5]}, "mask": {}}, "corner": {"x": 1}}),
+    (Settings, {"epochs": 1, "schema": True, "model_name": "b", "attributes": None}),
+    (Child, {"scale": 2, "margin": 1, "count": 2.5, "name": "n"}),
+    (strange, {"tensor": 1, "module": None, "function": "f", "either": 1, "steps": [1], "names": ["a"], "time": 1.5}),
+]
+
+
+@pytest.mark.parametrize(("component", "arguments"), ACCEPTED, ids=lambda value: getattr(value, "__name__", ""))
+def test_right_arguments_are_taken(component: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    assert check_arguments(component, arguments, "a", SUPPLIED) == []
+    jsonschema.Draft202012Validator(arguments_schema(component, SUPPLIED)).validate(arguments)
+
+
+def test_keyword_arguments_of_a_class_are_its_parents() -> None:
+    assert argument_names(Child) == ["scale", "reduce", "count", "margin", "name"]
+    assert check_arguments(Child, {"scale": 1, "reduce": 3, "margn": 1}, "a") == [
+        "a.reduce = 3 is a whole number; text is expected",
+        'a.margn is not an argument of Child; did you mean "margin"? (it takes scale, reduce, count, margin, name)',
+    ]
+    # A loss of pytorch-metric-learning passes its keyword arguments up through several parents.
+    names = argument_names(pytorch_metric_learning.losses.ContrastiveLoss)
+    parents = ["reducer", "distance", "embedding_regularizer", "embedding_reg_weight"]
+    assert {"pos_margin", "neg_margin", *parents} <= set(names)
+    pytorch_metric_learning.losses.ContrastiveLoss(**dict.fromkeys(parents))
+
+
+def test_what_json_cannot_hold_is_anything_and_the_rest_is_still_checked() -> None:
+    wrong = {"either": "x", "steps": ["a"], "names": "abc", "time": "t", "number": "n", "module": 5}
+    assert check_arguments(strange, {**dict.fromkeys(["tensor", "function"]), **wrong}, "a") == [
+        'a.either = "x" is text; a number is expected',
+        'a.steps.0 = "a" is text; a whole number is expected',
+        'a.names = "abc" is text; a list is expected',
+        'a.time = "t" is text; a number is expected',
+        'a.number = "n" is text; a whole number is expected',
+    ]
+
+
+def test_converted_arguments_have_the_annotated_types() -> None:
+    converted = convert_arguments(Settings, {"epochs": 3, "size": [1, 2], "folder": "a", "colour": "red", "lr": [1]})
+    assert converted == {"epochs": 3, "size": (1, 2), "folder": Path("a"), "colour": Colour.RED, "lr": [1.0]}
+    assert isinstance(converted["size"], tuple)
+    assert convert_arguments(Adam, {"betas": [0, 1]})["betas"] == (0.0, 1.0)
+
+
+def test_schema_has_description_defaults_and_no_references() -> None:
+    schema = arguments_schema(Settings)
+    assert schema["description"] == "The first line."
+    assert schema["required"] == ["epochs"]
+    assert schema["properties"]["batch_size"] == {"default": 8, "maximum": 4096, "minimum": 1, "type": "integer"}
+    assert schema["properties"]["attributes"]["anyOf"][0]["additionalProperties"]["additionalProperties"] is False
+    assert "$ref" not in json.dumps(schema)
+    assert "params" not in arguments_schema(Adam, ("params",))["properties"]
+
+
+def _components() -> list[type]:
+    modules = [torch.optim, lr_scheduler, albumentations, pytorch_metric_learning.losses]
+    kinds = (torch.optim.Optimizer, lr_scheduler.LRScheduler, nn.Module, albumentations.BasicTransform)
+    values = [value for module in modules for value in vars(module).values()]
+    return [value for value in values if isinstance(value, type) and issubclass(value, kinds)]
+
+
+def test_schemas_of_whole_libraries_are_valid_and_their_own_defaults_pass() -> None:
+    components = _components()
+    assert len(components) > 150
+    for component in components:
+        schema = arguments_schema(component)
+        jsonschema.Draft202012Validator.check_schema(schema)
+        defaults = {name: inner["default"] for name, inner in schema["properties"].items() if "default" in inner}
+        lines = check_arguments(component, json.loads(json.dumps(defaults)), "a")
+        assert [line for line in lines if " lacks " not in line] == [], component
+
+
+def _refusal(component: Callable[..., Any], **arguments: Any) -> Exception:
+    with pytest.raises((ValueError, TypeError)) as caught:
+        component(**arguments)
+    return caught.value
+
+
+def test_constructors_own_refusals_name_the_argument() -> None:
+    parameters = [torch.zeros(1, requires_grad=True)]
+
+    def lines(component: Callable[..., Any], arguments: dict[str, Any], **supplied: Any) -> list[str]:
+        error = _refusal(component, **arguments, **supplied)
+        return [problem.text for problem in constructor_problems(component, arguments, ("a", "args"), error)]
+
+    assert lines(Adam, {"eps": 0.1, "lr": -1.0}, params=parameters) == [
+        "a.args.lr = -1.0: Adam refuses it: Invalid learning rate: -1.0"
+    ]
+    assert lines(Adam, {"betas": (0.5, 3.0), "lr": 0.1}, params=parameters) == [
+        'a.args = {"betas": [0.5, 3.0], "lr": 0.1}: Adam refuses them: Invalid beta parameter at index 1: 3.0'
+    ]
+    flip = lines(albumentations.HorizontalFlip, {"p": 3})
+    assert flip == ["a.args.p = 3: must be at most 1"]
+    assert isinstance(_refusal(albumentations.HorizontalFlip, p=3).__cause__, ValidationError)
+
+
+def test_own_style_messages_keep_their_words() -> None:
+    error = ValueError("weights = [0, 0] must not be all 0")
+    [problem] = constructor_problems(Settings, {"weights": [0, 0]}, ("loss", "args"), error)
+    assert problem.place == ("loss", "args", "weights")
+    assert problem.text == "loss.args.weights = [0, 0] must not be all 0"

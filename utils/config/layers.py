@@ -1,0 +1,272 @@
+"""Where a config's values come from: files that extend one another, then overrides from the command line.
+
+Every value remembers what set it, so that an error names the file or the flag to change.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.config.credentials import credential_places
+from utils.config.json_text import parse_json, read_json
+from utils.config.list_edits import edited, is_list_edit
+from utils.config.problems import Place, dotted
+from utils.config.published_form import is_published_form, translate
+from utils.environment import config_places, environment_default, notes_of_unused
+from utils.errors import ConfigError
+from utils.wording import did_you_mean, kind, shown
+
+HIDDEN = "(hidden)"
+NOT_SETTINGS = ("extends", "$schema")
+NAMED_FREELY: tuple[Place, ...] = (
+    ("labels", "attributes"),
+    ("labels", "heads"),
+    ("loss", "heads"),
+    ("loss", "metric_learning"),
+    ("views",),
+)
+"""Objects whose keys the user names: null takes one out that an extended file has put in."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """One value from the command line: the place in the config, the text, and the flag as errors name it."""
+
+    place: str
+    text: str
+    flag: str = "--set"
+
+    @property
+    def origin(self) -> str:
+        text = textwrap.shorten(self.text, 60, placeholder="...")
+        return f"--set {self.place}={text}" if self.flag == "--set" else f"{self.flag} {text}"
+
+    @property
+    def value(self) -> Any:
+        """The text as JSON, or as it stands where it is none. Raises ConfigError for half a list, object or text."""
+        try:
+            return parse_json(self.text, self.origin)
+        except ConfigError:
+            if self.text[:1] in ("[", "{", '"'):
+                raise
+            return self.text
+
+
+class Layers:
+    """Plain data, layer over layer: `values`, and by place what has set them.
+
+    problems: lines for the user; told: the places that they speak of, where nothing more is to be said."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.problems: list[str] = []
+        self.told: list[Place] = []
+        self.notes: list[str] = []
+        self._origins: dict[Place, str] = {}
+        self._laid: set[Path] = set()
+        self._environment_asked = False
+
+    @classmethod
+    def from_file(cls, path: Path) -> Layers:
+        """A file, over the files that it extends, in their order. A file that several of them extend is laid once, at
+        the bottom, so that what each says over it adds up. Raises ConfigError."""
+        layers = cls()
+        layers._add_file(path, ())
+        return layers
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], origin: str) -> Layers:
+        layers = cls()
+        layers.add(values, origin)
+        return layers
+
+    def origin(self, place: Place) -> str:
+        """What has set the value at a place, or the nearest one around it."""
+        for length in range(len(place), -1, -1):
+            if place[:length] in self._origins:
+                return self._origins[place[:length]]
+        return ""
+
+    def _add_file(self, path: Path, chain: tuple[Path, ...]) -> None:
+        path = Path(os.path.normpath(path))
+        values = read_json(path)
+        if is_published_form(values):
+            try:
+                values, notes = translate(values)
+            except ConfigError as error:
+                raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+            self.notes += [f"{path}: {note}" for note in notes]
+        for parent in _parents(path, values):
+            self._add_parent(path, parent, (*chain, path))
+        self._laid.add(path.resolve())
+        self.add(values, str(path))
+
+    def _add_parent(self, path: Path, named: str, chain: tuple[Path, ...]) -> None:
+        parent = Path(os.path.normpath(path.parent / named))
+        way = " -> ".join(map(str, (*chain, parent)))
+        if any(parent.resolve() == earlier.resolve() for earlier in chain):
+            raise ConfigError(f"{path}: extends = {shown(named)} loops: {way}")
+        if not parent.is_file():
+            neighbours = parent.parent.glob("*.json") if parent.parent.is_dir() else []
+            meant = did_you_mean(parent.name, [other.name for other in neighbours if other != path])
+            raise ConfigError(f"{path}: extends = {shown(named)}: there is no file {parent}{meant} (read: {way})")
+        if parent.resolve() not in self._laid:
+            self._add_file(parent, chain)
+
+    def add(self, values: dict[str, Any], origin: str) -> None:
+        """Lays `values` over what is there: objects are merged, an object edits a list, everything else is replaced.
+
+        null takes out an entry of what is named freely. Where an object changes its `type`, the old one's `args` are
+        dropped: they were written for another."""
+        values = {key: copy.deepcopy(value) for key, value in values.items() if key not in NOT_SETTINGS}
+        for place in credential_places(values):
+            self._refuse_credential(place, origin)
+            _at(values, place[:-1])[place[-1]] = HIDDEN
+        self._merge(self.values, values, (), origin)
+
+    def override(self, override: Override, as_text: bool = False) -> Place | None:
+        """Sets one value and returns its place, or None where it has none; `problems` then says why.
+
+        as_text: the value is the text as it stands, whatever JSON would make of it."""
+        steps = override.place.split(".")
+        invalid = ""
+        try:
+            value = override.text if as_text else override.value
+        except ConfigError as error:
+            value, invalid = override.text, str(error).rsplit(": ", 1)[-1]
+        if credential_places({steps[-1]: value}):
+            self._refuse_credential(tuple(steps), f"--set {override.place}=...")
+            return None
+        if invalid:
+            self.problems.append(f"{override.origin}: is not valid JSON: {invalid}")
+            return None
+        return self._set(steps, value, override.origin)
+
+    def add_environment(self, goes_on: bool = False) -> None:
+        """Lays over what is there what the platform's variables say (see `config_places`)."""
+        self._environment_asked = True
+        for place, name in config_places(self.values, goes_on).items():
+            self._set(place.split("."), environment_default(name), _variable(name))
+
+    def environment_notes(self) -> list[str]:
+        """A line for each place that a variable has set and nothing has since, and for what cannot be used."""
+        used = [
+            f"{_variable(name)} sets {place} = {environment_default(name)}"
+            for place, name in config_places(self.values).items()
+            if self.origin(tuple(int(step) if step.isdigit() else step for step in place.split("."))) == _variable(name)
+        ]
+        return used + (notes_of_unused(self.values) if self._environment_asked else [])
+
+    def _set(self, steps: list[str], value: Any, origin: str) -> Place | None:
+        """Sets the value at a place, which it returns; None where that cannot be, with a problem."""
+        node: Any = self.values
+        place: Place = ()
+        for number, step in enumerate(steps):
+            last = number == len(steps) - 1
+            if isinstance(node, dict) and step:
+                if last or node.get(step) is None:  # an object that the files leave out is made
+                    self._merge(node, {step: value if last else {}}, place, origin, deep=False)
+                place, node = (*place, step), node.get(step)  # null has taken it out
+            elif isinstance(node, list) and step.isdigit() and int(step) < len(node):
+                place = (*place, int(step))
+                if last:
+                    node[int(step)] = value
+                    self._record(value, place, origin)
+                node = node[int(step)]
+            else:
+                what = f"a list of {len(node)}" if isinstance(node, list) else kind(node)
+                holder = dotted(place) or "the top level"
+                self.problems.append(f"{origin}: {holder} is {what}; it has no {json.dumps(step)}")
+                return None
+        return place
+
+    def _refuse_credential(self, place: Place, origin: str) -> None:
+        self.told.append(place)
+        self.problems.append(
+            f"{origin}: {dotted(place)} holds a credential; remove it, and renew it if anyone has seen the file "
+            "(wandb reads WANDB_API_KEY from the environment)"
+        )
+
+    def _merge(self, base: dict[str, Any], over: dict[str, Any], place: Place, origin: str, deep: bool = True) -> None:
+        types = base.get("type"), over.get("type")
+        if all(isinstance(name, str) for name in types) and types[0] != types[1]:
+            base.pop("args", None)
+            self._forget((*place, "args"))
+        if deep:
+            self._origins[place] = origin
+        for key, value in over.items():
+            if value is None and place in NAMED_FREELY:
+                base.pop(key, None)
+                self._forget((*place, key))
+            elif deep and isinstance(value, dict) and isinstance(base.get(key), dict):
+                self._merge(base[key], value, (*place, key), origin)
+            elif isinstance(value, dict) and isinstance(base.get(key), list):
+                self._edit(base[key], value, (*place, key), origin)
+            else:
+                base[key] = value
+                self._forget((*place, key))
+                self._record(value, (*place, key), origin)
+
+    def _edit(self, entries: list[Any], edit: dict[str, Any], place: Place, origin: str) -> None:
+        """Changes a list in place; each entry keeps what has set it."""
+        try:
+            after = edited(entries, edit, place)
+        except ConfigError as error:
+            self.problems += [f"{origin}: {line}" for line in str(error).splitlines()]
+            return
+        moved = {before: number for number, (before, _) in enumerate(after) if before is not None}
+
+        def move(old: Place) -> Place | None:
+            """Where a place inside the list is now; None if its entry is gone."""
+            depth = len(place)
+            number = moved.get(int(old[depth]))
+            return None if number is None else (*place, number, *old[depth + 1 :])
+
+        inside = {old: by for old, by in self._origins.items() if old[: len(place)] == place and old != place}
+        self._forget(place)
+        self._origins[place] = origin
+        self._origins |= {new: by for old, by in inside.items() if (new := move(old)) is not None}
+        self.told = [new for old in self.told if (new := move(old) if old[: len(place)] == place else old) is not None]
+        entries[:] = [entry for _, entry in after]
+        for number, (before, entry) in enumerate(after):
+            if before is None:
+                self._record(entry, (*place, number), origin)
+
+    def _forget(self, place: Place) -> None:
+        self._origins = {other: origin for other, origin in self._origins.items() if other[: len(place)] != place}
+
+    def _record(self, value: Any, place: Place, origin: str) -> None:
+        self._origins[place] = origin
+        holds_names = place in NAMED_FREELY or place[:-1] in NAMED_FREELY
+        if is_list_edit(value) and not holds_names and all(isinstance(step, str) for step in place):
+            self.told.append(place)
+            self.problems.append(
+                f"{origin}: {dotted(place)} = {shown(value)} edits a list, and no extended file has one; write a list"
+            )
+        steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for step, inner in steps:
+            self._record(inner, (*place, step), origin)
+
+
+def _variable(name: str) -> str:
+    return f"environment variable {name}"
+
+
+def _parents(path: Path, values: dict[str, Any]) -> list[str]:
+    extends = values.get("extends", [])
+    parents = extends if isinstance(extends, list) else [extends]
+    if not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{path}: extends = {shown(extends)} must be a path or a list of paths")
+    return parents
+
+
+def _at(values: Any, place: Place) -> Any:
+    for step in place:
+        values = values[step]
+    return values

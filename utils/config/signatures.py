@@ -1,0 +1,281 @@
+"""A constructor's signature is the schema of its arguments: checked against JSON values, and shown to editors.
+
+Each callable becomes a strict pydantic type. What JSON cannot hold (tensors, modules, functions) is dropped from
+unions and taken as anything elsewhere, so that other people's classes work as they are; ours say ranges with the
+aliases below.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import enum
+import functools
+import inspect
+import json
+import operator
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import typing_extensions
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
+from pydantic_core import PydanticCustomError
+
+from utils.config.problems import Place, Problem, dotted, explain, resolved_schema
+from utils.wording import shown
+
+__all__ = [
+    "Fraction",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+    "Probability",
+    "argument_names",
+    "argument_problems",
+    "arguments_schema",
+    "check_arguments",
+    "constructor_problems",
+    "convert_arguments",
+]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A share, 0 to 1."""
+Probability = Fraction
+
+_NOT_JSON: Any = object()
+_PLAIN = (bool, int, float, str, Path, type(None))
+_LISTS = (list, collections.abc.Iterable, collections.abc.Sequence, collections.abc.Collection)
+_OBJECTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+
+
+def check_arguments(
+    callable_: Callable[..., Any], arguments: Mapping[str, Any], place: str, supplied: tuple[str, ...] = ()
+) -> list[str]:
+    """What is wrong with JSON `arguments` for `callable_`, a line each, in the order of `arguments`; empty if nothing.
+
+    place: where they stand in the config, such as "optimizer.args"; supplied: parameters that the program passes."""
+    return [problem.text for problem in argument_problems(callable_, arguments, (place,), supplied)]
+
+
+def argument_problems(
+    callable_: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    place: Place = (),
+    supplied: tuple[str, ...] = (),
+    also_known: tuple[str, ...] | None = None,
+    filled: tuple[str, ...] = (),
+) -> list[Problem]:
+    """As `check_arguments`, each problem with its place.
+
+    filled: parameters that may be left out, since the program then fills them in; also_known: the other keys of the
+    object that these arguments stand in; where given, they are spoken of as keys."""
+    try:
+        _adapter(callable_, supplied, filled).validate_json(json.dumps(arguments))
+    except ValidationError as error:
+        schema = _own_schema(callable_, supplied, filled)
+        taken = tuple(name for name in supplied if name in _parameters(callable_))
+        return explain(error, dict(arguments), place, schema, callable_.__name__, taken, also_known)
+    return []
+
+
+def convert_arguments(callable_: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked `arguments` as the annotations want them: a list for a tuple becomes a tuple, text for a Path a Path."""
+    every = tuple(_parameters(callable_))
+    return dict(_adapter(callable_, (), every).validate_json(json.dumps(arguments)))
+
+
+def constructor_problems(
+    callable_: Callable[..., Any], arguments: Mapping[str, Any], place: Place, error: Exception
+) -> list[Problem]:
+    """What a constructor's own ValueError or TypeError says of its arguments, as lines that name the place."""
+    if isinstance(error.__cause__, ValidationError):  # albumentations checks its arguments with pydantic, too
+        return explain(error.__cause__, dict(arguments), place, {}, callable_.__name__, (), None)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    first_word, message = lines[0].split(" ")[0], lines[0]
+    if first_word in arguments:  # our own style: `class_weights = [0, 0] must ...`
+        where = (*place, first_word)
+        return [Problem(where, f"{dotted(where)}{message[len(first_word) :]}")]
+    meant = [name for name, value in arguments.items() if _speaks_of(message, name, value)]
+    if len(meant) == 1:
+        where, refused = (*place, meant[0]), arguments[meant[0]]
+        return [Problem(where, f"{dotted(where)} = {shown(refused)}: {callable_.__name__} refuses it: {message}")]
+    return [Problem(place, f"{dotted(place)} = {shown(arguments)}: {callable_.__name__} refuses them: {message}")]
+
+
+def _speaks_of(message: str, name: str, value: Any) -> bool:
+    """Whether a foreign error message holds an argument's name, or its value ("Invalid learning rate: -1.0")."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    words = [name, *([str(value), str(float(value))] if number else [str(value)])]
+    return any(re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w.])", message) for word in words)
+
+
+def argument_names(callable_: Callable[..., Any], supplied: tuple[str, ...] = ()) -> list[str]:
+    """The arguments that a config may give."""
+    return [name for name in _parameters(callable_) if name not in supplied]
+
+
+def arguments_schema(
+    callable_: Callable[..., Any], supplied: tuple[str, ...] = (), filled: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The JSON Schema of the arguments, without references; the docstring's first line is its description."""
+    schema = dict(_own_schema(callable_, supplied, filled))
+    first_line = (inspect.getdoc(callable_) or "").partition("\n")[0].strip()
+    return {"description": first_line, **schema} if first_line else schema
+
+
+@functools.cache
+def _own_schema(callable_: Callable[..., Any], supplied: tuple[str, ...], filled: tuple[str, ...]) -> dict[str, Any]:
+    schema = resolved_schema(_adapter(callable_, supplied, filled).json_schema())
+    for name, parameter in _parameters(callable_).items():
+        if name in schema.get("properties", {}) and _is_json(parameter.default):
+            schema["properties"][name].setdefault("default", parameter.default)
+    return schema
+
+
+@functools.cache
+def _adapter(callable_: Callable[..., Any], supplied: tuple[str, ...], filled: tuple[str, ...]) -> TypeAdapter[Any]:
+    """A strict typed dict of the arguments: unlike a model it has no names of its own that a parameter could hide."""
+    fields = {}
+    for name, parameter in _parameters(callable_).items():
+        if name not in supplied:
+            annotation = _annotation(callable_, parameter)
+            required = parameter.default is inspect.Parameter.empty and name not in filled
+            fields[name] = annotation if required else typing_extensions.NotRequired[annotation]
+    return TypeAdapter(_typed_dict(callable_.__name__, fields))
+
+
+def _typed_dict(name: str, fields: dict[str, Any]) -> Any:
+    # The functional form of typing_extensions: pydantic takes no other before Python 3.12.
+    made = typing_extensions.TypedDict(name, fields)  # type: ignore[misc]
+    return with_config(ConfigDict(extra="forbid", strict=True))(made)
+
+
+@functools.cache
+def _parameters(callable_: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """By name; the `**kwargs` of a class stand for what its parents' constructors take."""
+    signatures = [inspect.signature(callable_)]
+    if inspect.isclass(callable_):
+        owners = [owner for owner in callable_.__mro__[:-1] if "__init__" in vars(owner)]
+        signatures += [inspect.signature(vars(owner)["__init__"]) for owner in owners[1:]]
+    found: dict[str, inspect.Parameter] = {}
+    for number, signature in enumerate(signatures):
+        parameters = list(signature.parameters.values())[bool(number) :]  # without the parents' self
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                found.setdefault(parameter.name, parameter)
+        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+def _annotation(callable_: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    annotation, default = parameter.annotation, parameter.default
+    if isinstance(annotation, str):
+        holder = types.SimpleNamespace(__annotations__={parameter.name: annotation})
+        try:
+            hints = typing.get_type_hints(holder, _namespace(callable_), include_extras=True)
+            annotation = hints[parameter.name]
+        except Exception:  # a name that only type checkers import; any kind of error may come out of foreign text
+            annotation = parameter.empty
+    if annotation is parameter.empty:
+        has_plain_default = isinstance(default, (bool, int, float, str))
+        annotation = type(default) if has_plain_default else Any
+        # Whoever leaves out annotations may well write 1 for 1.0.
+        annotation = int | float if annotation is int else annotation
+    cleaned = _clean(annotation)
+    if cleaned is _NOT_JSON:
+        return Any
+    return cleaned | None if default is None and cleaned is not Any else cleaned
+
+
+def _namespace(callable_: Callable[..., Any]) -> dict[str, Any]:
+    """The names that a string annotation may use: those of the modules that define the callable and its parents."""
+    owners = list(callable_.__mro__) if inspect.isclass(callable_) else [inspect.unwrap(callable_)]
+    owners.sort(key=lambda owner: inspect.isclass(owner) and "__init__" not in vars(owner))
+    # What modules often import for type checkers only.
+    namespace: dict[str, Any] = {**vars(typing), **vars(collections.abc)}
+    for owner in reversed(owners):
+        namespace.update(vars(sys.modules.get(owner.__module__, types.ModuleType("none"))))
+    return namespace
+
+
+def _clean(annotation: Any) -> Any:
+    """The annotation with what JSON cannot hold taken out; _NOT_JSON where nothing is left."""
+    annotation = getattr(annotation, "__supertype__", annotation)  # NewType
+    if isinstance(annotation, typing_extensions.TypeAliasType):
+        annotation = annotation.__value__
+    if annotation is Any or annotation is object:
+        return Any
+    if annotation is None or annotation in _PLAIN or annotation in (list, tuple, dict):
+        return annotation
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return annotation
+    if typing_extensions.is_typeddict(annotation):
+        return _clean_typed_dict(annotation)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return Annotated[annotation, BeforeValidator(functools.partial(_same_kind, arguments))]
+    if origin is Annotated:
+        inner = _clean(arguments[0])
+        return inner if inner in (Any, _NOT_JSON) else Annotated[inner, *arguments[1:]]
+    if origin in (Union, types.UnionType):
+        kept = [cleaned for cleaned in map(_clean, arguments) if cleaned is not _NOT_JSON]
+        if not kept or kept == [type(None)]:  # only null could be written: better to take anything
+            return _NOT_JSON
+        return functools.reduce(operator.or_, kept)
+    return _clean_container(origin, arguments)
+
+
+def _clean_container(origin: Any, arguments: tuple[Any, ...]) -> Any:
+    if origin not in (tuple, *_LISTS, *_OBJECTS):
+        return _NOT_JSON
+    cleaned = [argument if argument is Ellipsis else _clean(argument) for argument in arguments]
+    if any(argument is _NOT_JSON for argument in cleaned):
+        return _NOT_JSON
+    if origin is tuple:
+        return tuple[tuple(cleaned)]  # type: ignore[misc]
+    # An Iterable would be checked only while it is read; a list is checked now.
+    return list[cleaned[0]] if origin in _LISTS else dict[cleaned[0], cleaned[1]]  # type: ignore[valid-type]
+
+
+def _clean_typed_dict(annotation: Any) -> Any:
+    fields = {}
+    for name, field in typing_extensions.get_type_hints(annotation, include_extras=True).items():
+        required = name in annotation.__required_keys__
+        if typing_extensions.get_origin(field) in (typing_extensions.NotRequired, typing_extensions.Required):
+            required = typing_extensions.get_origin(field) is typing_extensions.Required
+            field = typing.get_args(field)[0]
+        cleaned = _clean(field)
+        cleaned = Any if cleaned is _NOT_JSON else cleaned
+        fields[name] = cleaned if required else typing_extensions.NotRequired[cleaned]
+    return _typed_dict(annotation.__name__, fields)
+
+
+def _same_kind(choices: tuple[Any, ...], value: Any) -> Any:
+    """Python holds True for 1, and pydantic's literals with it."""
+    if isinstance(value, (bool, int)) and not any(type(choice) is type(value) for choice in choices):
+        expected = " or ".join(map(repr, choices))
+        raise PydanticCustomError("literal_error", "must be {expected}", {"expected": expected})
+    return value
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_json, value))
+    return value is None or type(value) in (bool, int, str) or (type(value) is float and value - value == 0)
