@@ -101,7 +101,7 @@ class LabelSpace:
         self.heads: dict[str, Head] = {
             name: Head(name, tuple(self.attributes[part] for part in parts)) for name, parts in head_attributes.items()
         }
-        self.answer_attributes: tuple[Attribute, ...] = tuple(self.attributes[name] for name in answer)
+        self.joint_attributes: tuple[Attribute, ...] = tuple(self.attributes[name] for name in answer)
 
     @property
     def predicted_attributes(self) -> dict[str, Attribute]:
@@ -114,13 +114,13 @@ class LabelSpace:
         return {name: head.num_classes for name, head in self.heads.items()}
 
     @property
-    def num_answers(self) -> int:
-        return math.prod(len(attribute.class_names) for attribute in self.answer_attributes)
+    def num_joint_classes(self) -> int:
+        return math.prod(len(attribute.class_names) for attribute in self.joint_attributes)
 
     @property
-    def answer_names(self) -> tuple[str, ...]:
+    def joint_class_names(self) -> tuple[str, ...]:
         """The names of the combined classes, such as "wear male <30"."""
-        return _combined_names([attribute.class_names for attribute in self.answer_attributes])
+        return _combined_names([attribute.class_names for attribute in self.joint_attributes])
 
     def targets(self, raw: Mapping[str, Any]) -> dict[str, int]:
         """By head, the class to train on; -1 where it is unknown. Raises DataError for a value that is no class."""
@@ -135,23 +135,23 @@ class LabelSpace:
         targets = [self.scoring_targets(row) for row in rows]
         return {name: torch.tensor([target[name] for target in targets]) for name in self.predicted_attributes}
 
-    def answers(self, scoring_targets: Mapping[str, Tensor]) -> Tensor:
-        """Classes by attribute, (B,) each -> the combined answer (B,), -1 where any part is unknown."""
-        answers = torch.zeros_like(scoring_targets[self.answer_attributes[0].name])
-        unknown = torch.zeros_like(answers, dtype=torch.bool)
-        for attribute in self.answer_attributes:
-            part = scoring_targets[attribute.name]
-            unknown |= part == UNKNOWN
-            answers = answers * len(attribute.class_names) + part
-        return answers.masked_fill(unknown, UNKNOWN)
+    def joint_classes(self, classes: Mapping[str, Tensor]) -> Tensor:
+        """Classes by attribute, (B,) each -> the joint class (B,), -1 where any attribute is unknown."""
+        joint = torch.zeros_like(classes[self.joint_attributes[0].name])
+        unknown = torch.zeros_like(joint, dtype=torch.bool)
+        for attribute in self.joint_attributes:
+            own = classes[attribute.name]
+            unknown |= own == UNKNOWN
+            joint = joint * len(attribute.class_names) + own
+        return joint.masked_fill(unknown, UNKNOWN)
 
-    def parts(self, answers: Tensor) -> dict[str, Tensor]:
-        """The combined answer (B,) -> classes by attribute, (B,) each; -1 stays -1."""
-        parts, rest = {}, answers
-        for attribute in reversed(self.answer_attributes):
-            parts[attribute.name] = torch.where(answers == UNKNOWN, answers, rest % len(attribute.class_names))
+    def attribute_classes(self, joint: Tensor) -> dict[str, Tensor]:
+        """The joint class (B,) -> classes by attribute, (B,) each; -1 stays -1."""
+        classes, rest = {}, joint
+        for attribute in reversed(self.joint_attributes):
+            classes[attribute.name] = torch.where(joint == UNKNOWN, joint, rest % len(attribute.class_names))
             rest = rest // len(attribute.class_names)
-        return dict(reversed(parts.items()))
+        return dict(reversed(classes.items()))
 
     def attribute_probabilities(self, probabilities: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Probabilities by head, (B, C) over training classes -> by attribute, (B, S) over scored classes."""
@@ -163,15 +163,15 @@ class LabelSpace:
                 by_attribute[attribute.name] = joint.sum(dim=others) if others else joint
         return by_attribute
 
-    def answer_probabilities(self, probabilities: Mapping[str, Tensor]) -> Tensor:
-        """Probabilities by head, (B, C) over training classes -> (B, num_answers): the heads' product.
+    def joint_probabilities(self, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Probabilities by head, (B, C) over training classes -> (B, num_joint_classes): the heads' product.
 
         Attributes that one head predicts together keep their dependence; those not in the answer are summed out."""
-        answer_names = [attribute.name for attribute in self.answer_attributes]
+        joint_names = [attribute.name for attribute in self.joint_attributes]
         joint, axes = None, []
         for name, head in self.heads.items():
             part = head.scoring_joint(probabilities[name])
-            kept = [attribute.name for attribute in head.attributes if attribute.name in answer_names]
+            kept = [attribute.name for attribute in head.attributes if attribute.name in joint_names]
             dropped = [axis for axis, attribute in enumerate(head.attributes, start=1) if attribute.name not in kept]
             if not kept:
                 continue
@@ -184,8 +184,8 @@ class LabelSpace:
             joint = part
             joint = joint.reshape(-1, *(len(self.attributes[axis].class_names) for axis in axes))
         assert joint is not None
-        order = [0, *(axes.index(name) + 1 for name in answer_names)]
-        return joint.permute(order).reshape(len(joint), self.num_answers)
+        order = [0, *(axes.index(name) + 1 for name in joint_names)]
+        return joint.permute(order).reshape(len(joint), self.num_joint_classes)
 
     def to_config(self) -> dict[str, Any]:
         """The arguments that make this label space again: plain data, for the checkpoint."""

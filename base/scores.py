@@ -24,7 +24,7 @@ class Scores:
     def __init__(self, labels: LabelSpace, metrics: Mapping[str, Metric], device: torch.device) -> None:
         self.labels = labels
         self.metrics = metrics
-        self.answer = ConfusionCounts(labels.num_answers, device)
+        self.answer = ConfusionCounts(labels.num_joint_classes, device)
         self.attributes = {
             name: ConfusionCounts(len(attribute.class_names), device)
             for name, attribute in labels.predicted_attributes.items()
@@ -43,8 +43,8 @@ class Scores:
         """Counts a batch: a model's outputs, of which the heads are raw (B, C); true classes by attribute, (B,), -1
         passed over."""
         probabilities = {head: outputs[head].detach().float().softmax(dim=1) for head in self.labels.heads}
-        answers = self.labels.answer_probabilities(probabilities).argmax(dim=1)
-        self.answer.update(self.labels.answers(scoring_targets), answers)
+        answers = self.labels.joint_probabilities(probabilities).argmax(dim=1)
+        self.answer.update(self.labels.joint_classes(scoring_targets), answers)
         for name, attribute_probabilities in self.labels.attribute_probabilities(probabilities).items():
             self.attributes[name].update(scoring_targets[name], attribute_probabilities.argmax(dim=1))
 

@@ -96,7 +96,9 @@ def measure_seed(folder: Path, seed: int, progress: tqdm[Any]) -> SeedScores:
     labels = predictors[PERSON].labels
     records = read_evaluation_folder(folder / "data" / "eval")
     truth_file = folder / "data" / "eval_answers.csv"
-    truth = align(read_answers(truth_file, labels.num_answers), [record.name for record in records], truth_file).answers
+    truth = align(
+        read_answers(truth_file, labels.num_joint_classes), [record.name for record in records], truth_file
+    ).answers
     judged = dict(zip(predictors, judge(list(predictors.values()), records), strict=True))
     judged[AVERAGE] = Probabilities.combined([judged[name] for name in SINGLE_FOLDS], _mean)
     return SeedScores(validation, {name: _scores(labels, each, truth) for name, each in judged.items()})
@@ -134,7 +136,7 @@ def _train(folder: Path, seed: int, name: str, changes: Mapping[str, Any]) -> Ru
 def _scores(labels: LabelSpace, judged: Probabilities, truth: Tensor) -> Scores:
     """truth: the combined class of each image, (N,)."""
     combined = _confusion(truth, judged.answers)
-    parts = labels.parts(truth)
+    parts = labels.attribute_classes(truth)
     scores = {"f1": f1(combined), "accuracy": accuracy(combined)}
     return scores | {f"{name}_f1": f1(_confusion(parts[name], judged.by_attribute[name])) for name in ATTRIBUTES}
 

@@ -171,7 +171,7 @@ def _head_named(argument: str, name: str, label_space: LabelSpace) -> Head:
     heads = attributes | label_space.heads
     if name not in heads and name != "answer":
         raise ValueError(f'{argument} names "{name}", which {not_one_of(name, [*heads, "answer"])}')
-    return heads[name] if name in heads else Head(name, label_space.answer_attributes)
+    return heads[name] if name in heads else Head(name, label_space.joint_attributes)
 
 
 def _targets(head: Head, records: Sequence[Record]) -> np.ndarray:

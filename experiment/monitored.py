@@ -86,7 +86,7 @@ def _refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, valida
     """Raises DataError where something watches a metric of the validation set whose labels are all unknown there."""
     rows = [record.attributes for record in validation]
     known = labels.known_targets(rows)
-    answers = labels.answers(known)
+    answers = labels.joint_classes(known)
     without = [name for name, target in known.items() if (target == UNKNOWN).all()]
     losses = [name for name in labels.heads if all(labels.heads[name].target(row) == UNKNOWN for row in rows)]
     absent = {f"val/{name}_{metric}" for name in without for metric in config.extra().metrics}

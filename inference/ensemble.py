@@ -65,7 +65,7 @@ class Ensemble:
     def __init__(self, labels: Sequence[LabelSpace], weights: Sequence[float], names: Sequence[str]) -> None:
         self._models = labels
         self._weights, self._names = weights, names
-        self._sets = [_answer_names(each) for each in labels]
+        self._sets = [_joint_names(each) for each in labels]
         self._refuse_disagreement()
         self._order, self._order_is = self._choose_order()
         self.labels = self._answer_labels()
@@ -81,14 +81,14 @@ class Ensemble:
             mean = self._mean(models, group)
             winner = mean.argmax(dim=1) if vote == "soft" else self._hard_vote(models, group, mean)
             decided |= self._classes(group, winner)
-        answers = self.labels.answers(decided)
+        answers = self.labels.joint_classes(decided)
         if vote == "soft":
             decided = {name: probabilities.argmax(dim=1) for name, probabilities in by_attribute.items()}
         return Judgement(answers, {name: decided[name] for name in by_attribute}, by_attribute)
 
     def describe(self) -> list[str]:
         """Lines for the log: what the answer is, and who decides which part of it."""
-        lines = [f"answer = {self._formula()} ({self.labels.num_answers} classes, {self._order_is})"]
+        lines = [f"answer = {self._formula()} ({self.labels.num_joint_classes} classes, {self._order_is})"]
         for group in self.groups:
             total = sum(self._weights[model] for model in group.models)
             shares = [f"{self._names[model]} ({self._weights[model] / total:.3g})" for model in group.models]
@@ -144,7 +144,7 @@ class Ensemble:
         """The first model's label space that says all, or else one with a head for each attribute."""
         predicted = _unique([*self._order, *itertools.chain(*(each.predicted_attributes for each in self._models))])
         for labels in self._models:
-            if _answer_names(labels) == self._order and labels.predicted_attributes.keys() == set(predicted):
+            if _joint_names(labels) == self._order and labels.predicted_attributes.keys() == set(predicted):
                 return labels
         specs = {
             name: next(each for each in self._models if name in each.predicted_attributes).to_config()["attributes"][
@@ -209,8 +209,8 @@ class Ensemble:
         return tuple(len(self.labels.attributes[name].class_names) for name in names)
 
 
-def _answer_names(labels: LabelSpace) -> tuple[str, ...]:
-    return tuple(attribute.name for attribute in labels.answer_attributes)
+def _joint_names(labels: LabelSpace) -> tuple[str, ...]:
+    return tuple(attribute.name for attribute in labels.joint_attributes)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

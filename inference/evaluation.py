@@ -54,7 +54,7 @@ def tell_scores(
     """As `evaluate_classes`, each score and a table of the combined classes in the log; [] where nothing is known."""
     if all((target == UNKNOWN).all() for target in truth.values()):
         return []
-    for line in per_class_table(labels, answers, labels.answers(truth)):
+    for line in per_class_table(labels, answers, labels.joint_classes(truth)):
         logger.info("%s", line)
     scores = evaluate_classes(labels, answers, said, truth, persons)
     for row in scores:
@@ -73,9 +73,9 @@ def evaluate_classes(
 
     What has no known truth at all is left out."""
     majority = {name: torch.full_like(target, _majority_class(target)) for name, target in truth.items()}
-    combined_truth = labels.answers(truth)
+    combined_truth = labels.joint_classes(truth)
     rows = [
-        ("answer", answers, combined_truth, labels.answers(majority), labels.num_answers),
+        ("answer", answers, combined_truth, labels.joint_classes(majority), labels.num_joint_classes),
         *((name, said[name], truth[name], majority[name], len(labels.attributes[name].class_names)) for name in truth),
     ]
     return [_score(*row, persons) for row in rows if (row[2] != UNKNOWN).any()]
@@ -137,7 +137,7 @@ def macro_f1_interval(
 
 def per_class_table(labels: LabelSpace, answers: Tensor, truth: Tensor) -> list[str]:
     """Precision, recall and F1 of each combined class that is true or said, a line each; truth (N,), -1 = unknown."""
-    rows = per_class(_confusion(truth, answers, labels.num_answers), labels.answer_names)
+    rows = per_class(_confusion(truth, answers, labels.num_joint_classes), labels.joint_class_names)
     return [
         f"{number:>3}  {row.name:<24} {row.support:>6}  "
         f"precision {row.precision:.3f}  recall {row.recall:.3f}  F1 {row.f1:.3f}"
@@ -148,8 +148,8 @@ def per_class_table(labels: LabelSpace, answers: Tensor, truth: Tensor) -> list[
 
 def class_distribution(labels: LabelSpace, answers: Tensor) -> list[str]:
     """How many images each combined class was given, a line a class."""
-    counts = answers.bincount(minlength=labels.num_answers).tolist()
-    rows = zip(labels.answer_names, counts, strict=True)
+    counts = answers.bincount(minlength=labels.num_joint_classes).tolist()
+    rows = zip(labels.joint_class_names, counts, strict=True)
     return [
         f"{number:>3}  {name:<24} {count:>6}  {count / len(answers):6.1%}" for number, (name, count) in enumerate(rows)
     ]

@@ -80,13 +80,13 @@ def read_truth(answers: str | None, labels: LabelSpace, records: Sequence[Record
     if answers is None:
         return None
     path = Path(answers)
-    return align(read_answers(path, labels.num_answers), [record.name for record in records], path)
+    return align(read_answers(path, labels.num_joint_classes), [record.name for record in records], path)
 
 
 def known_classes(labels: LabelSpace, records: Sequence[Record], truth: Answers | None) -> dict[str, Tensor]:
     """By attribute, the true classes (N,): what the table says, or what the records know themselves; -1 = unknown."""
     if truth is not None:
-        return labels.parts(truth.answers)
+        return labels.attribute_classes(truth.answers)
     return labels.known_targets([record.attributes for record in records])
 
 

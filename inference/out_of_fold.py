@@ -144,7 +144,7 @@ def _classes(labels: LabelSpace, rows: Sequence[Sequence[str]]) -> tuple[Tensor,
     parts = table.split(list(labels.num_classes.values()), dim=1)
     by_head = dict(zip(labels.heads, parts, strict=True))
     said = {name: values.argmax(dim=1) for name, values in labels.attribute_probabilities(by_head).items()}
-    return labels.answer_probabilities(by_head).argmax(dim=1), said
+    return labels.joint_probabilities(by_head).argmax(dim=1), said
 
 
 def _scores(

@@ -50,7 +50,7 @@ class Probabilities:
     @classmethod
     def of_heads(cls, labels: LabelSpace, by_head: dict[str, Tensor]) -> Probabilities:
         """What the probabilities by head (N, C) come to in a label space."""
-        return cls(by_head, labels.attribute_probabilities(by_head), labels.answer_probabilities(by_head))
+        return cls(by_head, labels.attribute_probabilities(by_head), labels.joint_probabilities(by_head))
 
     @classmethod
     def combined(cls, parts: Sequence[Probabilities], combine: Callable[[list[Tensor]], Tensor]) -> Probabilities:

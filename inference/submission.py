@@ -57,7 +57,7 @@ def write_probabilities(path: Path, ids: Sequence[str], labels: LabelSpace, by_a
     write_csv(path, [ID_COLUMN, *header], rows)
 
 
-def read_answers(path: Path, num_answers: int) -> Answers:
+def read_answers(path: Path, num_joint_classes: int) -> Answers:
     """Reads a CSV with the columns ImageID, ans and perhaps person, whose empty cells say that it is not known.
 
     Raises DataError naming the row for a missing column, a doubled image, or an answer that is no class."""
@@ -67,9 +67,11 @@ def read_answers(path: Path, num_answers: int) -> Answers:
     for number, row in table:
         name, text = row[ID_COLUMN], row[ANSWER_COLUMN]
         digits = text.lstrip("0") or text[-1:]  # int() refuses thousands of digits
-        if not (digits.isascii() and digits.isdecimal() and len(digits) < 10 and int(digits) < num_answers):
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 10 and int(digits) < num_joint_classes):
             shown = repr(text) if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]!r}..."
-            raise DataError(f"{path} row {number}: {ANSWER_COLUMN} = {shown} is not a class of 0 to {num_answers - 1}")
+            raise DataError(
+                f"{path} row {number}: {ANSWER_COLUMN} = {shown} is not a class of 0 to {num_joint_classes - 1}"
+            )
         if name in seen:
             raise DataError(f"{path} row {number}: {name} stands in row {seen[name]} already")
         seen[name] = number

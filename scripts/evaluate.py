@@ -33,10 +33,16 @@ def evaluate(arguments: Namespace) -> list[SetScores]:
         submission, answers = Path(arguments.submission), Path(arguments.answers)
         refuse_output(arguments.output, [submission, answers, Path(arguments.config or "config.json")])
         labels = label_space(arguments)
-        said = read_answers(submission, labels.num_answers)
-        truth = align(read_answers(answers, labels.num_answers), said.ids, answers)
+        said = read_answers(submission, labels.num_joint_classes)
+        truth = align(read_answers(answers, labels.num_joint_classes), said.ids, answers)
         persons = truth.persons or truth.ids
-        scores = tell_scores(labels, said.answers, labels.parts(said.answers), labels.parts(truth.answers), persons)
+        scores = tell_scores(
+            labels,
+            said.answers,
+            labels.attribute_classes(said.answers),
+            labels.attribute_classes(truth.answers),
+            persons,
+        )
         if arguments.output is not None:
             write_scores(Path(arguments.output), scores)
         return scores

@@ -27,8 +27,8 @@ class WorstImages:
     def update(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
         """Looks at a batch and the model's outputs for it; images without a known answer are passed over."""
         probabilities = {head: outputs[head].float().softmax(dim=1) for head in self.labels.heads}
-        answers = self.labels.answer_probabilities(probabilities)
-        truth = self.labels.answers(batch.scoring_targets)
+        answers = self.labels.joint_probabilities(probabilities)
+        truth = self.labels.joint_classes(batch.scoring_targets)
         known = truth != UNKNOWN
         given = answers.gather(1, torch.where(known, truth, 0).unsqueeze(1)).squeeze(1)
         given = torch.where(known, given, torch.inf)
@@ -48,5 +48,5 @@ class WorstImages:
         rows: list[tuple[float, int, int, int]] = sorted(row for rows in gathered for row in rows)[:NUM_IMAGES]
         if not distributed.is_main_process():
             return []
-        names = self.labels.answer_names
+        names = self.labels.joint_class_names
         return [(read(index), f"true: {names[truth]}, said: {names[said]}") for _, index, truth, said in rows]

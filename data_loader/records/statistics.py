@@ -86,7 +86,9 @@ def label_statistics(sides: Mapping[str, Sequence[Record]], labels: LabelSpace) 
             "images": len(records),
             "persons": len({record.person for record in records}),
             "attributes": attributes,
-            "answer": _class_shares(labels.answers(labels.known_targets(rows)).tolist(), labels.answer_names),
+            "answer": _class_shares(
+                labels.joint_classes(labels.known_targets(rows)).tolist(), labels.joint_class_names
+            ),
             "training_classes": {
                 name: dict(zip(head.class_names, counts[name].tolist(), strict=True))
                 for name, head in labels.heads.items()

@@ -48,7 +48,7 @@ class Plan:
 def answer_of(person: Person, mask_state: str) -> int:
     """The combined class of a photograph."""
     targets = LABEL_SPACE.scoring_targets({"mask": mask_state, "gender": person.gender, "age": person.age})
-    return int(LABEL_SPACE.answers({name: torch.tensor([target]) for name, target in targets.items()})[0])
+    return int(LABEL_SPACE.joint_classes({name: torch.tensor([target]) for name, target in targets.items()})[0])
 
 
 def _train_path(folder: str, name: str) -> Path:
@@ -120,9 +120,11 @@ def plan_tables(train_table: Path, train_files: Path, eval_table: Path, seed: in
                 f"{place}: path = {row['path']!r} is not <folder of {train_table.name}>/<{', '.join(STEMS)}>"
                 f".<{', '.join(EXTENSIONS)}>"
             )
-        if not row["label"].isdigit() or int(row["label"]) >= LABEL_SPACE.num_answers:
-            raise DataError(f"{place}: label = {row['label']!r} is not a class of 0 to {LABEL_SPACE.num_answers - 1}")
-        mask = int(LABEL_SPACE.parts(torch.tensor([int(row["label"])]))["mask"][0])
+        if not row["label"].isdigit() or int(row["label"]) >= LABEL_SPACE.num_joint_classes:
+            raise DataError(
+                f"{place}: label = {row['label']!r} is not a class of 0 to {LABEL_SPACE.num_joint_classes - 1}"
+            )
+        mask = int(LABEL_SPACE.attribute_classes(torch.tensor([int(row["label"])]))["mask"][0])
         drawings[folder].append(Drawing(_train_path(folder, name), stem, MASK_STATES[mask]))
     plan.people = [(people[folder], own) for folder, own in drawings.items() if own]
     names = [row["ImageID"] for row in _read_table(eval_table, ("ImageID",))]

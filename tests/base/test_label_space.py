@@ -46,7 +46,7 @@ def draw_probabilities(labels: LabelSpace, count: int = 5) -> dict[str, torch.Te
 
 def test_competition_answer_is_mask_6_gender_3_age() -> None:
     labels = space()
-    assert labels.num_answers == 18
+    assert labels.num_joint_classes == 18
     seen = []
     for (m, mask), (g, gender), age in itertools.product(
         enumerate(MASK["classes"]), enumerate(GENDER["classes"]), range(121)
@@ -55,7 +55,7 @@ def test_competition_answer_is_mask_6_gender_3_age() -> None:
         classes = {"mask": m, "gender": g, "age": age_group(age)}
         assert labels.targets(raw) == classes
         assert labels.scoring_targets(raw) == classes
-        answer = labels.answers({name: torch.tensor([value]) for name, value in classes.items()})
+        answer = labels.joint_classes({name: torch.tensor([value]) for name, value in classes.items()})
         assert answer.tolist() == [m * 6 + g * 3 + age_group(age)]
         seen.append(answer.item())
     assert set(seen) == set(range(18))
@@ -70,7 +70,7 @@ def test_competition_names() -> None:
         for gender in GENDER["classes"]
         for age in ("<30", "30-59", ">=60")
     )
-    assert labels.answer_names == expected
+    assert labels.joint_class_names == expected
     assert [head.num_classes for head in labels.heads.values()] == [3, 2, 3]
 
 
@@ -79,12 +79,12 @@ def test_parts_undo_answers_in_any_order(order: tuple[str, ...]) -> None:
     labels = space(answer=list(order))
     sizes = {"mask": 3, "gender": 2, "age": 3}
     every = torch.arange(18)
-    parts = labels.parts(every)
+    parts = labels.attribute_classes(every)
     assert list(parts) == list(order)
-    assert torch.equal(labels.answers(parts), every)
+    assert torch.equal(labels.joint_classes(parts), every)
     by_hand = list(itertools.product(*(range(sizes[name]) for name in order)))
     assert list(zip(*(parts[name].tolist() for name in order), strict=True)) == by_hand
-    assert labels.answer_names == tuple(
+    assert labels.joint_class_names == tuple(
         " ".join(labels.attributes[name].class_names[k] for name, k in zip(order, row, strict=True)) for row in by_hand
     )
 
@@ -93,9 +93,9 @@ def test_unknown_parts_make_an_unknown_answer() -> None:
     labels = space()
     rows = list(itertools.product([-1, 0, 2], [-1, 0, 1], [-1, 0, 2]))
     columns = [torch.tensor(column) for column in zip(*rows, strict=True)]
-    answers = labels.answers(dict(zip(["mask", "gender", "age"], columns, strict=True)))
+    answers = labels.joint_classes(dict(zip(["mask", "gender", "age"], columns, strict=True)))
     assert answers.tolist() == [-1 if -1 in row else row[0] * 6 + row[1] * 3 + row[2] for row in rows]
-    parts = labels.parts(answers)
+    parts = labels.attribute_classes(answers)
     for index, row in enumerate(rows):
         expected = [-1, -1, -1] if -1 in row else list(row)
         assert [parts[name][index].item() for name in ("mask", "gender", "age")] == expected
@@ -104,7 +104,7 @@ def test_unknown_parts_make_an_unknown_answer() -> None:
 def test_answers_leave_their_input_alone() -> None:
     labels = space()
     targets = {"mask": torch.tensor([1]), "gender": torch.tensor([-1]), "age": torch.tensor([2])}
-    labels.answers(targets)
+    labels.joint_classes(targets)
     assert {name: value.item() for name, value in targets.items()} == {"mask": 1, "gender": -1, "age": 2}
 
 
@@ -233,7 +233,7 @@ def test_probabilities_equal_a_loop(
             expected[row, cell] += probability
             for name, index in scored.items():
                 alone[name][row, index] += probability
-    np.testing.assert_allclose(labels.answer_probabilities(probabilities).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(labels.joint_probabilities(probabilities).numpy(), expected, atol=1e-12)
     by_attribute = labels.attribute_probabilities(probabilities)
     assert set(by_attribute) == set(scoring)
     for name, sums in alone.items():
@@ -249,8 +249,8 @@ def test_targets_of_combined_heads_are_right_when_certain(heads: dict[str, list[
         certain = {
             name: torch.eye(labels.heads[name].num_classes)[[target]] for name, target in labels.targets(raw).items()
         }
-        answer = labels.answers({name: torch.tensor([c]) for name, c in labels.scoring_targets(raw).items()})
-        assert labels.answer_probabilities(certain).argmax(dim=1).tolist() == answer.tolist()
+        answer = labels.joint_classes({name: torch.tensor([c]) for name, c in labels.scoring_targets(raw).items()})
+        assert labels.joint_probabilities(certain).argmax(dim=1).tolist() == answer.tolist()
         for name, index in labels.targets(raw).items():
             words = labels.heads[name].class_names[index].split()
             assert len(words) == len(labels.heads[name].attributes)
@@ -265,18 +265,18 @@ def test_a_combined_head_is_unknown_where_a_part_is() -> None:
 
 def test_one_head_only() -> None:
     labels = space(heads={"mask": ["mask"]})
-    assert labels.num_answers == 3
-    assert labels.answer_names == ("wear", "incorrect", "not_wear")
+    assert labels.num_joint_classes == 3
+    assert labels.joint_class_names == ("wear", "incorrect", "not_wear")
     assert list(labels.scoring_targets({"mask": "wear", "age": 20})) == ["mask"]
-    torch.testing.assert_close(labels.answer_probabilities({"mask": torch.eye(3)}), torch.eye(3))
+    torch.testing.assert_close(labels.joint_probabilities({"mask": torch.eye(3)}), torch.eye(3))
 
 
 def test_probabilities_keep_their_kind_and_an_empty_batch() -> None:
     labels = space({"training_bins": DECADES})
     empty = {name: torch.zeros(0, head.num_classes) for name, head in labels.heads.items()}
-    assert labels.answer_probabilities(empty).shape == (0, 18)
+    assert labels.joint_probabilities(empty).shape == (0, 18)
     assert labels.attribute_probabilities(empty)["age"].shape == (0, 3)
-    assert labels.answer_probabilities(draw_probabilities(labels)).dtype == torch.float64
+    assert labels.joint_probabilities(draw_probabilities(labels)).dtype == torch.float64
 
 
 def test_config_makes_the_same_space_again() -> None:
@@ -284,8 +284,8 @@ def test_config_makes_the_same_space_again() -> None:
     again = LabelSpace(**json.loads(json.dumps(labels.to_config())))
     assert again.heads == labels.heads
     assert again.attributes == labels.attributes
-    assert again.answer_attributes == labels.answer_attributes
-    assert LabelSpace(**space().to_config()).answer_names == space().answer_names
+    assert again.joint_attributes == labels.joint_attributes
+    assert LabelSpace(**space().to_config()).joint_class_names == space().joint_class_names
 
 
 # Config errors

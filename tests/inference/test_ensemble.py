@@ -49,7 +49,7 @@ def ensemble_of(*labels: LabelSpace, weights: tuple[float, ...] = ()) -> Ensembl
 
 def joint(labels: LabelSpace, said: Probabilities) -> np.ndarray:
     """(N, 3, 2, 3) over mask, gender and age, of a model that answers all three."""
-    names = [attribute.name for attribute in labels.answer_attributes]
+    names = [attribute.name for attribute in labels.joint_attributes]
     table = said.answers.double().numpy().reshape(-1, *(SIZES[name] for name in names))
     return np.transpose(table, (0, *(names.index(name) + 1 for name in SIZES)))
 
@@ -82,7 +82,7 @@ def test_a_model_alone_or_several_times_is_that_model_to_the_bit(
         if vote == "soft":
             assert torch.equal(judgement.said[name], probabilities.argmax(dim=1))
         else:
-            assert torch.equal(judgement.said[name], labels.parts(judgement.answers)[name])
+            assert torch.equal(judgement.said[name], labels.attribute_classes(judgement.answers)[name])
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0, 2.0, 0.5)])
@@ -107,19 +107,19 @@ def test_models_of_the_same_attributes_are_averaged_jointly(weights: tuple[float
 def test_specialists_make_the_full_answer(models: tuple[LabelSpace, ...]) -> None:
     said = [said_by(labels, number) for number, labels in enumerate(models)]
     ensemble = Ensemble(models, [3.0, 1.0, 2.0][: len(models)], ["a", "b", "c"][: len(models)])
-    order = [attribute.name for attribute in ensemble.labels.answer_attributes]
+    order = [attribute.name for attribute in ensemble.labels.joint_attributes]
     assert set(order) == set(SIZES)
-    assert ensemble.labels.num_answers == 18
+    assert ensemble.labels.num_joint_classes == 18
     product = np.ones((NUM_IMAGES, 3, 2, 3))
     for labels, each in zip(models, said, strict=True):
-        own = [attribute.name for attribute in labels.answer_attributes]
+        own = [attribute.name for attribute in labels.joint_attributes]
         for classes in itertools.product(range(3), range(2), range(3)):
             at = dict(zip(SIZES, classes, strict=True))
             place = 0
             for name in own:
                 place = place * SIZES[name] + at[name]
             product[(slice(None), *classes)] *= each.answers[:, place].numpy()
-    parts = ensemble.labels.parts(ensemble.judge(said).answers)
+    parts = ensemble.labels.attribute_classes(ensemble.judge(said).answers)
     assert (parts["mask"] * 6 + parts["gender"] * 3 + parts["age"]).tolist() == answers_of(product)
     assert torch.equal(parts["mask"], next(s for s in said if "mask" in s.by_attribute).by_attribute["mask"].argmax(1))
 
@@ -168,7 +168,7 @@ def test_the_hard_vote_counts_weights_and_ties_go_to_the_mean(weights: tuple[flo
     assert soft.answers.tolist() != expected
     for name in SIZES:
         assert torch.equal(soft.by_attribute[name], judgement.by_attribute[name])
-        assert torch.equal(judgement.said[name], THREE_HEADS.parts(judgement.answers)[name])
+        assert torch.equal(judgement.said[name], THREE_HEADS.attribute_classes(judgement.answers)[name])
 
 
 def test_a_tie_is_one_though_floats_add_up_otherwise() -> None:
@@ -186,7 +186,7 @@ def test_in_a_hard_vote_specialists_vote_among_themselves() -> None:
     ensemble = ensemble_of(*models)
     answers = ensemble.judge(said, "hard").answers
     masks = ensemble_of(*models[:3]).judge(said[:3], "hard").answers
-    parts = ensemble.labels.parts(answers)
+    parts = ensemble.labels.attribute_classes(answers)
     assert torch.equal(parts["mask"], masks)
     assert torch.equal(parts["gender"] * 3 + parts["age"], said[3].answers.argmax(dim=1))
 
@@ -197,7 +197,7 @@ def test_what_is_predicted_beside_the_answer_counts_only_where_nobody_answers_it
     said = [said_by(labels, number) for number, labels in enumerate(models)]
     ensemble = ensemble_of(*models)
     judgement = ensemble.judge(said)
-    assert {attribute.name for attribute in ensemble.labels.answer_attributes} == set(SIZES)
+    assert {attribute.name for attribute in ensemble.labels.joint_attributes} == set(SIZES)
     np.testing.assert_allclose(judgement.by_attribute["age"], marginal(said[1], "age"), rtol=1e-6)
     np.testing.assert_allclose(judgement.by_attribute["mask"], marginal(said[0], "mask"), rtol=1e-6)
     np.testing.assert_allclose(judgement.by_attribute["glasses"], marginal(said[0], "glasses"), rtol=1e-6)

@@ -37,7 +37,7 @@ PERSONS = [str(number // 7) for number in range(NUM_IMAGES)]
 
 
 def evaluate_answers(said: torch.Tensor, truth: torch.Tensor) -> list[SetScores]:
-    return evaluate_classes(LABELS, said, LABELS.parts(said), LABELS.parts(truth), PERSONS)
+    return evaluate_classes(LABELS, said, LABELS.attribute_classes(said), LABELS.attribute_classes(truth), PERSONS)
 
 
 def test_the_table_of_classes_equals_scikit_learn(truth: np.ndarray, said: np.ndarray) -> None:
@@ -46,7 +46,7 @@ def test_the_table_of_classes_equals_scikit_learn(truth: np.ndarray, said: np.nd
     assert len(lines) == 18
     for number, line in enumerate(lines):
         precision, recall, f1, support = (column[number] for column in columns)
-        assert line.startswith(f"{number:>3}  {LABELS.answer_names[number]} ")
+        assert line.startswith(f"{number:>3}  {LABELS.joint_class_names[number]} ")
         assert line.split()[-7:] == [
             str(support), "precision", f"{precision:.3f}", "recall", f"{recall:.3f}", "F1", f"{f1:.3f}"
         ]  # fmt: skip
@@ -86,10 +86,12 @@ def test_chance_is_what_guessing_evenly_gives(truth: np.ndarray, said: np.ndarra
 
 def test_unknown_attributes_are_left_out(truth: np.ndarray, said: np.ndarray) -> None:
     answers = torch.from_numpy(said)
-    known = LABELS.parts(torch.from_numpy(truth))
+    known = LABELS.attribute_classes(torch.from_numpy(truth))
     known["age"] = torch.full_like(known["age"], -1)
     known["gender"][::2] = -1
-    rows = {row.name: row for row in evaluate_classes(LABELS, answers, LABELS.parts(answers), known, PERSONS)}
+    rows = {
+        row.name: row for row in evaluate_classes(LABELS, answers, LABELS.attribute_classes(answers), known, PERSONS)
+    }
     assert rows.keys() == {"mask", "gender"}
     assert rows["gender"].num_images == NUM_IMAGES // 2
     assert rows["gender"].macro_f1 == pytest.approx(

@@ -39,7 +39,7 @@ def test_the_worst_of_all_whatever_the_batches_are(batch_size: int, levels: int)
     shown = worst.images(lambda index: np.full((1, 1, 3), index, np.uint8))
     assert [int(image[0, 0, 0]) for image, _ in shown] == [row for _, row in expected]
     for (_, row), (_, text) in zip(expected, shown, strict=True):
-        names = LABELS.answer_names
+        names = LABELS.joint_class_names
         assert text == f"true: {names[answer[row]]}, said: {names[answers[row].argmax()]}"
 
 
