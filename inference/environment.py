@@ -6,7 +6,6 @@ import logging
 from argparse import Namespace
 from pathlib import Path
 
-from inference.submission import ANSWER_COLUMN
 from utils.environment import (
     CHANNEL_EVAL,
     CHANNEL_MODEL,
@@ -72,7 +71,7 @@ def _answers_in(folder: Path) -> Path:
     if not named and len(tables) != 1:
         holds = ", ".join(path.name for path in tables) or "no CSV"
         raise DataError(
-            f"{folder} ({GROUND_TRUTH_DIR}): should hold answers.csv with the true {ANSWER_COLUMN}; it holds {holds}; "
+            f"{folder} ({GROUND_TRUTH_DIR}): should hold answers.csv with the true answers; it holds {holds}; "
             "name the table with --answers"
         )
     return named[0] if named else tables[0]

@@ -19,7 +19,7 @@ from data_loader.records.records import Record
 from inference.evaluation import SetScores, evaluate_classes
 from inference.predictor import Predictor, find_checkpoint
 from inference.submission import write_csv
-from inference.tta import PRESETS
+from inference.tta_presets import PRESETS
 from utils import distributed
 from utils.run_folders import RunFolders
 

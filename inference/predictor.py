@@ -23,12 +23,13 @@ from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, IMAGE_CACHE_FOLDER
 from data_loader.records.records import Record
 from data_loader.transforms.pipeline import first_line
 from inference.checkpoint_content import check_content
-from inference.tta import PRESETS, Views, view_pipelines
+from inference.tta import Views, view_pipelines
+from inference.tta_presets import PRESETS
 from logger.log import progress_bar
 from model.model import build_without_weights
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, ConfigError
-from utils.run_folders import read_kept_config
+from utils.run_folders import read_kept_config, refuse_missing
 from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -201,8 +202,7 @@ def find_checkpoint(path: Path, name: str = "best") -> Path:
 
     name: best, last, or the name of a file of the run such as best_f1. A run without a best one gives its last.
     Raises CheckpointError, listing what there is."""
-    if not path.exists():
-        raise CheckpointError(f"{path}: there is no such run folder or checkpoint")
+    refuse_missing(path)
     if path.is_file():
         return path
     file = path / CHECKPOINT_NAMES.get(name, f"{name.removesuffix('.pth')}.pth")

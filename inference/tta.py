@@ -21,37 +21,6 @@ from utils.errors import ConfigError
 
 Views = Mapping[str, Sequence[TransformSpec]]
 
-_FLIP = [{"type": "HorizontalFlip", "args": {"p": 1}}]
-
-
-def _turned(degrees: float) -> list[TransformSpec]:
-    return [{"type": "Rotate", "args": {"limit": [degrees, degrees], "p": 1}}]
-
-
-def _cropped(top: float, right: float, bottom: float, left: float) -> list[TransformSpec]:
-    """Without these shares of the image's sides."""
-    percent = [-top, -right, -bottom, -left]
-    return [{"type": "CropAndPad", "args": {"percent": percent, "keep_size": False, "p": 1}}]
-
-
-CROPPED_AWAY = 1 / 8
-"""Of each side of the image, in "five_crops": 224 of 256 pixels are left, as in Krizhevsky et al. 2012, section 4.1."""
-
-_X = CROPPED_AWAY
-PRESETS: dict[str, Views] = {
-    "none": {"plain": []},
-    "flip": {"plain": [], "flip": _FLIP},
-    "flip_rotate": {"plain": [], "flip": _FLIP, "left": _turned(30), "right": _turned(-30)},
-    "five_crops": {
-        "top_left": _cropped(0, _X, _X, 0),
-        "top_right": _cropped(0, 0, _X, _X),
-        "bottom_left": _cropped(_X, _X, 0, 0),
-        "bottom_right": _cropped(_X, 0, 0, _X),
-        "centre": _cropped(_X / 2, _X / 2, _X / 2, _X / 2),
-    },
-}
-"""What --views names."""
-
 
 def views_problems(views: Views) -> list[str]:
     """What is wrong with a section `views` beyond the shape and the arguments of its lists, a line each."""

@@ -24,10 +24,10 @@ def main() -> None:
     run = train.train(config, resume)
     assert run.folders is not None
     print("\nOn its validation people (drawn faces):")
-    validation = test.test(test.parse(["--resume", str(run.folders.models), "--split", "validation"]))
+    validation = test.main(["--resume", str(run.folders.models), "--split", "validation"])
     print("\nOn the evaluation people (drawn faces), whose answers it never saw:")
     answers = str(DATA / "eval_answers.csv")
-    evaluation = test.test(test.parse(["--resume", str(run.folders.models), "--answers", answers]))
+    evaluation = test.main(["--resume", str(run.folders.models), "--answers", answers])
     print(
         "\nWhere everything lies:\n"
         f"  drawn faces        {DATA}\n"

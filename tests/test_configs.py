@@ -24,7 +24,7 @@ from data_loader.transforms.build import build_transforms
 from data_loader.transforms.pipeline import AugmentationKey
 from experiment.checks import check_config
 from experiment.schema import SECTIONS
-from inference.tta import PRESETS
+from inference.tta_presets import PRESETS
 from model.model import build_without_weights
 from parse_config import Arguments, ConfigParser, parse_arguments
 from utils.config.editor_schema import editor_schema

@@ -59,7 +59,7 @@ class KeyboardStop(StopSignal):
     exit_code = 130
 
 
-def run_command(command: Callable[[], None]) -> int:
+def run_command(command: Callable[[], object]) -> int:
     """Runs an entry point and returns its exit code: a user's mistake is told on stderr, never as a traceback.
 
     SIGTERM and SIGUSR1 end it wherever it is, as Ctrl-C does; long work that has something to save answers them itself

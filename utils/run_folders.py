@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from utils.errors import ConfigError, StorageFullError
+from utils.errors import CheckpointError, ConfigError, StorageFullError
 from utils.files import FULL, write_atomically
 
 CONFIG_FILE = "config.json"
@@ -82,6 +82,12 @@ def folds_in(folder: Path) -> dict[int, Path]:
     """The folds that a run folder holds, by number, in order; none if it is no run of folds."""
     numbers = {path: fold_number(path.name) for path in folder.iterdir() if path.is_dir()}
     return dict(sorted((number, path) for path, number in numbers.items() if number is not None))
+
+
+def refuse_missing(path: Path) -> None:
+    """Raises CheckpointError where --resume names neither a run folder nor a file."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: there is no such run folder or checkpoint")
 
 
 def new_run(save_dir: Path, name: str) -> RunFolders:

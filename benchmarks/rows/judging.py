@@ -18,7 +18,7 @@ from data_loader.data_loaders import ViewsLoader
 from data_loader.records.records import Record
 from data_loader.records.sources import read_evaluation_folder
 from inference.predictor import Predictor, judge
-from inference.tta import PRESETS
+from inference.tta_presets import PRESETS
 
 MODELS = ("resnet10t", "efficientnet_b0")
 VIEWS = "flip"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from base.preprocessing import Preprocessing
-from inference.tta import PRESETS, view_pipelines, views_problems
+from inference.tta import view_pipelines, views_problems
+from inference.tta_presets import PRESETS
 from utils.errors import ConfigError
 from utils.random_streams import numpy_stream
 

@@ -66,7 +66,7 @@ def test_two_processes_judge_the_model_that_they_save(tmp_path: Path, drawn: Pat
     models = next((tmp_path / "saved" / "models" / "Road").iterdir())
     line = json.loads(weights_and_metrics(models)[1].splitlines()[-1])
     flags = ["--resume", str(models), "--split", "validation", "--checkpoint", "last"]
-    for row in test_script.test(test_script.parse(flags)).scores:
+    for row in test_script.main(flags).scores:
         prefix = "" if row.name == "answer" else f"{row.name}_"
         assert row.macro_f1 == pytest.approx(line[f"val/{prefix}f1"])
         assert row.accuracy == pytest.approx(line[f"val/{prefix}accuracy"])

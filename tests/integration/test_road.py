@@ -24,7 +24,7 @@ def test_from_json_to_submission(config: Path, drawn: Path, capsys: pytest.Captu
     assert {"config.json", "last.pth", "model_best.pth", "best_loss.pth"} <= {path.name for path in models.iterdir()}
 
     arguments = ["--resume", str(models), "--answers", str(drawn / "eval_answers.csv"), "--probabilities"]
-    result = test_script.test(test_script.parse(arguments))
+    result = test_script.main(arguments)
     rows = list(csv.reader(result.submission.open()))
     asked = list(csv.reader((drawn / "eval" / "info.csv").open()))
     assert rows[0] == ["ImageID", "ans"]
@@ -56,16 +56,14 @@ def test_the_best_checkpoint_scores_on_the_validation_split_what_training_said(c
     models = run(config)
     best = read_checkpoint(models / "model_best.pth")
     metrics = [json.loads(line) for line in weights_and_metrics(models)[1].splitlines()]
-    result = test_script.test(test_script.parse(["--resume", str(models), "--split", "validation"]))
+    result = test_script.main(["--resume", str(models), "--split", "validation"])
     scored = {row.name: row for row in result.scores}
     line = metrics[best["completed_epochs"] - 1]
     assert scored["answer"].macro_f1 == pytest.approx(line["val/f1"])
     assert scored["answer"].accuracy == pytest.approx(line["val/accuracy"])
     for name in ("mask", "gender", "age"):
         assert scored[name].macro_f1 == pytest.approx(line[f"val/{name}_f1"])
-    last = test_script.test(
-        test_script.parse(["--resume", str(models), "--split", "validation", "--checkpoint", "last"])
-    )
+    last = test_script.main(["--resume", str(models), "--split", "validation", "--checkpoint", "last"])
     assert last.scores[0].macro_f1 == pytest.approx(metrics[-1]["val/f1"])
     assert result.submission == models / "predictions_validation.csv"
 
@@ -138,7 +136,7 @@ def test_unknown_labels_and_several_sources_train_one_model(tmp_path: Path, draw
     line = json.loads(weights_and_metrics(models)[1])
     assert {"train/loss_mask", "train/loss_gender", "train/loss_age", "val/mask_f1", "val/gender_f1"} <= line.keys()
     assert "val/f1" not in line
-    result = test_script.test(test_script.parse(["--resume", str(models)]))
+    result = test_script.main(["--resume", str(models)])
     assert {row.name: row.num_images for row in result.scores} == {"mask": 3, "gender": 3, "age": 3}
 
 
@@ -174,7 +172,7 @@ def test_the_published_config_trains_with_nothing_changed_but_its_places(tmp_pat
     assert weights["heads.head_age.weight"].shape[0] == 6
     log = (models.parents[2] / "log" / "Mask_Published" / models.name / "info.log").read_text()
     assert "loss_name" in log
-    result = test_script.test(test_script.parse(["--resume", str(models)]))
+    result = test_script.main(["--resume", str(models)])
     assert result.submission.parent == tmp_path / "submit"
 
 
@@ -249,7 +247,5 @@ def test_the_readmes_recipes_train_and_answer(tmp_path: Path, drawn: Path, recip
     models = run(write_config(tmp_path, drawn, **RECIPES[recipe]), "--set", "trainer.epochs=1")
     line = json.loads(weights_and_metrics(models)[1])
     assert {"val/f1", "val/mask_f1", "val/gender_f1", "val/age_f1"} <= line.keys()
-    scores = test_script.test(
-        test_script.parse(["--resume", str(models), "--answers", str(drawn / "eval_answers.csv")])
-    ).scores
+    scores = test_script.main(["--resume", str(models), "--answers", str(drawn / "eval_answers.csv")]).scores
     assert [row.name for row in scores] == ["answer", "mask", "gender", "age"]

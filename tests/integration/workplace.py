@@ -165,7 +165,7 @@ class Workplace:
     def test(self, *argv: str | Path) -> Outcome:
         return self._run(test.main, argv)
 
-    def _run(self, main: Callable[[Sequence[str]], None], argv: Sequence[str | Path]) -> Outcome:
+    def _run(self, main: Callable[[Sequence[str]], object], argv: Sequence[str | Path]) -> Outcome:
         self.capfd.readouterr()
         exit_code = run_command(lambda: main([str(word) for word in argv]))
         captured = self.capfd.readouterr()
