@@ -17,7 +17,7 @@ from base.preprocessing import Preprocessing
 from benchmarks.workplace import SEED, Workplace
 from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records.records import Record
-from data_loader.transforms.build import build_transforms
+from data_loader.transforms import build_transforms
 from experiment.builders import build_learner, build_model, build_trackers
 from experiment.schema import metric_functions
 from parse_config import ConfigParser

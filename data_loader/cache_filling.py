@@ -21,7 +21,7 @@ from data_loader.cache_room import Room, fits_beside, locked, present_room, room
 from data_loader.file_stamps import Stamp, stamps_of
 from data_loader.pixel_store import HEADER_BYTES, PixelStore
 from data_loader.records.image_check import number_of_cores
-from data_loader.transforms.pipeline import FixedSteps
+from data_loader.transforms import DeterministicPrefix
 from utils.images.decoding import read_rgb
 from utils.signals import StopSignals
 
@@ -45,12 +45,12 @@ class Filling:
         self.paths: dict[str, Path] = {}
         self.stamps: dict[str, Stamp] = {}
         self._seen = seen
-        self.steps: dict[str, FixedSteps] = {}
+        self.steps: dict[str, DeterministicPrefix] = {}
         self.asked: dict[str, dict[str, None]] = {}  # keys, in order
         self.stores: Mapping[str, PixelStore] = {}
         self._show_progress = show_progress
 
-    def ask(self, recipe: str, steps: FixedSteps, paths: Mapping[str, Path]) -> None:
+    def ask(self, recipe: str, steps: DeterministicPrefix, paths: Mapping[str, Path]) -> None:
         """Wants what the steps make of the images."""
         self.stamps |= {key: self._seen[key] for key in paths if key in self._seen}
         self.stamps |= stamps_of(paths.keys() - self.stamps.keys())
@@ -236,7 +236,7 @@ def _held_bytes() -> int:
     return sum(store.end - HEADER_BYTES for store in _IN_MEMORY.values())
 
 
-def _copy_of(steps: FixedSteps) -> FixedSteps:
+def _copy_of(steps: DeterministicPrefix) -> DeterministicPrefix:
     """For one thread: transforms keep what they work with. They share their generators, of which these draw nothing."""
     shared = [each for step in steps.transforms for each in (step.random_generator, step.py_random)]
     return copy.deepcopy(steps, {id(each): each for each in shared})

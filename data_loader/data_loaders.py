@@ -25,8 +25,7 @@ from data_loader.records.image_check import check_images, number_of_cores
 from data_loader.records.records import Record
 from data_loader.samplers import BaseSampler
 from data_loader.splits import Split
-from data_loader.transforms.build import TransformLists, build_transforms
-from data_loader.transforms.pipeline import Pipeline
+from data_loader.transforms import Pipeline, TransformLists, build_transforms
 from data_loader.workers.feeding import BatchFeed, measured_num_workers
 from utils import distributed
 
@@ -197,7 +196,7 @@ class _DeviceBatches:
 
 
 def _on_device(images: Images, pipeline: Pipeline, records: Sequence[Record], device: torch.device) -> DeviceImages:
-    image_hw = pipeline.fixed.image_hw
+    image_hw = pipeline.prefix.image_hw
     assert image_hw is not None, "DeviceTransforms and the evaluation's fixed size see to that"
     return DeviceImages(images, image_hw, [record.path for record in records], device)
 

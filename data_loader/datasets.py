@@ -16,7 +16,7 @@ from data_loader.batch_samplers import BatchKeys
 from data_loader.image_cache import CachedImages
 from data_loader.images import Images
 from data_loader.records.records import Record
-from data_loader.transforms.pipeline import AugmentationKey, Pipeline
+from data_loader.transforms import AugmentationKey, Pipeline
 from utils.images.decoding import read_rgb
 
 Size = tuple[int, int]
@@ -126,7 +126,7 @@ class ImageViews:
 
 def _equal(one: Pipeline, other: Pipeline) -> bool:
     """True where both make the same of an image; neither has a random transform."""
-    return one.fixed.specs == other.fixed.specs and one.image_hw == other.image_hw
+    return one.prefix.specs == other.prefix.specs and one.image_hw == other.image_hw
 
 
 class TargetTable:

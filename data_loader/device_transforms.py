@@ -12,7 +12,7 @@ from data_loader.device_affine import Affine
 from data_loader.device_crops import Crop, ResizedCrop
 from data_loader.device_dropout import CoarseDropout, Erasing
 from data_loader.device_twins import BrightnessContrast, Flip, NotCovered, Twin
-from data_loader.transforms.pipeline import Pipeline
+from data_loader.transforms import Pipeline
 from utils.errors import ConfigError
 from utils.random_streams import uniform_rows
 
@@ -80,7 +80,7 @@ def without_device_twin(pipeline: Pipeline) -> list[str]:
 
 
 def _twins(pipeline: Pipeline, device: torch.device) -> tuple[list[Twin], list[str]]:
-    fixed = pipeline.fixed
+    fixed = pipeline.prefix
     if fixed.image_hw is None:
         return [], [
             'transforms.train: data_loader.args.cache = "device" needs images of one size before the first random '

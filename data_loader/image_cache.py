@@ -16,7 +16,7 @@ import PIL
 from data_loader.cache_filling import Filling
 from data_loader.file_stamps import Stamp, absolute_paths
 from data_loader.pixel_store import HEADER_BYTES, PixelStore
-from data_loader.transforms.pipeline import FixedSteps
+from data_loader.transforms import DeterministicPrefix
 from utils.errors import ConfigError, StorageFullError
 from utils.files import FULL
 from utils.images.decoding import DECODING_RULES
@@ -42,7 +42,7 @@ class CachedImages:
 
     image_hw: height and width in pixels, None where they differ; nbytes: what the N images take."""
 
-    def __init__(self, store: PixelStore, keys: Sequence[str], steps: FixedSteps) -> None:
+    def __init__(self, store: PixelStore, keys: Sequence[str], steps: DeterministicPrefix) -> None:
         found = [store.rows[key] for key in keys]
         mapped = store.pixels()
         self._bytes = mapped.view()
@@ -91,7 +91,7 @@ def _common_size(sizes: np.ndarray, of_none: tuple[int, int] | None) -> tuple[in
 
 
 def cache_images(
-    wanted: Sequence[tuple[Sequence[Path], FixedSteps]],
+    wanted: Sequence[tuple[Sequence[Path], DeterministicPrefix]],
     where: Literal["memory", "disk"],
     folder: Path | None,
     budget_bytes: int,

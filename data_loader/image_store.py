@@ -12,7 +12,7 @@ from data_loader.file_stamps import Stamp
 from data_loader.image_cache import CachedImages, cache_images
 from data_loader.images import DecodedImages, Images
 from data_loader.records.records import Record
-from data_loader.transforms.pipeline import FixedSteps, Pipeline
+from data_loader.transforms import DeterministicPrefix, Pipeline
 from utils import distributed
 from utils.errors import ConfigError, StorageFullError
 
@@ -38,7 +38,7 @@ class ImageStore:
         self, sides: Sequence[tuple[Sequence[Record], Pipeline]], seen: Mapping[str, Stamp] | None = None
     ) -> list[Images]:
         """Of each side of a split, the records' images after the pipeline's fixed steps; seen: see `cache_images`."""
-        wanted = [([record.path for record in records], pipeline.fixed) for records, pipeline in sides]
+        wanted = [([record.path for record in records], pipeline.prefix) for records, pipeline in sides]
         if self.cache == "none":
             return [DecodedImages(paths, steps) for paths, steps in wanted]
         return [*self._cached(wanted, seen)]
@@ -50,13 +50,13 @@ class ImageStore:
             return None
         try:
             paths = [record.path for record in records]
-            return self._cached([(paths, pipeline.fixed) for pipeline in pipelines])
+            return self._cached([(paths, pipeline.prefix) for pipeline in pipelines])
         except (ConfigError, StorageFullError) as error:
             logger.warning("%s. The images are decoded anew", error)
             return None
 
     def _cached(
-        self, wanted: Sequence[tuple[Sequence[Path], FixedSteps]], seen: Mapping[str, Stamp] | None = None
+        self, wanted: Sequence[tuple[Sequence[Path], DeterministicPrefix]], seen: Mapping[str, Stamp] | None = None
     ) -> list[CachedImages]:
         where: Literal["memory", "disk"] = "memory" if self.cache == "memory" else "disk"
         budget_bytes = int(self.budget_gib * GIB)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from data_loader.transforms.pipeline import FixedSteps
+from data_loader.transforms import DeterministicPrefix
 from utils.images.decoding import read_rgb
 
 
@@ -24,7 +24,7 @@ class Images(Protocol):
 class DecodedImages:
     """Images that are read from their files each time."""
 
-    def __init__(self, paths: Sequence[Path], steps: FixedSteps) -> None:
+    def __init__(self, paths: Sequence[Path], steps: DeterministicPrefix) -> None:
         self.paths = list(paths)
         self.steps = steps
 

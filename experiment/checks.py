@@ -19,7 +19,7 @@ from data_loader.data_loaders import DEFAULT_BATCH_SIZE
 from data_loader.device_transforms import without_device_twin
 from data_loader.mixing import check_mixings
 from data_loader.samplers import BaseSampler
-from data_loader.transforms.build import build_transforms, transform_problems
+from data_loader.transforms import build_transforms, transform_problems
 from experiment.builders import build_metric_learning_loss, try_scheduler
 from experiment.monitored import metric_problems
 from inference.tta import views_problems

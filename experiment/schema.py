@@ -15,7 +15,7 @@ from base.scores import Metric
 from data_loader import data_loaders as loaders
 from data_loader import mixing, samplers, splits
 from data_loader.records import sources
-from data_loader.transforms.build import TRANSFORMS
+from data_loader.transforms import TRANSFORMS
 from model import loss, metric, optim
 from model import lr_scheduler as schedules
 from model import model as architectures

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from base.label_space import LabelSpace
 from base.weights import load_weights
-from data_loader.transforms.build import build_transforms
+from data_loader.transforms import build_transforms
 from inference.foreign_weights import Fitting
 from model.model import build_without_weights
 from utils.errors import CheckpointError

@@ -21,7 +21,6 @@ from base.weights import load_weights
 from data_loader.data_loaders import ViewsLoader
 from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, IMAGE_CACHE_FOLDER, ImageStore
 from data_loader.records.records import Record
-from data_loader.transforms.pipeline import first_line
 from inference.checkpoint_content import check_content
 from inference.tta import Views, view_pipelines
 from inference.tta_presets import PRESETS
@@ -31,6 +30,7 @@ from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, ConfigError
 from utils.run_folders import read_kept_config, refuse_missing
 from utils.signals import StopSignals
+from utils.wording import first_line
 
 logger = logging.getLogger(__name__)
 

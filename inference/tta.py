@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from base.preprocessing import Preprocessing
-from data_loader.transforms.build import TRANSFORMS, TransformSpec, eval_pipeline
-from data_loader.transforms.pipeline import Pipeline
-from data_loader.transforms.probing import check_no_chance, final_size
+from data_loader.transforms import TRANSFORMS, Pipeline, TransformSpec, eval_pipeline
+from data_loader.transforms.trials import check_deterministic, final_size
 from utils.errors import ConfigError
 
 Views = Mapping[str, Sequence[TransformSpec]]
@@ -30,14 +29,14 @@ def views_problems(views: Views) -> list[str]:
     for name, specs in views.items():
         place = f"views.{name}"
         try:
-            transforms = eval_pipeline(Preprocessing((1, 1), (0.5,) * 3, (0.5,) * 3, list(specs))).fixed.transforms
+            transforms = eval_pipeline(Preprocessing((1, 1), (0.5,) * 3, (0.5,) * 3, list(specs))).prefix.transforms
         except ConfigError as error:
             problems += [line.replace("preprocessing.eval_transforms", place, 1) for line in str(error).splitlines()]
             continue
         final_size(place, [*transforms, TRANSFORMS["Resize"](8, 8)], problems)
         for number, transform in enumerate(transforms):
             chances: list[str] = []
-            check_no_chance(place, [transform], chances)
+            check_deterministic(place, [transform], chances)
             if chances:
                 problems.append(
                     f"{place}[{number}]: {type(transform).__name__} is random, and a view must be the same each time; "

@@ -20,8 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import experiment.checks
 from base.label_space import LabelSpace
-from data_loader.transforms.build import build_transforms
-from data_loader.transforms.pipeline import AugmentationKey
+from data_loader.transforms import AugmentationKey, build_transforms
 from experiment.checks import check_config
 from experiment.schema import SECTIONS
 from inference.tta_presets import PRESETS

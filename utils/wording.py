@@ -51,3 +51,8 @@ def not_one_of(name: str, known: Collection[str]) -> str:
     found = nearest(name, known, 5)
     near = f"did you mean {' or '.join(json.dumps(other) for other in found)}?" if found else "none looks like it"
     return f"is not one of the {len(known)} known names; {near}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]

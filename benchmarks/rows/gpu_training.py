@@ -28,7 +28,7 @@ from benchmarks.synthetic import (
     train_one_epoch,
 )
 from benchmarks.workplace import Workplace
-from data_loader.transforms.build import build_transforms
+from data_loader.transforms import build_transforms
 from experiment.builders import build_model
 from trainer.compute_choice import Compute
 from trainer.epoch_metrics import BATCHES_TOGETHER

@@ -1,26 +1,23 @@
-"""Transforms: albumentations by name, checked before the first image is read, and run with keyed randomness."""
+"""From the two lists of a config to pipelines: albumentations by name, checked before the first image is read."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+import albumentations
 from pydantic import ValidationError
 
 from base.preprocessing import Preprocessing
-from data_loader.transforms.pipeline import Pipeline, first_line
-from data_loader.transforms.probing import check_no_chance, count_fixed, final_size
+from data_loader.transforms.pipeline import Pipeline
+from data_loader.transforms.trials import check_deterministic, count_deterministic, final_size
 from utils.config.signatures import check_arguments
 from utils.errors import ConfigError
-from utils.wording import did_you_mean, not_one_of
-
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would ask the network for a newer version
-import albumentations
+from utils.wording import did_you_mean, first_line, not_one_of
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +86,7 @@ def build_transforms(
             f"transforms.train normalises with mean, std = {train_normalise}, transforms.eval with {eval_normalise}; "
             f"give both the same Normalize"
         )
-    check_no_chance("transforms.eval", evaluation, problems)
+    check_deterministic("transforms.eval", evaluation, problems)
     train_hw = final_size("transforms.train", train, problems)
     eval_hw = final_size("transforms.eval", evaluation, problems)
     for place, size in (("transforms.train", train_hw), ("transforms.eval", eval_hw)):
@@ -108,10 +105,10 @@ def build_transforms(
     plain_specs = [_completed(spec, image_hw) for spec in eval_specs]
     mean_rgb, std_rgb = eval_normalise
     preprocessing = Preprocessing(eval_hw, mean_rgb, std_rgb, plain_specs)
-    num_fixed = count_fixed(train)
-    fixed_hw = final_size("", train[:num_fixed], []) if num_fixed else None
+    num_deterministic = count_deterministic(train)
+    prefix_hw = final_size("", train[:num_deterministic], []) if num_deterministic else None
     train_pipeline = Pipeline(
-        train, [_completed(spec, image_hw) for spec in train_specs], train_hw, num_fixed, fixed_hw
+        train, [_completed(spec, image_hw) for spec in train_specs], train_hw, num_deterministic, prefix_hw
     )
     return Transforms(train_pipeline, _without_chance(evaluation, plain_specs, eval_hw), preprocessing)
 

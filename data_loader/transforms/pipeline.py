@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from data_loader.transforms.fast import direct
+from data_loader.transforms.fast import fast_transform
 from utils.errors import DataError
 from utils.random_streams import StreamPair
+from utils.wording import first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,12 @@ class AugmentationKey:
     repeat: int = 0
 
 
-class FixedSteps:
-    """Transforms in a row that leave nothing to chance: what they make of an image may be kept.
+class DeterministicPrefix:
+    """The first transforms of a pipeline, as far as they make the same of an image each time: their result may be kept.
 
-    specs: what the transforms were made of ({"type": ..., "args": {...}}, sizes filled in): equal specs, equal results;
-    image_hw: height and width in pixels of what they make, None where that depends on the image."""
+    specs: what the transforms were made of ({"type": ..., "args": {...}}, sizes filled in): equal specs, equal results
+    image_hw: height and width in pixels of what they make; None where that depends on the image
+    """
 
     def __init__(
         self, transforms: Sequence[Any], specs: Sequence[dict[str, Any]], image_hw: tuple[int, int] | None
@@ -48,15 +50,17 @@ class FixedSteps:
 
 
 class Pipeline:
-    """Transforms in a row: (H, W, 3) uint8 in, `image_hw` by 3 uint8 out; first `fixed`, then those with random parts.
+    """Transforms in a row: (H, W, 3) uint8 in, `image_hw` by 3 uint8 out: a deterministic prefix, then the rest.
 
-    Before each image all its random transforms are given one pair of generators of the key's own: what one draws, the
-    next does not draw again. (Left alone, albumentations repeats itself over workers and epochs, and seeding by number
+    Before each image the rest is given one pair of generators of the image's key: what one transform draws, the next
+    does not draw again. (Left alone, albumentations repeats itself over workers and epochs, and seeding by number
     gives all transforms the same stream.) The generators are kept and set anew, so that one thread at a time may call.
 
-    specs: of the transforms, see FixedSteps; num_fixed: how many of them, from the first on, are fixed: they draw no
-    random number, so that the others draw the same whether these are run or their result was kept; fixed_hw: see
-    FixedSteps.image_hw.
+    specs: of the transforms, see DeterministicPrefix
+    image_hw: height and width in pixels of every result
+    num_deterministic: how many transforms, from the first on, are the prefix: they draw no random number, so that the
+        others draw the same whether these are run or their result was kept
+    prefix_hw: see DeterministicPrefix.image_hw
     """
 
     def __init__(
@@ -64,24 +68,27 @@ class Pipeline:
         transforms: Sequence[Any],
         specs: Sequence[dict[str, Any]],
         image_hw: tuple[int, int],
-        num_fixed: int,
-        fixed_hw: tuple[int, int] | None,
+        num_deterministic: int,
+        prefix_hw: tuple[int, int] | None,
     ) -> None:
-        self.fixed = FixedSteps(transforms[:num_fixed], specs[:num_fixed], fixed_hw)
-        self.random_transforms = list(transforms[num_fixed:])
+        self.prefix = DeterministicPrefix(transforms[:num_deterministic], specs[:num_deterministic], prefix_hw)
+        self.random_transforms = list(transforms[num_deterministic:])
         self.image_hw = image_hw
-        self._steps = [direct(transform) for transform in self.random_transforms]
+        self._steps = [fast_transform(transform) for transform in self.random_transforms]
         self._streams = StreamPair()
 
     def __call__(self, image: np.ndarray, key: AugmentationKey | None = None, name: str = "image") -> np.ndarray:
         """A decoded image through all transforms; see `finish`."""
-        return self.finish(self.fixed(image, name), key, name)
+        return self.finish(self.prefix(image, name), key, name)
 
     def finish(self, image: np.ndarray, key: AugmentationKey | None = None, name: str = "image") -> np.ndarray:
-        """What `fixed` made of an image through the other transforms; it is not written to, but may be returned.
+        """What the prefix made of an image through the other transforms; it is not written to, but may be returned.
 
-        `key` may be left out where no transform is random. Raises DataError, which calls the image `name`, if the
-        transforms cannot take it."""
+        key: may be left out where no transform is random
+        name: what a DataError calls the image
+
+        Raises DataError if the transforms cannot take the image.
+        """
         given = image
         if self._steps:
             assert key is not None, "random transforms need a key"
@@ -108,8 +115,3 @@ def _refusal(name: str, transform: Any, image: np.ndarray, error: Exception) -> 
         f"{name}: {type(transform).__name__} cannot take this image of {image.shape[0]} x {image.shape[1]} pixels "
         f"({first_line(error)}); put a Resize before it"
     )
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0]

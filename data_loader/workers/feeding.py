@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data_loader.batch_samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.datasets import BatchImages
 from data_loader.records.image_check import number_of_cores
-from data_loader.transforms.pipeline import first_line
 from data_loader.workers.shared_slots import SharedSlots
 from utils.errors import DataError, UserError
 from utils.heap import keep_freed_memory, return_freed_memory
+from utils.wording import first_line
 
 BATCHES_AHEAD = 2
 """Of each worker: how many batches it may be ahead of the model."""

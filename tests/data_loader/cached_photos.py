@@ -14,7 +14,7 @@ from PIL import Image
 from data_loader import cache_filling
 from data_loader.image_cache import CachedImages, cache_images
 from data_loader.images import DecodedImages
-from data_loader.transforms.pipeline import FixedSteps
+from data_loader.transforms import DeterministicPrefix
 from utils.images.decoding import read_rgb
 
 BUDGET = 2**24
@@ -29,31 +29,31 @@ def draw(path: Path, height: int = 40, width: int = 30, seed: int = 0) -> Path:
     return path
 
 
-def resized(height: int = HEIGHT, width: int = WIDTH, interpolation: int = 1) -> FixedSteps:
+def resized(height: int = HEIGHT, width: int = WIDTH, interpolation: int = 1) -> DeterministicPrefix:
     """A crop and a Resize to (height, width)."""
     crop = {"height": 28, "width": 26}
     resize = {"height": height, "width": width, "interpolation": interpolation}
     specs: list[dict[str, Any]] = [{"type": "CenterCrop", "args": crop}, {"type": "Resize", "args": resize}]
     transforms = [albumentations.CenterCrop(**crop), albumentations.Resize(**resize)]
-    return FixedSteps(transforms, specs, (height, width))
+    return DeterministicPrefix(transforms, specs, (height, width))
 
 
-def unchanged() -> FixedSteps:
+def unchanged() -> DeterministicPrefix:
     """No step at all."""
-    return FixedSteps([], [], None)
+    return DeterministicPrefix([], [], None)
 
 
 def cached(
     paths: Sequence[Path],
     folder: Path | None,
-    steps: FixedSteps | None = None,
+    steps: DeterministicPrefix | None = None,
     where: Literal["memory", "disk"] = "disk",
     budget: int = BUDGET,
 ) -> CachedImages:
     return cache_images([(paths, steps or resized())], where, folder, budget)[0]
 
 
-def assert_right(images: CachedImages, paths: Sequence[Path], steps: FixedSteps | None = None) -> None:
+def assert_right(images: CachedImages, paths: Sequence[Path], steps: DeterministicPrefix | None = None) -> None:
     """The images are, bit for bit, what decoding gives."""
     decoded = DecodedImages(paths, steps or resized())
     assert len(images) == len(paths)

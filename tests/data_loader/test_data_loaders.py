@@ -26,7 +26,7 @@ from data_loader.datasets import AugmentedImages, TargetTable
 from data_loader.images import DecodedImages
 from data_loader.records.records import Record
 from data_loader.splits import Split
-from data_loader.transforms.build import TransformLists, build_transforms, eval_pipeline
+from data_loader.transforms import TransformLists, build_transforms, eval_pipeline
 from utils.errors import ConfigError, DataError
 
 LISTS: TransformLists = {
@@ -183,7 +183,7 @@ def test_no_transform_is_left_out_on_the_device(
 def test_each_image_of_an_epoch_is_augmented_in_its_own_way(image_records: list[Record]) -> None:
     pipeline = build_transforms(LISTS, 16, HALF, HALF).train
     records = [image_records[0]] * 10
-    images = AugmentedImages(DecodedImages([record.path for record in records], pipeline.fixed), pipeline, 0, records)
+    images = AugmentedImages(DecodedImages([record.path for record in records], pipeline.prefix), pipeline, 0, records)
     made = np.empty((10, 16, 16, 3), np.uint8)
     images.fill(BatchKeys(0, np.arange(10), np.zeros(10, np.int64)), [made])
     assert len({image.tobytes() for image in made}) == 10

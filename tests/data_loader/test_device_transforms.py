@@ -14,8 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_loader.device_images import DeviceImages
 from data_loader.device_transforms import TWINS, DeviceTransforms, without_device_twin
-from data_loader.transforms.build import TransformLists, build_transforms
-from data_loader.transforms.pipeline import Pipeline
+from data_loader.transforms import Pipeline, TransformLists, build_transforms
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from utils.errors import ConfigError
@@ -77,8 +76,8 @@ def _recipe(path: Path) -> Pipeline:
 )  # fmt: skip
 def test_the_recipes_of_the_configs_run(name: str) -> None:
     pipeline = _recipe(next(path for path in CONFIGS if path.stem == name))
-    assert pipeline.fixed.image_hw is not None
-    images = _images(6, pipeline.fixed.image_hw)
+    assert pipeline.prefix.image_hw is not None
+    images = _images(6, pipeline.prefix.image_hw)
     made = DeviceTransforms(pipeline, 1, CPU)(images, 0, *_keys(6))
     assert made.shape == (6, *pipeline.image_hw, 3)
     assert made.dtype == torch.uint8

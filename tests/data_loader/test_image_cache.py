@@ -14,7 +14,7 @@ import pytest
 from data_loader import image_cache
 from data_loader.image_cache import cache_images
 from data_loader.pixel_store import HEADER_BYTES, PixelStore
-from data_loader.transforms.pipeline import FixedSteps
+from data_loader.transforms import DeterministicPrefix
 from tests.data_loader.cached_photos import (
     BUDGET,
     HEIGHT,
@@ -188,7 +188,7 @@ def test_steps_that_write_into_their_image_do_not_spoil_it_for_others(paths: lis
             img[:] = 0
             return img
 
-    black = FixedSteps([Blacken(p=1)], [{"type": "Blacken", "args": {}}], None)
+    black = DeterministicPrefix([Blacken(p=1)], [{"type": "Blacken", "args": {}}], None)
     for steps in ([black, unchanged()], [unchanged(), black]):
         images = cache_images([(paths, each) for each in steps], "memory", None, BUDGET)
         assert_right(images[steps[1] is not black], paths, unchanged())

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_loader.transforms.build import TransformLists, build_transforms
-from data_loader.transforms.pipeline import AugmentationKey
+from data_loader.transforms import AugmentationKey, TransformLists, build_transforms
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (512, 384, 3), dtype=np.uint8)
 OWN = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))

@@ -22,8 +22,7 @@ from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records.records import Record
 from data_loader.samplers import EpochOrder, MPerClassSampler, RepeatSampler, WeightedSampler, class_counts
 from data_loader.splits import Split
-from data_loader.transforms.build import TransformLists
-from data_loader.transforms.pipeline import AugmentationKey, Pipeline
+from data_loader.transforms import AugmentationKey, Pipeline, TransformLists
 from parse_config import One, listed
 from utils.config.sections import BuildError
 from utils.errors import ConfigError, DataError

@@ -15,7 +15,7 @@ from data_loader import datasets
 from data_loader.data_loaders import ViewsLoader
 from data_loader.image_store import ImageStore
 from data_loader.records.records import Record
-from data_loader.transforms.build import eval_pipeline
+from data_loader.transforms import eval_pipeline
 from utils.errors import DataError
 from utils.images.decoding import read_rgb
 

@@ -10,8 +10,15 @@ import albumentations
 import numpy as np
 import pytest
 
-from data_loader.transforms.build import TRANSFORMS, TransformLists, build_transforms, eval_pipeline, transform_problems
-from data_loader.transforms.pipeline import AugmentationKey, Pipeline
+from data_loader.transforms import (
+    TRANSFORMS,
+    AugmentationKey,
+    Pipeline,
+    TransformLists,
+    build_transforms,
+    eval_pipeline,
+    transform_problems,
+)
 
 OWN = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 RESIZE: dict[str, Any] = {"type": "Resize"}

@@ -1,4 +1,4 @@
-"""The twins against albumentations itself: the same images to the bit, and the same draws left over."""
+"""The rewritten transforms against albumentations itself: the same images to the bit, and the same draws."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
-from data_loader.transforms import fast as direct_transforms
-from data_loader.transforms.build import TRANSFORMS
-from data_loader.transforms.fast import COMPARED_RELEASES, Layered, direct
-from data_loader.transforms.pipeline import AugmentationKey, Pipeline
+from data_loader.transforms import TRANSFORMS, AugmentationKey, Pipeline, fast
+from data_loader.transforms.fast import COMPARED_RELEASE, ByAlbumentations, fast_transform
 from utils.errors import DataError
 from utils.random_streams import StreamPair, numpy_stream, python_stream
 
 SIZES = {(32, 32): 40, (37, 51): 40, (64, 23): 40, (240, 240): 10, (1, 9): 8, (9, 1): 8, (2, 2): 8}
 """Height and width of the images, and the number of keys that each is tried with."""
 
-TWINS: list[tuple[str, dict[str, Any]]] = [
+FAST: list[tuple[str, dict[str, Any]]] = [
     ("HorizontalFlip", {}),
     ("VerticalFlip", {"p": 0.3}),
     ("RandomBrightnessContrast", {}),
@@ -67,7 +65,7 @@ IDLE: list[tuple[str, dict[str, Any]]] = [
     ("Affine", {"p": 1}),
 ]
 """These leave each image as it is, and those below each go through albumentations."""
-LAYERED: list[tuple[str, dict[str, Any]]] = [
+BY_ALBUMENTATIONS: list[tuple[str, dict[str, Any]]] = [
     ("RandomBrightnessContrast", {"brightness_by_max": False, "p": 1}),
     ("RandomBrightnessContrast", {"ensure_safe_range": True, "p": 1}),
     ("CoarseDropout", {"hole_height_range": (0.1, 0.2), "hole_width_range": (1, 2)}),
@@ -107,11 +105,11 @@ def _outcome(transform: Any, step: Any, image: np.ndarray, key: int) -> tuple[An
     return made, str(generator.bit_generator.state), python.getstate()
 
 
-@pytest.mark.parametrize(("kind", "args"), [*TWINS, *IDLE, *LAYERED])
+@pytest.mark.parametrize(("kind", "args"), [*FAST, *IDLE, *BY_ALBUMENTATIONS])
 def test_every_step_does_what_albumentations_does(kind: str, args: dict[str, Any]) -> None:
     transform = _made(kind, args)
-    step = direct(transform)
-    assert isinstance(step, Layered) == ((kind, args) in LAYERED)
+    step = fast_transform(transform)
+    assert isinstance(step, ByAlbumentations) == ((kind, args) in BY_ALBUMENTATIONS)
     num_compared = num_changed = 0
     for hw, num_keys in SIZES.items():
         image = _image(*hw)
@@ -125,22 +123,22 @@ def test_every_step_does_what_albumentations_does(kind: str, args: dict[str, Any
             assert found.dtype == expected.dtype
             assert found.flags.c_contiguous
             np.testing.assert_array_equal(found, expected)
-            assert (found is image) == (expected is image) or isinstance(step, Layered)
+            assert (found is image) == (expected is image) or isinstance(step, ByAlbumentations)
             num_compared += 1
             num_changed += not np.array_equal(found, image)
-    if (kind, args) in TWINS:
+    if (kind, args) in FAST:
         assert num_changed > 5
     if (kind, args) in IDLE:
         assert num_changed == 0
-    assert num_compared > 40 or (kind, args) in LAYERED
+    assert num_compared > 40 or (kind, args) in BY_ALBUMENTATIONS
 
 
-def test_what_a_twin_is_not_made_for_goes_through_albumentations() -> None:
+def test_what_is_not_covered_goes_through_albumentations() -> None:
     class OwnFlip(albumentations.HorizontalFlip):
         pass
 
-    assert isinstance(direct(OwnFlip()), Layered)
-    step = direct(albumentations.HorizontalFlip(p=1))
+    assert isinstance(fast_transform(OwnFlip()), ByAlbumentations)
+    step = fast_transform(albumentations.HorizontalFlip(p=1))
     streams = StreamPair()
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     np.testing.assert_array_equal(step(grey, streams), grey[:, ::-1])
@@ -149,10 +147,10 @@ def test_what_a_twin_is_not_made_for_goes_through_albumentations() -> None:
     np.testing.assert_array_equal(step(_image(5, 5)[::2, 1:], streams), _image(5, 5)[::2, 1:][:, ::-1])
 
 
-def test_twins_are_for_the_releases_that_they_were_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert albumentations.__version__ in COMPARED_RELEASES, "compare the twins with this release, then add it"
-    monkeypatch.setattr(direct_transforms.albumentations, "__version__", "2.0.99")
-    assert isinstance(direct(albumentations.HorizontalFlip()), Layered)
+def test_another_release_goes_through_albumentations(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert albumentations.__version__ == COMPARED_RELEASE
+    monkeypatch.setattr(fast.albumentations, "__version__", "2.0.99")
+    assert isinstance(fast_transform(albumentations.HorizontalFlip()), ByAlbumentations)
 
 
 def _by_albumentations(transforms: list[Any], image: np.ndarray, index: int) -> np.ndarray:
@@ -165,7 +163,7 @@ def _by_albumentations(transforms: list[Any], image: np.ndarray, index: int) -> 
 
 
 def test_a_row_of_transforms_shares_one_pair_of_generators() -> None:
-    """Twins and others in turn, each drawing where the one before stopped; also from a copy, as workers have it."""
+    """Each draws where the one before stopped, whoever runs it; also from a copy, as workers have it."""
     transforms = [
         _made("ShiftScaleRotate", {"rotate_limit": 5}),
         _made("GaussNoise", {}),
@@ -206,7 +204,7 @@ NO_IMAGE_ALONE = {  # need boxes, masks, other images or a font
 def test_no_transform_writes_into_the_image(kind: str) -> None:
     """Not even where it could; and a read-only image, such as a cache keeps, is all that it needs."""
     transform = _made(kind, _arguments(kind))
-    step = direct(transform)
+    step = fast_transform(transform)
     read_only = _image(48, 40)
     for key in range(2):
         writable = read_only.copy()
@@ -252,7 +250,7 @@ def test_a_transform_that_writes_into_its_image_does_not_reach_the_given_one() -
     np.testing.assert_array_equal(image, before)
 
 
-def test_an_image_that_a_twin_cannot_take_is_refused_with_its_name() -> None:
+def test_an_image_that_cannot_be_taken_is_refused_with_its_name() -> None:
     transform = _made("CoarseDropout", {"hole_height_range": (20, 30), "hole_width_range": (2, 3), "p": 1})
     pipeline = Pipeline([transform], [{}], (8, 9), 0, None)
     with pytest.raises(DataError, match=r"^a\.jpg: CoarseDropout cannot take this image of 8 x 9 pixels \(.*\); put a"):

@@ -1,4 +1,4 @@
-"""What transforms do to images of noise: tried before the first photograph is read."""
+"""Transforms tried on images of noise before the first photograph is read: is one random, what size does it make?"""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_loader.transforms.pipeline import first_line
 from utils.random_streams import numpy_stream, python_stream
+from utils.wording import first_line
 
 PROBE_SIZES = ((800, 600), (1000, 1100))
 """Height and width of the images that lists of transforms are tried on."""
@@ -47,11 +47,11 @@ class _Trial(NamedTuple):
     drawn: list[bytes]
 
 
-def check_no_chance(place: str, transforms: Sequence[Any], problems: list[str]) -> None:
-    """Validation images are never augmented: a line in `problems` for each transform that chance has a part in.
+def check_deterministic(place: str, transforms: Sequence[Any], problems: list[str]) -> None:
+    """Validation images are never augmented: adds a line to `problems` for each random transform.
 
-    It has if its results differ, or if the numbers differ that it draws (for one, whether to act at all, 0 < p < 1):
-    a difference need not show on the image at hand. A range of one value is no chance."""
+    A transform is random if its results differ, or the numbers that it draws (for one, whether to act at all,
+    0 < p < 1): a difference need not show on the image at hand. A range of one value is not random."""
     image = _noise(*PROBE_SIZES[0])
     for number, transform in enumerate(transforms):
         trials = [_try(transform, image, key) for key in range(PROBE_KEYS)]
@@ -67,7 +67,7 @@ def check_no_chance(place: str, transforms: Sequence[Any], problems: list[str]) 
         image = first
 
 
-def count_fixed(transforms: Sequence[Any]) -> int:
+def count_deterministic(transforms: Sequence[Any]) -> int:
     """How many transforms, from the first on, make the same of an image each time and draw no random number, whatever
     size the image has."""
     images = [_noise(*size) for size in (*PROBE_SIZES, SMALL_PROBE_SIZE)]
