@@ -40,6 +40,7 @@ from trainer.resume import (
     ResumePoint,
     is_run_of_folds,
     points_of_other_folds,
+    refuse_other_augmentation,
     refuse_other_data,
     resume_point_of_fold,
     stopping_tells_how_to_go_on,
@@ -91,7 +92,7 @@ def train(
     device = choose_device(device_name, run_settings.n_gpu)
     distributed.start(device)
     log = open_log(None, verbosity_of(config), distributed.rank())
-    for note in [*config.notes, *notes_of_devices(config, run_settings, device)]:
+    for note in [*config.notes, *notes_of_devices(run_settings, device)]:
         log.info("%s", note)
     session = Session(labels, device, dry_run, only_fold)
     try:
@@ -193,6 +194,8 @@ def train_run(
         )
         if resume is not None:  # before anything is written
             trainer.load_state_dict(resume.content, resume.path)
+            if not trainer.finished:
+                refuse_other_augmentation(resume, config.resolved)
         is_tried = session.dry_run and not trainer.finished
         if trainer.finished:  # a schedule has no step left to try, either
             log.info("%s is finished%s; nothing was changed", folders.models, _how_to_extend(trainer))

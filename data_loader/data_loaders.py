@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -16,11 +16,8 @@ from base.batch import Batch
 from base.label_space import LabelSpace
 from data_loader.batch_samplers import EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.datasets import AugmentedImages, ImageViews, TargetTable
-from data_loader.device_images import DeviceImages
-from data_loader.device_transforms import DeviceTransforms
 from data_loader.file_stamps import Stamp
 from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, ImageStore
-from data_loader.images import Images
 from data_loader.records.image_check import check_images, number_of_cores
 from data_loader.records.records import Record
 from data_loader.samplers import BaseSampler
@@ -48,8 +45,8 @@ class AttributeDataLoader(BaseDataLoader):
     training images (None: each once, shuffled).
 
     cache: what is kept of the images after the transforms that leave nothing to chance, so that they are decoded once:
-    "none"; in "memory"; on "disk", in `cache_folder`, for all runs that prepare them alike; on the "device", where the
-    random transforms are then done too, many images at a time. The first three give the same batches, bit for bit.
+    "none"; in "memory"; on "disk", in `cache_folder`, for all runs that prepare them alike ("device", of an earlier
+    version, is taken for "disk"). All give the same batches, bit for bit.
     cache_budget_gib: the most that the cache (the whole folder) may take, in GiB.
 
     Raises ConfigError for transforms, for what does not suit the sampler, and for a cache that there is no room for;
@@ -110,13 +107,6 @@ class AttributeDataLoader(BaseDataLoader):
         )
         train_targets = TargetTable(self._train_records, label_space)
         validation_targets = TargetTable(self._validation_records, label_space)
-        if cache == "device":
-            twins = DeviceTransforms(pipelines.train, seed, device)
-            resident = _on_device(train, pipelines.train, self._train_records, device)
-            self._train: Iterable[Batch] = _DeviceBatches(resident, self._sampler, train_targets, twins)
-            resident = _on_device(validation, pipelines.evaluation, self._validation_records, device)
-            self._validation: Iterable[Batch] = _DeviceBatches(resident, validation_sampler, validation_targets)
-            return
         augmented = AugmentedImages(train, pipelines.train, seed, self._train_records)
         plain = AugmentedImages(validation, pipelines.evaluation, None, self._validation_records)
         self._train = _HostBatches(augmented, self._sampler, train_targets, num_workers, device)
@@ -171,34 +161,6 @@ class _HostBatches:
     def __iter__(self) -> Iterator[Batch]:
         for keys, (images,) in self._feed:
             yield self._targets.batch(torch.from_numpy(images), keys)
-
-
-class _DeviceBatches:
-    """Batches of images that lie on the device, and are augmented there; their targets come from the processor.
-
-    random: the random transforms, none for images that are not augmented."""
-
-    def __init__(
-        self,
-        images: DeviceImages,
-        sampler: TrainingBatchSampler | EvaluationBatchSampler,
-        targets: TargetTable,
-        random: DeviceTransforms | None = None,
-    ) -> None:
-        self._images, self._sampler, self._targets, self._random = images, sampler, targets, random
-
-    def __iter__(self) -> Iterator[Batch]:
-        for keys in self._sampler:
-            images = self._images[keys.indices]
-            if self._random is not None:
-                images = self._random(images, keys.epoch, keys.indices, keys.repeats)
-            yield self._targets.batch(images, keys)
-
-
-def _on_device(images: Images, pipeline: Pipeline, records: Sequence[Record], device: torch.device) -> DeviceImages:
-    image_hw = pipeline.prefix.image_hw
-    assert image_hw is not None, "DeviceTransforms and the evaluation's fixed size see to that"
-    return DeviceImages(images, image_hw, [record.path for record in records], device)
 
 
 class Views(NamedTuple):

@@ -16,10 +16,9 @@ from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from data_loader import splits
 from data_loader.data_loaders import DEFAULT_BATCH_SIZE
-from data_loader.device_transforms import without_device_twin
 from data_loader.mixing import check_mixings
 from data_loader.samplers import BaseSampler
-from data_loader.transforms import build_transforms, transform_problems
+from data_loader.transforms import transform_problems
 from experiment.builders import build_metric_learning_loss, try_scheduler
 from experiment.monitored import metric_problems
 from inference.tta import views_problems
@@ -64,7 +63,7 @@ def problems_between_sections(config: ConfigParser, some_are_wrong: bool = True)
     checks: list[Callable[[], list[str]]] = [lambda: _data_problems(config)]
     if labels is not None and split is not None:
         checks.append(lambda: _split_problems(config, labels, split))
-    checks += [lambda: _transform_problems(config), lambda: _device_problems(config), lambda: _view_problems(config)]
+    checks += [lambda: _transform_problems(config), lambda: _view_problems(config)]
     checks.append(lambda: _arch_problems(config, labels))
     if labels is not None:
         sampler = attempt(lambda: config.build("sampler", label_space=labels))
@@ -95,19 +94,6 @@ def _transform_problems(config: ConfigParser) -> list[str]:
     input_size = config["data_loader"].get("args", {}).get("input_size")
     found = transform_problems(config["transforms"], input_size)
     return [f"{config.origin(line.split(' ')[0].split('[')[0])}: {line}" for line in found]
-
-
-def _device_problems(config: ConfigParser) -> list[str]:
-    """Of the random transforms, where they are to run on the device."""
-    arguments = config["data_loader"].get("args", {})
-    if arguments.get("cache") != "device":
-        return []
-    unlike_any = (0.5, 0.5, 0.5)  # the backbone's own statistics, which are not known yet and change nothing here
-    try:
-        pipelines = build_transforms(config["transforms"], arguments.get("input_size"), unlike_any, unlike_any)
-    except ConfigError:
-        return []  # which `_transform_problems` tells
-    return [f"{config.origin('transforms.train')}: {line}" for line in without_device_twin(pipelines.train)]
 
 
 def _view_problems(config: ConfigParser) -> list[str]:

@@ -10,9 +10,17 @@ from base.base_trainer import TrainerSettings
 from experiment.checks import problems_between_sections
 from experiment.schema import SECTIONS
 from parse_config import Arguments, ConfigParser, Override
-from trainer.resume import ResumePoint, forbidden_changes, is_run_of_folds, newest_run, resume_from
+from trainer.resume import (
+    CACHE,
+    ResumePoint,
+    cache_of,
+    forbidden_changes,
+    is_run_of_folds,
+    newest_run,
+    resume_from,
+)
 from utils.errors import ConfigError
-from utils.run_folders import RunFolders
+from utils.run_folders import RunFolders, read_kept_config
 from utils.wording import shown
 
 DEFAULT_CONFIG = Path("config.json")
@@ -40,7 +48,20 @@ def configure(arguments: Arguments) -> tuple[ConfigParser, ResumePoint | RunFold
     elif arguments.resume == "auto":
         save_dir = config["trainer"].get("save_dir", TrainerSettings.save_dir)
         resume = newest_run(Path(save_dir), config.resolved)
+        trained = _trained_config(resume)
+    if cache_of(config.resolved) == "device" and (not trained or cache_of(trained) != "device"):
+        config["data_loader"]["args"]["cache"] = "disk"
+        config.notes.append(
+            f'{config.origin(CACHE)}: {CACHE} = "device" is no longer supported; "disk" is used instead'
+        )
     return config, resume
+
+
+def _trained_config(resume: ResumePoint | RunFolders | None) -> dict[str, Any]:
+    """The config that a run was trained with so far; empty for a new run."""
+    if isinstance(resume, RunFolders):
+        return read_kept_config(resume.models) or {}
+    return resume.content["config"] if resume is not None else {}
 
 
 def _refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:

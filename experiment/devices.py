@@ -5,19 +5,11 @@ from __future__ import annotations
 import torch
 
 from experiment.schema import RunSettings
-from parse_config import ConfigParser
 from utils import distributed
 
 
-def notes_of_devices(config: ConfigParser, settings: RunSettings, device: torch.device) -> list[str]:
+def notes_of_devices(settings: RunSettings, device: torch.device) -> list[str]:
     """What a user would not expect of the device that the run computes on, a line each."""
-    notes = []
-    if device.type == "cpu" and config["data_loader"].get("args", {}).get("cache") == "device":
-        notes.append('data_loader.args.cache = "device" is slow without a GPU: on a CPU "disk" or "memory" is faster')
-    return [*notes, *_notes_of_gpus(settings, device)]
-
-
-def _notes_of_gpus(settings: RunSettings, device: torch.device) -> list[str]:
     if settings.n_gpu > 0 and device.type == "cpu":
         return [f"n_gpu = {settings.n_gpu}, and there is no GPU here: training on the CPU"]
     if settings.n_gpu > 1 and distributed.world_size() == 1:

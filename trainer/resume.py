@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "views",
     "data_loader.args.num_workers",
     "data_loader.args.valid_batch_size",
+    "data_loader.args.cache",
     "data_loader.args.cache_budget_gib",
 )
 """What may differ between two configs of one run. All else decides what was computed, or how the saved state is to be
@@ -40,7 +41,7 @@ read: another batch size counts other batches, another learning rate would be pa
 or another split would validate on people who have trained."""
 
 CACHE = "data_loader.args.cache"
-"""May differ too, but for "device", which augments with other random numbers."""
+"""An earlier version's "device" augmented with other random numbers: see `refuse_other_augmentation`."""
 
 MAY_MOVE = re.compile(r"data\.\d+\.args\.(root|path)|label_fixes")
 """The same data, and its corrections, may lie elsewhere, where a run is named (`refuse_other_data` looks at what they
@@ -90,6 +91,21 @@ def refuse_other_data(resume: ResumePoint, split_digest: str) -> None:
             f"{resume.path}: was trained on other data: images, labels or the sides of the split have changed since "
             "(the sources, their tables, or label_fixes); put them back to go on, or begin a new run"
         )
+
+
+def refuse_other_augmentation(resume: ResumePoint, config: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where the run was augmented on the device, which no version does any more, unless the
+    config says by another `cache` that other random numbers will do. For a run that is to train on."""
+    if cache_of(config) == cache_of(resume.content["config"]) == "device":
+        raise CheckpointError(
+            f'{resume.path}: was trained with {CACHE} = "device", whose random augmentations were taken out; test.py '
+            f"answers with it; --set {CACHE}=disk resumes with other random numbers, or begin a new run"
+        )
+
+
+def cache_of(config: Mapping[str, Any]) -> str | None:
+    """data_loader.args.cache, None where the config does not give it."""
+    return config["data_loader"].get("args", {}).get("cache")
 
 
 def resume_point_of_fold(run: RunFolders, fold: int) -> ResumePoint | None:
@@ -144,7 +160,9 @@ def _folders_of(folder: Path, named: Path, name: str, run: str) -> RunFolders:
 def newest_run(save_dir: Path, config: dict[str, Any]) -> ResumePoint | RunFolders | None:
     """The newest run of this config that has a checkpoint: what `--resume auto` goes on with, if there is one."""
     for folders, kept_config in runs_with_config(save_dir, config["name"]):
-        if any(not _may_change(*difference) for difference in _differences(kept_config, config, "")):
+        if cache_of(kept_config) == "device" and cache_of(config) != "device":
+            continue
+        if any(not _may_change(place) for place, _, _ in _differences(kept_config, config, "")):
             continue
         if is_run_of_folds(config):
             return folders
@@ -171,13 +189,11 @@ def forbidden_changes(trained: dict[str, Any], config: dict[str, Any]) -> list[t
     return [
         (place, before, now)
         for place, before, now in _differences(trained, config, "")
-        if not _may_change(place, before, now) and not MAY_MOVE.fullmatch(place)
+        if not _may_change(place) and not MAY_MOVE.fullmatch(place)
     ]
 
 
-def _may_change(place: str, before: Any, now: Any) -> bool:
-    if place == CACHE:
-        return "device" not in (before, now)
+def _may_change(place: str) -> bool:
     return any(place == free or place.startswith(f"{free}.") for free in MAY_CHANGE)
 
 

@@ -21,7 +21,6 @@ def measure(workplace: Workplace) -> Row:
     for name, cache in (("JPEG", "none"), *((cache, cache) for cache in KEPT)):
         for workers in counts:
             contenders[named(name, workers)] = ours(workplace, cache, workers)
-    contenders["device"] = ours(workplace, "device", 0)
     with peers(workplace) as theirs:
         values = interleaved({**contenders, **theirs.contenders}, workplace.scale.rounds)
     figures = [Figure(name, "images/s", each) for name, each in values.items()]
@@ -34,7 +33,6 @@ def measure(workplace: Workplace) -> Row:
     best = fastest(values, [named(cache, workers) for cache in KEPT for workers in (0, 1, 2)])  # no more than they have
     against(named("JPEG", 2), teams, f"JPEG, 2 workers / {teams}", Target(1.8, 2.2))
     against(best, teams, f"cached ({best}) / {teams}", Target(7, 10))
-    against("device", teams, f"device / {teams}")
     for peer in (TIMM, TORCHVISION):
         other = named(peer, 0)
         against(ours_alone, other, f"cached, one process (memory) / {peer}, one process", Target(9, 25))
@@ -46,12 +44,11 @@ def measure(workplace: Workplace) -> Row:
             "images": {"decoded": workplace.scale.decoded_images, "cached": workplace.scale.cached_images},
             "side": workplace.scale.side,
             "batch_size": workplace.scale.batch_size,
-            "device": workplace.device.type,
         },
         [
             "uint8 batches of ours against the float32 batches that the others make",
             "cached: of memory and disk with no, one or two workers the one whose median is highest",
-            "0 workers: one process, one thread; device: the same, and batches are augmented on the device",
+            "0 workers: one process, one thread",
         ],
         theirs.missing,
     )
@@ -64,10 +61,8 @@ def named(name: str, workers: int) -> str:
 def ours(workplace: Workplace, cache: str, workers: int) -> Contender:
     """Our loader, drained; a cache is filled when it is made."""
     scale = workplace.scale
-    slow = cache == "none" or (cache == "device" and workplace.device.type == "cpu")
-    images = scale.decoded_images if slow else scale.cached_images
-    device = workplace.device if cache == "device" else None
-    loader = workplace.loader(workplace.photographs(images), device=device, cache=cache, num_workers=workers)
+    images = scale.decoded_images if cache == "none" else scale.cached_images
+    loader = workplace.loader(workplace.photographs(images), cache=cache, num_workers=workers)
     return drained(epochs_of(loader))
 
 

@@ -59,7 +59,7 @@ def targets(row: Row) -> dict[str, tuple[float, float]]:
 def test_loading(workplace: Workplace) -> None:
     row = loading.measure(workplace)
     medians = checked(row)
-    assert {"JPEG, 0 workers", "JPEG, 1 worker", "memory, 2 workers", "disk, 0 workers", "device"} <= medians.keys()
+    assert {"JPEG, 0 workers", "JPEG, 1 worker", "memory, 2 workers", "disk, 0 workers"} <= medians.keys()
     assert all(value > 0 for value in medians.values())
     assert sorted(targets(row).values()) == [(1.8, 2.2), (7, 10), (9, 25), (9, 25)]
     assert row.missing == {}
@@ -67,7 +67,7 @@ def test_loading(workplace: Workplace) -> None:
 
 def test_the_feed_for_evaluation(workplace: Workplace) -> None:
     row = evaluation_feed.measure(workplace)
-    assert {"memory", "disk", "device"} <= checked(row).keys()
+    assert {"memory", "disk"} <= checked(row).keys()
     assert list(targets(row).values()) == [(40, 100)]
 
 

@@ -307,10 +307,6 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"split.args.validation_share": 0.5},
         "split.args.validation_share = 0.5, and the run was trained with 0.25",
     ),
-    "25-augmented-on-the-device": (
-        {"data_loader.args.cache": "device"},
-        'data_loader.args.cache = "device", and the run was trained with "none"',
-    ),
     "25-another-learning-rate": (
         {"optimizer.args.lr": 0.5},
         "optimizer.args.lr = 0.5, and the run was trained with 0.0001",

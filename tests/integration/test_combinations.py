@@ -115,7 +115,7 @@ def combination(number: int) -> dict[str, Any]:
                 "valid_batch_size": 16,
                 "input_size": [32, 32],
                 "num_workers": 0,
-                "cache": choose("none", "memory", "disk", "device"),
+                "cache": choose("none", "memory", "disk"),
             }
         },
         "trainer": {

@@ -69,7 +69,7 @@ def test_a_compiled_model_learns_the_same_on_a_gpu(
     """With CUDA graphs too, whose outputs lie in memory that the next replay writes over."""
     changes = {
         "data_loader.args.batch_size": 4,
-        "data_loader.args.cache": "device",
+        "data_loader.args.cache": "memory",
         "trainer.accumulation_steps": accumulation_steps,
     }
     plain, _ = trained_with(workplace, changes)

@@ -86,7 +86,6 @@ TRAININGS: dict[str, tuple[str, ...]] = {
         "--set trainer.max_grad_norm=1",
     ),
     "G12": (
-        "-c configs/device_cache.json",
         "-c configs/memory_cache.json",
         "--set data_loader.args.cache=none",
     ),

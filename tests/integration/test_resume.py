@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import test as test_script
 import train as train_script
 from tests.integration.drawn_road import (
     assert_same_end,
@@ -19,8 +21,8 @@ from tests.integration.drawn_road import (
     weights_and_metrics,
     write_config,
 )
-from utils.checkpoint.checkpoint_file import read_checkpoint
-from utils.errors import ConfigError, KeyboardStop, StopSignal
+from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
+from utils.errors import CheckpointError, ConfigError, KeyboardStop, StopSignal
 from utils.signals import StopSignals
 
 
@@ -134,3 +136,45 @@ def test_resume_auto_begins_anew_where_a_run_was_killed_in_its_first_save(config
         path.unlink()
     (models / ".pending.pth").write_bytes(b"half")
     assert run(config, "--resume", "auto") != models
+
+
+def augmented_on_the_device(models: Path) -> None:
+    """Has the run look as an earlier version left one that it augmented on the GPU."""
+    for file in [*models.glob("*.pth"), models / "config.json"]:
+        if file.suffix == ".json":
+            kept = json.loads(file.read_text())
+            kept["data_loader"]["args"]["cache"] = "device"
+            file.write_text(json.dumps(kept))
+        else:
+            content = read_checkpoint(file)
+            content["config"]["data_loader"]["args"]["cache"] = "device"
+            write_checkpoint(file, content)
+
+
+def test_a_run_that_was_augmented_on_the_device_trains_on_only_where_another_cache_is_named(
+    tmp_path: Path, drawn: Path
+) -> None:
+    config = write_config(tmp_path, drawn, lr_scheduler={"type": "StepLR", "args": {"step_size": 5}})
+    models = run(config)
+    augmented_on_the_device(models)
+    before = files_of(tmp_path / "saved")
+    resume(str(models))  # it is finished
+    with pytest.raises(CheckpointError, match=r"last\.pth: .*device.*--set data_loader\.args\.cache=disk"):
+        resume(str(models), "--set", "trainer.epochs=4")
+    assert run(config, "--resume", "auto", "--set", "data_loader.args.cache=device") == models
+    assert files_of(tmp_path / "saved") == before
+    test_script.main(["--resume", str(models), "--output", str(tmp_path / "answers.csv")])
+    assert (tmp_path / "answers.csv").exists()
+    assert run(config, "--resume", "auto") != models
+    resume(str(models), "--set", "trainer.epochs=4", "--set", "data_loader.args.cache=disk")
+    resume(str(models), "--set", "trainer.epochs=5")
+    assert read_checkpoint(models / "last.pth")["completed_epochs"] == 5
+
+
+def test_a_device_cache_is_taken_for_one_on_disk(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--set", "data_loader.args.cache=device", "--set", "trainer.verbosity=1")
+    models = run(config, *arguments)
+    assert "data_loader.args.cache" in capsys.readouterr().out
+    assert read_checkpoint(models / "last.pth")["config"]["data_loader"]["args"]["cache"] == "disk"
+    assert run(config, *arguments, "--resume", "auto") == models
+    resume(str(models), "--set", "data_loader.args.cache=device")
