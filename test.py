@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from inference.cli import parse_arguments
 from logger.log import close_log, open_log
+from utils.allocator import keep_freed_memory
 from utils.errors import run_command
-from utils.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from inference.run import TestResult

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import utils.early_signals  # noqa: F401 - first: what follows takes seconds to import
-
-# isort: split
 import json
 import logging
 import sys
@@ -39,7 +36,6 @@ from trainer.epoch_metrics import describe
 from trainer.resume import (
     ResumePoint,
     is_run_of_folds,
-    points_of_other_folds,
     refuse_other_augmentation,
     refuse_other_data,
     resume_point_of_fold,
@@ -48,9 +44,9 @@ from trainer.resume import (
 )
 from trainer.trainer import Trainer
 from utils import distributed
+from utils.allocator import keep_freed_memory
 from utils.device import choose_device
 from utils.errors import DataError, UserError, run_command
-from utils.heap import keep_freed_memory
 from utils.run_folders import RunFolders, new_run, read_kept_config
 from utils.signals import StopSignals
 
@@ -166,11 +162,10 @@ def train_run(
     split_digest = split.digest(labels)
     if resume is not None:
         refuse_other_data(resume, split_digest)
-    others = points_of_other_folds(run, fold) if run is not None and fold is not None else ()
     with stopping_tells_how_to_go_on(run if resume is None else resume.folders):
         model = build_model(config, labels, resume).to(device)
         data_loader = build_data_loader(config, labels, split, model, device, settings)
-        learner = build_learner(config, labels, settings, model, data_loader, device, resume, others)
+        learner = build_learner(config, labels, settings, model, data_loader, device, resume)
     folders = choose_folders(config, settings, resume, session.dry_run, fold, run)
     with StopSignals() as stop:
         trainer = Trainer(

@@ -13,17 +13,20 @@ from utils.config.signatures import NonNegativeInt, PositiveFloat, PositiveInt
 class TrainerSettings:
     """The "trainer" section of a config.
 
-    epochs: how many passes over the training data; save_dir: checkpoints go to <save_dir>/models/<name>/<run>, logs to
-    <save_dir>/log/<name>/<run>; save_period: also keep the checkpoint of every so many epochs (0: only last and best);
-    save_best: further monitors, such as "max val/f1", each kept as best_<metric>.pth; verbosity: 0 quiet, 1 a line an
-    epoch, 2 full; monitor: "min val/loss" or the like, "off" to disable; early_stop: epochs without a better monitor
-    before the run stops (0: never); tensorboard: write its events; precision: "auto" is the card's mixed precision
-    (bfloat16, or float16 on older cards), and on a CPU float32, or bfloat16 where a long run was measured to gain by it
-    (trainer/compute_choice.py); accumulation_steps: batches to one update of the weights; max_grad_norm: the gradients'
-    norm is clipped to it; channels_last: lay images and weights out as (H, W, C) in memory, which most convolutions are
-    faster in, and "auto" does but where a CPU was measured to lose by it; compile: torch.compile the model, which takes
-    a minute at the start and pays on a GPU in long runs, most with a mode: "reduce-overhead" (CUDA graphs), or
-    "max-autotune" (which also looks for faster kernels, for minutes).
+    epochs: passes over the training data
+    save_dir: checkpoints are <save_dir>/models/<name>/<run>, logs <save_dir>/log/<name>/<run>
+    save_period: also keep the checkpoint of every so many epochs; 0: only last and best
+    save_best: more monitors, such as "max val/f1", each kept as best_<metric>.pth
+    verbosity: 0 quiet, 1 a line an epoch, 2 full
+    monitor: what "best" means, such as "min val/loss"; "off" to disable
+    early_stop: epochs without a better monitor before the run stops; 0: never
+    tensorboard: write its events
+    precision: "auto" is bfloat16 where the GPU or CPU has instructions for it, else float16 on a GPU, float32 on a CPU
+    accumulation_steps: batches to one update of the weights
+    max_grad_norm: the gradients' norm is clipped to it
+    channels_last: images and weights are (H, W, C) in memory, which convolutions are faster in; "auto" is true
+    compile: torch.compile the model, which takes a minute at the start and pays on a GPU in long runs; or its mode:
+        "reduce-overhead" (CUDA graphs), "max-autotune" (which also looks for faster kernels, for minutes)
     """
 
     epochs: PositiveInt
@@ -37,7 +40,7 @@ class TrainerSettings:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     accumulation_steps: PositiveInt = 1
     max_grad_norm: PositiveFloat | None = None
-    channels_last: bool | Literal["auto"] = "auto"
+    channels_last: bool | Literal["auto"] = True
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
 
 

@@ -1,4 +1,4 @@
-"""A process of their own for the peers: what this project sets in its own (utils/heap.py) is not given to them."""
+"""A process of their own for the peers: what this project sets in its own (utils/allocator.py) is not given to them."""
 
 from __future__ import annotations
 

@@ -36,11 +36,11 @@ from benchmarks.rows import (
     waiting,
 )
 from benchmarks.workplace import FULL, QUICK, Scale, Workplace, new_folder
+from utils.allocator import keep_freed_memory
 from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_command
 from utils.files import obstacle_to_replacing
-from utils.heap import keep_freed_memory
 from utils.run_folders import obstacle_to_writing
 from utils.wording import not_one_of
 

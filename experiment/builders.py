@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from model.loss.metric_learning import MetricLearningLoss, MetricLearningSetting
 from model.loss.multi_head import MultiHeadLoss
 from model.optim import OptimizerSettings, build_optimizer, fused_argument
 from parse_config import ConfigParser
-from trainer.compute_choice import choose_compute
+from trainer.compute import kept_computes
 from trainer.learner import Learner
 from trainer.resume import ResumePoint
 from trainer.schedule import Schedule
@@ -92,25 +92,14 @@ def build_learner(
     data_loader: AttributeDataLoader,
     device: torch.device,
     resume: ResumePoint | None,
-    other_folds: Iterable[ResumePoint] = (),
 ) -> Learner:
-    """The model with all that changes it. All processes must call it. other_folds: those of the run that have begun,
-    for a fold that begins now."""
+    """The model with all that changes it."""
     seed = config.extra().seed
     criterion = build_criterion(config, labels, data_loader).to(device)
     extra: OptimizerSettings = config.extra("optimizer")
     fused = fused_argument(getattr(optim, config["optimizer"]["type"]), config["optimizer"].get("args", {}), device)
     optimizer = build_optimizer(
         lambda groups: config.build("optimizer", params=groups, **fused), model, criterion.parameters(), extra
-    )
-    compute = choose_compute(
-        settings,
-        model,
-        data_loader.preprocessing.image_hw,
-        device,
-        data_loader.images_per_epoch * settings.epochs,
-        resume,
-        other_folds,
     )
     updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
     sharpness_aware = None
@@ -129,7 +118,7 @@ def build_learner(
         freezing=config.build("freezing"),
         sharpness_aware=sharpness_aware,
         averaging=config.build("weight_averaging"),
-        compute=compute,
+        computes={} if resume is None else kept_computes(resume.content, resume.path),
     )
 
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.depthwise import use_fast_depthwise
-from model.lean_modules import use_lean_modules
 from model.pooling import use_gem
 from utils.errors import ConfigError
 
@@ -136,7 +135,6 @@ def _stages(backbone: nn.Module, new: Collection[str]) -> list[list[str]]:
 def _adapt(backbone: nn.Module, model_name: str, pooling: str | None, gradient_checkpointing: bool) -> None:
     """What is done to a backbone once it has its weights."""
     use_fast_depthwise(backbone)
-    use_lean_modules(backbone)
     if pooling == "gem":
         try:
             use_gem(backbone)

@@ -1,8 +1,9 @@
 """Depthwise convolutions whose gradients a CPU computes by its fast kernels; their values are torch's.
 
 oneDNN, which torch computes convolutions with on a CPU, has fast bfloat16 gradients of the weights for kernels up to
-three wide, and of the images for stride 1. All others it computes as dense convolutions, 10 to 100 times as slowly. The
-detours here are worth little in float32 (at most a tenth of a step), which is left to torch."""
+three wide, and of the images for stride 1. All others it computes as dense convolutions, 10 to 100 times as slowly: on
+two cores efficientnet_b0 at 240 px, batch 16, trains at 22.6 images/s in float32, at 17.3 in bfloat16, and at 32.2 in
+bfloat16 with the detours below. In float32 they gain at most a tenth of a step, so it is left to torch."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ from base.preprocessing import Preprocessing
 from base.weights import load_weights
 from trainer.averaging import WeightAveraging
 from trainer.compiled_model import CompiledModel
-from trainer.compute_choice import Compute, kept_choices
+from trainer.compute import Compute, choose_compute
 from trainer.epoch_metrics import EpochSums
 from trainer.freezing import Freezing
 from trainer.optimizer_state import lay_out_as_parameters, load_optimizer_state
@@ -60,7 +61,8 @@ class Learner:
     """The model and all that changes with it: criterion, optimizer, schedule, loss scale, averages.
 
     seed: every random choice within the model (dropout, ...) follows from it and from the batch's number; batch_sizes:
-    images of a whole batch of this process, in training and in evaluation, which are what is compiled for."""
+    images of a whole batch of this process, in training and in evaluation, which are what is compiled for; computes:
+    what the run has computed in so far, by kind of device."""
 
     def __init__(
         self,
@@ -77,11 +79,12 @@ class Learner:
         freezing: Freezing | None = None,
         sharpness_aware: SharpnessAware | None = None,
         averaging: WeightAveraging | None = None,
-        compute: Compute | None = None,
+        computes: Mapping[str, Compute] | None = None,
     ) -> None:
         self.settings, self.preprocessing, self.device, self.seed = settings, preprocessing, device, seed
-        self.compute = compute or Compute.unmeasured(settings, device)
-        self.earlier_computes: dict[str, Compute] = {}  # by kind of device, of the run so far
+        kept = dict(computes or {})
+        self.compute = kept.get(device.type) or choose_compute(settings, device)
+        self.computes = kept | {device.type: self.compute}
         self.num_processes = distributed.world_size()
         model.to(memory_format=self.compute.memory_format)
         lay_out_as_parameters(optimizer)  # Adagrad has a state from its beginning
@@ -95,7 +98,7 @@ class Learner:
             mode = "default" if settings.compile is True else settings.compile
             self.compiled = CompiledModel(model, batch_sizes, mode, settings.accumulation_steps > 1, device)
         self.network = self._over_processes()
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute.compute_type == torch.float16)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute.dtype == torch.float16)
         self.updates = 0  # of the weights, in the whole run
 
     # --- the step ---
@@ -188,14 +191,14 @@ class Learner:
 
         They come in the type that autocast would round them to first, but for mixing, which is done before that."""
         if batch.mix is None:
-            return self.preprocessing.normalise(batch.images, self.compute.compute_type, self.compute.memory_format)
+            return self.preprocessing.normalise(batch.images, self.compute.dtype, self.compute.memory_format)
         return batch.mix.images(self.preprocessing.normalise(batch.images, memory_format=self.compute.memory_format))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision, where the run uses it."""
-        if self.compute.compute_type == torch.float32:
+        if self.compute.dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.compute.compute_type)
+        return torch.autocast(self.device.type, dtype=self.compute.dtype)
 
     def seed_generators(self, purpose: str, epoch: int, batch: int) -> None:
         """What the model and the losses draw for a batch follows from its number."""
@@ -256,14 +259,13 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict() if self.schedule is not None else None,
             "scaler": self.scaler.state_dict(),
-            "compute": {kind: compute.to_config() for kind, compute in self._computes().items()},
+            "compute": {kind: asdict(compute) for kind, compute in self.computes.items()},
             "averaging": self.averaging.state_dict() if self.averaging is not None else None,
             "answers_with": "model" if self._average_for("answers") is None else "average",
         }
 
     def load_state_dict(self, state: Mapping[str, Any], path: Path) -> None:
         """`path` is the checkpoint's, for errors. Raises CheckpointError, ConfigError."""
-        self.earlier_computes = kept_choices(state, path)
         load_weights(self.model, state["model"], path)
         self.criterion.load_state_dict(state.get("criterion", {}))
         load_optimizer_state(self.optimizer, state["optimizer"])
@@ -274,10 +276,6 @@ class Learner:
         if self.averaging is not None:
             self.averaging.load_state_dict(state["averaging"])
         self.updates = state["updates"]
-
-    def _computes(self) -> dict[str, Compute]:
-        """What the run has computed in, by kind of device: one that comes back to a kind keeps to it."""
-        return self.earlier_computes | {self.device.type: self.compute}
 
 
 def own_buffers(wrapper: Callable[..., Any]) -> dict[str, Any]:

@@ -117,19 +117,6 @@ def resume_point_of_fold(run: RunFolders, fold: int) -> ResumePoint | None:
     return ResumePoint(folders, content, file)
 
 
-def points_of_other_folds(run: RunFolders, fold: int) -> Iterator[ResumePoint]:
-    """How far the other folds of a run are, in order, of those that have begun; one that is damaged is passed over,
-    aloud."""
-    for other in folds_in(run.models):
-        try:
-            point = resume_point_of_fold(run, other) if other != fold else None
-        except CheckpointError as error:
-            logger.warning("%s", error)
-            continue
-        if point is not None:
-            yield point
-
-
 @contextmanager
 def stopping_tells_how_to_go_on(begun: RunFolders | None) -> Iterator[None]:
     """For work before and after the training, of which nothing is to be saved. begun: the run's folders, or a fold's,

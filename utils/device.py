@@ -40,17 +40,14 @@ def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
 
 
 def choose_compute_type(precision: str, device: torch.device) -> torch.dtype:
-    """The type that the model computes in: "auto" is the card's own mixed precision, and float32 on a CPU."""
+    """The type of autocast. precision: a name of COMPUTE_TYPES, or "auto": bfloat16 where the hardware has instructions
+    for it, else float16 on a GPU and float32 (no autocast) on a CPU."""
     if precision != "auto":
         return COMPUTE_TYPES[precision]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
-def computes_bfloat16_natively() -> bool:
-    """Whether the CPU has instructions for bfloat16; without them it is slower than float32."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

@@ -65,7 +65,6 @@ def run_command(command: Callable[[], object]) -> int:
     SIGTERM and SIGUSR1 end it wherever it is, as Ctrl-C does; long work that has something to save answers them itself
     (utils/signals.py)."""
     gc.freeze()  # what was imported stays for good: to search it for garbage takes longer than to read the tables
-    gc.enable()  # utils/early_signals.py has paused it
     try:
         with _signals_raise():
             command()

@@ -17,7 +17,6 @@ from benchmarks.rows.trainer_overhead import experts_loop
 from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
 from benchmarks.workplace import Scale, Workplace, new_folder
 from model.depthwise import DepthwiseConv2d
-from model.lean_modules import LEAN_MODULES
 from parse_config import ConfigParser
 
 TARGETS = {"efficientnet_b0": Target(2.5, 2.9)}
@@ -60,11 +59,12 @@ def title(model_name: str, batch_size: int) -> str:
 
 
 def our_training(workplace: Workplace, model_name: str, batch_size: int) -> tuple[Contender, str]:
-    """The trainer, and what the project has chosen to compute in."""
+    """The trainer, and the precision that the project has chosen."""
     config, batches = _on_noise(workplace, model_name, batch_size, {})
     updates = workplace.scale.cpu_images // batch_size
     trainer = synthetic_trainer(workplace, config, batches, updates, torch.device("cpu"))
-    return lambda: updates * batch_size / seconds_of(lambda: train_one_epoch(trainer)), trainer.learner.compute.title()
+    chosen = trainer.learner.compute.precision
+    return lambda: updates * batch_size / seconds_of(lambda: train_one_epoch(trainer)), chosen
 
 
 def plain_training(folder: Path, data: Path, scale: Scale, model_name: str, batch_size: int) -> Contender:
@@ -91,5 +91,5 @@ def _on_noise(
 def as_timm_has_it(model: nn.Module) -> None:
     """Takes back what the project has made of timm's modules."""
     for module in model.modules():
-        if isinstance(module, DepthwiseConv2d) or type(module) in LEAN_MODULES.values():
+        if isinstance(module, DepthwiseConv2d):
             module.__class__ = type(module).__bases__[0]

@@ -20,8 +20,8 @@ from benchmarks.workplace import Workplace, read_config
 from data_loader.records.records import Record
 from data_loader.splits import Split
 from experiment.builders import build_data_loader, build_model, divide_records
+from utils.allocator import keep_freed_memory
 from utils.errors import run_command
-from utils.heap import keep_freed_memory
 
 TARGET = Target(0.2, 0.1, less_is_better=True)
 """Seconds, for a warm cache."""

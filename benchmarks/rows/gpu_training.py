@@ -30,7 +30,7 @@ from benchmarks.synthetic import (
 from benchmarks.workplace import Workplace
 from data_loader.transforms import build_transforms
 from experiment.builders import build_model
-from trainer.compute_choice import Compute
+from trainer.compute import choose_compute
 from trainer.epoch_metrics import BATCHES_TOGETHER
 
 
@@ -201,7 +201,7 @@ def config_of(workplace: Workplace, case: Case, changes: dict[str, Any] | None =
 def compute_type_of(workplace: Workplace, case: Case) -> torch.dtype:
     """What the project computes in on this device."""
     settings: TrainerSettings = config_of(workplace, case).build("trainer")
-    return Compute.unmeasured(settings, workplace.device).compute_type
+    return choose_compute(settings, workplace.device).dtype
 
 
 def host_batches(workplace: Workplace, case: Case) -> list[Batch]:

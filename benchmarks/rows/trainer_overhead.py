@@ -183,7 +183,7 @@ def experts_loop(
         learner.preprocessing.mean,
         learner.preprocessing.std,
         learner.device,
-        compute_type=compute_type or learner.compute.compute_type,
+        compute_type=compute_type or learner.compute.dtype,
         memory_format=memory_format or learner.compute.memory_format,
     )
 

@@ -26,8 +26,8 @@ from data_loader.batch_samplers import BatchKeys, EvaluationBatchSampler, Traini
 from data_loader.datasets import BatchImages
 from data_loader.records.image_check import number_of_cores
 from data_loader.workers.shared_slots import SharedSlots
+from utils.allocator import keep_freed_memory, return_freed_memory
 from utils.errors import DataError, UserError
-from utils.heap import keep_freed_memory, return_freed_memory
 from utils.wording import first_line
 
 BATCHES_AHEAD = 2

@@ -9,7 +9,6 @@ import torch
 
 from benchmarks.workplace import SEED, Scale, Workplace
 from scripts.make_demo_data import make_demo_data
-from trainer import compute_choice
 
 TINY = Scale(
     rounds=2,
@@ -34,6 +33,5 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    monkeypatch.setattr(compute_choice, "MEASURED_SECONDS", 0.0)
+def workplace(tmp_path: Path, photographs: Path) -> Workplace:
     return Workplace(tmp_path, photographs, TINY, torch.device("cpu"))

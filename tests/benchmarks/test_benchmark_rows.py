@@ -34,7 +34,6 @@ from benchmarks.rows import (
 from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
 from benchmarks.workplace import Workplace
 from data_loader.batch_samplers import BatchKeys
-from trainer import compute_choice
 from utils.errors import ConfigError
 from utils.run_folders import RunFolders
 
@@ -117,7 +116,6 @@ def test_the_trainers_overhead(workplace: Workplace, monkeypatch: pytest.MonkeyP
     cases = (trainer_overhead.Case("resnet10t", 32, 2, counts=True),)
     monkeypatch.setattr(trainer_overhead, "CASES", {"cpu": cases})
     monkeypatch.setattr(trainer_overhead, "BATCHES_TOGETHER", 3)
-    monkeypatch.setattr(compute_choice, "MEASURED_FROM", 10**12)
     terminals: list[io.StringIO] = []
 
     class Kept(trainer_overhead._Terminal):
@@ -198,7 +196,6 @@ def test_judging(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def gpu_row_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Row:
     """All but what only a GPU has: its limits, its synchronisations, and its compiler."""
-    monkeypatch.setattr(compute_choice, "MEASURED_FROM", 10**12)  # no GPU's choice is measured
     counts = iter([3, 23] * 2)  # of an epoch of one step, and of one of three
     monkeypatch.setattr(gpu_training, "COMPILE_MODE", False)
     monkeypatch.setattr(gpu_training, "LEAST_STEPS", 1)

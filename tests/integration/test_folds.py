@@ -17,8 +17,6 @@ from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor
 from tests.integration.drawn_road import files_of, run, write_config
 from tests.integration.drawn_road import resume as go_on
-from trainer import compute_choice
-from trainer.compute_choice import Compute
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import ConfigError, DataError, StopSignal
 from utils.images.decoding import read_rgb
@@ -221,36 +219,6 @@ def test_a_dry_run_tries_the_first_fold_that_is_not_finished(
         assert expected in told
         assert files_of(tmp_path / "saved") == before
         go_on(str(models))
-
-
-def test_all_folds_compute_in_what_the_first_was_measured_to(
-    folds_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where each would be measured otherwise; also of folds that are trained apart."""
-    measured: list[Compute] = []
-
-    def measure(candidates: list[Compute], *_: object) -> Compute:
-        measured.append(candidates[len(measured)])
-        return measured[-1]
-
-    monkeypatch.setattr(compute_choice, "_measured", measure)
-    monkeypatch.setattr(compute_choice, "MEASURED_FROM", 1)
-    monkeypatch.setattr(compute_choice, "computes_bfloat16_natively", lambda: True)
-    monkeypatch.setattr(compute_choice.Compute, "unmeasured", lambda *_: Compute(torch.float32, True))
-    together = run(folds_config)
-    assert len(measured) == 1
-    others = ("--set", "split.args.folds=4", "--set", f"trainer.save_dir={tmp_path / 'apart'}")
-    apart = run(folds_config, "--fold", "2", *others)
-    assert len(measured) == 2
-    (apart / "fold_3").mkdir()  # has begun, and saved nothing yet
-    go_on(str(apart), "--fold", "1")
-    for path in (apart / "fold_1").glob("*.pth"):
-        path.write_bytes(b"damaged")
-    go_on(str(apart), "--fold", "0")
-    assert len(measured) == 2
-    for models, folds, choice in ((together, (0, 1, 2), measured[0]), (apart, (0, 2), measured[1])):
-        for fold in folds:
-            assert read_checkpoint(models / f"fold_{fold}" / "last.pth")["compute"] == {"cpu": choice.to_config()}
 
 
 def test_a_later_fold_that_stops_as_its_images_are_prepared_says_how_to_go_on(

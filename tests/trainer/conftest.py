@@ -24,7 +24,7 @@ from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
 from model.metric import accuracy, f1
 from trainer.checkpoint import Checkpoints
-from trainer.compute_choice import Compute
+from trainer.compute import Compute, kept_computes
 from trainer.learner import Learner
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
@@ -136,7 +136,7 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
         parts: Callable[[SmallModel, torch.optim.Optimizer], dict[str, Any]] | None = None,
         mixings: Sequence[Mixing] = (),
         device: torch.device = CPU,
-        compute: Compute | None = None,
+        computes: dict[str, Compute] | None = None,
         **settings: Any,
     ) -> Built:
         loader = loader or MemoryLoader()
@@ -159,7 +159,7 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
             device=device,
             seed=11,
             batch_sizes=(loader.batch_size, loader.valid_batch_size),
-            compute=compute,
+            computes=computes or kept_computes(resume or {}, path),
             schedule=schedule(used_optimizer) if schedule else None,
             **(parts(model, used_optimizer) if parts else {}),
         )

@@ -21,7 +21,7 @@ from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
 from tests.trainer.conftest import IMAGE_SIDE, Built, MakeTrainer, MemoryLoader, SmallModel
 from trainer.averaging import ExponentialMovingAverage
-from trainer.compute_choice import Compute
+from trainer.compute import Compute
 from trainer.learner import own_buffers
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
@@ -212,8 +212,7 @@ def test_the_kernels_are_chosen_anew_where_a_run_goes_on(make_trainer: MakeTrain
 
 def test_a_state_from_the_beginning_lies_as_the_weights_do(make_trainer: MakeTrainer) -> None:
     """Adagrad's sums are made with the optimizer, when the weights are not channels_last yet."""
-    compute = Compute(torch.float32, True)
-    built = make_trainer("run", epochs=1, compute=compute, optimizer=torch.optim.Adagrad)
+    built = make_trainer("run", epochs=1, optimizer=torch.optim.Adagrad)
     state = built.trainer.learner.optimizer.state
     lies = [(value["sum"].stride(), parameter.stride()) for parameter, value in state.items()]
     assert [one for one, _ in lies] == [other for _, other in lies]
@@ -225,17 +224,17 @@ def test_a_state_from_the_beginning_lies_as_the_weights_do(make_trainer: MakeTra
 def test_the_optimizers_state_lies_as_the_weights_do_where_a_run_goes_on(
     make_trainer: MakeTrainer, looks_ahead: bool
 ) -> None:
-    """A run that began on a CPU may have been measured to be faster without channels_last, which a GPU's is not."""
+    """A run may have begun on a CPU without channels_last, and is resumed on a GPU with it."""
 
     def adam(weights: Any, lr: float) -> torch.optim.Optimizer:
         optimizer = torch.optim.AdamW(weights, lr)
         return Lookahead(optimizer, k=1000) if looks_ahead else optimizer
 
-    contiguous, channels_last = Compute(torch.float32, False), Compute(torch.float32, True)
-    first = make_trainer("first", epochs=1, compute=contiguous, optimizer=adam)
+    contiguous, channels_last = ({"cpu": Compute("float32", each)} for each in (False, True))
+    first = make_trainer("first", epochs=1, computes=contiguous, optimizer=adam)
     first.trainer.train()
     content = read_checkpoint(first.folder / "last.pth")
-    second = make_trainer("second", epochs=2, compute=channels_last, optimizer=adam, resume=content)
+    second = make_trainer("second", epochs=2, computes=channels_last, optimizer=adam, resume=content)
     optimizer = second.trainer.learner.optimizer
     state = getattr(optimizer, "_base_optimizer", optimizer).state
     checked = 0
@@ -250,8 +249,8 @@ def test_the_optimizers_state_lies_as_the_weights_do_where_a_run_goes_on(
     second.trainer.train()
     # A run that stays where it was keeps the very tensors that torch's own loading gives.
     content = read_checkpoint(first.folder / "last.pth")  # whose tensors the second has gone on with
-    again = make_trainer("again", epochs=2, compute=contiguous, optimizer=adam, resume=content)
-    whole = make_trainer("whole", epochs=2, compute=contiguous, optimizer=adam)
+    again = make_trainer("again", epochs=2, computes=contiguous, optimizer=adam, resume=content)
+    whole = make_trainer("whole", epochs=2, computes=contiguous, optimizer=adam)
     again.trainer.train()
     whole.trainer.train()
     assert (again.folder / "last.pth").read_bytes() == (whole.folder / "last.pth").read_bytes()
@@ -265,7 +264,7 @@ def test_a_fused_optimizer_goes_on_with_what_a_cpu_saved(make_trainer: MakeTrain
     first = make_trainer(
         "first",
         epochs=1,
-        compute=Compute(torch.float32, False),
+        computes={"cpu": Compute("float32", False)},
         optimizer=lambda weights, lr: optimizer(weights, lr, **momentum),
     )
     first.trainer.train()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils.device import choose_device, computes_bfloat16_natively, seed_generators
+from utils.device import choose_compute_type, choose_device, seed_generators
 from utils.errors import ConfigError
 
 
@@ -34,12 +34,24 @@ def test_the_gpus_generator_too() -> None:
     assert torch.equal(torch.rand(5), expected[1])
 
 
-def test_bfloat16_is_what_the_system_says_of_the_processor() -> None:
+def test_auto_is_bfloat16_on_a_cpu_that_has_instructions_for_it() -> None:
     described = Path("/proc/cpuinfo")
     if not described.exists():
         pytest.skip("no /proc/cpuinfo here")
     flags = next((line.split() for line in described.read_text().splitlines() if line.startswith("flags")), [])
-    assert computes_bfloat16_natively() == ("avx512_bf16" in flags or "amx_tile" in flags)
+    is_native = "avx512_bf16" in flags or "amx_tile" in flags
+    assert choose_compute_type("auto", torch.device("cpu")) == (torch.bfloat16 if is_native else torch.float32)
+
+
+@pytest.mark.parametrize(("has_bfloat16", "chosen"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_on_a_gpu(monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, chosen: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bfloat16)
+    assert choose_compute_type("auto", torch.device("cuda", 0)) == chosen
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_a_named_precision_is_taken_on_every_device(name: str) -> None:
+    assert {choose_compute_type(name, torch.device(kind)) for kind in ("cpu", "cuda")} == {getattr(torch, name)}
 
 
 def test_a_process_more_than_there_are_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,24 +68,3 @@ def test_a_command_that_has_nothing_to_save_ends_at_once_with_one_line(
     assert run_command(work) == exit_code
     assert capsys.readouterr().err == f"stopped by {number.name}\n"
     assert signal.getsignal(number) == before
-
-
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("script", ["train.py", "test.py"])
-def test_a_signal_during_the_imports_is_answered_with_one_line(
-    script: str, number: signal.Signals, exit_code: int
-) -> None:
-    root = Path(__file__).parents[2]
-    arguments = ["--print-config"] if script == "train.py" else ["--resume", "nowhere"]
-    process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", script, *arguments], cwd=root, text=True, stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:  # importtime tells each module once it is there
-        if line.strip().endswith("utils.early_signals"):
-            break
-    process.send_signal(number)
-    rest = [line for line in process.stderr if not line.startswith("import time:")]
-    assert process.wait(timeout=30) == exit_code
-    assert rest == [f"stopped by {number.name}\n"]

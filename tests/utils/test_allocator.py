@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from utils.heap import keep_freed_memory, return_freed_memory
+from utils.allocator import keep_freed_memory, return_freed_memory
 
 PROJECT = Path(__file__).parents[2]
 PROGRAM = """
 import os, resource, sys
-from utils.heap import keep_freed_memory
+from utils.allocator import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -51,7 +51,7 @@ def test_freed_memory_is_kept_by_the_process_and_its_forks(how: tuple[str, ...])
 
 
 RESIDENT = """
-from utils.heap import keep_freed_memory, return_freed_memory
+from utils.allocator import keep_freed_memory, return_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 // 2**20
