@@ -17,7 +17,7 @@ from data_loader.image_cache import CachedImages
 from data_loader.images import Images
 from data_loader.records.records import Record
 from data_loader.transforms import AugmentationKey, Pipeline
-from utils.images.decoding import read_rgb
+from utils.images import read_rgb
 
 Size = tuple[int, int]
 """Height and width in pixels."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from data_loader.transforms import DeterministicPrefix
-from utils.images.decoding import read_rgb
+from utils.images import read_rgb
 
 
 class Images(Protocol):

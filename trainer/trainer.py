@@ -28,7 +28,7 @@ from trainer.prefetch import on_device
 from trainer.worst_images import WorstImages
 from utils import distributed
 from utils.errors import CheckpointError, DivergenceError, StorageFullError
-from utils.images.decoding import read_rgb
+from utils.images import read_rgb
 from utils.signals import StopSignals
 
 

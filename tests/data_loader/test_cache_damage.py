@@ -51,7 +51,7 @@ def build_slowly(paths: list[Path], folder: Path, saved_bytes: int) -> None:
         time.sleep(0.02)
         return read_rgb(path)
 
-    cache_filling.read_rgb = read
+    cache_filling.read_rgb = read  # type: ignore[assignment]
     cache_filling._SAVED_BYTES = saved_bytes
     cached(paths, folder)
 

@@ -307,7 +307,7 @@ def build_slowly(paths: list[Path], folder: Path, started: Event) -> None:
         time.sleep(0.02)
         return read_rgb(path)
 
-    cache_filling.read_rgb = read
+    cache_filling.read_rgb = read  # type: ignore[assignment]
     cached(paths, folder)
 
 

@@ -1,18 +1,19 @@
 """The one image decoder: a file or an upload becomes RGB, or one clear line says why not.
 
-JPEG, PNG, WEBP and BMP are read, told apart by content, never by name. What is decided here holds wherever an image is
-read (training, validation, test, the page):
+JPEG, PNG, WEBP and BMP are read, told apart by content, never by name. These rules hold wherever an image is read
+(training, validation, test, the page):
 
 - EXIF orientation is applied. Colour profiles are not: pixel values are taken as sRGB.
 - Transparency (an alpha channel, a transparent palette entry or colour) is laid over white, as image viewers show it.
-- 16-bit grey is scaled, round(v / 257); of 16-bit colours Pillow keeps the high byte, within one level of that.
+- 16-bit grey is scaled, round(v / 257); of 16-bit colours Pillow keeps the high byte, within one level of that. Files
+  whose values use fewer of the 16 bits are scaled by the bits that are asked for.
 - CMYK and YCCK JPEGs are taken as inverted, Adobe's convention that browsers follow too, with or without its marker.
 - Of a JPEG that holds several pictures (MPO, a phone's depth or gain map) the first is read. Animations are refused.
 - An image is refused by its header where it has more than MAX_PIXELS, before memory is asked for. Tiny and very thin
   images are read, and `inspect_image` warns of them.
 - A damaged image is refused, never filled up: a JPEG must hold its end marker, a PNG all its chunks and checksums.
-- All pixels are Pillow's. OpenCV gives the same of ordinary JPEGs about a tenth sooner, but its own libjpeg writes to
-  stderr of damaged files.
+- The pixels of an undamaged JPEG in RGB, YCbCr or grey come from simplejpeg, which gives Pillow's bits in half the
+  time; all others, and every verdict on a damaged file, from Pillow.
 
 Nothing of Pillow's global state is read or changed, and any number of threads may decode at once.
 """
@@ -25,8 +26,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
+import cv2
 import numpy as np
+import simplejpeg
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
@@ -35,7 +39,6 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from utils.errors import DataError
-from utils.pillow_pixels import rgb_array
 
 MAX_PIXELS = 64 * 1024 * 1024
 """Width times height of the largest image that is read: 8192 x 8192."""
@@ -44,7 +47,7 @@ MAX_FILE_BYTES = 640 * 1024 * 1024
 """No image of MAX_PIXELS in the four formats needs a file this large (64-bit pixels that do not compress: 512 MiB)."""
 
 DECODING_RULES = 1
-"""Raised whenever an image may be decoded or judged in another way than before: stored findings are then void."""
+"""Raised whenever an image may be decoded in another way than before: what was made of images is then void."""
 
 SMALL_SIDE = 16
 THIN_RATIO = 10
@@ -52,6 +55,9 @@ THIN_RATIO = 10
 
 BACKGROUND = (255, 255, 255)
 """What transparent pixels are laid over."""
+
+BitsUsed = int | Literal["own_maximum"]
+"""How many bits the values of a 16-bit PNG use, 8 to 16; or "own_maximum": each file is scaled by its largest value."""
 
 _READERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "JPEG": JpegImageFile,
@@ -83,49 +89,48 @@ _SIGNATURES = {
 }
 _MP4_BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a HEIF image", b"avif": "an AVIF image"}
 _EXIF_ORIENTATION = 0x0112
-_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda image: np.rot90(image),
 }
+"""By EXIF orientation, what makes the view of the stored image (H, W, 3)."""
 
 
 @dataclass(frozen=True)
 class ImageFinding:
-    """What is wrong with one image: `problem` where it cannot be used, `warning` where it can but looks doubtful."""
+    """What is to be known of one image before it is used.
+
+    problem: why it cannot be used
+    warning: what looks doubtful about it
+    largest_value: of a 16-bit PNG, of its colours
+    """
 
     problem: str | None = None
     warning: str | None = None
+    largest_value: int | None = None
 
 
-def read_rgb(path: Path) -> np.ndarray:
+def read_rgb(path: Path, bits_used_of_16: BitsUsed = 16) -> np.ndarray:
     """The image in `path` as uint8 (H, W, 3), writable. Raises DataError: the file, what is wrong, the remedy."""
-    return decode_rgb(_read_bytes(path), str(path))
+    return decode_rgb(_read_bytes(path), str(path), bits_used_of_16)
 
 
-def decode_rgb(data: bytes, name: str) -> np.ndarray:
+def decode_rgb(data: bytes, name: str, bits_used_of_16: BitsUsed = 16) -> np.ndarray:
     """The image in `data` (an upload) as uint8 (H, W, 3), writable. Raises DataError, which calls it `name`."""
-    image = _load(data, name, _image_format(data, name))
-    try:
-        return _to_rgb(image, data)
-    except MemoryError:
-        raise
-    except Exception as error:  # a hostile file may trip any line of a decoder
-        raise DataError(
-            f"{name}: its pixels cannot be converted to RGB ({_reason(error)}); save it anew as JPEG or PNG"
-        ) from error
+    return _decode(data, name, _image_format(data, name), bits_used_of_16)
 
 
 def inspect_image(path: Path) -> ImageFinding:
-    """Decodes the whole image and says what is wrong or doubtful, in words that begin with the path. Raises nothing."""
+    """Decodes the whole image; problem and warning begin with the path. Raises nothing."""
     try:
         data = _read_bytes(path)
         kind = _image_format(data, str(path))
-        width, height = _load(data, str(path), kind).size
+        height, width, _ = _decode(data, str(path), kind, 16).shape
     except DataError as error:
         return ImageFinding(problem=str(error))
     doubts = []
@@ -135,7 +140,8 @@ def inspect_image(path: Path) -> ImageFinding:
         doubts.append(f"is only {width} x {height} pixels")
     elif max(width, height) > THIN_RATIO * min(width, height):
         doubts.append(f"is very thin, {width} x {height} pixels")
-    return ImageFinding(warning=f"{path}: " + ", and ".join(doubts) if doubts else None)
+    largest = int(_sixteen_bit_values(data)[..., :3].max()) if _is_sixteen_bit(data, kind) else None
+    return ImageFinding(None, f"{path}: " + ", and ".join(doubts) if doubts else None, largest)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -189,31 +195,50 @@ def _describe(data: bytes) -> str:
     return f"is not JPEG, PNG, WEBP or BMP (it begins with {data[:8]!r}); put an image in its place"
 
 
-def _load(data: bytes, name: str, kind: str) -> ImageFile:
-    """The decoded image in the file's own mode. Raises DataError."""
-    stream = BytesIO(data)
+def _decode(data: bytes, name: str, kind: str, bits_used_of_16: BitsUsed) -> np.ndarray:
+    """(H, W, 3) uint8. Raises DataError."""
     try:
-        if kind == "WEBP":  # Pillow makes the whole canvas on opening
-            _check_size(*_webp_size(data), name)
-        image = _READERS[kind](stream)
-        _check_size(*image.size, name)
-        if getattr(image, "is_animated", False):
-            raise DataError(f"{name}: is an animated {kind}; save the one frame you want as an image")
-        if kind == "PNG":
-            _check_png_chunks(data)
-        if kind == "JPEG" and data.rfind(b"\xff\xd9", stream.tell()) < 0:
-            # Pillow alone lets a file pass whose tail is zeros, and shows the missing part grey
-            raise OSError("cut short: its end marker is missing")
-        image.load()
+        image = _open(data, name, kind)
+        rgb = _jpeg_pixels(image, data) if kind == "JPEG" else None
+        if rgb is None:
+            image.load()
+            wide = _is_sixteen_bit(data, kind) and (bits_used_of_16 != 16 or image.mode.startswith("I"))
+            rgb = _to_rgb(_eight_bit_image(image, data, bits_used_of_16) if wide else image, data)
+        upright = _UPRIGHT.get(_orientation(image))
+        return rgb if upright is None else np.ascontiguousarray(upright(rgb))
     except (DataError, MemoryError):
         raise
     except Exception as error:  # a hostile file may trip any line of a decoder
-        raise DataError(f"{name}: is a damaged {kind} file ({_reason(error)}); copy or download it again") from error
+        reason = str(error).strip() or type(error).__name__
+        raise DataError(f"{name}: is a damaged {kind} file ({reason}); copy or download it again") from error
+
+
+def _open(data: bytes, name: str, kind: str) -> ImageFile:
+    """The image by its header, whose pixels may be decoded. Raises DataError, and whatever Pillow raises."""
+    stream = BytesIO(data)
+    if kind == "WEBP":  # Pillow makes the whole canvas on opening
+        _check_size(*_webp_size(data), name)
+    image = _READERS[kind](stream)
+    _check_size(*image.size, name)
+    if getattr(image, "is_animated", False):
+        raise DataError(f"{name}: is an animated {kind}; save the one frame you want as an image")
+    if kind == "PNG":
+        _check_png_chunks(data)
+    if kind == "JPEG" and data.rfind(b"\xff\xd9", stream.tell()) < 0:
+        # Pillow alone lets a file pass whose tail is zeros, and shows the missing part grey
+        raise OSError("cut short: its end marker is missing")
     return image
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip() or type(error).__name__
+def _jpeg_pixels(image: ImageFile, data: bytes) -> np.ndarray | None:
+    """(H, W, 3) uint8 by simplejpeg; None where Pillow decides: other colours, or anything that is not in order."""
+    if image.mode not in ("RGB", "L"):
+        return None
+    try:
+        rgb: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError:
+        return None
+    return rgb if rgb.shape[:2] == (image.height, image.width) else None
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -255,28 +280,20 @@ def _orientation(image: Image.Image) -> int:
     if not any(key in image.info for key in ("exif", "Raw profile type exif")):
         return 1
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+        value = image.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # a damaged EXIF block says nothing against the pixels
         return 1
     return value if isinstance(value, int) else 1
 
 
 def _to_rgb(image: Image.Image, data: bytes) -> np.ndarray:
-    transposition = _TRANSPOSITIONS.get(_orientation(image))
-    if image.mode.startswith("I"):
-        return _wide_grey_to_rgb(image if transposition is None else image.transpose(transposition))
     if isinstance(image, PngImageFile) and image.mode in ("L", "RGB") and "transparency" in image.info:
         image.info["transparency"] = _eight_bit_colour(image.info["transparency"], bit_depth=data[24])
-    rgb = image.convert("RGBA") if image.has_transparency_data else image
-    if rgb.mode == "RGBA":
-        background = Image.new("RGB", rgb.size, BACKGROUND)
-        background.paste(rgb, mask=rgb)
-        rgb = background
-    elif rgb.mode != "RGB":
-        rgb = rgb.convert("RGB")
-    if transposition is not None:
-        rgb = rgb.transpose(transposition)
-    return rgb_array(rgb)
+    if image.has_transparency_data:
+        transparent = image.convert("RGBA")
+        image = Image.new("RGB", image.size, BACKGROUND)
+        image.paste(transparent, mask=transparent)
+    return np.array(image.convert("RGB") if image.mode != "RGB" else image)
 
 
 def _eight_bit_colour(colour: int | tuple[int, ...], bit_depth: int) -> int | tuple[int, ...]:
@@ -286,11 +303,24 @@ def _eight_bit_colour(colour: int | tuple[int, ...], bit_depth: int) -> int | tu
     return colour * 255 // (2**bit_depth - 1)
 
 
-def _wide_grey_to_rgb(image: Image.Image) -> np.ndarray:
-    """16-bit grey (modes I;16 and I), with or without a transparent value."""
-    values = np.asarray(image).astype(np.int64)
-    grey = ((np.clip(values, 0, 65535) + 128) // 257).astype(np.uint8)
-    rgb = np.stack([grey, grey, grey], axis=-1)
-    if isinstance(image.info.get("transparency"), int):
-        rgb[values == image.info["transparency"]] = BACKGROUND
-    return rgb
+def _is_sixteen_bit(data: bytes, kind: str) -> bool:
+    return kind == "PNG" and data[24] == 16
+
+
+def _sixteen_bit_values(data: bytes) -> np.ndarray:
+    """A sound 16-bit PNG as uint16: (H, W, 1) grey, (H, W, 3) RGB or (H, W, 4) RGB and alpha."""
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert values is not None, "OpenCV reads what Pillow has read"
+    return values[..., None] if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]
+
+
+def _eight_bit_image(image: Image.Image, data: bytes, bits_used_of_16: BitsUsed) -> Image.Image:
+    """A 16-bit PNG at 8 bits: round(255 v / highest), where `highest` is what becomes white."""
+    values = _sixteen_bit_values(data)
+    highest = max(1, int(values[..., :3].max())) if bits_used_of_16 == "own_maximum" else 2**bits_used_of_16 - 1
+    levels = ((np.arange(65536) * 255 + highest // 2) // highest).clip(max=255).astype(np.uint8)
+    made = Image.fromarray(levels[values].squeeze(axis=2) if values.shape[2] == 1 else levels[values])
+    key = image.info.get("transparency")
+    if key is not None and values.shape[2] < 4:
+        made.putalpha(Image.fromarray(np.where((values == key).all(axis=2), 0, 255).astype(np.uint8)))
+    return made
