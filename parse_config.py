@@ -15,9 +15,8 @@ from typing import Any
 from utils.command_line import CommandLine
 from utils.config.layers import Layers, Override
 from utils.config.list_edits import is_list_edit
-from utils.config.problems import Place, Problem, position
+from utils.config.problems import position
 from utils.config.sections import (
-    BuildError,
     ByName,
     Group,
     Many,
@@ -27,7 +26,7 @@ from utils.config.sections import (
     build_extra,
     listed,
 )
-from utils.errors import ConfigError
+from utils.errors import ConfigError, InvalidConfig, KeyPath, Problem
 from utils.wording import shown
 
 __all__ = [
@@ -45,7 +44,8 @@ __all__ = [
 ]
 
 
-FurtherProblems = Callable[["ConfigParser"], list[str]]
+CrossChecks = Callable[["ConfigParser", list[Problem]], list[Problem]]
+"""What is wrong between the sections of a config, beside what is known to be wrong within them."""
 
 
 class ConfigParser:
@@ -58,20 +58,26 @@ class ConfigParser:
         layers: Layers,
         sections: Group,
         overrides: Sequence[Override] = (),
-        further: FurtherProblems | None = None,
+        cross_checks: CrossChecks | None = None,
     ) -> None:
         """Applies the overrides and checks everything. Raises ConfigError, a line for each problem.
 
-        further: asked for what else is wrong, between sections, where one is wrong in itself: all is told together."""
+        cross_checks: asked for what else is wrong where a section is wrong in itself: all is reported together."""
         self.sections = sections
         self._layers = layers
         # A new type drops the arguments of the old one, so it must come before overrides of the new one's.
         for override in sorted(overrides, key=lambda each: each.place.split(".")[-1] != "type"):
             self._override(override)
         self.notes = [*layers.notes, *layers.environment_notes()]
-        problems = self._problems()
-        if problems:
-            raise ConfigError("\n".join([*problems, *self._between_sections(further)]))
+        problems = [
+            problem
+            for problem in self.sections.problems(self.resolved, ())
+            if not any(problem.key_path[: len(place)] == place for place in layers.told)
+        ]
+        if problems or layers.problems:
+            if cross_checks is not None and not layers.problems:
+                problems += cross_checks(self, problems)
+            raise ConfigError("\n".join([*layers.problems, *self._lines(problems)]), problems)
 
     @classmethod
     def from_file(
@@ -79,7 +85,7 @@ class ConfigParser:
         path: Path | str,
         sections: Group,
         overrides: Sequence[Override] = (),
-        further: FurtherProblems | None = None,
+        cross_checks: CrossChecks | None = None,
         environment: bool = False,
     ) -> ConfigParser:
         """The config of a file and of those that it extends. Raises ConfigError.
@@ -88,7 +94,7 @@ class ConfigParser:
         layers = Layers.from_file(Path(path))
         if environment:
             layers.add_environment()
-        return cls(layers, sections, overrides, further)
+        return cls(layers, sections, overrides, cross_checks)
 
     @classmethod
     def from_dict(
@@ -120,42 +126,31 @@ class ConfigParser:
         Each constructor is given those of `supplied` that it has a parameter for. An optional section that is absent
         gives None (a list: []). Raises ConfigError where a constructor refuses its arguments."""
         section, value, steps = self._find(place)
-        return self._told(lambda: section.build(value, steps, supplied), steps)
+        return self._or_error(lambda: section.build(value, steps, supplied))
 
     def extra(self, place: str = "") -> Any:
         """What a section's `extra` makes of the keys beside "type" and "args"; "" is the top level's plain keys."""
         section, value, steps = self._find(place)
-        return self._told(lambda: build_extra(section, value, steps), steps)
+        return self._or_error(lambda: build_extra(section, value, steps))
 
-    def problem(self, place: str, text: str) -> str:
-        """A line of an error: the file or flag, the place, its value and `text`, such as `is not one of ...`."""
-        value = self._value(self._place(place))
-        return f"{self.origin(place)}: {place}{'' if value is None else f' = {shown(value)}'} {text}"
+    def problem(self, place: str, text: str) -> Problem:
+        """What is wrong with the value at a place: `text`, such as `is not one of ...`, after the value."""
+        key_path = self._place(place)
+        value = self._value(key_path)
+        return Problem(key_path, text if value is None else f"= {shown(value)} {text}")
+
+    def error(self, problems: Sequence[Problem]) -> ConfigError:
+        """The error that tells these problems, whose key paths are absolute."""
+        return ConfigError("\n".join(self._lines(problems)), problems)
 
     def origin(self, place: str) -> str:
         """The file or the flag that has set the value at a place."""
         return self._layers.origin(self._place(place))
 
-    def _problems(self) -> list[str]:
-        untold = [
-            problem
-            for problem in self.sections.problems(self.resolved, ())
-            if not any(problem.place[: len(place)] == place for place in self._layers.told)
-        ]
-        return [*self._layers.problems, *self._lines(untold)]
-
-    def _between_sections(self, further: FurtherProblems | None) -> list[str]:
-        """What `further` says of sections that are right in themselves; of the others it would only repeat."""
-        wrong = {str(problem.place[0]) for problem in self.sections.problems(self.resolved, ())}
-        if further is None or self._layers.problems or not wrong <= self.sections.parts.keys():
-            return []
-        speak_of_wrong = [f": {section}{end}" for section in wrong for end in (".", " ", ":")]
-        return [line for line in further(self) if not any(part in line for part in speak_of_wrong)]
-
     def _lines(self, problems: Sequence[Problem]) -> list[str]:
         """With what has set each, in the order of the file."""
-        ordered = sorted(problems, key=lambda problem: position(problem.place, self.resolved))
-        return [f"{self._layers.origin(problem.place)}: {problem.text}" for problem in ordered]
+        ordered = sorted(problems, key=lambda problem: position(problem.key_path, self.resolved))
+        return [f"{self._layers.origin(problem.key_path)}: {problem}" for problem in ordered]
 
     def _override(self, override: Override) -> None:
         """A value that reads as JSON, but stands where text is expected, is the text: `--set name=2024`."""
@@ -166,25 +161,25 @@ class ConfigParser:
         if self._is_wrong(place):
             self._layers.override(override)
 
-    def _is_wrong(self, place: Place) -> bool:
-        return any(problem.place == place for problem in self.sections.problems(self.resolved, ()))
+    def _is_wrong(self, place: KeyPath) -> bool:
+        return any(problem.key_path == place for problem in self.sections.problems(self.resolved, ()))
 
-    def _find(self, place: str) -> tuple[Section, Any, Place]:
+    def _find(self, place: str) -> tuple[Section, Any, KeyPath]:
         section: Section = self.sections
         steps = self._place(place)
         for step in steps:
             section = section.part(step)
         return section, self._value(steps), steps
 
-    def _place(self, dotted_place: str) -> Place:
+    def _place(self, dotted_place: str) -> KeyPath:
         """The steps of a dotted place; a number is an index only where a list stands."""
-        place: Place = ()
+        place: KeyPath = ()
         for step in dotted_place.split(".") if dotted_place else ():
             in_list = isinstance(self._value(place), list) and step.isdigit()
             place = (*place, int(step) if in_list else step)
         return place
 
-    def _value(self, place: Place) -> Any:
+    def _value(self, place: KeyPath) -> Any:
         """The value at a place, None where there is none."""
         value: Any = self.resolved
         for step in place:
@@ -192,18 +187,11 @@ class ConfigParser:
             value = value[step] if holds else None
         return value
 
-    def _told(self, make: Callable[[], Any], place: Place) -> Any:
+    def _or_error(self, make: Callable[[], Any]) -> Any:
         try:
             return make()
-        except BuildError as error:
-            raise ConfigError("\n".join(self._lines(error.problems))) from error
-        except ConfigError as error:
-            lines = []
-            for line in str(error).splitlines():
-                named = self._place(line.split(" ")[0].rstrip(":"))
-                origin = self._layers.origin(named if named and named[0] in self.resolved else place)
-                lines.append(f"{origin}: {line}")
-            raise ConfigError("\n".join(lines)) from error
+        except InvalidConfig as error:
+            raise self.error(error.problems) from error
 
 
 @dataclass(frozen=True)

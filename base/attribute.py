@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from pydantic import ConfigDict, with_config
 
 from base.batch import UNKNOWN
-from utils.errors import DataError
+from utils.errors import DataError, KeyPath, Problem
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
@@ -99,37 +99,38 @@ def is_unknown(raw: Any) -> bool:
     return raw is None or (isinstance(raw, float) and math.isnan(raw)) or (isinstance(raw, str) and not raw.strip())
 
 
-def attribute_from(name: str, spec: AttributeSpec, problems: list[str]) -> Attribute | None:
+def attribute_from(name: str, spec: AttributeSpec, problems: list[Problem]) -> Attribute | None:
     """The attribute that `spec` describes; adds what is wrong to `problems`, and gives None where none can be made."""
-    place = f"labels.attributes.{name}"
+    key_path = ("attributes", name)
     if ("classes" in spec) == ("bins" in spec):
-        problems.append(f'{place} must have either "classes" or "bins"')
+        problems.append(Problem(key_path, 'must have either "classes" or "bins"'))
         return None
     if "classes" in spec:
         for key in ("training_bins", "training_to_scoring", "limits"):
             if key in spec:
-                problems.append(f'{place}.{key} goes with "bins", not with "classes"')
+                problems.append(Problem((*key_path, key), 'goes with "bins", not with "classes"'))
         classes = tuple(spec["classes"])
         if len(classes) < 2 or len(set(classes)) != len(classes):
-            problems.append(f"{place}.classes = {list(classes)} must name at least two classes, each once")
+            wrong = f"= {list(classes)} must name at least two classes, each once"
+            problems.append(Problem((*key_path, "classes"), wrong))
         elif any(not name or name != name.strip() for name in classes):
-            problems.append(
-                f"{place}.classes = {list(classes)} must not be empty or have spaces around: no value would fit"
-            )
+            wrong = f"= {list(classes)} must not be empty or have spaces around: no value would fit"
+            problems.append(Problem((*key_path, "classes"), wrong))
         return Attribute(name, classes, classes, tuple(range(len(classes))))
     bins, training_bins = spec["bins"], spec.get("training_bins", spec["bins"])
     limits = spec.get("limits")
     if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
-        problems.append(f"{place}.limits = {limits} must be [lowest, highest]")
+        problems.append(Problem((*key_path, "limits"), f"= {limits} must be [lowest, highest]"))
         limits = None
-    if not (_rises(f"{place}.bins", bins, problems) and _rises(f"{place}.training_bins", training_bins, problems)):
+    if not (
+        _rises((*key_path, "bins"), bins, problems) and _rises((*key_path, "training_bins"), training_bins, problems)
+    ):
         return None
     for key, edges in {"bins": bins, "training_bins": training_bins}.items():
         if limits and key in spec and not limits[0] < edges[0] <= edges[-1] <= limits[1]:
-            problems.append(
-                f"{place}.{key} = {list(edges)} must lie within limits = {limits}, or some class has no value"
-            )
-    mapping = _training_to_scoring(place, bins, training_bins, spec.get("training_to_scoring"), problems)
+            wrong = f"= {list(edges)} must lie within limits = {limits}, or some class has no value"
+            problems.append(Problem((*key_path, key), wrong))
+    mapping = _training_to_scoring(key_path, bins, training_bins, spec.get("training_to_scoring"), problems)
     return Attribute(
         name,
         _bin_names(bins),
@@ -142,24 +143,30 @@ def attribute_from(name: str, spec: AttributeSpec, problems: list[str]) -> Attri
 
 
 def _training_to_scoring(
-    place: str, bins: Sequence[float], training_bins: Sequence[float], given: list[int] | None, problems: list[str]
+    key_path: KeyPath,
+    bins: Sequence[float],
+    training_bins: Sequence[float],
+    given: list[int] | None,
+    problems: list[Problem],
 ) -> tuple[int, ...]:
     classes = range(len(bins) + 1)
     if given is not None:
         if len(given) != len(training_bins) + 1 or set(given) != set(classes) or given != sorted(given):
-            problems.append(
-                f"{place}.training_to_scoring = {given} must give each of the {len(training_bins) + 1} training bins a "
-                f"scoring class of 0 to {len(bins)}, rising, each class at least once"
+            wrong = (
+                f"= {given} must give each of the {len(training_bins) + 1} training bins a scoring class of 0 to "
+                f"{len(bins)}, rising, each class at least once"
             )
+            problems.append(Problem((*key_path, "training_to_scoring"), wrong))
         return tuple(given)
     if len(training_bins) == len(bins):
         return tuple(classes)
     missing = [edge for edge in bins if edge not in training_bins]
     if missing:
-        problems.append(
-            f"{place}.training_bins = {list(training_bins)} do not map to bins = {list(bins)}: they lack the edge "
-            f"{missing[0]:g}; add it, or say the mapping with training_to_scoring"
+        wrong = (
+            f"= {list(training_bins)} do not map to bins = {list(bins)}: they lack the edge {missing[0]:g}; add it, or "
+            "say the mapping with training_to_scoring"
         )
+        problems.append(Problem((*key_path, "training_bins"), wrong))
     return tuple(bisect.bisect_right(bins, edge) for edge in (-math.inf, *training_bins))
 
 
@@ -170,8 +177,8 @@ def _bin_names(bins: Sequence[float]) -> tuple[str, ...]:
     return (f"<{bins[0]:g}", *inner, f">={bins[-1]:g}")
 
 
-def _rises(place: str, bins: Sequence[float], problems: list[str]) -> bool:
+def _rises(key_path: KeyPath, bins: Sequence[float], problems: list[Problem]) -> bool:
     good = len(bins) > 0 and all(map(math.isfinite, bins)) and all(low < high for low, high in itertools.pairwise(bins))
     if not good:
-        problems.append(f"{place} = {bins} must hold at least one edge, and the edges must rise")
+        problems.append(Problem(key_path, f"= {bins} must hold at least one edge, and the edges must rise"))
     return good

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from base.attribute import Attribute, AttributeSpec, attribute_from
 from base.batch import EMBEDDING, UNKNOWN
-from utils.errors import ConfigError
+from utils.errors import InvalidConfig, Problem
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LabelSpace:
     attribute); answer: the attributes that make the answer, the first counting most (default: all that heads
     predict). The competition's answer is mask * 6 + gender * 3 + age.
 
-    Raises ConfigError with all that is wrong, a line each.
+    Raises InvalidConfig with all that is wrong.
     """
 
     def __init__(
@@ -72,32 +72,31 @@ class LabelSpace:
         heads: dict[str, list[str]] | None = None,
         answer: list[str] | None = None,
     ) -> None:
-        problems: list[str] = []
+        problems: list[Problem] = []
         self.attributes: dict[str, Attribute] = {}
         for name, spec in attributes.items():
             attribute = attribute_from(name, spec, problems)
             if attribute is not None:
                 self.attributes[name] = attribute
         if not attributes:
-            raise ConfigError("labels.attributes is empty: name at least one attribute")
-        _check_names("labels.attributes", attributes, problems)
+            raise InvalidConfig([Problem(("attributes",), "is empty: name at least one attribute")])
+        _check_names("attributes", attributes, problems)
         self._config = {"attributes": attributes, "heads": heads, "answer": answer}
         head_attributes = heads if heads is not None else {name: [name] for name in attributes}
         if heads is not None:
-            _check_names("labels.heads", heads, problems)
+            _check_names("heads", heads, problems)
         _check_heads(head_attributes, attributes, problems)
         predicted = [name for names in head_attributes.values() for name in names]
         if answer is None:
             answer = [name for name in attributes if name in predicted]
         elif not answer or len(set(answer)) != len(answer):
-            problems.append(f"labels.answer = {answer} must name at least one attribute, each once")
+            problems.append(Problem(("answer",), f"= {answer} must name at least one attribute, each once"))
         for name in answer:
             if name not in predicted:
-                problems.append(
-                    f'labels.answer names "{name}", which no head predicts: they predict {", ".join(predicted)}'
-                )
+                wrong = f'names "{name}", which no head predicts: they predict {", ".join(predicted)}'
+                problems.append(Problem(("answer",), wrong))
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise InvalidConfig(problems)
         self.heads: dict[str, Head] = {
             name: Head(name, tuple(self.attributes[part] for part in parts)) for name, parts in head_attributes.items()
         }
@@ -205,25 +204,27 @@ def _combined_names(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(combined)
 
 
-def _check_names(place: str, names: Iterable[str], problems: list[str]) -> None:
+def _check_names(argument: str, names: Iterable[str], problems: list[Problem]) -> None:
     """Names become parts of metric names (val/mask_f1), of --set paths (labels.attributes.mask) and of layers'."""
     for name in names:
         if not re.fullmatch(r"[\w-]+", name):
-            problems.append(f'{place}: the name "{name}" must consist of letters, digits, "_" and "-"')
+            wrong = f'has the name "{name}", which must consist of letters, digits, "_" and "-"'
+            problems.append(Problem((argument,), wrong))
 
 
-def _check_heads(heads: Mapping[str, list[str]], attributes: Mapping[str, Any], problems: list[str]) -> None:
+def _check_heads(heads: Mapping[str, list[str]], attributes: Mapping[str, Any], problems: list[Problem]) -> None:
     seen: dict[str, str] = {}
     if not heads:
-        problems.append("labels.heads is empty: name at least one head")
+        problems.append(Problem(("heads",), "is empty: name at least one head"))
     for head, parts in heads.items():
+        key_path = ("heads", head)
         if head == EMBEDDING:
-            problems.append(f'labels.heads: no head may be called "{EMBEDDING}", as an output of the model is')
+            problems.append(Problem(key_path, "must have another name: an output of the model is called so"))
         if not parts:
-            problems.append(f"labels.heads.{head} names no attribute")
+            problems.append(Problem(key_path, "names no attribute"))
         for part in parts:
             if part not in attributes:
-                problems.append(f'labels.heads.{head} names "{part}", which is not one of {", ".join(attributes)}')
+                problems.append(Problem(key_path, f'names "{part}", which is not one of {", ".join(attributes)}'))
             elif part in seen:
-                problems.append(f'labels.heads.{head} names "{part}", which head "{seen[part]}" predicts already')
+                problems.append(Problem(key_path, f'names "{part}", which head "{seen[part]}" predicts already'))
             seen[part] = head

@@ -21,7 +21,7 @@ from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records.records import Record
 from data_loader.splits import Split
 from experiment.builders import build_data_loader, build_model, read_all_records
-from experiment.checks import problems_between_sections
+from experiment.checks import cross_checks
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from scripts.make_demo_data import make_demo_data
@@ -168,7 +168,7 @@ def new_folder(path: Path) -> Path:
 
 def read_config(file: Path) -> ConfigParser:
     """Raises ConfigError. The platform's variables say nothing here: measurements are to be the same everywhere."""
-    return ConfigParser.from_file(file, SECTIONS, (), problems_between_sections)
+    return ConfigParser.from_file(file, SECTIONS, (), cross_checks)
 
 
 def _laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

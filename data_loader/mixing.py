@@ -15,7 +15,6 @@ from torch import Tensor
 from base.label_space import LabelSpace
 from base.mixing import Box, Mix
 from utils.config.signatures import Fraction, PositiveFloat
-from utils.errors import ConfigError
 from utils.wording import not_one_of
 
 __all__ = ["CutMix", "MixUp"]
@@ -139,11 +138,11 @@ def random_box(share: float, height: int, width: int, stream: np.random.Generato
 
 
 def check_mixings(mixings: Sequence[BaseMixing]) -> None:
-    """Raises ConfigError where they claim more than all batches: at most one of them applies to a batch."""
+    """Raises ValueError where they claim more than all batches: at most one of them applies to a batch."""
     total = sum(mixing.batch_share for mixing in mixings)
     if total > 1 + 1e-9:
         shares = " + ".join(f"{mixing.batch_share:g}" for mixing in mixings)
-        raise ConfigError(f"mixing: the batch_share of all, {shares}, must be at most 1: a batch is mixed in one way")
+        raise ValueError(f"the batch_share of all, {shares}, must be at most 1: a batch is mixed in one way")
 
 
 def _one_side(share: float, length: int, stream: np.random.Generator) -> tuple[int, int]:

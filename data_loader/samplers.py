@@ -18,7 +18,7 @@ from base.class_weights import Rule, weights_by_rule
 from base.label_space import Head, LabelSpace
 from data_loader.records.records import Record
 from utils.config.signatures import PositiveInt
-from utils.errors import ConfigError, DataError
+from utils.errors import DataError, InvalidConfig, Problem
 from utils.wording import not_one_of
 
 __all__ = ["MPerClassSampler", "RepeatSampler", "WeightedSampler"]
@@ -48,9 +48,10 @@ class BaseSampler(ABC):
         """The epochs of these training records. Raises DataError where they cannot be sampled so."""
 
     def check_loader(self, batch_size: int, shuffle: bool) -> None:  # noqa: ARG002
-        """Raises ConfigError if a loader with these arguments does not suit the rule."""
+        """Raises InvalidConfig, its key paths of the whole config, if a loader with these arguments does not suit."""
         if not shuffle:
-            raise ConfigError("data_loader.args.shuffle = false goes without a sampler, which has its own order")
+            key_path = ("data_loader", "args", "shuffle")
+            raise InvalidConfig([Problem(key_path, "= false goes without a sampler, which has its own order")])
 
 
 class WeightedSampler(BaseSampler):
@@ -125,10 +126,8 @@ class MPerClassSampler(BaseSampler):
     def check_loader(self, batch_size: int, shuffle: bool) -> None:
         super().check_loader(batch_size, shuffle)
         if batch_size % self.images_per_class:
-            raise ConfigError(
-                f"sampler.args.images_per_class = {self.images_per_class} must divide data_loader.args.batch_size = "
-                f"{batch_size}"
-            )
+            wrong = f"= {self.images_per_class} must divide data_loader.args.batch_size = {batch_size}"
+            raise InvalidConfig([Problem(("sampler", "args", "images_per_class"), wrong)])
 
     def order(self, records: Sequence[Record]) -> EpochOrder:
         targets = _known_targets(self.head, records)

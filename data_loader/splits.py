@@ -19,7 +19,7 @@ from base.label_space import LabelSpace
 from data_loader.absent_classes import warn_of_absent_classes
 from data_loader.records.records import Record
 from data_loader.records.tables import raise_problems
-from utils.errors import ConfigError, DataError
+from utils.errors import DataError, InvalidConfig, Problem
 from utils.random_streams import numpy_stream
 from utils.wording import not_one_of
 
@@ -75,7 +75,7 @@ class BaseSplit(ABC):
     def divide(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> Split:
         """The same division for the same records (in any order) and seed.
 
-        A class that one side lacks is warned of. Raises ConfigError for an attribute that there is none of, and
+        A class that one side lacks is warned of. Raises InvalidConfig for an attribute that there is none of, and
         DataError where a side would be empty, or a person stands both in a given test side and elsewhere."""
         self.check_config(label_space)
         ordered = sorted(records, key=lambda record: record.name)
@@ -99,20 +99,17 @@ class BaseSplit(ABC):
         return Split(train, validation, test)
 
     def check_config(self, label_space: LabelSpace) -> None:
-        """Raises ConfigError for an attribute that there is none of, and the like; `divide` does it, too."""
-        problems = _unknown_attributes("split.args.drop_from_training", list(self.drop_from_training), label_space)
+        """Raises InvalidConfig for an attribute that there is none of, and the like; `divide` does it, too."""
+        problems = _unknown_attributes("drop_from_training", list(self.drop_from_training), label_space)
         for name, ranges in self.drop_from_training.items():
+            key_path = ("drop_from_training", name)
             if name in label_space.attributes and label_space.attributes[name].bins is None:
-                problems.append(
-                    f"split.args.drop_from_training.{name} needs an attribute with bins; {name} has classes"
-                )
-            for low, high in ranges:
+                problems.append(Problem(key_path, f"needs an attribute with bins; {name} has classes"))
+            for number, (low, high) in enumerate(ranges):
                 if low > high:
-                    problems.append(
-                        f"split.args.drop_from_training.{name}: [{low:g}, {high:g}] must be [lowest, highest]"
-                    )
+                    problems.append(Problem((*key_path, number), f"= [{low:g}, {high:g}] must be [lowest, highest]"))
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise InvalidConfig(problems)
 
     def _is_dropped(self, record: Record, label_space: LabelSpace) -> bool:
         for name, ranges in self.drop_from_training.items():
@@ -132,9 +129,9 @@ class _StratifiedSplit(BaseSplit):
         self.stratify = stratify or []
 
     def check_config(self, label_space: LabelSpace) -> None:
-        problems = _unknown_attributes("split.args.stratify", self.stratify, label_space)
+        problems = _unknown_attributes("stratify", self.stratify, label_space)
         if problems:
-            raise ConfigError("\n".join(problems))
+            raise InvalidConfig(problems)
         super().check_config(label_space)
 
     def _ordered_persons(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[str]:
@@ -205,7 +202,7 @@ class KFoldSplit(_StratifiedSplit):
     def check_config(self, label_space: LabelSpace) -> None:
         super().check_config(label_space)
         if self.fold is not None and self.fold >= self.folds:
-            raise ConfigError(f"split.args.fold = {self.fold} must be 0 to {self.folds - 1} (folds = {self.folds})")
+            raise ValueError(f"fold = {self.fold} must be 0 to {self.folds - 1} (folds = {self.folds})")
 
     def _in_validation(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[bool]:
         assert self.fold is not None, "one fold is divided at a time"
@@ -263,9 +260,11 @@ class NoSplit(BaseSplit):
         return [False] * len(records)
 
 
-def _unknown_attributes(place: str, names: Sequence[str], label_space: LabelSpace) -> list[str]:
+def _unknown_attributes(argument: str, names: Sequence[str], label_space: LabelSpace) -> list[Problem]:
     known = label_space.attributes
-    return [f'{place} names "{name}", which {not_one_of(name, known)}' for name in names if name not in known]
+    return [
+        Problem((argument,), f'names "{name}", which {not_one_of(name, known)}') for name in names if name not in known
+    ]
 
 
 def _person_classes(

@@ -32,7 +32,6 @@ from trainer.resume import ResumePoint
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
 from utils import distributed
-from utils.errors import ConfigError
 from utils.random_streams import torch_seed
 from utils.run_folders import RunFolders
 
@@ -171,7 +170,7 @@ def try_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_
     try:
         schedules.rehearse(_scheduler(config, optimizer, total_steps), total_steps)
     except (ArithmeticError, ValueError) as error:
-        raise ConfigError(config.problem("lr_scheduler.args", f"cannot be: {error}")) from error
+        raise config.error([config.problem("lr_scheduler.args", f"cannot be: {error}")]) from error
 
 
 def build_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
@@ -181,13 +180,11 @@ def build_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, tota
     scheduler = _scheduler(config, optimizer, total_steps)
     ends_after = getattr(scheduler, "total_steps", total_steps)  # of OneCycleLR
     if ends_after < total_steps:
-        raise ConfigError(
-            config.problem(
-                "lr_scheduler.args",
-                f"ends after {ends_after} steps, and the run takes {total_steps}; leave total_steps, epochs and "
-                "steps_per_epoch out, and they follow from the run",
-            )
+        wrong = (
+            f"ends after {ends_after} steps, and the run takes {total_steps}; leave total_steps, epochs and "
+            "steps_per_epoch out, and they follow from the run"
         )
+        raise config.error([config.problem("lr_scheduler.args", wrong)])
     return scheduler
 
 
@@ -201,9 +198,8 @@ def _scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_ste
         scheduler = config.build("lr_scheduler", optimizer=optimizer, **steps)
     except ArithmeticError as error:  # OneCycleLR, where its warm-up would take one step
         name = config["lr_scheduler"]["type"]
-        raise ConfigError(
-            config.problem("lr_scheduler.args", f"cannot be: {name} fails in a run of {total_steps} steps ({error})")
-        ) from error
+        wrong = f"cannot be: {name} fails in a run of {total_steps} steps ({error})"
+        raise config.error([config.problem("lr_scheduler.args", wrong)]) from error
     schedules.keep_layer_rates(scheduler)
     return scheduler
 

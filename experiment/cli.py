@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from base.base_trainer import TrainerSettings
-from experiment.checks import problems_between_sections
+from experiment.checks import cross_checks
 from experiment.schema import SECTIONS
 from parse_config import Arguments, ConfigParser, Override
 from trainer.resume import (
@@ -38,9 +38,7 @@ def configure(arguments: Arguments) -> tuple[ConfigParser, ResumePoint | RunFold
         config = ConfigParser.from_dict(trained, SECTIONS, origin, arguments.overrides, environment=True)
     else:
         file = arguments.config or DEFAULT_CONFIG
-        config = ConfigParser.from_file(
-            file, SECTIONS, arguments.overrides, problems_between_sections, environment=True
-        )
+        config = ConfigParser.from_file(file, SECTIONS, arguments.overrides, cross_checks, environment=True)
     if arguments.fold is not None:
         _refuse_impossible_fold(config, arguments.fold)
     if resume is not None:
@@ -84,11 +82,8 @@ def config_of_fold(config: ConfigParser, fold: int) -> ConfigParser:
 def _refuse_impossible_fold(config: ConfigParser, fold: int) -> None:
     """Raises ConfigError where `--fold` asks for what the config's split does not have."""
     if not is_run_of_folds(config.resolved):
-        raise ConfigError(
-            config.problem(
-                "split", f"has no folds to choose from, which --fold {fold} does; it needs a KFoldSplit without fold"
-            )
-        )
+        wrong = f"has no folds to choose from, which --fold {fold} does; it needs a KFoldSplit without fold"
+        raise config.error([config.problem("split", wrong)])
     folds = config.build("split").folds
     if not 0 <= fold < folds:
         raise ConfigError(f"--fold {fold}: the split has the folds 0 to {folds - 1}")

@@ -12,11 +12,11 @@ from base.scores import Scores
 from data_loader.records.records import Record
 from data_loader.samplers import class_counts
 from data_loader.splits import Split
-from experiment.schema import metric_functions
+from experiment.schema import metric_functions, named_metrics
 from model import metric
 from model.lr_scheduler import needs_metric
 from parse_config import ConfigParser, listed
-from utils.errors import DataError
+from utils.errors import DataError, Problem
 from utils.wording import not_one_of
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,10 @@ def watched_metrics(config: ConfigParser) -> dict[str, str]:
     return watched if looked_at is None else watched | {"lr_scheduler.metric": looked_at}
 
 
-def metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
-    unknown = [name for name in config.extra().metrics if name not in listed(metric)]
+def metric_problems(config: ConfigParser) -> list[Problem]:
+    """Metrics that there are none of, and a schedule that would follow its metric the wrong way."""
+    labels = config.build("labels")
+    unknown = [name for name in named_metrics(config) if name not in listed(metric)]
     problems = [
         config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown
     ]
@@ -61,10 +63,8 @@ def metric_problems(config: ConfigParser, labels: LabelSpace) -> list[str]:
             elif needs_metric(config["lr_scheduler"]["type"]):
                 wanted = "min" if name.partition("/")[2] in loss_names(config, labels) else "max"
                 if config["lr_scheduler"].get("args", {}).get("mode", "min") != wanted:
-                    problems.append(
-                        f'{config.origin(place)}: lr_scheduler.args.mode must be "{wanted}" for {name}, or the rate '
-                        "falls as it gets better"
-                    )
+                    wrong = f'must be "{wanted}" for {name}, or the rate falls as it gets better'
+                    problems.append(config.problem("lr_scheduler.args.mode", wrong))
             continue
         texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
         mode = texts.get(place, "").split(" ")[0] or trainer["save_best"][int(place.split(".")[-1])].split(" ")[0]
@@ -95,11 +95,8 @@ def _refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, valida
         absent |= {f"val/{metric}" for metric in config.extra().metrics}
     for place, name in watched_metrics(config).items():
         if rows and name in absent:
-            raise DataError(
-                config.problem(
-                    place, f"watches {name}, but no validation image has the labels that it needs; watch another"
-                )
-            )
+            wrong = f"watches {name}, but no validation image has the labels that it needs; watch another"
+            raise DataError(f"{config.origin(place)}: {config.problem(place, wrong)}")
 
 
 def _refuse_unlearnable(labels: LabelSpace, train: Sequence[Record]) -> None:

@@ -123,7 +123,11 @@ SECTIONS = Group(
 )
 
 
+def named_metrics(config: ConfigParser) -> tuple[str, ...]:
+    return tuple(config.resolved.get("metrics", RunSettings.metrics))
+
+
 def metric_functions(config: ConfigParser) -> dict[str, Metric]:
     """The metrics that the config names."""
     known = listed(metric)
-    return {name: known[name] for name in config.extra().metrics if name in known}
+    return {name: known[name] for name in named_metrics(config) if name in known}

@@ -27,7 +27,7 @@ from inference.tta_presets import PRESETS
 from logger.log import progress_bar
 from model.model import build_without_weights
 from utils.checkpoint.checkpoint_file import read_checkpoint
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError
 from utils.run_folders import read_kept_config, refuse_missing
 from utils.signals import StopSignals
 from utils.wording import first_line
@@ -112,7 +112,7 @@ class Predictor:
         except CheckpointError as error:  # of a part, which does not know the file
             told = str(error).removeprefix(f"{path}: ")
             raise CheckpointError(f"{path}: {told}") from None
-        except (ConfigError, AttributeError, TypeError, ValueError) as error:  # by another version, or another hand
+        except (AttributeError, TypeError, ValueError) as error:  # by another version, or another hand
             raise CheckpointError(f"{path}: cannot be used by this version: {first_line(error)}") from None
 
     @property

@@ -16,38 +16,38 @@ from dataclasses import replace
 from base.preprocessing import Preprocessing
 from data_loader.transforms import TRANSFORMS, Pipeline, TransformSpec, eval_pipeline
 from data_loader.transforms.trials import check_deterministic, final_size
-from utils.errors import ConfigError
+from utils.errors import InvalidConfig, Problem
 
 Views = Mapping[str, Sequence[TransformSpec]]
 
 
-def views_problems(views: Views) -> list[str]:
-    """What is wrong with a section `views` beyond the shape and the arguments of its lists, a line each."""
+def views_problems(views: Views) -> list[Problem]:
+    """What is wrong with a section `views` beyond the shape and the arguments of its lists; key paths inside it."""
     if not views:
-        return ['views is empty; name at least one, such as "plain": [] for the image as it is']
-    problems: list[str] = []
+        return [Problem((), 'is empty; name at least one, such as "plain": [] for the image as it is')]
+    problems: list[Problem] = []
     for name, specs in views.items():
-        place = f"views.{name}"
         try:
             transforms = eval_pipeline(Preprocessing((1, 1), (0.5,) * 3, (0.5,) * 3, list(specs))).prefix.transforms
-        except ConfigError as error:
-            problems += [line.replace("preprocessing.eval_transforms", place, 1) for line in str(error).splitlines()]
+        except InvalidConfig as error:
+            problems += [problem.under((name,)) for problem in error.problems]
             continue
-        final_size(place, [*transforms, TRANSFORMS["Resize"](8, 8)], problems)
+        final_size((name,), [*transforms, TRANSFORMS["Resize"](8, 8)], problems)
         for number, transform in enumerate(transforms):
-            chances: list[str] = []
-            check_deterministic(place, [transform], chances)
-            if chances:
-                problems.append(
-                    f"{place}[{number}]: {type(transform).__name__} is random, and a view must be the same each time; "
-                    "set p to 1, and every range to one value, such as [30, 30]"
+            random: list[Problem] = []
+            check_deterministic((), [transform], random)
+            if random:
+                wrong = (
+                    f"({type(transform).__name__}) is random, and a view must be the same each time; set p to 1, and "
+                    "every range to one value, such as [30, 30]"
                 )
+                problems.append(Problem((name, number), wrong))
     return problems
 
 
 def view_pipelines(views: Views, preprocessing: Preprocessing) -> list[Pipeline]:
     """For each view, whose problems were looked for when the config was read: its transforms, then the model's own.
 
-    Raises ConfigError for views that cannot be built."""
+    Raises InvalidConfig for views that cannot be built."""
     own = preprocessing.eval_transforms
     return [eval_pipeline(replace(preprocessing, eval_transforms=[*specs, *own])) for specs in views.values()]

@@ -20,7 +20,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from model.depthwise import use_fast_depthwise
 from model.pooling import use_gem
-from utils.errors import ConfigError
 
 _HUB_ANSWERS_WITHIN_SECONDS = 10
 
@@ -42,7 +41,7 @@ def check_backbone(
             raise ValueError(f"weights_file = {weights_file} is not a file")
     elif pretrained and not is_model_pretrained(model_name) and model_name not in get_deprecated_models():
         raise ValueError(
-            f"timm has no pretrained weights of {model_name}; set pretrained to false, or give weights_file"
+            f"pretrained = true: timm has no pretrained weights of {model_name}; set it to false, or give weights_file"
         )
     try:
         with torch.device("meta"):
@@ -52,7 +51,7 @@ def check_backbone(
             f"{key} = {value}" for key, value in {"pooling": pooling, **options}.items() if value is not None
         )
         raise ValueError(
-            f"{model_name} cannot be built with {given or 'its defaults'} ({_first_line(error)})"
+            f"model_name = {model_name} cannot be built with {given or 'its defaults'} ({_first_line(error)})"
         ) from error
     _adapt(backbone, model_name, pooling, gradient_checkpointing)
 
@@ -69,8 +68,8 @@ def build_backbone(
 
     weights_file: timm's weights of this model, .safetensors or .pth, read instead of fetching them; pooling: "gem", or
     a name that timm knows, instead of the backbone's own; options: what timm's builder takes. The stages are names of
-    parameters, see `_stages`. Raises ConfigError if weights cannot be had or do not fit, ValueError if the backbone
-    cannot do what is asked for."""
+    parameters, see `_stages`. Raises ValueError if weights cannot be had or do not fit, and if the backbone cannot
+    do what is asked for."""
     backbone = _load(model_name, pretrained and weights_file is None, pooling, options)
     new = _layers_of(pooling, backbone, model_name, options)
     if weights_file is not None:
@@ -87,9 +86,9 @@ def _load(model_name: str, pretrained: bool, pooling: str | None, options: dict[
         with _cache_only_if_hub_is_silent():
             return _create(model_name, pooling, options, pretrained=True)
     except Exception as error:  # of the network, the hub, the disk: many libraries' own
-        raise ConfigError(
-            f"arch.args: weights of {model_name} could not be fetched ({_first_line(error)}); set arch.args.pretrained "
-            "to false, or arch.args.weights_file to a file you downloaded"
+        raise ValueError(
+            f"pretrained = true: weights of {model_name} could not be fetched ({_first_line(error)}); set it to false, "
+            "or weights_file to a file you downloaded"
         ) from error
 
 
@@ -163,17 +162,19 @@ def _count_batch_once(norm: _BatchNorm, _: tuple[Tensor, ...], momentum: float |
 def _check_name(model_name: str) -> None:
     if ":" in model_name or "/" in model_name:
         raise ValueError(
-            f'"{model_name}" is not a name of timm\'s; only its own names are taken, such as resnet18.a1_in1k: for '
-            "weights of your own add weights_file"
+            f'model_name = "{model_name}" is not a name of timm\'s; only its own names are taken, such as '
+            "resnet18.a1_in1k: for weights of your own add weights_file"
         )
     architecture, _, tag = model_name.partition(".")
     if not is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"{model_name} is not a timm model{hint}")
+        raise ValueError(f"model_name = {model_name} is not a timm model{hint}")
     known = timm.list_models(f"{architecture}.*", pretrained=True)
     if tag and model_name not in known:
-        raise ValueError(f"{model_name} is not a timm model; {architecture} has {', '.join(known) or 'no weights'}")
+        raise ValueError(
+            f"model_name = {model_name} is not a timm model; {architecture} has {', '.join(known) or 'no weights'}"
+        )
 
 
 @contextmanager
@@ -210,13 +211,13 @@ def _read_weights(backbone: nn.Module, weights_file: str, model_name: str, new: 
             strict=False,
         )
     except Exception as error:  # any reader's or unpickler's own
-        raise ConfigError(f"arch.args.weights_file = {weights_file} cannot be read ({_first_line(error)})") from error
+        raise ValueError(f"weights_file = {weights_file} cannot be read ({_first_line(error)})") from error
     finally:
         hook.remove()
     missing = [name for name in missing if name not in new]
     if missing:
-        raise ConfigError(
-            f"arch.args.weights_file = {weights_file} is not of {model_name}: it lacks {len(missing)} of the model's "
+        raise ValueError(
+            f"weights_file = {weights_file} is not of {model_name}: it lacks {len(missing)} of the model's "
             f"weights, the first {missing[0]}"
         )
 

@@ -43,7 +43,7 @@ class TimmModelMulti(BaseModel):
     knows, instead of its own; dropout_samples, embedding_size: see `LinearHeads`; gradient_checkpointing: keep fewer
     activations in memory and compute them again in the backward pass, where timm can: slower, with the same gradients.
 
-    Raises ConfigError if weights cannot be had.
+    Raises ValueError if weights cannot be had.
     """
 
     def __init__(

@@ -196,7 +196,7 @@ def build_optimizer(
 
     make: from parameter groups, as torch has them, to the optimizer. With plain settings and nothing further there is
     one group, `model.parameters()`. Sharpness-aware minimisation is not the optimizer's: see the trainer.
-    Raises ConfigError for a layer_decay where the model has no stages."""
+    Raises ValueError for a layer_decay where the model has no stages."""
     settings = settings or OptimizerSettings()
     groups = parameter_groups(model, settings.decay_norms_and_biases, settings.layer_decay)
     own = list(further)

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from base.base_model import BaseModel
-from utils.errors import ConfigError
 
 
 def parameter_groups(
@@ -18,7 +17,7 @@ def parameter_groups(
     """The model's parameters as torch's optimizers take them, {"params": [...], ...}, none left out.
 
     A group whose rate is not to be the optimizer's own has "lr_scale", the factor (which whoever builds the optimizer
-    applies); one that does not decay has "weight_decay": 0. Raises ConfigError for a layer_decay of no stages."""
+    applies); one that does not decay has "weight_decay": 0. Raises ValueError for a layer_decay of no stages."""
     scales = {} if layer_decay is None else rate_scales(model, layer_decay)
     undecayed = set() if decay_norms_and_biases else without_decay(model)
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
@@ -37,9 +36,9 @@ def rate_scales(model: BaseModel, layer_decay: float) -> dict[str, float]:
     """By parameter of a stage: layer_decay ** n, n = 1 for the last stage, 2 for the one below it, and so on.
 
     The layer-wise learning rates of BEiT (Bao et al. 2021). What is in no stage, such as the heads, has the full
-    rate. Raises ConfigError if the model has no stages. A model on the meta device will do."""
+    rate. Raises ValueError if the model has no stages. A model on the meta device will do."""
     if not model.stages():
-        raise ConfigError(f"optimizer.layer_decay = {layer_decay}: {model.title()} has no stages; leave it out")
+        raise ValueError(f"layer_decay = {layer_decay}: {model.title()} has no stages; leave it out")
     return {
         name: layer_decay**number for number, names in enumerate(reversed(model.stages()), start=1) for name in names
     }

@@ -16,7 +16,7 @@ from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.records.statistics import label_statistics, measure_images, size_statistics
 from data_loader.splits import KFoldSplit
 from experiment.builders import read_all_records
-from experiment.checks import check_config, problems_between_sections
+from experiment.checks import check_config, cross_checks
 from experiment.schema import SECTIONS
 from logger.log import close_log, open_log
 from parse_config import ConfigParser, parse_arguments
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
     log = open_log(None, 1)
     try:
-        config = ConfigParser.from_file(given.config, SECTIONS, overrides, problems_between_sections)
+        config = ConfigParser.from_file(given.config, SECTIONS, overrides, cross_checks)
         found = collect(config, log.info)
         for line in table(found):
             log.info("%s", line)

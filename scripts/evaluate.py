@@ -59,7 +59,7 @@ def label_space(arguments: Namespace) -> LabelSpace:
     file = find_checkpoint(next(iter(folds.values()), path))
     try:
         return LabelSpace(**read_checkpoint(file)["labels"])
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{file}: holds no label space of this version ({error})") from None
 
 

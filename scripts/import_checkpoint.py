@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from base.base_trainer import TrainerSettings
-from experiment.checks import check_config, problems_between_sections
+from experiment.checks import check_config, cross_checks
 from experiment.schema import SECTIONS
 from inference.foreign_weights import state_dict_in
 from inference.imported_run import imported_content
@@ -38,7 +38,7 @@ def import_checkpoint(arguments: Namespace) -> Path:
     try:
         path = Path(arguments.checkpoint)
         renames = [rename_from(text) for text in arguments.rename]
-        config = ConfigParser.from_file(arguments.config, SECTIONS, further=problems_between_sections)
+        config = ConfigParser.from_file(arguments.config, SECTIONS, cross_checks=cross_checks)
         labels = check_config(config)
         for note in config.notes:
             log.info("%s", note)

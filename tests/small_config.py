@@ -15,7 +15,7 @@ from torch.optim import SGD, Adam, lr_scheduler
 
 from parse_config import ByName, ConfigParser, Group, Many, One, Settings, parse_arguments
 from utils.config.signatures import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, InvalidConfig, Problem, run_command
 
 
 class AttributeSpec(TypedDict, total=False):
@@ -27,7 +27,7 @@ class Labels:
     def __init__(self, attributes: dict[str, AttributeSpec]) -> None:
         falling = [name for name, spec in attributes.items() if spec.get("bins", []) != sorted(spec.get("bins", []))]
         if falling:
-            raise ConfigError("\n".join(f"labels.attributes.{name}.bins must rise" for name in falling))
+            raise InvalidConfig([Problem(("attributes", name, "bins"), "must rise") for name in falling])
         self.names = list(attributes)
 
 

@@ -18,8 +18,6 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import experiment.checks
-from base.label_space import LabelSpace
 from data_loader.transforms import AugmentationKey, build_transforms
 from experiment.checks import check_config
 from experiment.schema import SECTIONS
@@ -38,22 +36,8 @@ ROWS = dict(re.findall(r"^\| \[`(\w+\.json)`\]\((?:\w+\.json)\) \|(.*)\|$", READ
 
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the project's folder, where relative paths lead; models are tried once each, since most configs have one."""
+    """In the project's folder, where relative paths lead."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(experiment.checks, "_arch_problems", _arch_problems)
-
-
-def _arch_problems(config: ConfigParser, labels: LabelSpace | None) -> list[str]:
-    loader, layer_decay = config["data_loader"]["args"], config["optimizer"].get("layer_decay")
-    parts = [config["arch"], loader["input_size"], config.resolved.get("freezing"), layer_decay]
-    key = json.dumps(parts, sort_keys=True)
-    if key not in TRIED:
-        TRIED[key] = ARCH_PROBLEMS(config, labels)
-    return TRIED[key]
-
-
-ARCH_PROBLEMS = experiment.checks._arch_problems
-TRIED: dict[str, list[str]] = {}
 
 
 @functools.cache

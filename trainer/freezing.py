@@ -9,7 +9,6 @@ from torch import nn
 
 from base.base_model import BaseModel
 from utils.config.signatures import PositiveInt
-from utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,13 @@ class Freezing:
     epochs: PositiveInt | None = None
 
     def check(self, model: BaseModel) -> None:
-        """Raises ConfigError if the model has fewer stages. A model on the meta device will do."""
+        """Raises ValueError if the model has fewer stages. A model on the meta device will do."""
         known = len(model.stages())
         if known == 0:
-            raise ConfigError(f"freezing.stages = {self.stages}: {model.title()} has no stages; leave out freezing")
+            raise ValueError(f"stages = {self.stages}: {model.title()} has no stages; leave out freezing")
         if self.stages != "all" and self.stages > known:
-            raise ConfigError(
-                f"freezing.stages = {self.stages}: {model.title()} has {known} stage{'s' * (known > 1)}; "
-                'give no more, or "all"'
+            raise ValueError(
+                f'stages = {self.stages}: {model.title()} has {known} stage{"s" * (known > 1)}; give no more, or "all"'
             )
 
     def begin_epoch(self, model: BaseModel, epoch: int) -> bool:
@@ -43,7 +41,7 @@ class Freezing:
 
         To be called after `model.train()`, also where a run goes on within an epoch. Returns whether other parameters
         are trained now than before the call: who relies on which they are (DistributedDataParallel) begins anew then.
-        Raises ConfigError if the model has fewer stages."""
+        Raises ValueError if the model has fewer stages."""
         self.check(model)
         stages = model.stages()
         standing = len(stages) if self.stages == "all" else self.stages

@@ -6,9 +6,51 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+
+KeyPath = tuple[str | int, ...]
+"""Where a value is in a config: ("data", 0, "args", "root")."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a value of a config, and where the value is.
+
+    key_path: of the value; () for the whole;
+    text: read after the key path: "= -1 must be at least 0", "lacks \"type\"".
+    """
+
+    key_path: KeyPath
+    text: str
+
+    def __str__(self) -> str:
+        return f"{dotted(self.key_path)} {self.text}" if self.key_path else self.text
+
+    def under(self, key_path: KeyPath) -> Problem:
+        """The same problem where the values are at `key_path` of a larger whole."""
+        return Problem((*key_path, *self.key_path), self.text)
+
+
+class InvalidConfig(ValueError):
+    """A constructor's arguments are wrong in several ways, or deep inside.
+
+    The config's parser adds what the constructor cannot know, the absolute key path and the file, and raises
+    ConfigError. For one problem of one argument a plain ValueError does: "gamma = -1 must be at least 0".
+
+    problems: their key paths are relative to the arguments of the constructor.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = list(problems)
+
+
+def dotted(key_path: KeyPath) -> str:
+    """("data", 0, "args") -> "data.0.args"."""
+    return ".".join(map(str, key_path))
 
 
 class UserError(Exception):
@@ -18,9 +60,16 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """The config or the command line is wrong. One problem a line, where several were found."""
+    """The config or the command line is wrong. One problem a line, where several were found.
+
+    problems: of a config, those that the lines tell, with absolute key paths.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = list(problems)
 
 
 class DataError(UserError):

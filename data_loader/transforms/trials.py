@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.errors import KeyPath, Problem
 from utils.random_streams import numpy_stream, python_stream
 from utils.wording import first_line
 
@@ -47,8 +48,8 @@ class _Trial(NamedTuple):
     drawn: list[bytes]
 
 
-def check_deterministic(place: str, transforms: Sequence[Any], problems: list[str]) -> None:
-    """Validation images are never augmented: adds a line to `problems` for each random transform.
+def check_deterministic(key_path: KeyPath, transforms: Sequence[Any], problems: list[Problem]) -> None:
+    """Validation images are never augmented: adds a problem for each random transform.
 
     A transform is random if its results differ, or the numbers that it draws (for one, whether to act at all,
     0 < p < 1): a difference need not show on the image at hand. A range of one value is not random."""
@@ -60,10 +61,11 @@ def check_deterministic(place: str, transforms: Sequence[Any], problems: list[st
             return  # `final_size` tells why
         same = all(np.array_equal(first, trial.result) and trials[0].drawn == trial.drawn for trial in trials)  # type: ignore[arg-type]
         if not same:
-            problems.append(
-                f"{place}[{number}]: {type(transform).__name__} is random (p = {transform.p:g}), and validation images "
-                f"are never augmented; move it to transforms.train"
+            wrong = (
+                f"({type(transform).__name__}) is random (p = {transform.p:g}), and validation images are never "
+                "augmented; move it to transforms.train"
             )
+            problems.append(Problem((*key_path, number), wrong))
         image = first
 
 
@@ -85,7 +87,7 @@ def count_deterministic(transforms: Sequence[Any]) -> int:
     return len(transforms)
 
 
-def final_size(place: str, transforms: Sequence[Any], problems: list[str]) -> tuple[int, int] | None:
+def final_size(key_path: KeyPath, transforms: Sequence[Any], problems: list[Problem]) -> tuple[int, int] | None:
     """Height and width after the list, which must be the same for images of any size; else None and a problem.
 
     Each transform is also tried as if its p were 1: what it does seldom must not show in mid-training."""
@@ -95,13 +97,13 @@ def final_size(place: str, transforms: Sequence[Any], problems: list[str]) -> tu
         for number, transform in enumerate(transforms):
             trial = _try(transform, image, key, force=key >= len(PROBE_SIZES) * 2 and transform.p > 0)
             if trial.result is None:
-                problems.append(f"{place}[{number}]: {type(transform).__name__} {trial.problem}")
+                problems.append(Problem((*key_path, number), f"({type(transform).__name__}) {trial.problem}"))
                 return None
             image = trial.result
         sizes.append((image.shape[0], image.shape[1]))
     if len(set(sizes)) > 1:
         found = " or ".join(f"{height} x {width}" for height, width in dict.fromkeys(sizes))
-        problems.append(f"{place} does not end in one size (it gave {found} pixels); put a Resize in it")
+        problems.append(Problem(key_path, f"does not end in one size (it gave {found} pixels); put a Resize in it"))
         return None
     return sizes[0]
 

@@ -47,9 +47,9 @@ class HeadLoss(nn.Module, ABC):
         """Raises ValueError if the class weights do not fit a head of `num_classes` classes."""
         if self.class_weights is not None and len(self.class_weights) != num_classes:
             names = f" ({', '.join(class_names)})" if class_names else ""
-            raise ValueError(
-                f"class_weights has {len(self.class_weights)} entries, but the head has {num_classes} classes{names}"
-            )
+            given = f"class_weights = [{', '.join(f'{weight:g}' for weight in self.class_weights.tolist())}]"
+            count = len(self.class_weights)
+            raise ValueError(f"{given} has {count} entries, but the head has {num_classes} classes{names}")
 
     def use_class_counts(self, counts: Tensor) -> None:
         """Computes what follows from counts (C,) int64, the training samples of each class; the result lies on their

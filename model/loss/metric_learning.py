@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from base.batch import UNKNOWN
 from model.loss.metric_learning_names import MINERS, WITHOUT_MINER, MinerName
-from utils.config.signatures import NonNegativeFloat, check_arguments, constructor_problems
+from utils.config.signatures import NonNegativeFloat, argument_problems, constructor_problems
+from utils.errors import Problem
 from utils.wording import not_one_of
 
 
@@ -86,28 +87,27 @@ class MetricLearningSettings:
     weight: NonNegativeFloat = 1.0
     miner: MinerSpec | None = None
 
-    def problems(self, place: str, loss_name: str, heads: Collection[str]) -> list[str]:
-        """What is wrong beyond the signature, a line each that begins with its place; `place` is the loss's own."""
-        lines = []
+    def problems(self, loss_name: str, heads: Collection[str]) -> list[Problem]:
+        """What is wrong beyond the signature, its key paths relative to the loss's own."""
+        problems = []
         if self.head not in heads:
-            lines.append(f'{place}.head = "{self.head}" {not_one_of(self.head, heads)}')
+            problems.append(Problem(("head",), f'= "{self.head}" {not_one_of(self.head, heads)}'))
         if self.miner is not None:
             name, arguments = self.miner["type"], self.miner.get("args", {})
-            lines += check_arguments(MINERS[name], arguments, f"{place}.miner.args") or self._refusals(place)
+            problems += argument_problems(MINERS[name], arguments, ("miner", "args")) or self._refusals()
             if loss_name in WITHOUT_MINER:
-                lines.append(f'{place}.miner = "{name}": {loss_name} takes no miner; remove it')
-        return lines
+                problems.append(Problem(("miner",), f'= "{name}": {loss_name} takes no miner; remove it'))
+        return problems
 
     def build_miner(self) -> nn.Module | None:
         """The miner, if there is one. Raises ValueError for arguments that contradict one another."""
         return None if self.miner is None else MINERS[self.miner["type"]](**self.miner.get("args", {}))
 
-    def _refusals(self, place: str) -> list[str]:
+    def _refusals(self) -> list[Problem]:
         try:
             self.build_miner()
         except ValueError as error:
             assert self.miner is not None
             name, arguments = self.miner["type"], self.miner.get("args", {})
-            found = constructor_problems(MINERS[name], arguments, (f"{place}.miner.args",), error)
-            return [problem.text for problem in found]
+            return constructor_problems(MINERS[name], arguments, ("miner", "args"), error)
         return []

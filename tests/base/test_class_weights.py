@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from base.class_weights import Rule, weights_by_rule
 from model.loss import FocalLoss
-from utils.config.signatures import check_arguments
+from utils.config.signatures import argument_problems
 
 RULES = get_args(Rule)
 COUNTS = [13, 1, 500, 74, 2900]
@@ -64,15 +64,15 @@ def test_a_class_without_samples_weighs_as_the_mean_sample(rule: Rule) -> None:
     ("value", "told"),
     [
         ("balancd", 'one of "balanced", "sqrt", "effective" is expected; did you mean "balanced"?'),
-        ([1.0, -2.0], "args.class_weights.1 = -2.0: must be at least 0"),
+        ([1.0, -2.0], "class_weights.1 = -2.0: must be at least 0"),
         (3, "a list or one of"),
     ],
 )
 def test_the_config_check_refuses_others(value: Any, told: str) -> None:
-    (line,) = check_arguments(FocalLoss, {"class_weights": value}, "args")
-    assert told in line
+    (problem,) = argument_problems(FocalLoss, {"class_weights": value})
+    assert told in str(problem)
 
 
 @pytest.mark.parametrize("value", [None, [1, 2.5], *RULES])
 def test_the_config_check_takes(value: Any) -> None:
-    assert check_arguments(FocalLoss, {"class_weights": value}, "args") == []
+    assert argument_problems(FocalLoss, {"class_weights": value}) == []

@@ -13,7 +13,7 @@ import torch
 
 from base.attribute import is_unknown
 from base.label_space import LabelSpace
-from utils.errors import ConfigError, DataError
+from utils.errors import DataError, InvalidConfig
 
 MASK = {"classes": ["wear", "incorrect", "not_wear"]}
 GENDER = {"classes": ["male", "female"]}
@@ -182,7 +182,7 @@ def test_decades_are_summed_back() -> None:
 
 
 def test_finer_bins_that_move_an_edge_need_a_mapping() -> None:
-    with pytest.raises(ConfigError, match=r"training_bins = \[20, 30, 40, 58\].*lack the edge 60") as caught:
+    with pytest.raises(ValueError, match=r"training_bins = \[20, 30, 40, 58\].*lack the edge 60") as caught:
         space({"training_bins": [20, 30, 40, 58]})
     assert "training_to_scoring" in str(caught.value)
     labels = space({"training_bins": [20, 30, 40, 58], "training_to_scoring": [0, 0, 1, 1, 2]})
@@ -291,83 +291,83 @@ def test_config_makes_the_same_space_again() -> None:
 # Config errors
 
 WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "no attribute": ({"attributes": {}}, ["labels.attributes is empty"]),
-    "neither": ({"attributes": {"a": {}}}, ["labels.attributes.a", '"classes" or "bins"']),
-    "both": ({"attributes": {"a": {"classes": ["x", "y"], "bins": [1]}}}, ["labels.attributes.a", "either"]),
-    "one class": ({"attributes": {"a": {"classes": ["x"]}}}, ["labels.attributes.a.classes = ['x']", "two"]),
-    "class twice": ({"attributes": {"a": {"classes": ["x", "y", "x"]}}}, ["labels.attributes.a.classes", "once"]),
-    "blank class": ({"attributes": {"a": {"classes": ["x", " "]}}}, ["labels.attributes.a.classes"]),
-    "padded class": ({"attributes": {"a": {"classes": ["x", "y "]}}}, ["labels.attributes.a.classes"]),
+    "no attribute": ({"attributes": {}}, ["attributes is empty"]),
+    "neither": ({"attributes": {"a": {}}}, ["attributes.a", '"classes" or "bins"']),
+    "both": ({"attributes": {"a": {"classes": ["x", "y"], "bins": [1]}}}, ["attributes.a", "either"]),
+    "one class": ({"attributes": {"a": {"classes": ["x"]}}}, ["attributes.a.classes = ['x']", "two"]),
+    "class twice": ({"attributes": {"a": {"classes": ["x", "y", "x"]}}}, ["attributes.a.classes", "once"]),
+    "blank class": ({"attributes": {"a": {"classes": ["x", " "]}}}, ["attributes.a.classes"]),
+    "padded class": ({"attributes": {"a": {"classes": ["x", "y "]}}}, ["attributes.a.classes"]),
     "limits on classes": (
         {"attributes": {"a": {"classes": ["x", "y"], "limits": [0, 1]}}},
-        ["labels.attributes.a.limits", '"bins"'],
+        ["attributes.a.limits", '"bins"'],
     ),
-    "no bins": ({"attributes": {"a": {"bins": []}}}, ["labels.attributes.a.bins = []"]),
-    "bins fall": ({"attributes": {"a": {"bins": [60, 30]}}}, ["labels.attributes.a.bins = [60, 30]", "rise"]),
-    "bins stand": ({"attributes": {"a": {"bins": [30, 30]}}}, ["labels.attributes.a.bins = [30, 30]", "rise"]),
-    "bins nan": ({"attributes": {"a": {"bins": [math.nan]}}}, ["labels.attributes.a.bins"]),
-    "bins inf": ({"attributes": {"a": {"bins": [30, math.inf]}}}, ["labels.attributes.a.bins"]),
+    "no bins": ({"attributes": {"a": {"bins": []}}}, ["attributes.a.bins = []"]),
+    "bins fall": ({"attributes": {"a": {"bins": [60, 30]}}}, ["attributes.a.bins = [60, 30]", "rise"]),
+    "bins stand": ({"attributes": {"a": {"bins": [30, 30]}}}, ["attributes.a.bins = [30, 30]", "rise"]),
+    "bins nan": ({"attributes": {"a": {"bins": [math.nan]}}}, ["attributes.a.bins"]),
+    "bins inf": ({"attributes": {"a": {"bins": [30, math.inf]}}}, ["attributes.a.bins"]),
     "training bins fall": (
         {"attributes": {"a": {"bins": [30, 60], "training_bins": [30, 20, 60]}}},
-        ["labels.attributes.a.training_bins = [30, 20, 60]", "rise"],
+        ["attributes.a.training_bins = [30, 20, 60]", "rise"],
     ),
     "training bins fewer": (
         {"attributes": {"a": {"bins": [30, 60], "training_bins": [30]}}},
-        ["labels.attributes.a.training_bins = [30]", "bins = [30, 60]", "60"],
+        ["attributes.a.training_bins = [30]", "bins = [30, 60]", "60"],
     ),
     "mapping short": (
         {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [0, 1]}}},
-        ["labels.attributes.a.training_to_scoring = [0, 1]", "3 training bins"],
+        ["attributes.a.training_to_scoring = [0, 1]", "3 training bins"],
     ),
     "mapping misses a class": (
         {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [0, 0, 0]}}},
-        ["labels.attributes.a.training_to_scoring = [0, 0, 0]"],
+        ["attributes.a.training_to_scoring = [0, 0, 0]"],
     ),
     "mapping beyond": (
         {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [0, 1, 2]}}},
-        ["labels.attributes.a.training_to_scoring = [0, 1, 2]"],
+        ["attributes.a.training_to_scoring = [0, 1, 2]"],
     ),
     "mapping falls": (
         {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [1, 0, 1]}}},
-        ["labels.attributes.a.training_to_scoring = [1, 0, 1]", "rising"],
+        ["attributes.a.training_to_scoring = [1, 0, 1]", "rising"],
     ),
-    "limits turned": ({"attributes": {"a": {"bins": [30], "limits": [9, 1]}}}, ["labels.attributes.a.limits = [9, 1]"]),
-    "limits of three": ({"attributes": {"a": {"bins": [30], "limits": [0, 1, 2]}}}, ["labels.attributes.a.limits"]),
-    "limits nan": ({"attributes": {"a": {"bins": [30], "limits": [math.nan, 2]}}}, ["labels.attributes.a.limits"]),
+    "limits turned": ({"attributes": {"a": {"bins": [30], "limits": [9, 1]}}}, ["attributes.a.limits = [9, 1]"]),
+    "limits of three": ({"attributes": {"a": {"bins": [30], "limits": [0, 1, 2]}}}, ["attributes.a.limits"]),
+    "limits nan": ({"attributes": {"a": {"bins": [30], "limits": [math.nan, 2]}}}, ["attributes.a.limits"]),
     "a bin beyond the limits": (
         {"attributes": {"a": {"bins": [30, 130], "limits": [0, 120]}}},
-        ["labels.attributes.a.bins = [30, 130]", "limits"],
+        ["attributes.a.bins = [30, 130]", "limits"],
     ),
     "name with a dot": ({"attributes": {"a.b": {"classes": ["x", "y"]}}}, ["a.b", "letters"]),
     "name with a slash": ({"attributes": {"a/b": {"classes": ["x", "y"]}}}, ["a/b"]),
     "name without letters": ({"attributes": {"": {"classes": ["x", "y"]}}}, ["letters"]),
-    "head with a dot": ({"attributes": {"mask": MASK}, "heads": {"m.n": ["mask"]}}, ["labels.heads", "m.n"]),
-    "no heads": ({"attributes": {"mask": MASK}, "heads": {}}, ["labels.heads is empty"]),
-    "head of nothing": ({"attributes": {"mask": MASK}, "heads": {"h": []}}, ["labels.heads.h names no attribute"]),
+    "head with a dot": ({"attributes": {"mask": MASK}, "heads": {"m.n": ["mask"]}}, ["heads", "m.n"]),
+    "no heads": ({"attributes": {"mask": MASK}, "heads": {}}, ["heads is empty"]),
+    "head of nothing": ({"attributes": {"mask": MASK}, "heads": {"h": []}}, ["heads.h names no attribute"]),
     "head of what is not": (
         {"attributes": {"mask": MASK}, "heads": {"h": ["mask", "msk"]}},
-        ['labels.heads.h names "msk"', "mask"],
+        ['heads.h names "msk"', "mask"],
     ),
     "attribute in two heads": (
         {"attributes": {"mask": MASK, "gender": GENDER}, "heads": {"h": ["mask"], "i": ["gender", "mask"]}},
-        ['labels.heads.i names "mask"', 'head "h"'],
+        ['heads.i names "mask"', 'head "h"'],
     ),
     "attribute twice in a head": (
         {"attributes": {"mask": MASK}, "heads": {"h": ["mask", "mask"]}},
-        ['labels.heads.h names "mask"'],
+        ['heads.h names "mask"'],
     ),
     "answer without a head": (
         {"attributes": {"mask": MASK, "gender": GENDER}, "heads": {"h": ["mask"]}, "answer": ["gender"]},
-        ['labels.answer names "gender"', "mask"],
+        ['answer names "gender"', "mask"],
     ),
-    "answer twice": ({"attributes": {"mask": MASK}, "answer": ["mask", "mask"]}, ["labels.answer", "once"]),
-    "answer empty": ({"attributes": {"mask": MASK}, "answer": []}, ["labels.answer = []"]),
+    "answer twice": ({"attributes": {"mask": MASK}, "answer": ["mask", "mask"]}, ["answer", "once"]),
+    "answer empty": ({"attributes": {"mask": MASK}, "answer": []}, ["answer = []"]),
 }
 
 
 @pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG.keys())
 def test_config_errors_name_place_value_and_expectation(arguments: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         LabelSpace(**arguments)
     assert any(all(word in line for word in words) for line in str(caught.value).splitlines()), str(caught.value)
 
@@ -375,13 +375,13 @@ def test_config_errors_name_place_value_and_expectation(arguments: dict[str, Any
 @pytest.mark.parametrize("name", WRONG)
 def test_one_mistake_is_one_line(name: str) -> None:
     """No other problem follows from the first."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         LabelSpace(**WRONG[name][0])
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_all_mistakes_are_told_together() -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         LabelSpace(
             {"mask": {"classes": ["x"]}, "age": {"bins": [60, 30], "limits": [5, 1]}, "gender": {}},
             heads={"mask": ["msk"]},

@@ -233,7 +233,7 @@ def test_errors_between_sections_come_together(empty_workplace: Workplace) -> No
         }
     )
     outcome = empty_workplace.train_and_change_nothing("--config", config)
-    places = ("split.args", "transforms.eval", "arch.args", "loss.heads.mask", "trainer.monitor", "trainer.save_dir")
+    places = ("split.args", "transforms.eval", "arch.args", "loss.heads.mask", "trainer.save_dir", "trainer.monitor")
     outcome.check_refusal(2, *((f"tiny.json: {place}",) for place in places))
 
 
@@ -285,8 +285,8 @@ def test_errors_in_sections_and_between_them_come_together(empty_workplace: Work
     })  # fmt: skip
     empty_workplace.train_and_change_nothing("-c", config).check_refusal(
         2,
-        ('tiny.json: loss.heads.age.type = "FocaLoss"', 'did you mean "FocalLoss"?'),
         ("tiny.json: split.args.drop_from_training.mask",),
-        ("tiny.json: arch.args.model_name: resnet1 is not a timm model",),
+        ("tiny.json: arch.args.model_name = resnet1 is not a timm model",),
+        ('tiny.json: loss.heads.age.type = "FocaLoss"', 'did you mean "FocalLoss"?'),
         ('tiny.json: trainer.monitor = "min val/los"', 'did you mean "val/loss"?'),
     )

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from model.model import BaselineCNN
 from model.parameter_groups import parameter_groups
-from utils.errors import ConfigError
 
 
 class Wrapped(BaseModel):
@@ -109,5 +108,5 @@ def test_a_model_without_stages_has_no_rates_by_layer() -> None:
         def forward(self, images: Tensor) -> dict[str, Tensor]:
             return {"mask": images}
 
-    with pytest.raises(ConfigError, match=r"^optimizer\.layer_decay = 0\.5: Flat has no stages; leave it out$"):
+    with pytest.raises(ValueError, match=r"^layer_decay = 0\.5: Flat has no stages; leave it out$"):
         parameter_groups(Flat({"mask": 3}), layer_decay=0.5)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from model.model import BaselineCNN, TimmModelMulti
 from trainer.freezing import Freezing
-from utils.config.signatures import check_arguments
-from utils.errors import ConfigError
+from utils.config.signatures import argument_problems
 
 HEADS = {"mask": 3}
 SIDE = 64
@@ -175,11 +174,8 @@ def test_more_stages_than_there_are_is_told_before_the_run() -> None:
     Freezing(8).check(model)
     Freezing("all").check(model)
     for act in (Freezing(9).check, lambda model: Freezing(9).begin_epoch(model, 1)):
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(ValueError, match=r"^stages = 9: .* 8 stages"):
             act(model)
-        assert str(caught.value) == (
-            'freezing.stages = 9: TimmModelMulti of efficientnet_b0 has 8 stages; give no more, or "all"'
-        )
 
 
 @pytest.mark.parametrize("stages", [1, "all"])
@@ -188,26 +184,26 @@ def test_a_model_without_stages_is_refused(stages: Any) -> None:
         def forward(self, images: Tensor) -> dict[str, Tensor]:
             return {"mask": images.mean((1, 2, 3))[:, None]}
 
-    with pytest.raises(ConfigError, match=f"^freezing.stages = {stages}: Plain has no stages"):
+    with pytest.raises(ValueError, match=f"^stages = {stages}: Plain has no stages"):
         Freezing(stages).check(Plain(HEADS))
 
 
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ({"stages": 0}, "freezing.stages = 0"),
+        ({"stages": 0}, "stages = 0"),
         ({"stages": "al"}, 'did you mean "all"?'),
-        ({"stages": True}, "freezing.stages = true"),
-        ({"stages": 2.5}, "freezing.stages = 2.5"),
-        ({"stages": 2, "epochs": 0}, "freezing.epochs = 0"),
+        ({"stages": True}, "stages = true"),
+        ({"stages": 2.5}, "stages = 2.5"),
+        ({"stages": 2, "epochs": 0}, "epochs = 0"),
         ({"epochs": 2}, "stages"),
     ],
 )
 def test_wrong_values_are_refused_by_the_signature(arguments: dict[str, Any], word: str) -> None:
-    (problem,) = check_arguments(Freezing, arguments, "freezing")
-    assert word in problem
+    (problem,) = argument_problems(Freezing, arguments)
+    assert word in str(problem)
 
 
 @pytest.mark.parametrize("arguments", [{"stages": "all"}, {"stages": 6, "epochs": 3}, {"stages": 6, "epochs": None}])
 def test_right_values_are_taken(arguments: dict[str, Any]) -> None:
-    assert check_arguments(Freezing, arguments, "freezing") == []
+    assert argument_problems(Freezing, arguments) == []

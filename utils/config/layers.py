@@ -16,15 +16,14 @@ from typing import Any
 from utils.config.credentials import credential_places
 from utils.config.json_text import parse_json, read_json
 from utils.config.list_edits import edited, is_list_edit
-from utils.config.problems import Place, dotted
 from utils.config.published_form import is_published_form, translate
 from utils.environment import config_places, environment_default, notes_of_unused
-from utils.errors import ConfigError
+from utils.errors import ConfigError, InvalidConfig, KeyPath, dotted
 from utils.wording import did_you_mean, kind, shown
 
 HIDDEN = "(hidden)"
 NOT_SETTINGS = ("extends", "$schema")
-NAMED_FREELY: tuple[Place, ...] = (
+NAMED_FREELY: tuple[KeyPath, ...] = (
     ("labels", "attributes"),
     ("labels", "heads"),
     ("loss", "heads"),
@@ -66,9 +65,9 @@ class Layers:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.problems: list[str] = []
-        self.told: list[Place] = []
+        self.told: list[KeyPath] = []
         self.notes: list[str] = []
-        self._origins: dict[Place, str] = {}
+        self._origins: dict[KeyPath, str] = {}
         self._laid: set[Path] = set()
         self._environment_asked = False
 
@@ -86,7 +85,7 @@ class Layers:
         layers.add(values, origin)
         return layers
 
-    def origin(self, place: Place) -> str:
+    def origin(self, place: KeyPath) -> str:
         """What has set the value at a place, or the nearest one around it."""
         for length in range(len(place), -1, -1):
             if place[:length] in self._origins:
@@ -99,8 +98,8 @@ class Layers:
         if is_published_form(values):
             try:
                 values, notes = translate(values)
-            except ConfigError as error:
-                raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+            except InvalidConfig as error:
+                raise ConfigError("\n".join(f"{path}: {problem}" for problem in error.problems)) from None
             self.notes += [f"{path}: {note}" for note in notes]
         for parent in _parents(path, values):
             self._add_parent(path, parent, (*chain, path))
@@ -130,7 +129,7 @@ class Layers:
             _at(values, place[:-1])[place[-1]] = HIDDEN
         self._merge(self.values, values, (), origin)
 
-    def override(self, override: Override, as_text: bool = False) -> Place | None:
+    def override(self, override: Override, as_text: bool = False) -> KeyPath | None:
         """Sets one value and returns its place, or None where it has none; `problems` then says why.
 
         as_text: the value is the text as it stands, whatever JSON would make of it."""
@@ -163,10 +162,10 @@ class Layers:
         ]
         return used + (notes_of_unused(self.values) if self._environment_asked else [])
 
-    def _set(self, steps: list[str], value: Any, origin: str) -> Place | None:
+    def _set(self, steps: list[str], value: Any, origin: str) -> KeyPath | None:
         """Sets the value at a place, which it returns; None where that cannot be, with a problem."""
         node: Any = self.values
-        place: Place = ()
+        place: KeyPath = ()
         for number, step in enumerate(steps):
             last = number == len(steps) - 1
             if isinstance(node, dict) and step:
@@ -186,14 +185,16 @@ class Layers:
                 return None
         return place
 
-    def _refuse_credential(self, place: Place, origin: str) -> None:
+    def _refuse_credential(self, place: KeyPath, origin: str) -> None:
         self.told.append(place)
         self.problems.append(
             f"{origin}: {dotted(place)} holds a credential; remove it, and renew it if anyone has seen the file "
             "(wandb reads WANDB_API_KEY from the environment)"
         )
 
-    def _merge(self, base: dict[str, Any], over: dict[str, Any], place: Place, origin: str, deep: bool = True) -> None:
+    def _merge(
+        self, base: dict[str, Any], over: dict[str, Any], place: KeyPath, origin: str, deep: bool = True
+    ) -> None:
         types = base.get("type"), over.get("type")
         if all(isinstance(name, str) for name in types) and types[0] != types[1]:
             base.pop("args", None)
@@ -213,16 +214,16 @@ class Layers:
                 self._forget((*place, key))
                 self._record(value, (*place, key), origin)
 
-    def _edit(self, entries: list[Any], edit: dict[str, Any], place: Place, origin: str) -> None:
+    def _edit(self, entries: list[Any], edit: dict[str, Any], place: KeyPath, origin: str) -> None:
         """Changes a list in place; each entry keeps what has set it."""
         try:
             after = edited(entries, edit, place)
-        except ConfigError as error:
-            self.problems += [f"{origin}: {line}" for line in str(error).splitlines()]
+        except InvalidConfig as error:
+            self.problems += [f"{origin}: {problem}" for problem in error.problems]
             return
         moved = {before: number for number, (before, _) in enumerate(after) if before is not None}
 
-        def move(old: Place) -> Place | None:
+        def move(old: KeyPath) -> KeyPath | None:
             """Where a place inside the list is now; None if its entry is gone."""
             depth = len(place)
             number = moved.get(int(old[depth]))
@@ -238,10 +239,10 @@ class Layers:
             if before is None:
                 self._record(entry, (*place, number), origin)
 
-    def _forget(self, place: Place) -> None:
+    def _forget(self, place: KeyPath) -> None:
         self._origins = {other: origin for other, origin in self._origins.items() if other[: len(place)] != place}
 
-    def _record(self, value: Any, place: Place, origin: str) -> None:
+    def _record(self, value: Any, place: KeyPath, origin: str) -> None:
         self._origins[place] = origin
         holds_names = place in NAMED_FREELY or place[:-1] in NAMED_FREELY
         if is_list_edit(value) and not holds_names and all(isinstance(step, str) for step in place):
@@ -266,7 +267,7 @@ def _parents(path: Path, values: dict[str, Any]) -> list[str]:
     return parents
 
 
-def _at(values: Any, place: Place) -> Any:
+def _at(values: Any, place: KeyPath) -> Any:
     for step in place:
         values = values[step]
     return values

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.config.problems import Place, dotted
-from utils.errors import ConfigError
+from utils.errors import InvalidConfig, KeyPath, Problem
 from utils.wording import did_you_mean, kind, not_one_of, shown
 
 KEYS = ("add", "remove", "before", "after")
@@ -20,24 +19,24 @@ def is_list_edit(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() <= set(KEYS) and ("add" in value or "remove" in value)
 
 
-def edited(entries: list[Any], edit: dict[str, Any], place: Place) -> list[tuple[int | None, Any]]:
+def edited(entries: list[Any], edit: dict[str, Any], place: KeyPath) -> list[tuple[int | None, Any]]:
     """The entries after an edit, each with its number before (None: added).
 
-    Raises ConfigError, a line a problem, each beginning with its place."""
+    place: the list's key path. Raises InvalidConfig, its key paths absolute."""
     problems = _problems_of_form(edit, place)
     if not problems:
         names = [_name(entry) for entry in entries]
         removed = edit.get("remove", [])
         for number, name in enumerate(removed):
             if not _holds(names, name):
-                problems.append(f"{dotted((*place, 'remove', number))} = {shown(name)} {_not_in(name, names)}")
+                problems.append(Problem((*place, "remove", number), f"= {shown(name)} {_not_in(name, names)}"))
         kept = [(number, entry) for number, entry in enumerate(entries) if not _holds(removed, names[number])]
         names = [_name(entry) for _, entry in kept]
         anchor = next((key for key in ("before", "after") if key in edit), None)
         if anchor is not None and not _holds(names, edit[anchor]):
-            problems.append(f"{dotted((*place, anchor))} = {shown(edit[anchor])} {_not_in(edit[anchor], names)}")
+            problems.append(Problem((*place, anchor), f"= {shown(edit[anchor])} {_not_in(edit[anchor], names)}"))
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise InvalidConfig(problems)
     at = len(kept) if anchor is None else _first(names, edit[anchor]) + (anchor == "after")
     return [*kept[:at], *((None, entry) for entry in edit.get("add", [])), *kept[at:]]
 
@@ -55,20 +54,20 @@ def edit_schema(items: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _problems_of_form(edit: dict[str, Any], place: Place) -> list[str]:
+def _problems_of_form(edit: dict[str, Any], place: KeyPath) -> list[Problem]:
     what = "an object edits the list of the extended file, a list replaces it"
-    problems = [f"{dotted((*place, key))}: {key} {not_one_of(key, KEYS)} ({what})" for key in edit if key not in KEYS]
+    problems = [Problem((*place, key), f"{not_one_of(key, KEYS)} ({what})") for key in edit if key not in KEYS]
     if not problems and not is_list_edit(edit):
-        problems.append(f'{dotted(place)} = {shown(edit)} has neither "add" nor "remove" ({what})')
+        problems.append(Problem(place, f'= {shown(edit)} has neither "add" nor "remove" ({what})'))
     for key in ("add", "remove"):
         if key in edit and not isinstance(edit[key], list):
             wrong = edit[key]
-            problems.append(f"{dotted((*place, key))} = {shown(wrong)} is {kind(wrong)}; a list is expected")
+            problems.append(Problem((*place, key), f"= {shown(wrong)} is {kind(wrong)}; a list is expected"))
     if "before" in edit and "after" in edit:
-        problems.append(f'{dotted(place)} has "before" and "after"; one of them says where to add')
+        problems.append(Problem(place, 'has "before" and "after"; one of them says where to add'))
     for key in ("before", "after"):
         if key in edit and "add" not in edit and not problems:
-            problems.append(f'{dotted((*place, key))} says where to add, and there is no "add"')
+            problems.append(Problem((*place, key), 'says where to add, and there is no "add"'))
     return problems
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from utils.errors import KeyPath, Problem
 from utils.wording import did_you_mean, kind, shown
-
-Place = tuple[str | int, ...]
-"""Where a value stands: ("data", 0, "args", "root")."""
 
 _NOUNS = {
     "int_type": "a whole number",
@@ -43,16 +40,8 @@ _CHOICES = ("literal_error", "enum")
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One line for the user, and the place that it speaks of."""
-
-    place: Place
-    text: str
-
-
-@dataclass(frozen=True)
 class _Finding:
-    place: Place
+    place: KeyPath
     value: Any
     error: Any
 
@@ -61,11 +50,7 @@ class _Finding:
         return str(self.error["type"])
 
 
-def dotted(place: Place) -> str:
-    return ".".join(map(str, place))
-
-
-def position(place: Place, root: Any) -> tuple[float, ...]:
+def position(place: KeyPath, root: Any) -> tuple[float, ...]:
     """Sorts places in the order of the values in `root`; what is not there comes last in its object."""
     numbers: list[float] = []
     for step in place:
@@ -80,7 +65,7 @@ def position(place: Place, root: Any) -> tuple[float, ...]:
 def explain(
     error: ValidationError,
     arguments: dict[str, Any],
-    place: Place,
+    place: KeyPath,
     schema: dict[str, Any],
     owner: str,
     supplied: tuple[str, ...],
@@ -91,21 +76,23 @@ def explain(
     schema: of the arguments, for the names that each place takes; owner: the callable's name; supplied: the parameters
     that the program passes; also_known: see `argument_problems`."""
     findings = _findings([(step["loc"], step) for step in error.errors(include_url=False)], arguments, ())
-    by_place: dict[Place, list[_Finding]] = {}
+    by_place: dict[KeyPath, list[_Finding]] = {}
     for finding in findings:
         by_place.setdefault(finding.place, []).append(finding)
     problems = []
     for where in sorted(by_place, key=lambda each: position(each, arguments)):
         first = by_place[where][0]
-        if first.type in ("missing", "extra_forbidden"):
-            text = _key_text(first, where, place, schema, owner, supplied, also_known)
+        if first.type == "missing":
+            needs = "" if len(where) > 1 or also_known is not None else f"; {owner} needs it"
+            problems.append(Problem((*place, *where), f"is missing{needs}"))
+        elif first.type == "extra_forbidden":
+            problems.append(Problem((*place, *where), _unknown_key(where, schema, owner, supplied, also_known)))
         else:
-            text = f"{dotted((*place, *where))} = {_value_text(by_place[where])}"
-        problems.append(Problem((*place, *where), text))
+            problems.append(Problem((*place, *where), f"= {_value_text(by_place[where])}"))
     return problems
 
 
-def _findings(errors: list[tuple[tuple[Any, ...], Any]], value: Any, place: Place) -> list[_Finding]:
+def _findings(errors: list[tuple[tuple[Any, ...], Any]], value: Any, place: KeyPath) -> list[_Finding]:
     """Errors with pydantic's locations, relative to `value` -> findings at places that the user knows.
 
     A location also holds the names of a union's members, which no user has written: of the members that fit so far
@@ -133,39 +120,28 @@ def _findings(errors: list[tuple[tuple[Any, ...], Any]], value: Any, place: Plac
     return here + (min(deeper, key=len) if deeper else [finding for member in found for finding in member])
 
 
-def _short(place: Place, value: list[Any], error: Any) -> _Finding:
+def _short(place: KeyPath, value: list[Any], error: Any) -> _Finding:
     """A list that lacks an entry, as an error of the list."""
     context = {"actual_length": len(value), "min_length": error["loc"][-1] + 1}
     return _Finding(place, value, {**error, "type": "too_short", "ctx": context})
 
 
-def _key_text(
-    finding: _Finding,
-    where: Place,
-    place: Place,
-    schema: dict[str, Any],
-    owner: str,
-    supplied: tuple[str, ...],
-    also_known: tuple[str, ...] | None,
+def _unknown_key(
+    where: KeyPath, schema: dict[str, Any], owner: str, supplied: tuple[str, ...], also_known: tuple[str, ...] | None
 ) -> str:
     name, inner = str(where[-1]), len(where) > 1
-    if finding.type == "missing":
-        holder = dotted((*place, *where[:-1])) or "the top level"
-        needs = "" if inner or also_known is not None else f", which {owner} needs"
-        return f"{holder} lacks {json.dumps(name)}{needs}"
-    text = dotted((*place, *where))
     if name in supplied and not inner:
-        return f"{text} is set by the program; remove it"
+        return "is set by the program; remove it"
     known = _names_at(schema, where[:-1])
     if inner or also_known is not None:
         known = known if inner else [*(also_known or ()), *known]
         listed = f" (known: {', '.join(known)})" if known else ""
-        return f"{text} is not a known key{did_you_mean(name, known)}{listed}"
+        return f"is not a known key{did_you_mean(name, known)}{listed}"
     takes = f"it takes {', '.join(known)}" if known else "it takes none"
-    return f"{text} is not an argument of {owner}{did_you_mean(name, known)} ({takes})"
+    return f"is not an argument of {owner}{did_you_mean(name, known)} ({takes})"
 
 
-def _names_at(schema: dict[str, Any], place: Place) -> list[str]:
+def _names_at(schema: dict[str, Any], place: KeyPath) -> list[str]:
     """The keys that the schema knows of at a place."""
     if not place:
         own = list(schema.get("properties", {}))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.json_text import read_json
-from utils.errors import ConfigError
+from utils.errors import InvalidConfig, Problem
 from utils.wording import shown
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "config.json"
@@ -31,33 +31,41 @@ def is_published_form(config: dict[str, Any]) -> bool:
 
 
 def translate(config: dict[str, Any], default_config: Path = DEFAULT_CONFIG) -> tuple[dict[str, Any], list[str]]:
-    """The config in today's form, and a note for each key that has changed. Raises ConfigError, a line a problem."""
+    """The config in today's form, and a note for each key that has changed. Raises InvalidConfig."""
     translated = {key: value for key, value in read_json(default_config).items() if key != "$schema"}
     translated |= {key: value for key, value in config.items() if key not in ("loss", "loss_name", "data_loader")}
-    problems: list[str] = []
+    problems: list[Problem] = []
     notes: list[str] = []
     _loss(config, translated, notes, problems)
     if not problems:
         _labels(config, translated, notes, problems)
     _data(config, translated, notes, problems)
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise InvalidConfig(problems)
     return translated, notes
 
 
-def _loss(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[str]) -> None:
+def _loss(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[Problem]) -> None:
     if config.get("loss", "all_loss") != "all_loss":
-        problems.append(f'loss = {shown(config["loss"])} must be "all_loss"; to name one loss a head, write loss.heads')
+        problems.append(
+            Problem(
+                ("loss",), f'= {shown(config["loss"])} must be "all_loss"; to name one loss a head, write loss.heads'
+            )
+        )
     triples = config.get("loss_name")
     if not isinstance(triples, list) or len(triples) != len(HEADS):
         problems.append(
-            f"loss_name = {shown(triples)} must hold three [loss, class weights, head weight], for {', '.join(HEADS)}"
+            Problem(
+                ("loss_name",),
+                f"= {shown(triples)} must hold three [loss, class weights, head weight], for {', '.join(HEADS)}",
+            )
         )
         return
     heads, on_embedding = {}, {}
     for number, (head, triple) in enumerate(zip(HEADS, triples, strict=True)):
         if not isinstance(triple, list) or len(triple) != 3 or not isinstance(triple[0], str):
-            problems.append(f"loss_name.{number} = {shown(triple)} ({head}) must be [loss, class weights, head weight]")
+            wrong = f"= {shown(triple)} ({head}) must be [loss, class weights, head weight]"
+            problems.append(Problem(("loss_name", number), wrong))
             continue
         name, class_weights, weight = triple
         arguments = {"class_weights": class_weights} if class_weights not in (None, []) else {}
@@ -93,7 +101,7 @@ def _add_embedding(translated: dict[str, Any], notes: list[str]) -> None:
         notes.append(f"the embedding's size is now arch.args.embedding_size = {shown(arguments['embedding_size'])}")
 
 
-def _labels(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[str]) -> None:
+def _labels(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[Problem]) -> None:
     translated["labels"] = copy.deepcopy(translated["labels"])
     age = translated["labels"]["attributes"]["age"]
     age.pop("training_bins", None)
@@ -104,20 +112,24 @@ def _labels(config: dict[str, Any], translated: dict[str, Any], notes: list[str]
         notes.append(f"six ages are now labels.attributes.age = {json.dumps(age)}")
     elif count not in (0, len(age["bins"]) + 1):
         problems.append(
-            f"loss_name.2 = {shown(config['loss_name'][2])} (age): {count} class weights; 3 (<30, 30-59, >=60) or "
-            "6 (by decades) are expected"
+            Problem(
+                ("loss_name", 2),
+                f"= {shown(config['loss_name'][2])} (age): {count} class weights; 3 (<30, 30-59, >=60) or "
+                "6 (by decades) are expected",
+            )
         )
 
 
-def _data(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[str]) -> None:
+def _data(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[Problem]) -> None:
     loader = config.get("data_loader")
     arguments = loader.get("args", {}) if isinstance(loader, dict) else None
     if not isinstance(loader, dict) or loader.get("type") != "setup" or not isinstance(arguments, dict):
-        problems.append(f'data_loader = {shown(loader)} must be {{"type": "setup", "args": {{...}}}} beside loss_name')
+        wrong = f'= {shown(loader)} must be {{"type": "setup", "args": {{...}}}} beside loss_name'
+        problems.append(Problem(("data_loader",), wrong))
         return
     stage = arguments.get("stage", "train")
     if stage not in ("train", "eval"):
-        problems.append(f'data_loader.args.stage = {shown(stage)} is not one of "train", "eval"')
+        problems.append(Problem(("data_loader", "args", "stage"), f'= {shown(stage)} is not one of "train", "eval"'))
     folder = next((arguments[key] for key in FOLDER_KEYS if key in arguments), None)
     if folder is None:
         beside_info = Path(str(config.get("info_dir", translated.get("info_dir", "data/eval")))).parent / "train"

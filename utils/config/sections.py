@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from utils.config.problems import Place, Problem, dotted
 from utils.config.signatures import (
     argument_names,
     argument_problems,
@@ -19,17 +18,10 @@ from utils.config.signatures import (
     constructor_problems,
     convert_arguments,
 )
+from utils.errors import InvalidConfig, KeyPath, Problem, dotted
 from utils.wording import kind, not_one_of, one_of, shown
 
 Component = Callable[..., Any]
-
-
-class BuildError(Exception):
-    """A constructor has refused its arguments."""
-
-    def __init__(self, problems: list[Problem]) -> None:
-        super().__init__(problems)
-        self.problems = problems
 
 
 def listed(module: ModuleType) -> dict[str, Component]:
@@ -43,13 +35,13 @@ class Section(ABC):
 
     optional: bool = False
 
-    def problems(self, value: Any, place: Place) -> list[Problem]:
+    def problems(self, value: Any, place: KeyPath) -> list[Problem]:
         """What is wrong with the value at `place`."""
         if value is None and self.optional:
             return []
         expected: type = list if isinstance(self, Many) else dict
         if not isinstance(value, expected):
-            return [Problem(place, f"{dotted(place)} = {shown(value)} is {kind(value)}; {self.wanted} is expected")]
+            return [Problem(place, f"= {shown(value)} is {kind(value)}; {self.wanted} is expected")]
         return self._inner_problems(value, place)
 
     def schema(self) -> dict[str, Any]:
@@ -66,14 +58,14 @@ class Section(ABC):
         raise KeyError(step)
 
     @abstractmethod
-    def _inner_problems(self, value: Any, place: Place) -> list[Problem]: ...
+    def _inner_problems(self, value: Any, place: KeyPath) -> list[Problem]: ...
 
     @abstractmethod
     def _inner_schema(self) -> dict[str, Any]: ...
 
     @abstractmethod
-    def build(self, value: Any, place: Place, supplied: Mapping[str, Any]) -> Any:
-        """The object, list or dict that a checked value describes. Raises BuildError, ConfigError."""
+    def build(self, value: Any, place: KeyPath, supplied: Mapping[str, Any]) -> Any:
+        """The object, list or dict that a checked value describes. Raises InvalidConfig."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +75,13 @@ class Settings(Section):
     component: Component
     supplied: tuple[str, ...] = ()
 
-    def _inner_problems(self, value: Any, place: Place) -> list[Problem]:
+    def _inner_problems(self, value: Any, place: KeyPath) -> list[Problem]:
         return argument_problems(self.component, value, place, self.supplied, also_known=())
 
     def _inner_schema(self) -> dict[str, Any]:
         return arguments_schema(self.component, self.supplied)
 
-    def build(self, value: Any, place: Place, supplied: Mapping[str, Any]) -> Any:
+    def build(self, value: Any, place: KeyPath, supplied: Mapping[str, Any]) -> Any:
         return None if value is None and self.optional else _call(self.component, value or {}, place, supplied)
 
 
@@ -109,28 +101,26 @@ class One(Section):
     def wanted(self) -> str:
         return 'an object with "type" and "args"'
 
-    def _inner_problems(self, value: Any, place: Place) -> list[Problem]:
+    def _inner_problems(self, value: Any, place: KeyPath) -> list[Problem]:
         name = value.get("type")
         arguments = value.get("args", {})
         component = self.names.get(name) if isinstance(name, str) else None
         problems = []
         if "type" not in value:
-            problems.append(Problem((*place, "type"), f'{dotted(place)} lacks "type": {one_of(self.names)}'))
+            problems.append(Problem((*place, "type"), f"is missing: {one_of(self.names)}"))
         elif component is None:
             wrong = not_one_of(name, self.names) if isinstance(name, str) else f"is {kind(name)}; a name is expected"
-            problems.append(Problem((*place, "type"), f"{dotted((*place, 'type'))} = {shown(name)} {wrong}"))
+            problems.append(Problem((*place, "type"), f"= {shown(name)} {wrong}"))
         if not isinstance(arguments, dict):
-            wrong = f"{dotted((*place, 'args'))} = {shown(arguments)} is {kind(arguments)}; an object is expected"
+            wrong = f"= {shown(arguments)} is {kind(arguments)}; an object is expected"
             problems.append(Problem((*place, "args"), wrong))
         elif component is not None:
             problems += argument_problems(component, arguments, (*place, "args"), self.supplied, filled=self.filled)
         others = {key: inner for key, inner in value.items() if key not in ("type", "args")}
         own = argument_names(component) if component is not None else []
         for key in [key for key in others if key in own and key not in argument_names(self.extra or _no_extra)]:
-            where = (*place, key)
-            problems.append(
-                Problem(where, f"{dotted(where)} is not a known key; did you mean {dotted(place)}.args.{key}?")
-            )
+            meant = dotted((*place, "args", key))
+            problems.append(Problem((*place, key), f"is not a known key; did you mean {meant}?"))
             del others[key]
         return problems + argument_problems(self.extra or _no_extra, others, place, also_known=("type", "args"))
 
@@ -155,7 +145,7 @@ class One(Section):
             "allOf": rules,
         }
 
-    def build(self, value: Any, place: Place, supplied: Mapping[str, Any]) -> Any:
+    def build(self, value: Any, place: KeyPath, supplied: Mapping[str, Any]) -> Any:
         if value is None:
             return None
         return _call(self.names[value["type"]], value.get("args", {}), (*place, "args"), supplied)
@@ -176,16 +166,16 @@ class Many(Section):
     def part(self, step: str | int) -> Section:  # noqa: ARG002
         return One(self.names, self.supplied, filled=self.filled)
 
-    def _inner_problems(self, value: Any, place: Place) -> list[Problem]:
+    def _inner_problems(self, value: Any, place: KeyPath) -> list[Problem]:
         one = self.part(0)
         return [problem for number, inner in enumerate(value) for problem in one.problems(inner, (*place, number))]
 
     def _inner_schema(self) -> dict[str, Any]:
         return {"type": "array", "items": self.part(0).schema()}
 
-    def build(self, value: Any, place: Place, supplied: Mapping[str, Any]) -> Any:
-        one = self.part(0)
-        return [one.build(inner, (*place, number), supplied) for number, inner in enumerate(value or [])]
+    def build(self, value: Any, place: KeyPath, supplied: Mapping[str, Any]) -> Any:
+        entries = {number: (self.part(number), inner) for number, inner in enumerate(value or [])}
+        return list(_build_all(entries, place, supplied).values())
 
 
 @dataclass(frozen=True)
@@ -197,14 +187,14 @@ class ByName(Section):
     def part(self, step: str | int) -> Section:  # noqa: ARG002
         return self.section
 
-    def _inner_problems(self, value: Any, place: Place) -> list[Problem]:
+    def _inner_problems(self, value: Any, place: KeyPath) -> list[Problem]:
         return [problem for name, inner in value.items() for problem in self.section.problems(inner, (*place, name))]
 
     def _inner_schema(self) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": self.section.schema()}
 
-    def build(self, value: Any, place: Place, supplied: Mapping[str, Any]) -> Any:
-        return {name: self.section.build(inner, (*place, name), supplied) for name, inner in (value or {}).items()}
+    def build(self, value: Any, place: KeyPath, supplied: Mapping[str, Any]) -> Any:
+        return _build_all({name: (self.section, inner) for name, inner in (value or {}).items()}, place, supplied)
 
 
 @dataclass(frozen=True)
@@ -217,14 +207,13 @@ class Group(Section):
     def part(self, step: str | int) -> Section:
         return self.parts[str(step)]
 
-    def _inner_problems(self, value: Any, place: Place) -> list[Problem]:
+    def _inner_problems(self, value: Any, place: KeyPath) -> list[Problem]:
         problems = []
         for key, section in self.parts.items():
             if key in value:
                 problems += section.problems(value[key], (*place, key))
             elif not section.optional:
-                where = dotted(place) or "the top level"
-                problems.append(Problem((*place, key), f'{where} lacks "{key}", {section.wanted}'))
+                problems.append(Problem((*place, key), f"is missing: {section.wanted}"))
         others = {key: inner for key, inner in value.items() if key not in self.parts}
         return problems + argument_problems(self.extra or _no_extra, others, place, also_known=tuple(self.parts))
 
@@ -239,12 +228,28 @@ class Group(Section):
             "additionalProperties": False,
         }
 
-    def build(self, value: Any, place: Place, supplied: Mapping[str, Any]) -> Any:
+    def build(self, value: Any, place: KeyPath, supplied: Mapping[str, Any]) -> Any:
         value = value or {}
-        return {key: section.build(value.get(key), (*place, key), supplied) for key, section in self.parts.items()}
+        return _build_all({key: (section, value.get(key)) for key, section in self.parts.items()}, place, supplied)
 
 
-def build_extra(section: Section, value: Any, place: Place) -> Any:
+def _build_all(
+    entries: Mapping[Any, tuple[Section, Any]], place: KeyPath, supplied: Mapping[str, Any]
+) -> dict[Any, Any]:
+    """Each entry's section and value -> what is built of it. Raises InvalidConfig with the problems of all."""
+    built: dict[Any, Any] = {}
+    problems: list[Problem] = []
+    for key, (section, value) in entries.items():
+        try:
+            built[key] = section.build(value, (*place, key), supplied)
+        except InvalidConfig as error:
+            problems += error.problems
+    if problems:
+        raise InvalidConfig(problems)
+    return built
+
+
+def build_extra(section: Section, value: Any, place: KeyPath) -> Any:
     """What the `extra` of a One or a Group makes of the keys that it describes."""
     assert isinstance(section, (One, Group))
     assert section.extra is not None
@@ -257,9 +262,9 @@ def _no_extra() -> None:
     """No keys beside the known ones."""
 
 
-def _call(component: Component, arguments: Mapping[str, Any], place: Place, supplied: Mapping[str, Any]) -> Any:
+def _call(component: Component, arguments: Mapping[str, Any], place: KeyPath, supplied: Mapping[str, Any]) -> Any:
     passed = {name: value for name, value in supplied.items() if name in argument_names(component)}
     try:
         return component(**{**passed, **convert_arguments(component, arguments)})
     except (ValueError, TypeError, RuntimeError) as error:
-        raise BuildError(constructor_problems(component, arguments, place, error)) from error
+        raise InvalidConfig(constructor_problems(component, arguments, place, error)) from error

@@ -17,7 +17,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -36,7 +36,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from utils.config.problems import Place, Problem, dotted, explain, resolved_schema
+from utils.config.problems import explain, resolved_schema
+from utils.errors import InvalidConfig, KeyPath, Problem
 from utils.wording import shown
 
 __all__ = [
@@ -49,9 +50,9 @@ __all__ = [
     "argument_names",
     "argument_problems",
     "arguments_schema",
-    "check_arguments",
     "constructor_problems",
     "convert_arguments",
+    "locate",
 ]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -64,25 +65,17 @@ _LISTS = (list, collections.abc.Iterable, collections.abc.Sequence, collections.
 _OBJECTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 
 
-def check_arguments(
-    callable_: Callable[..., Any], arguments: Mapping[str, Any], place: str, supplied: tuple[str, ...] = ()
-) -> list[str]:
-    """What is wrong with JSON `arguments` for `callable_`, a line each, in the order of `arguments`; empty if nothing.
-
-    place: where they stand in the config, such as "optimizer.args"; supplied: parameters that the program passes."""
-    return [problem.text for problem in argument_problems(callable_, arguments, (place,), supplied)]
-
-
 def argument_problems(
     callable_: Callable[..., Any],
     arguments: Mapping[str, Any],
-    place: Place = (),
+    place: KeyPath = (),
     supplied: tuple[str, ...] = (),
     also_known: tuple[str, ...] | None = None,
     filled: tuple[str, ...] = (),
 ) -> list[Problem]:
-    """As `check_arguments`, each problem with its place.
+    """What is wrong with JSON `arguments` for `callable_`, in the order of `arguments`.
 
+    place: where they stand in the config; supplied: parameters that the program passes;
     filled: parameters that may be left out, since the program then fills them in; also_known: the other keys of the
     object that these arguments stand in; where given, they are spoken of as keys."""
     try:
@@ -101,21 +94,30 @@ def convert_arguments(callable_: Callable[..., Any], arguments: Mapping[str, Any
 
 
 def constructor_problems(
-    callable_: Callable[..., Any], arguments: Mapping[str, Any], place: Place, error: Exception
+    callable_: Callable[..., Any], arguments: Mapping[str, Any], place: KeyPath, error: Exception
 ) -> list[Problem]:
-    """What a constructor's own ValueError or TypeError says of its arguments, as lines that name the place."""
+    """What a constructor's own ValueError or TypeError says of its arguments, at `place` of the config."""
+    located = locate(error, arguments, place)
+    if located:
+        return located
     if isinstance(error.__cause__, ValidationError):  # albumentations checks its arguments with pydantic, too
         return explain(error.__cause__, dict(arguments), place, {}, callable_.__name__, (), None)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    first_word, message = lines[0].split(" ")[0], lines[0]
-    if first_word in arguments:  # our own style: `class_weights = [0, 0] must ...`
-        where = (*place, first_word)
-        return [Problem(where, f"{dotted(where)}{message[len(first_word) :]}")]
+    message = lines[0]
     meant = [name for name, value in arguments.items() if _speaks_of(message, name, value)]
     if len(meant) == 1:
-        where, refused = (*place, meant[0]), arguments[meant[0]]
-        return [Problem(where, f"{dotted(where)} = {shown(refused)}: {callable_.__name__} refuses it: {message}")]
-    return [Problem(place, f"{dotted(place)} = {shown(arguments)}: {callable_.__name__} refuses them: {message}")]
+        refused = shown(arguments[meant[0]])
+        return [Problem((*place, meant[0]), f"= {refused}: {callable_.__name__} refuses it: {message}")]
+    return [Problem(place, f"= {shown(arguments)}: {callable_.__name__} refuses them: {message}")]
+
+
+def locate(error: Exception, arguments: Collection[str], place: KeyPath) -> list[Problem]:
+    """The problems of an error of our own, whose message begins with an argument ("gamma = -1 must be at least 0") or
+    which is an InvalidConfig; none of other errors. place: where the arguments are in the config."""
+    if isinstance(error, InvalidConfig):
+        return [problem.under(place) for problem in error.problems]
+    argument, _, text = str(error).partition(" ")
+    return [Problem((*place, argument), text)] if argument in arguments else []
 
 
 def _speaks_of(message: str, name: str, value: Any) -> bool:

@@ -151,7 +151,7 @@ def test_extreme_logits_stay_finite(make: Callable[..., HeadLoss]) -> None:
 def test_class_weights_of_the_wrong_length_name_both_sides(make: Callable[..., HeadLoss]) -> None:
     make(WEIGHTS).check_num_classes(3)
     make(None).check_num_classes(2)
-    with pytest.raises(ValueError, match=r"^class_weights has 3 entries, but the head has 2 classes \(male, female\)$"):
+    with pytest.raises(ValueError, match=r"^class_weights = .* 3 entries, .* 2 classes \(male, female\)$"):
         make(WEIGHTS).check_num_classes(2, ["male", "female"])
 
 

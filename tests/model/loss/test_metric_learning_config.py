@@ -11,7 +11,7 @@ import pytest
 from model.loss.metric_learning import MetricLearningSettings
 from model.loss.metric_learning_names import LOSSES, MINERS, WITHOUT_MINER
 from parse_config import ByName, ConfigParser, Group, One
-from utils.config.signatures import argument_names, check_arguments
+from utils.config.signatures import argument_names, argument_problems
 from utils.errors import ConfigError
 
 PROGRAMS = ("num_classes", "embedding_size")
@@ -50,7 +50,7 @@ def test_an_entry_is_built() -> None:
     miner = settings.build_miner()
     assert type(miner).__name__ == "MultiSimilarityMiner"
     assert miner.epsilon == 0.2
-    assert settings.problems("losses.triplet", "TripletMarginLoss", HEADS) == []
+    assert settings.problems("TripletMarginLoss", HEADS) == []
 
 
 def test_sizes_go_to_those_that_have_them() -> None:
@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an-object": ({"args": {"distance": "cosine"}}, "triplet.args.distance is not an argument of TripletMarginLoss"),
     "range": ({"type": "NTXentLoss", "args": {"temperature": 0}}, "triplet.args.temperature = 0: must be above 0"),
     "programs": ({"type": "ArcFaceLoss", "args": {"num_classes": 3}}, "num_classes is set by the program; remove it"),
-    "missing": ({"type": "RankedListLoss", "args": {"margin": 1}}, 'lacks "Tn", which RankedListLoss needs'),
+    "missing": ({"type": "RankedListLoss", "args": {"margin": 1}}, "args.Tn is missing"),
     "unknown-loss": ({"type": "TripletLoss"}, 'triplet.type = "TripletLoss" is not one of'),
     "left-out": ({"type": "SmoothAPLoss"}, 'triplet.type = "SmoothAPLoss" is not one of'),
     "unknown-miner": (
@@ -90,39 +90,39 @@ def test_refusals(changes: dict[str, Any], message: str) -> None:
 
 def test_a_head_must_be_named() -> None:
     entry = {key: value for key, value in ENTRY.items() if key != "head"}
-    with pytest.raises(ConfigError, match=r'losses\.triplet lacks "head"'):
+    with pytest.raises(ConfigError, match=r"losses\.triplet\.head is missing"):
         ConfigParser.from_dict({"losses": {"triplet": entry}}, SECTIONS, "test")
 
 
 @pytest.mark.parametrize(
     ("settings", "loss", "message"),
     [
-        (MetricLearningSettings("aeg"), "NCALoss", 'p.head = "aeg" is not one of mask, age; did you mean "age"?'),
+        (MetricLearningSettings("aeg"), "NCALoss", 'head = "aeg" is not one of mask, age; did you mean "age"?'),
         (
             MetricLearningSettings("age", miner={"type": "HDCMiner", "args": {"filter_percentage": 2}}),
             "NCALoss",
-            "p.miner.args.filter_percentage = 2: must be at most 1",
+            "miner.args.filter_percentage = 2: must be at most 1",
         ),
         (
             MetricLearningSettings("age", miner={"type": "BatchHardMiner", "args": {"pos_strategy": "easy"}}),
             "NCALoss",
-            "p.miner.args.pos_strategy is not an argument of BatchHardMiner",
+            "miner.args.pos_strategy is not an argument of BatchHardMiner",
         ),
         (
             MetricLearningSettings("age", miner={"type": "BatchEasyHardMiner", "args": {"pos_strategy": "semihard"}}),
             "NCALoss",
-            'p.miner.args.pos_strategy and neg_strategy cannot both be "semihard"',
+            'miner.args.pos_strategy and neg_strategy cannot both be "semihard"',
         ),
         (
             MetricLearningSettings("age", miner={"type": "HDCMiner"}),
             "PNPLoss",
-            'p.miner = "HDCMiner": PNPLoss takes no miner; remove it',
+            'miner = "HDCMiner": PNPLoss takes no miner; remove it',
         ),
     ],
 )
 def test_problems_beyond_the_signature(settings: MetricLearningSettings, loss: str, message: str) -> None:
-    (line,) = settings.problems("p", loss, HEADS)
-    assert line.startswith(message)
+    (problem,) = settings.problems(loss, HEADS)
+    assert str(problem).startswith(message)
 
 
 @each_name
@@ -137,7 +137,7 @@ def test_every_argument_reaches_its_constructor(name: str) -> None:
     needed = {"margin": 0.4, "Tn": 1.0} if name == "RankedListLoss" else {}
     sizes = {key: size for key, size in SIZES.items() if key in argument_names(made)}
     for key, default in defaults.items():
-        assert check_arguments(made, {**needed, key: default}, "args", PROGRAMS) == []
+        assert argument_problems(made, {**needed, key: default}, (), PROGRAMS) == []
         made(**sizes, **needed, **{key: default})
     made(**sizes, **needed, **defaults)
 
@@ -147,7 +147,7 @@ def test_other_arguments_are_refused(name: str) -> None:
     made = {**LOSSES, **MINERS}[name]
     assert made.__name__ == name
     assert not any(p.kind == p.VAR_KEYWORD for p in inspect.signature(made).parameters.values())
-    assert check_arguments(made, {"no_such": 1}, "args", PROGRAMS)[0].startswith("args.no_such is not an argument of")
+    assert argument_problems(made, {"no_such": 1}, (), PROGRAMS)[0].key_path == ("no_such",)
 
 
 def test_what_takes_no_miner_is_a_loss() -> None:

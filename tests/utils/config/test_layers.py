@@ -69,7 +69,7 @@ def test_each_error_names_the_file_that_set_the_value() -> None:
 def test_what_was_replaced_is_no_longer_named() -> None:
     write("a.json", {"extends": "config.json", "trainer": None})
     write("b.json", {"extends": "a.json", "trainer": {}})
-    assert lines_of(lambda: read("b.json")) == ['b.json: trainer lacks "epochs"']
+    assert lines_of(lambda: read("b.json")) == ["b.json: trainer.epochs is missing"]
 
 
 @pytest.mark.parametrize(

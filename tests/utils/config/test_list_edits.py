@@ -132,14 +132,14 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     "unknown key": (
         {"ad": [], "remove": []},
         [
-            'transforms.train.ad: ad is not one of add, remove, before, after; did you mean "add"? '
+            'transforms.train.ad is not one of add, remove, before, after; did you mean "add"? '
             "(an object edits the list of the extended file, a list replaces it)"
         ],
     ),
     "an entry without its list": (
         {"type": "Blur"},
         [
-            "transforms.train.type: type is not one of add, remove, before, after "
+            "transforms.train.type is not one of add, remove, before, after "
             "(an object edits the list of the extended file, a list replaces it)"
         ],
     ),

@@ -12,7 +12,7 @@ import pytest
 
 from utils.config.json_text import read_json
 from utils.config.published_form import DEFAULT_CONFIG, is_published_form, translate
-from utils.errors import ConfigError
+from utils.errors import InvalidConfig
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "published_config.json"
 SIX_WEIGHTS = [2.9, 4.0, 4.5, 14.0, 14.0, 28.0]
@@ -173,12 +173,12 @@ REFUSED = {
 
 @pytest.mark.parametrize(("keys", "message"), REFUSED.values(), ids=REFUSED)
 def test_refusals(keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InvalidConfig, match=f"^{re.escape(message)}$"):
         translate(_changed(**keys))
 
 
 def test_all_problems_at_once() -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         translate(_changed(loss="nll", loss_name=[1, ["ce"], ["ce", [], 1]], data_loader=_loader(stage="x")))
     assert len(str(caught.value).splitlines()) == 4
 
