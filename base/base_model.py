@@ -35,7 +35,7 @@ class BaseModel(nn.Module, ABC):
         """The names of the learned parameters, as in `named_parameters`, in the stages that an image passes through.
 
         From the input to the last features, each parameter in one stage; heads and embedding are in none. A model that
-        says nothing of its stages has none: it can neither be frozen nor given a learning rate by depth."""
+        names no stages has none: it can neither be frozen nor given a learning rate by depth."""
         return []
 
     @classmethod

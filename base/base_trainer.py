@@ -45,7 +45,7 @@ class TrainerSettings:
 
 
 class BaseTrainer(ABC):
-    """Runs the epochs. What an epoch is, how it is judged and what is kept of it is the subclass's."""
+    """Runs the epochs. What an epoch is, how it is validated and what is kept of it is the subclass's."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs

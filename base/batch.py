@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from base.mixing import Mix
 
 UNKNOWN = -1
-"""The class of an attribute that is not known: the loss, the metrics and the balance of classes pass over it."""
+"""The class of an attribute that is not known: the loss, the metrics and the balance of classes skip it."""
 
 EMBEDDING = "embedding"
 """The name of a model's output that is no head: the embedding that metric learning compares images by."""

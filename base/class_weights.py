@@ -16,7 +16,7 @@ ClassWeights = list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] | Rule
 """One weight a class, in the order of the head's classes, or the rule that computes them."""
 
 BETA = 0.999
-"""Of "effective": about 1 / (1 - BETA) samples of a class are told apart, further ones hardly count."""
+"""Of "effective": about 1 / (1 - BETA) samples of a class count, more of them hardly do."""
 
 
 def weights_by_rule(rule: Rule, counts: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 import train
-from base.confusion import ConfusionCounts
 from base.label_space import LabelSpace
+from base.metrics import ConfusionCounts
 from data_loader.records.sources import read_evaluation_folder
 from inference.predictor import Predictor, Probabilities, find_checkpoint, judge
 from inference.submission import align, read_answers

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from base.base_trainer import TrainerSettings
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from base.scores import Scores
+from base.metrics import Metrics
 from data_loader.records.records import Record
 from data_loader.samplers import class_counts
 from data_loader.splits import Split
@@ -30,7 +30,7 @@ def loss_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
 
 def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
     """Every number that an epoch gives, known before training."""
-    losses, scores = loss_names(config, labels), Scores.names(labels, metric_functions(config))
+    losses, scores = loss_names(config, labels), Metrics.names(labels, metric_functions(config))
     return [*(f"{side}/{name}" for side in ("val", "train") for name in (*losses, *scores)), "lr"]
 
 

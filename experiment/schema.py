@@ -11,7 +11,7 @@ from pydantic import Field
 
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
-from base.scores import Metric
+from base.metrics import Metric
 from data_loader import data_loaders as loaders
 from data_loader import mixing, samplers, splits
 from data_loader.records import sources

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from base.batch import UNKNOWN
-from base.confusion import ConfusionCounts
 from base.label_space import LabelSpace
+from base.metrics import ConfusionCounts
 from model.metric import accuracy, f1, per_class
 from utils.random_streams import numpy_stream
 

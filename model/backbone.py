@@ -1,4 +1,4 @@
-"""timm's backbones: their names checked, their weights fetched or read, their stages; every failure told in a line."""
+"""timm's backbones: their names checked, their weights fetched or read, their stages; every failure in a line."""
 
 from __future__ import annotations
 

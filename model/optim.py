@@ -191,8 +191,8 @@ def build_optimizer(
     further: Iterable[Parameter] = (),
     settings: OptimizerSettings | None = None,
 ) -> Optimizer:
-    """The optimizer of all of a model's parameters (also of the frozen ones, which may thaw), and of `further` ones,
-    the criterion's own, which learn with the full rate and do not decay.
+    """The optimizer of all of a model's parameters (also of the frozen ones, which may be unfrozen later), and of
+    `further` ones, the criterion's own, which learn with the full rate and do not decay.
 
     make: from parameter groups, as torch has them, to the optimizer. With plain settings and nothing further there is
     one group, `model.parameters()`. Sharpness-aware minimisation is not the optimizer's: see the trainer.

@@ -32,7 +32,7 @@ class WeightAveraging(ABC):
 
     @abstractmethod
     def begin(self, model: BaseModel) -> None:
-        """Called once, with the model as it is before the run trains it or goes on with it."""
+        """Called once, with the model as it is before the run trains it or is resumed."""
 
     @property
     @abstractmethod
@@ -107,7 +107,7 @@ class ExponentialMovingAverage(WeightAveraging):
 class StochasticWeightAveraging(WeightAveraging):
     """The plain mean of the weights at the ends of the epochs from `from_epoch` on (Izmailov et al. 2018).
 
-    It wants a learning rate that stays high in these epochs. The running statistics are averaged like the weights,
+    It needs a learning rate that stays high in these epochs. The running statistics are averaged like the weights,
     where the paper passes over the training data once more.
     """
 

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept, and which one a stopped run goes on from."""
+"""Which checkpoints of a run are kept, and which one a stopped run is resumed from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Checkpoints:
         self.run_folder = run_folder or folder
 
     def save(self, state: dict[str, Any], also_as: Sequence[str] = ()) -> Path:
-        """Writes `state` as last.pth, and under the further names. Raises OSError; then the earlier files stand.
+        """Writes `state` as last.pth, and under the further names. Raises OSError; then the earlier files remain.
 
         last.pth comes last: a run killed before it resumes from the one before and makes the others again, equal."""
         pending = self.folder / ".pending.pth"
@@ -39,7 +39,7 @@ class Checkpoints:
         return self.folder / LAST
 
     def has_last(self) -> bool:
-        """Whether the run can go on from here."""
+        """Whether the run can be resumed from here."""
         return (self.folder / LAST).exists()
 
     @staticmethod
@@ -48,7 +48,7 @@ class Checkpoints:
 
 
 def candidates(folder: Path) -> Iterator[Path]:
-    """What a run folder may go on from, the newest first."""
+    """What a run folder may be resumed from, the newest first."""
     yield folder / LAST
     periodic = [(int(match[1]), path) for path in folder.iterdir() if (match := _PERIODIC.match(path.name))]
     yield from (path for _, path in sorted(periodic, reverse=True))
@@ -56,8 +56,8 @@ def candidates(folder: Path) -> Iterator[Path]:
 
 
 def read_resumable(path: Path, log: logging.Logger) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint at `path`, or the newest sound one of the run folder `path`: a damaged one is passed over, aloud.
-    Its file and its content.
+    """The checkpoint at `path`, or the newest sound one of the run folder `path`: a damaged one is skipped with a
+    warning. Returns its file and its content.
 
     Raises CheckpointError if there is none."""
     if not path.is_dir():

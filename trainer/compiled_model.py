@@ -18,8 +18,8 @@ class CompiledModel(nn.Module):
     """A model whose whole batches are computed by what torch.compile makes of it; the weights are the model's own.
 
     In training and in evaluation each, it is compiled for whole batches. A smaller one, as the last of a set may be, is
-    computed as if nothing were compiled: that takes a moment, and to compile anew a minute. A run that goes on with an
-    epoch's last batch so computes it as one that was never stopped.
+    computed as if nothing were compiled: that takes a moment, and to compile anew a minute. So a run that is resumed
+    before an epoch's last batch computes it as one that was never stopped.
 
     batch_sizes: images of a whole batch of this process, in training and in evaluation; mode: torch.compile's; all but
     "default" record CUDA graphs on a GPU. accumulating: gradients of one batch are to be kept while the next is

@@ -1,4 +1,6 @@
-"""What an epoch adds up: losses by head, and confusion counts. Sums stay on the device and are divided once."""
+"""The metrics of an epoch, accumulated batch by batch: losses by head, and confusion counts.
+
+Sums stay on the device and are divided once."""
 
 from __future__ import annotations
 
@@ -8,42 +10,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from base.scores import Scores
+from base.metrics import Metrics
 from utils import distributed
 
 BATCHES_TOGETHER = 32
 """So many batches are added up at once: one by one the many small operations would cost a tenth of a small step."""
 
 
-class EpochSums:
-    """The running sums of one pass over a set, and the metrics they make."""
+class EpochMetrics:
+    """The sums of one pass over a set, and the metrics that they make.
 
-    def __init__(self, scores: Scores, head_weights: Mapping[str, float], device: torch.device) -> None:
-        self.scores = scores
-        self.head_weights = head_weights
-        # One row a head: the sum of weighted losses, and the sum of weights.
+    metrics: counts the predictions
+    head_weights: by name, the weight of each loss in the whole
+    """
+
+    def __init__(self, metrics: Metrics, head_weights: Mapping[str, float], device: torch.device) -> None:
+        self.metrics, self.head_weights = metrics, head_weights
+        # One row a loss: the sum of weighted losses, and the sum of weights.
         self.losses = torch.zeros(len(head_weights), 2, dtype=torch.float64, device=device)
-        # Of the batches that are still to be added up: the scalars of their losses, outputs and true classes.
+        # Of the batches that are still to be added up.
         self._scalars: list[Tensor] = []
         self._outputs: list[dict[str, Tensor]] = []
-        self._truths: list[Mapping[str, Tensor]] = []
+        self._targets: list[Mapping[str, Tensor]] = []
 
     def add(
         self,
-        parts: Mapping[str, Tensor],
+        losses: Mapping[str, Tensor],
         normalisers: Mapping[str, Tensor],
         weights: Mapping[str, Tensor],
         outputs: Mapping[str, Tensor],
         scoring_targets: Mapping[str, Tensor],
     ) -> None:
-        """Adds a batch: its loss by head over the normalisers it was divided by, and its own sums of weights; the
-        model's outputs, of which the heads are raw (B, C), and the true classes by attribute, (B,), -1 passed over.
+        """Adds a batch, whose tensors must stay as they are.
 
-        All of them must stay as they are."""
-        for scalars in (parts, normalisers, weights):
-            self._scalars += [scalars[head] for head in self.head_weights]
-        self._outputs.append({head: outputs[head].detach() for head in self.scores.labels.heads})
-        self._truths.append(scoring_targets)
+        losses: scalars by name, each divided by its normaliser
+        weights: scalars by name, the sums of this batch's sample weights
+        outputs: the model's, of which the heads are logits (B, C)
+        scoring_targets: true classes by attribute, (B,) int64, -1 = unknown
+        """
+        for scalars in (losses, normalisers, weights):
+            self._scalars += [scalars[name] for name in self.head_weights]
+        self._outputs.append({head: outputs[head].detach() for head in self.metrics.labels.heads})
+        self._targets.append(scoring_targets)
         if len(self._outputs) == BATCHES_TOGETHER:
             self._add_up()
 
@@ -51,49 +59,48 @@ class EpochSums:
         if not self._outputs:
             return
         shape = (len(self._outputs), 3, len(self.head_weights))
-        parts, normalisers, weights = torch.stack(self._scalars).view(shape).unbind(dim=1)
-        added = torch.stack([parts * normalisers, weights], dim=2)  # (batches, heads, 2)
-        # One batch after the other, as a run does that is stopped in between and goes on.
+        losses, normalisers, weights = torch.stack(self._scalars).view(shape).unbind(dim=1)
+        added = torch.stack([losses * normalisers, weights], dim=2)  # (batches, losses, 2)
+        # One batch after the other, as a run does that is stopped in between and resumed.
         self.losses.copy_(torch.cat([self.losses.unsqueeze(0), added]).cumsum(dim=0)[-1])
-        self.scores.update(_joined(self._outputs), _joined(self._truths))
-        self._scalars, self._outputs, self._truths = [], [], []
+        self.metrics.update(_concatenated(self._outputs), _concatenated(self._targets))
+        self._scalars, self._outputs, self._targets = [], [], []
 
-    def reduced(self) -> EpochSums:
+    def reduced(self) -> EpochMetrics:
         """These sums over all processes, in place; call it once, at the end."""
         self._add_up()
         distributed.all_reduce_sum(self.losses)
-        self.scores.reduce()
+        self.metrics.reduce()
         return self
 
-    def metrics(self, prefix: str) -> dict[str, float]:
-        """Every number of the set by name: <prefix>loss, <prefix>loss_<head>, and the scores'.
+    def values(self, prefix: str) -> dict[str, float]:
+        """Every number of the set by name: <prefix>loss, <prefix>loss_<head>, and the metrics.
 
-        A head that had no known label has no loss of its own, and adds nothing to the whole; where no head had any,
-        there is no loss."""
+        A head without a known label has no loss, and adds nothing to the whole; without any there is no whole."""
         self._add_up()
         losses: dict[str, float] = {}
         whole = 0.0
-        for (head, weight), (total, weights) in zip(self.head_weights.items(), self.losses.tolist(), strict=True):
+        for (name, weight), (total, weights) in zip(self.head_weights.items(), self.losses.tolist(), strict=True):
             if weights > 0:
-                losses[f"{prefix}loss_{head}"] = total / weights
+                losses[f"{prefix}loss_{name}"] = total / weights
                 whole += weight * total / weights
-        return ({f"{prefix}loss": whole} if losses else {}) | losses | self.scores.values(prefix)
+        return ({f"{prefix}loss": whole} if losses else {}) | losses | self.metrics.values(prefix)
 
     def state_dict(self) -> dict[str, Any]:
         self._add_up()
-        return {"losses": self.losses.cpu(), "scores": self.scores.state_dict()}
+        return {"losses": self.losses.cpu(), "scores": self.metrics.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.losses.copy_(state["losses"])
-        self.scores.load_state_dict(state["scores"])
+        self.metrics.load_state_dict(state["scores"])
 
 
-def _joined(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _concatenated(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def summary(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What a person reads of an epoch: the learning rate, the losses, and the validation's scores."""
+    """What a person reads of an epoch: the learning rate, the losses, and the validation's metrics."""
     return {
         name: value
         for name, value in metrics.items()

@@ -1,4 +1,4 @@
-"""Parts of a model that stand still in the first epochs, or for good."""
+"""Stages of a model that are frozen in the first epochs, or for good."""
 
 from __future__ import annotations
 
@@ -37,35 +37,35 @@ class Freezing:
             )
 
     def begin_epoch(self, model: BaseModel, epoch: int) -> bool:
-        """Freezes and thaws what `epoch`, counted from 1, wants, whatever the epochs before it did.
+        """Freezes and unfreezes what is due in `epoch`, counted from 1, whatever the epochs before it did.
 
-        To be called after `model.train()`, also where a run goes on within an epoch. Returns whether other parameters
-        are trained now than before the call: who relies on which they are (DistributedDataParallel) begins anew then.
+        To be called after `model.train()`, also where a run is resumed within an epoch. Returns whether other
+        parameters are trained now than before the call: what depends on them (DistributedDataParallel) is made anew.
         Raises ValueError if the model has fewer stages."""
         self.check(model)
         stages = model.stages()
-        standing = len(stages) if self.stages == "all" else self.stages
+        frozen = len(stages) if self.stages == "all" else self.stages
         if self.epochs is not None and epoch > self.epochs:
-            standing = 0
+            frozen = 0
         parameters = dict(model.named_parameters())
         changed = False
         for number, names in enumerate(stages):
-            learns = number >= standing
+            learns = number >= frozen
             for parameter in (parameters[name] for name in names):
                 changed |= parameter.requires_grad != learns
                 parameter.requires_grad_(learns)
                 if not learns:
                     parameter.grad = None
-        if standing:
-            _rest(model)
+        if frozen:
+            _put_frozen_in_eval_mode(model)
         return changed
 
 
-def _rest(module: nn.Module) -> None:
-    """Puts every part of `module` that has parameters, none of which learns, in evaluation mode."""
+def _put_frozen_in_eval_mode(module: nn.Module) -> None:
+    """Of every part of `module` that has parameters, none of which learns."""
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         module.eval()
         return
     for child in module.children():
-        _rest(child)
+        _put_frozen_in_eval_mode(child)

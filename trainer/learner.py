@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -22,9 +22,8 @@ from base.weights import load_weights
 from trainer.averaging import WeightAveraging
 from trainer.compiled_model import CompiledModel
 from trainer.compute import Compute, choose_compute
-from trainer.epoch_metrics import EpochSums
+from trainer.epoch_metrics import EpochMetrics
 from trainer.freezing import Freezing
-from trainer.optimizer_state import lay_out_as_parameters, load_optimizer_state
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
 from utils import distributed
@@ -60,9 +59,10 @@ class Criterion(Protocol):
 class Learner:
     """The model and all that changes with it: criterion, optimizer, schedule, loss scale, averages.
 
-    seed: every random choice within the model (dropout, ...) follows from it and from the batch's number; batch_sizes:
-    images of a whole batch of this process, in training and in evaluation, which are what is compiled for; computes:
-    what the run has computed in so far, by kind of device."""
+    seed: every random choice within the model (dropout, ...) follows from it and from the batch's number
+    batch_sizes: images of a whole batch of this process, in training and in evaluation, which are compiled for
+    computes: by kind of device, what the run has computed in so far
+    """
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Learner:
         self.computes = kept | {device.type: self.compute}
         self.num_processes = distributed.world_size()
         model.to(memory_format=self.compute.memory_format)
-        lay_out_as_parameters(optimizer)  # Adagrad has a state from its beginning
+        _lay_out_as_parameters(optimizer)  # Adagrad has a state from its beginning
         torch.backends.cudnn.benchmark = True  # the batches of a run have one shape
         self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
         self.freezing, self.sharpness_aware, self.averaging = freezing, sharpness_aware, averaging
@@ -103,52 +103,53 @@ class Learner:
 
     # --- the step ---
 
-    def update(self, window: list[Batch], epoch: int, first_batch: int, sums: EpochSums, stop: bool = False) -> bool:
-        """One update of the weights from the batches of `window`, as if they, and the other processes', were one.
+    def update(
+        self, micro_batches: list[Batch], epoch: int, first_batch: int, metrics: EpochMetrics, stop: bool = False
+    ) -> bool:
+        """One update of the weights from `micro_batches`, as if they, and the other processes', were one batch.
 
-        first_batch: the number in the epoch of the window's first; sums: the epoch's, which the batches are added to.
-        `stop` is this process's wish to stop; returns whether any process has it, so that all stop together."""
-        weights, normalisers, stop = self._sum_weights(window, stop)
-        self._accumulate_gradients(window, weights, normalisers, epoch, first_batch, sums)
+        first_batch: the number in the epoch of the first of them
+        metrics: the epoch's, to which they are added
+        stop: whether this process is asked to stop; returns whether any process is, so that all stop together
+        """
+        weights, normalisers, stop = self._sum_sample_weights(micro_batches, stop)
+        results = self._accumulate_gradients(micro_batches, normalisers, epoch, first_batch)
+        for batch, batch_weights, (outputs, losses) in zip(micro_batches, weights, results, strict=True):
+            metrics.add(losses, normalisers, batch_weights, outputs, batch.scoring_targets)
         if self.sharpness_aware is not None:
-            with self.sharpness_aware.at_the_worst_neighbour():
-                self._accumulate_gradients(window, weights, normalisers, epoch, first_batch, None)
+            with self.sharpness_aware.perturbed_weights():
+                self._accumulate_gradients(micro_batches, normalisers, epoch, first_batch)
         self._update_weights()
         return stop
 
     def _accumulate_gradients(
-        self,
-        window: list[Batch],
-        weights: Sequence[Mapping[str, Tensor]],
-        normalisers: Mapping[str, Tensor],
-        epoch: int,
-        first_batch: int,
-        sums: EpochSums | None,
-    ) -> None:
-        for number, (batch, batch_weights) in enumerate(zip(window, weights, strict=True)):
+        self, micro_batches: list[Batch], normalisers: Mapping[str, Tensor], epoch: int, first_batch: int
+    ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """Adds up the gradients of one update. Returns each batch's outputs, and its losses by name."""
+        results = []
+        for number, batch in enumerate(micro_batches):
             self.seed_generators("model", epoch, first_batch + number)
             images = self.inputs(batch)
-            with self._synchronised_only_if(number == len(window) - 1):
+            with self._synchronised_only_if(number == len(micro_batches) - 1):
                 with self.autocast():
                     outputs = self.network(images)
-                    loss, parts = self._loss(outputs, batch, normalisers)
-                if self.num_processes > 1:  # their gradients are averaged, and the normalisers span all of them already
-                    loss = loss * self.num_processes
-                self.scaler.scale(loss).backward()
-            if sums is not None:
-                sums.add(parts, normalisers, batch_weights, outputs, batch.scoring_targets)
+                    loss, losses = self._loss(outputs, batch, normalisers)
+                # Gradients are averaged over the processes, and the normalisers span all of them already.
+                self.scaler.scale(loss * self.num_processes).backward()
+            results.append(({name: output.detach() for name, output in outputs.items()}, losses))
         distributed.average_gradients(self.criterion.parameters())
+        return results
 
     def _loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, normalisers: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The criterion; of mixed images, its mean over their own labels and their partners', by the share of each."""
-        loss, parts = self.criterion(outputs, batch.targets, normalisers)
+        """The criterion; of mixed images its mean over their own labels and their partners', by the share of each."""
+        loss, losses = self.criterion(outputs, batch.targets, normalisers)
         if batch.mix is None:
-            return loss, parts
+            return loss, losses
         share = batch.mix.share
-        other_loss, other_parts = self.criterion(outputs, batch.mix.partner_targets(batch.targets), normalisers)
-        mixed = {name: share * part + (1 - share) * other_parts[name] for name, part in parts.items()}
+        other_loss, others = self.criterion(outputs, batch.mix.partner_targets(batch.targets), normalisers)
+        mixed = {name: share * each + (1 - share) * others[name] for name, each in losses.items()}
         return share * loss + (1 - share) * other_loss, mixed
 
     def _update_weights(self) -> None:
@@ -165,12 +166,14 @@ class Learner:
         if self.averaging is not None:
             self.averaging.after_update(self.model, self.updates)
 
-    def _sum_weights(self, window: list[Batch], stop: bool) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], bool]:
-        """By loss: each batch's sum of the weights of its known labels, and that of the whole update, all processes.
+    def _sum_sample_weights(
+        self, micro_batches: list[Batch], stop: bool
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], bool]:
+        """By loss, each batch's sum of the weights of its known labels, and the whole update's, over all processes.
 
-        The processes' wishes to stop travel along."""
-        weights = [self._weights_of(batch) for batch in window]
-        if len(window) == self.num_processes == 1:
+        Whether any process is asked to stop travels along."""
+        weights = [self._sample_weights(batch) for batch in micro_batches]
+        if len(micro_batches) == self.num_processes == 1:
             return weights, weights[0], stop
         names = list(self.criterion.weights)
         sums = torch.stack([torch.stack([batch[name] for batch in weights]).sum() for name in names])
@@ -179,7 +182,7 @@ class Learner:
             sums, stop = reduced[:-1], bool(reduced[-1] > 0)
         return weights, dict(zip(names, sums, strict=True)), stop
 
-    def _weights_of(self, batch: Batch) -> dict[str, Tensor]:
+    def _sample_weights(self, batch: Batch) -> dict[str, Tensor]:
         weights = self.criterion.sample_weight_sums(batch.targets)
         if batch.mix is None:
             return weights
@@ -187,7 +190,7 @@ class Learner:
         return {name: share * weight + (1 - share) * others[name] for name, weight in weights.items()}
 
     def inputs(self, batch: Batch) -> Tensor:
-        """The batch's images as the model takes them: normalised, and mixed if they are to be.
+        """The batch's images as the model takes them: normalised, and mixed where they are to be.
 
         They come in the type that autocast would round them to first, but for mixing, which is done before that."""
         if batch.mix is None:
@@ -216,14 +219,14 @@ class Learner:
 
     def end_epoch(self, epoch: int) -> None:
         """The epoch's last update is done."""
-        distributed.share_buffers(self.model)  # each process has its own running means, and one model is judged
+        distributed.share_buffers(self.model)  # each process has its own running means, and one model is validated
         if self.averaging is not None:
             self.averaging.after_epoch(self.model, epoch)
             if self.averaging.average is not None:
                 distributed.share_buffers(self.averaging.average)
 
-    def judged(self) -> nn.Module:
-        """What the validation judges, in evaluation mode: the model, or the average of the weights it went through."""
+    def eval_model(self) -> nn.Module:
+        """What is validated, in evaluation mode: the model, or the average of its weights."""
         average = self._average_for("validation")
         return (self.compiled if average is None else average).eval()
 
@@ -249,7 +252,7 @@ class Learner:
             return nullcontext()
         return self.network.no_sync()
 
-    # --- saving and going on ---
+    # --- saving and resuming ---
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -268,7 +271,7 @@ class Learner:
         """`path` is the checkpoint's, for errors. Raises CheckpointError, ConfigError."""
         load_weights(self.model, state["model"], path)
         self.criterion.load_state_dict(state.get("criterion", {}))
-        load_optimizer_state(self.optimizer, state["optimizer"])
+        _load_optimizer_state(self.optimizer, state["optimizer"])
         if self.schedule is not None and state["schedule"] is not None:
             self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:  # empty where the run does not scale its loss
@@ -283,3 +286,25 @@ def own_buffers(wrapper: Callable[..., Any]) -> dict[str, Any]:
     main process's are taken: newer versions of torch have another name for it, and warn of the earlier one."""
     names = inspect.signature(wrapper).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+
+
+def _load_optimizer_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Loads what `state_dict` gave, on whatever device; which kernels it steps with, and how tensors are laid out in
+    memory, remain its own."""
+    groups = [
+        {**group, **{key: own[key] for key in ("fused", "foreach") if key in own}}
+        for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    _lay_out_as_parameters(optimizer)
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Gives what the state holds for each element of a parameter that parameter's layout in memory: the fused kernels
+    on a GPU refuse another."""
+    stepping = getattr(optimizer, "_base_optimizer", optimizer)  # timm's Lookahead has no state of its own
+    for parameter, state in stepping.state.items():
+        for name, value in state.items():
+            by_element = isinstance(value, Tensor) and value.shape == parameter.shape
+            if by_element and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -61,7 +61,7 @@ class Schedule:
             if planned is not None and planned != state[name]:
                 raise ConfigError(
                     f"lr_scheduler: {type(self.scheduler).__name__} was planned for {state[name]} steps, and the run "
-                    f"would now take {planned}; go on with the same trainer.epochs, or begin a new run"
+                    f"would now take {planned}; resume it with the same trainer.epochs, or begin a new run"
                 )
         self.warm_updates = state.get("warm_updates", 0)
         self.scheduler.load_state_dict({name: value for name, value in state.items() if name != "warm_updates"})

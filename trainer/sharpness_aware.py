@@ -1,4 +1,4 @@
-"""Sharpness-aware minimisation: the gradient that is followed is that of the worst point nearby."""
+"""Sharpness-aware minimisation: the gradient is taken at perturbed weights, the worst point nearby."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class SharpnessAware:
         self.modules, self.rho, self.adaptive = list(modules), rho, adaptive
 
     @contextmanager
-    def at_the_worst_neighbour(self) -> Iterator[None]:
-        """Within it the weights are w + e, for the gradients that are there on entry, which it clears: those there on
-        leaving are the ones to follow. On leaving, in whatever way, weights and buffers (running statistics, which the
-        first pass has counted) are what they were, bit for bit.
+    def perturbed_weights(self) -> Iterator[None]:
+        """Within it the weights are w + e, for the gradients g that exist on entry, which it clears: those that exist
+        at the end are the ones to follow. Afterwards, however it ends, weights and buffers (running statistics, which
+        the first pass has counted) are what they were, bit for bit.
 
         The gradients may be scaled by one common factor; where one is not finite, the weights stay where they are."""
         learned = [parameter for module in self.modules for parameter in module.parameters()]
@@ -42,7 +42,7 @@ class SharpnessAware:
         changed = [tensor.detach() for tensor in (*(weight for weight, _ in moved), *buffers)]
         kept = [tensor.clone() for tensor in changed]
         try:
-            self._climb(moved)
+            self._perturb(moved)
             for parameter in learned:
                 parameter.grad = None
             yield
@@ -51,7 +51,7 @@ class SharpnessAware:
                 torch._foreach_copy_(changed, kept)
 
     @torch.no_grad()
-    def _climb(self, moved: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
+    def _perturb(self, moved: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
         """Adds e to the weights; `moved`: each with its gradient."""
         weights, directions = [weight for weight, _ in moved], [gradient for _, gradient in moved]
         if self.adaptive:

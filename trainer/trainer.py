@@ -16,12 +16,12 @@ from base.base_data_loader import BaseDataLoader
 from base.base_trainer import BaseTrainer, TrainerSettings
 from base.batch import Batch
 from base.label_space import LabelSpace
+from base.metrics import Metric, Metrics
 from base.mixing import Mixing, plan_mix
-from base.scores import Metric, Scores
 from logger.log import progress_bar
 from logger.trackers import Trackers
 from trainer.checkpoint import BEST, Checkpoints
-from trainer.epoch_metrics import EpochSums, describe, summary
+from trainer.epoch_metrics import EpochMetrics, describe, summary
 from trainer.learner import Learner
 from trainer.monitor import EarlyStopping, Monitor
 from trainer.prefetch import on_device
@@ -35,7 +35,10 @@ from utils.signals import StopSignals
 class Trainer(BaseTrainer):
     """Trains a model that has several heads, and leaves a run that can be resumed at any update, exactly.
 
-    run: what every checkpoint carries beside the training state (config, labels, preprocessing), as plain data."""
+    metrics: by name, the functions that the confusion counts of an epoch are measured by
+    run: what every checkpoint carries beside the training state (config, labels, preprocessing), as plain data
+    visualize: show the trackers the validation images that are most wrong
+    """
 
     def __init__(
         self,
@@ -58,28 +61,30 @@ class Trainer(BaseTrainer):
         self.checkpoints, self.stop, self.visualize = checkpoints, stop, visualize
         self.trackers = Trackers()  # none, until the run is ready to write
         self.monitor = Monitor(settings.monitor)
-        self.further_monitors = [Monitor(text) for text in settings.save_best]
+        self.other_monitors = [Monitor(text) for text in settings.save_best]
         self.early_stopping = EarlyStopping(settings.early_stop)
         self.batches_done = 0  # of the epoch in progress
         self.stop_agreed = False  # by all processes
-        self.sums = self._new_sums()
+        self.train_metrics = self._new_metrics()  # of the epoch in progress
 
     # --- the epoch ---
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         self.learner.begin_epoch(epoch)
-        with closing(self._windows(epoch)) as windows:
-            for window in windows:
-                self.stop_agreed = self.learner.update(window, epoch, self.batches_done, self.sums, self.stop.requested)
-                self.batches_done += len(window)
+        with closing(self._updates(epoch)) as updates:
+            for micro_batches in updates:
+                self.stop_agreed = self.learner.update(
+                    micro_batches, epoch, self.batches_done, self.train_metrics, self.stop.requested
+                )
+                self.batches_done += len(micro_batches)
                 self._stop_if_asked(epoch)
         self.learner.end_epoch(epoch)
-        metrics = self.sums.reduced().metrics("train/")
+        metrics = self.train_metrics.reduced().values("train/")
         self._refuse_divergence(epoch, metrics)
         return metrics | self.learner.rates()
 
-    def _windows(self, epoch: int) -> Generator[list[Batch]]:
-        """The batches that are left of the epoch, on the device, grouped to one list an update."""
+    def _updates(self, epoch: int) -> Generator[list[Batch]]:
+        """The batches that are left of the epoch, on the device: for each update of the weights its micro-batches."""
         total = self.data_loader.steps_per_epoch
         if self.batches_done >= total:
             return
@@ -92,8 +97,8 @@ class Trainer(BaseTrainer):
                 initial=self.batches_done,
             )
         )
-        while window := list(itertools.islice(batches, self.settings.accumulation_steps)):
-            yield window
+        while micro_batches := list(itertools.islice(batches, self.settings.accumulation_steps)):
+            yield micro_batches
 
     def _planned_batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
         """The epoch's batches, with what their images are to be mixed with decided before they go to the device."""
@@ -110,8 +115,8 @@ class Trainer(BaseTrainer):
     def validate(self, epoch: int) -> dict[str, float]:
         if self.data_loader.num_validation == 0:
             return {}
-        model, criterion = self.learner.judged(), self.learner.criterion
-        sums = self._new_sums()
+        model, criterion = self.learner.eval_model(), self.learner.criterion
+        metrics = self._new_metrics()
         worst = WorstImages(self.labels) if self.visualize else None
         with torch.inference_mode(), closing(self._validation_batches()) as batches:
             for number, batch in enumerate(batches):
@@ -121,8 +126,8 @@ class Trainer(BaseTrainer):
                 with self.learner.autocast():
                     outputs = model(images)
                     weights = criterion.sample_weight_sums(batch.targets)
-                    _, parts = criterion(outputs, batch.targets, weights)
-                sums.add(parts, weights, weights, outputs, batch.scoring_targets)
+                    _, losses = criterion(outputs, batch.targets, weights)
+                metrics.add(losses, weights, weights, outputs, batch.scoring_targets)
                 if worst is not None:
                     worst.update(outputs, batch)
                 if distributed.world_size() == 1:
@@ -130,7 +135,7 @@ class Trainer(BaseTrainer):
         if worst is not None:
             records = self.data_loader.validation_records
             self.trackers.log_images(epoch, "val/worst", worst.images(lambda index: read_rgb(records[index].path)))
-        return sums.reduced().metrics("val/")
+        return metrics.reduced().values("val/")
 
     def _validation_batches(self) -> Generator[Batch]:
         return on_device(self.data_loader.validation_batches(), self.learner.device)
@@ -141,11 +146,11 @@ class Trainer(BaseTrainer):
             self.learner.schedule.after_epoch(metrics)
         better = self.monitor.update(epoch, metrics)
         names = [BEST] if better else []
-        names += [f"{monitor.file_stem}.pth" for monitor in self.further_monitors if monitor.update(epoch, metrics)]
+        names += [f"{monitor.file_stem}.pth" for monitor in self.other_monitors if monitor.update(epoch, metrics)]
         if self.settings.save_period and epoch % self.settings.save_period == 0:
             names.append(Checkpoints.periodic_name(epoch))
         self.stopped_early = self.monitor.is_on and self.early_stopping.update(better)
-        self.completed_epochs, self.batches_done, self.sums = epoch, 0, self._new_sums()
+        self.completed_epochs, self.batches_done, self.train_metrics = epoch, 0, self._new_metrics()
         with self._full_disk_tolerated(final=self.finished):
             self.trackers.log_metrics(epoch, metrics)
         self.log.info("epoch %d/%d: %s%s", epoch, self.epochs, describe(summary(metrics)), " (best)" if better else "")
@@ -160,29 +165,29 @@ class Trainer(BaseTrainer):
     @property
     def best(self) -> dict[str, float | None]:
         """The best value so far of what is watched, by metric."""
-        return {monitor.metric: monitor.best for monitor in (self.monitor, *self.further_monitors) if monitor.is_on}
+        return {monitor.metric: monitor.best for monitor in (self.monitor, *self.other_monitors) if monitor.is_on}
 
     def dry_run(self) -> dict[str, float]:
         """One update and one validation batch, to see that all fits together; returns the loss. Nothing is kept."""
         if self.batches_done:  # of an epoch that may have no batch left, nor its schedule a step
             self.batches_done, self.learner.schedule = 0, None
         self.learner.begin_epoch(1)
-        with closing(self._windows(1)) as windows:
-            self.learner.update(next(windows), 1, 0, self.sums)
-        model = self.learner.judged()
+        with closing(self._updates(1)) as updates:
+            self.learner.update(next(updates), 1, 0, self.train_metrics)
+        model = self.learner.eval_model()
         with torch.inference_mode(), closing(self._validation_batches()) as batches:
             for batch in itertools.islice(batches, 1):
                 images = self.learner.inputs(batch)
                 with self.learner.autocast():
                     model(images)
-        return self.sums.reduced().metrics("train/")
+        return self.train_metrics.reduced().values("train/")
 
-    # --- stopping, saving and going on ---
+    # --- stopping, saving and resuming ---
 
     def _stop_if_asked(self, epoch: int) -> None:
         """After an update: saves the epoch in progress and leaves, if a signal asked for it."""
         if self.stop_agreed if distributed.world_size() > 1 else self.stop.requested:
-            self._refuse_divergence(epoch, self.sums.metrics("train/"))
+            self._refuse_divergence(epoch, self.train_metrics.values("train/"))
             self.save(final=True)
             raise self.stop.error(
                 f"saved in {self.checkpoints.folder}; go on with --resume {self.checkpoints.run_folder}"
@@ -200,14 +205,14 @@ class Trainer(BaseTrainer):
 
     @contextmanager
     def _full_disk_tolerated(self, *, final: bool) -> Iterator[None]:
-        """A write that fails in mid-run is told, and training goes on; one that fails at the end is an error."""
+        """A write that fails in mid-run is warned of, and training continues; one that fails at the end is an error."""
         try:
             yield
         except OSError as error:
             text = f"{self.checkpoints.folder}: could not be written ({error.strerror}); free some space"
             if final:
                 raise StorageFullError(text) from None
-            self.log.warning("%s. Training goes on, and the earlier checkpoints stand", text)
+            self.log.warning("%s. Training continues, and the earlier checkpoints remain", text)
 
     def _refuse_divergence(self, epoch: int, metrics: Mapping[str, float]) -> None:
         wrong = [name for name, value in metrics.items() if "loss_" in name and not math.isfinite(value)]
@@ -215,12 +220,12 @@ class Trainer(BaseTrainer):
             names = ", ".join(name.split("loss_", 1)[1] for name in wrong)
             raise DivergenceError(
                 f"epoch {epoch}: the loss of {names} is no longer finite; lower optimizer.args.lr or set "
-                "trainer.max_grad_norm. The earlier checkpoints stand"
+                "trainer.max_grad_norm. The earlier checkpoints remain"
             )
 
-    def _new_sums(self) -> EpochSums:
+    def _new_metrics(self) -> EpochMetrics:
         device = self.learner.device
-        return EpochSums(Scores(self.labels, self.metrics, device), self.learner.criterion.weights, device)
+        return EpochMetrics(Metrics(self.labels, self.metrics, device), self.learner.criterion.weights, device)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -228,8 +233,8 @@ class Trainer(BaseTrainer):
             "stopped_early": self.stopped_early,
             "batches_done": self.batches_done,
             "world_size": distributed.world_size(),
-            "sums": distributed.gather(self.sums.state_dict() if self.batches_done else None),
-            "monitors": [monitor.state_dict() for monitor in (self.monitor, *self.further_monitors)],
+            "sums": distributed.gather(self.train_metrics.state_dict() if self.batches_done else None),
+            "monitors": [monitor.state_dict() for monitor in (self.monitor, *self.other_monitors)],
             "epochs_without_better": self.early_stopping.epochs_without_better,
             "trackers": self.trackers.state(),
             **self.learner.state_dict(),
@@ -240,14 +245,14 @@ class Trainer(BaseTrainer):
         if state["batches_done"] and state["world_size"] != distributed.world_size():
             raise CheckpointError(
                 f"{self.checkpoints.folder}: was stopped within an epoch of {state['world_size']} processes, and there "
-                f"are {distributed.world_size()} now; go on with as many, or from a checkpoint-epoch file"
+                f"are {distributed.world_size()} now; resume it with as many, or from a checkpoint-epoch file"
             )
         self.learner.load_state_dict(state, path or self.checkpoints.folder)
-        for monitor in (self.monitor, *self.further_monitors):
+        for monitor in (self.monitor, *self.other_monitors):
             for saved in state["monitors"]:
                 monitor.load_state_dict(saved)
         self.early_stopping.epochs_without_better = state["epochs_without_better"]
         self.completed_epochs, self.stopped_early = state["completed_epochs"], state["stopped_early"]
         self.batches_done = state["batches_done"]
         if self.batches_done:
-            self.sums.load_state_dict(state["sums"][distributed.rank()])
+            self.train_metrics.load_state_dict(state["sums"][distributed.rank()])

@@ -18,7 +18,7 @@ class F1Loss(HeadLoss):
     weighted with class_weights if given: a class that does not occur has F1 0 whatever the logits say, and would only
     add a constant.
 
-    F1 is a ratio of sums over samples, not a sum: it is that of each batch, and wants large ones. Where batches share
+    F1 is a ratio of sums over samples, not a sum: it is that of each batch, and needs large ones. Where batches share
     a normaliser each counts by its number of known samples.
     """
 

@@ -12,7 +12,7 @@ from utils.config.signatures import PositiveFloat
 
 
 class LDAMLoss(HeadLoss):
-    """Cross entropy that wants a margin, wider for rarer classes  (Cao et al. 2019, eq. 12 and 13).
+    """Cross entropy with a margin, wider for rarer classes  (Cao et al. 2019, eq. 12 and 13).
 
     -log p_t, p = softmax(scale * (z - m)), where m_t = K / n_t^(1/4) is subtracted from the target's logit z_t alone;
     n_c is the number of training samples of class c (0 counts as 1), and K gives the rarest class `max_margin`.

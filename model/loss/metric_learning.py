@@ -22,7 +22,7 @@ class MetricLearningLoss(nn.Module):
     loss: an object of the library that takes embeddings and labels; head: whose labels; weight: in the sum of the
     losses; miner: chooses the pairs or triplets of a batch that the loss looks at.
 
-    It belongs to the batch as a whole, and wants large ones: images are compared within a batch. Where batches share a
+    It belongs to the batch as a whole, and needs large ones: images are compared within a batch. Where batches share a
     normaliser each counts by its number of known samples, as F1Loss does. A batch without two classes, or without two
     images of one class, has nothing to compare and gives 0; a loss that has centres of the classes (ArcFaceLoss,
     ProxyAnchorLoss, ...) needs one known sample.

@@ -103,7 +103,7 @@ def test_each_use_is_what_the_config_says(make_trainer: MakeTrainer, used_for: l
     built.trainer.train()
     content = read_checkpoint(built.folder / "last.pth")
     assert content["answers_with"] == ("average" if "answers" in used_for else "model")
-    judged = built.trainer.learner.judged()
+    judged = built.trainer.learner.eval_model()
     assert (judged is built.trainer.learner.model) == ("validation" not in used_for)
     assert not judged.training
     loaded = SmallModel()
@@ -125,7 +125,7 @@ def test_validation_scores_the_average(make_trainer: MakeTrainer) -> None:
 def test_there_is_no_average_before_its_first_epoch(make_trainer: MakeTrainer) -> None:
     built = make_trainer(parts=with_average(StochasticWeightAveraging(from_epoch=3)), epochs=2)
     built.trainer.train()
-    assert built.trainer.learner.judged() is built.trainer.learner.model
+    assert built.trainer.learner.eval_model() is built.trainer.learner.model
     assert read_checkpoint(built.folder / "last.pth")["answers_with"] == "model"
 
 

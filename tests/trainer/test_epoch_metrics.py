@@ -1,4 +1,4 @@
-"""The sums of an epoch: batches are added up together, and the numbers are those of one after the other."""
+"""The metrics of an epoch: batches are added up together, and the numbers are those of one after the other."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from base.label_space import LabelSpace
-from base.scores import Scores
+from base.metrics import Metrics
 from model.metric import accuracy, f1
-from trainer.epoch_metrics import BATCHES_TOGETHER, EpochSums
+from trainer.epoch_metrics import BATCHES_TOGETHER, EpochMetrics
 
 LABELS = LabelSpace(
     {
@@ -22,10 +22,12 @@ LABELS = LabelSpace(
 WEIGHTS = {"face": 0.4, "age": 0.6}
 
 
-def empty_sums() -> EpochSums:
-    return EpochSums(
-        Scores(LABELS, {"accuracy": accuracy, "f1": f1}, torch.device("cpu")), WEIGHTS, torch.device("cpu")
-    )
+def empty_counts() -> Metrics:
+    return Metrics(LABELS, {"accuracy": accuracy, "f1": f1}, torch.device("cpu"))
+
+
+def empty_metrics() -> EpochMetrics:
+    return EpochMetrics(empty_counts(), WEIGHTS, torch.device("cpu"))
 
 
 Values = dict[str, Tensor]
@@ -54,8 +56,8 @@ class Batches:
                 sums[0] += float(scalars[0][head] * scalars[1][head])
                 sums[1] += float(scalars[2][head])
 
-    def scores(self) -> Scores:
-        one_by_one = Scores(LABELS, {"accuracy": accuracy, "f1": f1}, torch.device("cpu"))
+    def counts(self) -> Metrics:
+        one_by_one = empty_counts()
         for *_, outputs, truth in self.arguments:
             one_by_one.update(outputs, truth)
         return one_by_one
@@ -64,22 +66,22 @@ class Batches:
 @pytest.mark.parametrize("count", [1, BATCHES_TOGETHER - 1, BATCHES_TOGETHER, 2 * BATCHES_TOGETHER + 5])
 def test_the_sums_are_those_of_plain_python(count: int) -> None:
     """Exactly: they are added one after the other, in double precision."""
-    batches, sums = Batches(count), empty_sums()
+    batches, epoch = Batches(count), empty_metrics()
     for arguments in batches.arguments:
-        sums.add(*arguments)
-    metrics = sums.reduced().metrics("train/")
+        epoch.add(*arguments)
+    metrics = epoch.reduced().values("train/")
     whole = 0.0
     for head, (total, weights) in batches.losses.items():
         assert metrics[f"train/loss_{head}"] == total / weights
         whole += WEIGHTS[head] * total / weights
     assert metrics["train/loss"] == whole
-    for name, value in batches.scores().values("train/").items():
+    for name, value in batches.counts().values("train/").items():
         assert metrics[name] == value
 
 
 @pytest.mark.parametrize("stopped_after", [1, 7, BATCHES_TOGETHER, BATCHES_TOGETHER + 3])
-def test_sums_that_were_saved_on_the_way_go_on_the_same(stopped_after: int) -> None:
-    batches, whole, stopped, resumed = Batches(50), empty_sums(), empty_sums(), empty_sums()
+def test_metrics_that_were_saved_on_the_way_are_resumed_exactly(stopped_after: int) -> None:
+    batches, whole, stopped, resumed = Batches(50), empty_metrics(), empty_metrics(), empty_metrics()
     for arguments in batches.arguments:
         whole.add(*arguments)
     for arguments in batches.arguments[:stopped_after]:
@@ -87,12 +89,5 @@ def test_sums_that_were_saved_on_the_way_go_on_the_same(stopped_after: int) -> N
     resumed.load_state_dict(stopped.state_dict())
     for arguments in batches.arguments[stopped_after:]:
         resumed.add(*arguments)
-    assert resumed.metrics("") == whole.metrics("")
+    assert resumed.values("") == whole.values("")
     assert torch.equal(resumed.losses, whole.losses)
-
-
-def test_what_is_kept_has_no_graph() -> None:
-    sums = empty_sums()
-    parts, normalisers, weights, outputs, truth = Batches(1).arguments[0]
-    sums.add(parts, normalisers, weights, {head: output.requires_grad_() for head, output in outputs.items()}, truth)
-    assert not any(output.requires_grad for output in sums._outputs[0].values())

@@ -110,7 +110,7 @@ def sharp(rho: float) -> Any:
 
 
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
-def test_sharpness_aware_step_is_the_gradient_at_the_worst_neighbour(
+def test_sharpness_aware_step_is_the_gradient_at_perturbed_weights(
     make_trainer: MakeTrainer, accumulation_steps: int
 ) -> None:
     arguments: dict[str, Any] = {"accumulation_steps": accumulation_steps}
@@ -132,7 +132,7 @@ def test_a_sharpness_aware_epoch_counts_each_image_once(make_trainer: MakeTraine
     built = make_trainer(parts=sharp(0.05))
     built.trainer.learner.begin_epoch(1)
     metrics = built.trainer.train_epoch(1)
-    counted = built.trainer.sums.scores.answer.matrix.sum()
+    counted = built.trainer.train_metrics.metrics.joint.matrix.sum()
     batches = list(MemoryLoader().train_batches(1))
     known = sum(int(((b.scoring_targets["mask"] >= 0) & (b.scoring_targets["age"] >= 0)).sum()) for b in batches)
     assert counted == known

@@ -66,7 +66,7 @@ def sharpness_aware_gradients(
     net: Net, criterion: WeightedLoss, sharpness_aware: SharpnessAware, scale: float = 1.0
 ) -> dict[str, Tensor]:
     accumulate(net, criterion, scale)
-    with sharpness_aware.at_the_worst_neighbour():
+    with sharpness_aware.perturbed_weights():
         accumulate(net, criterion, scale)
     named = [*net.named_parameters(), *criterion.named_parameters()]
     return {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
@@ -99,7 +99,7 @@ def test_descent_on_a_quadratic_is_the_closed_form(adaptive: bool) -> None:
     expected = weight.detach().clone()
     for _ in range(10):
         (weight @ matrix @ weight / 2).backward()
-        with sharpness_aware.at_the_worst_neighbour():
+        with sharpness_aware.perturbed_weights():
             (weight @ matrix @ weight / 2).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -117,7 +117,7 @@ def test_the_neighbour_is_worse_and_at_the_distance_of_rho() -> None:
     images, target = batches()[0]
     torch.manual_seed(0)
     loss = criterion(net(images), target)
-    with SharpnessAware([net, criterion], rho=0.05).at_the_worst_neighbour():
+    with SharpnessAware([net, criterion], rho=0.05).perturbed_weights():
         moved = sum(float((a.detach() - b).square().sum()) for a, b in zip(net.parameters(), before, strict=True))
         moved += (float(criterion.logarithm.detach()) - 0.3) ** 2
         assert moved**0.5 == pytest.approx(0.05, rel=1e-4)
@@ -180,7 +180,7 @@ def test_weights_come_back_when_the_second_pass_fails() -> None:
     images, target = batches()[0]
 
     def second_pass() -> None:
-        with SharpnessAware([net, criterion], 0.5).at_the_worst_neighbour():
+        with SharpnessAware([net, criterion], 0.5).perturbed_weights():
             criterion(net(images), target)
             changed = {name for name, value in state(net, criterion).items() if not torch.equal(value, before[name])}
             assert {"0.head.weight", "0.body.1.running_mean", "1.logarithm"} <= changed
@@ -211,7 +211,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(wrong: float, adaptive: boo
         assert isinstance(parameter, nn.Parameter)
         assert parameter.grad is not None
         parameter.grad[0] = wrong
-    with SharpnessAware([net, criterion], 0.5, adaptive).at_the_worst_neighbour():
+    with SharpnessAware([net, criterion], 0.5, adaptive).perturbed_weights():
         assert_equal(state(net, criterion), before)
         assert all(parameter.grad is None for parameter in (*net.parameters(), criterion.logarithm))
     assert_equal(state(net, criterion), before)
@@ -222,7 +222,7 @@ def test_gradients_of_zero_move_nothing() -> None:
     before = state(net, criterion)
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    with SharpnessAware([net, criterion]).at_the_worst_neighbour():
+    with SharpnessAware([net, criterion]).perturbed_weights():
         assert_equal(state(net, criterion), before)
 
 
@@ -231,7 +231,7 @@ def test_what_is_frozen_stays_where_it_is() -> None:
     net.body.requires_grad_(False)
     accumulate(net, criterion)
     before = state(net, criterion)
-    with SharpnessAware([net, criterion], 0.5).at_the_worst_neighbour():
+    with SharpnessAware([net, criterion], 0.5).perturbed_weights():
         moved = {name for name, value in state(net, criterion).items() if not torch.equal(value, before[name])}
     head = {name for name, _ in net.named_parameters() if name.startswith("head.")}
     assert moved == {f"0.{name}" for name in head} | {"1.logarithm"}
@@ -252,7 +252,7 @@ def test_updates_with_a_loss_scaler_are_plain_ones(overflow: bool) -> None:
             scaler.scale(broken(criterion(net(images), target))).backward()
 
         backward()
-        with sharpness_aware.at_the_worst_neighbour():
+        with sharpness_aware.perturbed_weights():
             backward()
         scaler.step(optimizer)
         scaler.update()

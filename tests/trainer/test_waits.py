@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from base.base_trainer import TrainerSettings
 from base.batch import Batch
+from base.metrics import Metrics
 from base.mixing import Mix
-from base.scores import Scores
 from inference.predictor import Predictor
 from model import loss as losses
 from model.loss.head_loss import HeadLoss
@@ -29,10 +29,11 @@ from model.loss.metric_learning_names import LOSSES
 from model.loss.multi_head import MultiHeadLoss
 from model.metric import f1
 from tests.trainer.conftest import LABELS, MakeTrainer, MemoryLoader, SmallModel
-from trainer import epoch_metrics as epoch_sums
+from trainer import epoch_metrics
 from trainer.averaging import ExponentialMovingAverage
-from trainer.epoch_metrics import EpochSums
+from trainer.epoch_metrics import EpochMetrics
 from trainer.learner import Learner
+from trainer.prefetch import on_device
 from trainer.sharpness_aware import SharpnessAware
 from trainer.worst_images import WorstImages
 
@@ -90,7 +91,7 @@ def learner(
     )
 
 
-def window(mixes: list[Mix | None]) -> list[Batch]:
+def micro_batches(mixes: list[Mix | None]) -> list[Batch]:
     batches = []
     for batch, mix in zip(MemoryLoader().train_batches(1), mixes, strict=False):
         batch.mix = mix
@@ -98,8 +99,8 @@ def window(mixes: list[Mix | None]) -> list[Batch]:
     return batches
 
 
-def sums(learner: Learner) -> EpochSums:
-    return EpochSums(Scores(LABELS, {"f1": f1}, META), learner.criterion.weights, META)
+def empty_metrics(learner: Learner) -> EpochMetrics:
+    return EpochMetrics(Metrics(LABELS, {"f1": f1}, META), learner.criterion.weights, META)
 
 
 BLENDED, CUT = Mix(torch.tensor([1, 2, 3, 0]), 0.3), Mix(torch.tensor([1, 2, 3, 0]), 0.5, (0, 0, 6, 3))
@@ -108,15 +109,14 @@ BLENDED, CUT = Mix(torch.tensor([1, 2, 3, 0]), 0.3), Mix(torch.tensor([1, 2, 3, 
 @pytest.mark.parametrize("class_weights", [None, "balanced"])
 @pytest.mark.parametrize("name", [name for name in losses.__all__ if name != "OrdinalLoss"])
 def test_an_update_with_each_loss(name: str, class_weights: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoch_sums, "BATCHES_TOGETHER", 3)
+    monkeypatch.setattr(epoch_metrics, "BATCHES_TOGETHER", 3)
     learns = learner(lambda: getattr(losses, name)(class_weights=class_weights), {})
     learns.begin_epoch(1)
-    batches, added = window([None, BLENDED, CUT]), sums(learns)
+    batches, added = micro_batches([None, BLENDED, CUT]), empty_metrics(learns)
     learns.update(batches[:1], 1, 0, added)  # the constants are copied at the first
     with nothing_waits():
         for number, batch in enumerate(batches, start=1):
             learns.update([batch], 1, number, added)
-    assert len(added._outputs) == 1
 
 
 def everything(model: nn.Module) -> dict[str, Any]:
@@ -129,23 +129,23 @@ def everything(model: nn.Module) -> dict[str, Any]:
 def test_an_update_with_all_that_changes_it(parts: Any, learned: bool, settings: dict[str, Any]) -> None:
     learns = learner(losses.OrdinalLoss, settings, parts, learned)
     learns.begin_epoch(1)
-    batches = window([None, BLENDED, CUT])
-    learns.update(batches, 1, 0, sums(learns))
+    batches = micro_batches([None, BLENDED, CUT])
+    learns.update(batches, 1, 0, empty_metrics(learns))
     with nothing_waits():
-        learns.update(batches, 1, 3, sums(learns))
+        learns.update(batches, 1, 3, empty_metrics(learns))
 
 
 def test_validation_and_its_worst_images() -> None:
     learns = learner(losses.CrossEntropyLoss, {})
-    worst, added = WorstImages(LABELS), sums(learns)
-    model = learns.judged()
+    worst, added = WorstImages(LABELS), empty_metrics(learns)
+    model = learns.eval_model()
     batches = [batch.to(META) for batch in MemoryLoader().validation_batches()]
     with torch.inference_mode(), nothing_waits():
         for batch in batches:
             outputs = model(learns.inputs(batch))
             weights = learns.criterion.sample_weight_sums(batch.targets)
-            _, parts = learns.criterion(outputs, batch.targets, weights)
-            added.add(parts, weights, weights, outputs, batch.scoring_targets)
+            _, by_head = learns.criterion(outputs, batch.targets, weights)
+            added.add(by_head, weights, weights, outputs, batch.scoring_targets)
             worst.update(outputs, batch)
 
 
@@ -202,13 +202,13 @@ def test_cuda_itself_sees_no_wait(make_trainer: MakeTrainer, parts: Any, precisi
     )
     trainer = built.trainer
     trainer.learner.begin_epoch(1)
-    windows = [window for _, window in zip(range(5), trainer._windows(1), strict=False)]
-    trainer.learner.update(windows[0], 1, 0, trainer.sums)
+    batches = list(on_device(MemoryLoader().train_batches(1), device))
+    trainer.learner.update(batches[:1], 1, 0, trainer.train_metrics)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for number, window in enumerate(windows[1:], start=1):
-            trainer.learner.update(window, 1, number, trainer.sums)
+        for number, batch in enumerate(batches[1:], start=1):
+            trainer.learner.update([batch], 1, number, trainer.train_metrics)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert trainer.learner.updates == 5

@@ -40,7 +40,7 @@ def test_the_worst_of_all_whatever_the_batches_are(batch_size: int, levels: int)
     assert [int(image[0, 0, 0]) for image, _ in shown] == [row for _, row in expected]
     for (_, row), (_, text) in zip(expected, shown, strict=True):
         names = LABELS.joint_class_names
-        assert text == f"true: {names[answer[row]]}, said: {names[answers[row].argmax()]}"
+        assert text == f"true: {names[answer[row]]}, predicted: {names[answers[row].argmax()]}"
 
 
 def test_there_are_none_where_nothing_was_seen() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from base.confusion import ConfusionCounts
+from base.metrics import ConfusionCounts
 
 
 def draw(count: int, num_classes: int, unknown_share: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
