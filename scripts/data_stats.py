@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
-from data_loader.records.statistics import label_statistics, measure_images, size_statistics
+from data_loader.records.statistics import label_statistics, mean_and_std, measure_images, size_statistics
 from data_loader.splits import KFoldSplit
 from experiment.builders import read_all_records
 from experiment.checks import check_config, cross_checks
@@ -46,14 +46,14 @@ def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]
     sides = {side: records for side, records in sides.items() if records}
     if "train" not in sides:
         raise DataError(f"none of the {len(divided.train)} training images can be read: there is nothing to count")
-    sizes, pixels = measure_images(sides, show_progress=True)
-    mean, std = pixels.mean_and_std()
+    sizes, level_counts = measure_images(sides, show_progress=True)
+    mean, std = mean_and_std(level_counts)
     return {
         "sides": {
             side: {**known, "sizes": size_statistics(sizes[side])}
             for side, known in label_statistics(sides, labels).items()
         },
-        "training_pixels": {"pixels": pixels.num_pixels, "mean": mean, "std": std},
+        "training_pixels": {"pixels": int(level_counts[0].sum()), "mean": mean, "std": std},
         "normalize": suggested_normalize(mean, std),
     }
 

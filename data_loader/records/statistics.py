@@ -7,11 +7,10 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from PIL import Image
 
 from base.attribute import Attribute, is_unknown
 from base.batch import UNKNOWN
@@ -19,7 +18,8 @@ from base.label_space import LabelSpace
 from data_loader.records.image_check import number_of_cores
 from data_loader.records.records import Record
 from data_loader.samplers import class_counts
-from utils.images.decoding import read_rgb
+from utils.images import visit_rgb
+from utils.progress import with_progress
 
 HISTOGRAM_BINS = 12
 """A histogram of numbers has at most so many, whose width is 1, 2 or 5 times a power of ten."""
@@ -27,35 +27,17 @@ HISTOGRAM_BINS = 12
 FREQUENT_SIZES = 3
 """How many of the most frequent image sizes are named."""
 
-_PIXELS_AT_ONCE = 2**23
 
+def mean_and_std(level_counts: np.ndarray) -> tuple[list[float], list[float]]:
+    """Of all pixels, by channel, in units of 0 to 1; the standard deviation is divided by their number N.
 
-class PixelCounts:
-    """How often each of the 256 levels occurs in each channel: exact, whatever the number of pixels."""
-
-    def __init__(self) -> None:
-        self.counts = np.zeros((3, 256), dtype=np.int64)
-
-    def add(self, image: np.ndarray) -> None:
-        """image: (H, W, 3) uint8."""
-        for part in np.array_split(image.reshape(-1, 3), -(-image.size // (3 * _PIXELS_AT_ONCE))):
-            self.counts += np.stack([np.bincount(part[:, channel], minlength=256) for channel in range(3)])
-
-    @property
-    def num_pixels(self) -> int:
-        return int(self.counts[0].sum())
-
-    def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """By channel, in units of 0 to 1: the mean, and the standard deviation over all pixels (divided by N).
-
-        std^2 = (N sum(x^2) - sum(x)^2) / N^2 in whole numbers, which nothing rounds off."""
-        mean, std, number = [], [], self.num_pixels
-        for counts in self.counts.tolist():
-            total = sum(level * count for level, count in enumerate(counts))
-            squares = sum(level * level * count for level, count in enumerate(counts))
-            mean.append(total / (255 * number))
-            std.append(math.sqrt(number * squares - total * total) / (255 * number))
-        return mean, std
+    level_counts: (3, 256), how often each level occurs in each channel"""
+    levels = np.arange(256) / 255
+    means = [float(np.average(levels, weights=counts)) for counts in level_counts]
+    variances = [
+        np.average((levels - mean) ** 2, weights=counts) for mean, counts in zip(means, level_counts, strict=True)
+    ]
+    return means, [math.sqrt(variance) for variance in variances]
 
 
 def label_statistics(sides: Mapping[str, Sequence[Record]], labels: LabelSpace) -> dict[str, dict[str, Any]]:
@@ -160,28 +142,28 @@ def size_statistics(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 def measure_images(
     sides: Mapping[str, Sequence[Record]], show_progress: bool = False
-) -> tuple[dict[str, list[tuple[int, int]]], PixelCounts]:
-    """Decodes every image once: by side, the (height, width) of each; the pixels of the side "train" are counted."""
-    pixels = PixelCounts()
+) -> tuple[dict[str, list[tuple[int, int]]], np.ndarray]:
+    """Decodes every image once; however many threads do so, one large image is in memory at a time.
+
+    Returns by side the (height, width) of each image, and (3, 256) int64 how often each level occurs in each channel
+    of the side "train"."""
     sizes: dict[str, list[tuple[int, int]]] = {side: [] for side in sides}
-    paths = [(side, record.path) for side, records in sides.items() for record in records]
+    level_counts = np.zeros((3, 256), np.int64)
+    images = [(side, record.path) for side, records in sides.items() for record in records]
     pool = ThreadPoolExecutor(max_workers=number_of_cores())  # decoders release the interpreter's lock
-    bar = tqdm(total=len(paths), desc="measuring images", leave=False, disable=None if show_progress else True)
-
-    def measure(side_and_path: tuple[str, Path]) -> tuple[str, tuple[int, int], np.ndarray]:
-        side, path = side_and_path
-        image = read_rgb(path)
-        own = PixelCounts()
-        if side == "train":
-            own.add(image)
-        return side, (image.shape[0], image.shape[1]), own.counts
-
     try:
-        for side, size, counts in pool.map(measure, paths):
+        measured = pool.map(lambda image: visit_rgb(image[1], _measured), images)
+        for (side, _), (size, counts) in zip(
+            images, with_progress(measured, len(images), "measuring images", show_progress), strict=True
+        ):
             sizes[side].append(size)
-            pixels.counts += counts
-            bar.update()
+            if side == "train":
+                level_counts += counts
     finally:
         pool.shutdown(cancel_futures=True)
-        bar.close()
-    return sizes, pixels
+    return sizes, level_counts
+
+
+def _measured(image: np.ndarray) -> tuple[tuple[int, int], np.ndarray]:
+    """(height, width), and (3, 256): how often each level occurs in each channel."""
+    return (image.shape[0], image.shape[1]), np.array(Image.fromarray(image).histogram()).reshape(3, 256)

@@ -23,10 +23,11 @@ from __future__ import annotations
 import stat
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -88,6 +89,14 @@ _SIGNATURES = {
     b"version https://git-lfs": "a Git LFS pointer, whose file was never fetched",
 }
 _MP4_BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a HEIF image", b"avif": "an AVIF image"}
+_VALUES_AT_ONCE = 2**22
+
+LARGE_PIXELS = 4 * 1024 * 1024
+_LARGE_IMAGES = ThreadPoolExecutor(1, "large-image")
+"""The one thread that has images of more pixels in memory, for `visit_rgb` and `inspect_image`."""
+
+Result = TypeVar("Result")
+
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda image: image[:, ::-1],
@@ -120,6 +129,14 @@ def read_rgb(path: Path, bits_used_of_16: BitsUsed = 16) -> np.ndarray:
     return decode_rgb(_read_bytes(path), str(path), bits_used_of_16)
 
 
+def visit_rgb(path: Path, visit: Callable[[np.ndarray], Result], bits_used_of_16: BitsUsed = 16) -> Result:
+    """What `visit` makes of the image in `path`. However many threads ask, one large image is in memory at a time.
+
+    Raises DataError as `read_rgb` does."""
+    data, name = _read_bytes(path), str(path)
+    return _decode(data, name, _image_format(data, name), bits_used_of_16, visit)
+
+
 def decode_rgb(data: bytes, name: str, bits_used_of_16: BitsUsed = 16) -> np.ndarray:
     """The image in `data` (an upload) as uint8 (H, W, 3), writable. Raises DataError, which calls it `name`."""
     return _decode(data, name, _image_format(data, name), bits_used_of_16)
@@ -127,10 +144,15 @@ def decode_rgb(data: bytes, name: str, bits_used_of_16: BitsUsed = 16) -> np.nda
 
 def inspect_image(path: Path) -> ImageFinding:
     """Decodes the whole image; problem and warning begin with the path. Raises nothing."""
+
+    def size_and_largest(rgb: np.ndarray) -> tuple[tuple[int, int], int | None]:
+        is_wide = _is_sixteen_bit(data, kind)
+        return (rgb.shape[0], rgb.shape[1]), _largest_value(_sixteen_bit_values(data)) if is_wide else None
+
     try:
         data = _read_bytes(path)
         kind = _image_format(data, str(path))
-        height, width, _ = _decode(data, str(path), kind, 16).shape
+        (height, width), largest = _decode(data, str(path), kind, 16, size_and_largest)
     except DataError as error:
         return ImageFinding(problem=str(error))
     doubts = []
@@ -140,7 +162,6 @@ def inspect_image(path: Path) -> ImageFinding:
         doubts.append(f"is only {width} x {height} pixels")
     elif max(width, height) > THIN_RATIO * min(width, height):
         doubts.append(f"is very thin, {width} x {height} pixels")
-    largest = int(_sixteen_bit_values(data)[..., :3].max()) if _is_sixteen_bit(data, kind) else None
     return ImageFinding(None, f"{path}: " + ", and ".join(doubts) if doubts else None, largest)
 
 
@@ -195,17 +216,17 @@ def _describe(data: bytes) -> str:
     return f"is not JPEG, PNG, WEBP or BMP (it begins with {data[:8]!r}); put an image in its place"
 
 
-def _decode(data: bytes, name: str, kind: str, bits_used_of_16: BitsUsed) -> np.ndarray:
-    """(H, W, 3) uint8. Raises DataError."""
+def _decode(
+    data: bytes, name: str, kind: str, bits_used_of_16: BitsUsed, visit: Callable[[np.ndarray], Any] | None = None
+) -> Any:
+    """The image, (H, W, 3) uint8, or what `visit` makes of it: see `visit_rgb`. Raises DataError."""
     try:
         image = _open(data, name, kind)
-        rgb = _jpeg_pixels(image, data) if kind == "JPEG" else None
-        if rgb is None:
-            image.load()
-            wide = _is_sixteen_bit(data, kind) and (bits_used_of_16 != 16 or image.mode.startswith("I"))
-            rgb = _to_rgb(_eight_bit_image(image, data, bits_used_of_16) if wide else image, data)
-        upright = _UPRIGHT.get(_orientation(image))
-        return rgb if upright is None else np.ascontiguousarray(upright(rgb))
+        if visit is None:
+            return _pixels(image, data, kind, bits_used_of_16)
+        if image.width * image.height <= LARGE_PIXELS:
+            return visit(_pixels(image, data, kind, bits_used_of_16))
+        return _LARGE_IMAGES.submit(lambda: visit(_pixels(image, data, kind, bits_used_of_16))).result()
     except (DataError, MemoryError):
         raise
     except Exception as error:  # a hostile file may trip any line of a decoder
@@ -228,6 +249,17 @@ def _open(data: bytes, name: str, kind: str) -> ImageFile:
         # Pillow alone lets a file pass whose tail is zeros, and shows the missing part grey
         raise OSError("cut short: its end marker is missing")
     return image
+
+
+def _pixels(image: ImageFile, data: bytes, kind: str, bits_used_of_16: BitsUsed) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    rgb = _jpeg_pixels(image, data) if kind == "JPEG" else None
+    if rgb is None:
+        image.load()
+        wide = _is_sixteen_bit(data, kind) and (bits_used_of_16 != 16 or image.mode.startswith("I"))
+        rgb = _to_rgb(_eight_bit_image(image, data, bits_used_of_16) if wide else image, data)
+    upright = _UPRIGHT.get(_orientation(image))
+    return rgb if upright is None else np.ascontiguousarray(upright(rgb))
 
 
 def _jpeg_pixels(image: ImageFile, data: bytes) -> np.ndarray | None:
@@ -308,19 +340,30 @@ def _is_sixteen_bit(data: bytes, kind: str) -> bool:
 
 
 def _sixteen_bit_values(data: bytes) -> np.ndarray:
-    """A sound 16-bit PNG as uint16: (H, W, 1) grey, (H, W, 3) RGB or (H, W, 4) RGB and alpha."""
+    """A sound 16-bit PNG as uint16: (H, W) grey, (H, W, 3) BGR or (H, W, 4) BGR and alpha."""
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     assert values is not None, "OpenCV reads what Pillow has read"
-    return values[..., None] if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]
+    return values
+
+
+def _largest_value(values: np.ndarray) -> int:
+    """Of the colours of `_sixteen_bit_values`."""
+    return int((values[..., :3] if values.ndim == 3 else values).max())
 
 
 def _eight_bit_image(image: Image.Image, data: bytes, bits_used_of_16: BitsUsed) -> Image.Image:
     """A 16-bit PNG at 8 bits: round(255 v / highest), where `highest` is what becomes white."""
     values = _sixteen_bit_values(data)
-    highest = max(1, int(values[..., :3].max())) if bits_used_of_16 == "own_maximum" else 2**bits_used_of_16 - 1
+    highest = max(1, _largest_value(values)) if bits_used_of_16 == "own_maximum" else 2**bits_used_of_16 - 1
     levels = ((np.arange(65536) * 255 + highest // 2) // highest).clip(max=255).astype(np.uint8)
-    made = Image.fromarray(levels[values].squeeze(axis=2) if values.shape[2] == 1 else levels[values])
-    key = image.info.get("transparency")
-    if key is not None and values.shape[2] < 4:
-        made.putalpha(Image.fromarray(np.where((values == key).all(axis=2), 0, 255).astype(np.uint8)))
-    return made
+    made = np.empty(values.shape, np.uint8)
+    flat_values, flat_made = values.reshape(-1), made.reshape(-1)
+    for start in range(0, values.size, _VALUES_AT_ONCE):  # numpy makes 8 bytes of each value that it looks up
+        part = slice(start, start + _VALUES_AT_ONCE)
+        flat_made[part] = levels[flat_values[part]]
+    if values.ndim == 3:
+        cv2.cvtColor(made, cv2.COLOR_BGR2RGB if values.shape[2] == 3 else cv2.COLOR_BGRA2RGBA, dst=made)
+    eight_bit = Image.fromarray(made)
+    if values.ndim == 2 and isinstance(key := image.info.get("transparency"), int):
+        eight_bit.putalpha(Image.fromarray(np.where(values == key, np.uint8(0), np.uint8(255))))
+    return eight_bit

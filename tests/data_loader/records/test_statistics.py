@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,11 @@ import pytest
 from PIL import Image
 
 from base.label_space import LabelSpace
-from data_loader.records import statistics as data_statistics
 from data_loader.records.records import Record
 from data_loader.records.statistics import (
-    PixelCounts,
     histogram_bins,
     label_statistics,
+    mean_and_std,
     measure_images,
     size_statistics,
 )
@@ -36,26 +37,12 @@ def _all_pixels(images: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([image.reshape(-1, 3) for image in images]).astype(np.float64) / 255
 
 
-def test_mean_and_std_are_numpys_over_all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = _images()
-    expected = _all_pixels(images)
-    for at_once in (2**23, 7):
-        monkeypatch.setattr(data_statistics, "_PIXELS_AT_ONCE", at_once)
-        counts = PixelCounts()
-        for image in images:
-            counts.add(image)
-        mean, std = counts.mean_and_std()
-        assert counts.num_pixels == len(expected)
-        assert mean == pytest.approx(expected.mean(axis=0), abs=1e-12)
-        assert std == pytest.approx(expected.std(axis=0), abs=1e-12)
-
-
 def test_nothing_is_rounded_off() -> None:
     """A million million pixels of 254 and one of 255: in float64 the sums of squares would lose the difference."""
-    counts = PixelCounts()
-    counts.counts[:, 254] = 10**12
-    counts.counts[:, 255] = 1
-    mean, std = counts.mean_and_std()
+    counts = np.zeros((3, 256), np.int64)
+    counts[:, 254] = 10**12
+    counts[:, 255] = 1
+    mean, std = mean_and_std(counts)
     assert mean == pytest.approx([254 / 255] * 3)
     assert std == pytest.approx([1e-6 / 255] * 3, rel=1e-9)
 
@@ -67,15 +54,42 @@ def test_images_are_measured_by_side(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.png"
         Image.fromarray(image).save(path)
         records.append(Record(path, path.name, str(number), {}, ""))
-    sizes, pixels = measure_images({"train": records[:4], "validation": records[4:]})
+    sizes, counts = measure_images({"train": records[:4], "validation": records[4:]})
     shapes = [image.shape[:2] for image in images]
     assert sizes == {"train": shapes[:4], "validation": shapes[4:]}
-    mean, std = pixels.mean_and_std()
+    mean, std = mean_and_std(counts)
+    assert counts.sum() == 3 * sum(height * width for height, width in shapes[:4])
     assert mean == pytest.approx(_all_pixels(images[:4]).mean(axis=0))
     assert std == pytest.approx(_all_pixels(images[:4]).std(axis=0))
     (tmp_path / "5.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"5\.png: is empty"):
         measure_images({"train": records})
+
+
+MEASURED_WITH_EIGHT_THREADS = """
+import os, resource, sys
+from pathlib import Path
+os.sched_getaffinity = lambda _: set(range(8))
+from data_loader.records.records import Record
+from data_loader.records.statistics import measure_images
+records = [Record(Path(path), path, path, {}, "") for path in sys.argv[1:]]
+measure_images({"train": records[:1]})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+measure_images({"train": records[1:]})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_of_large_images_one_is_in_memory_at_a_time(tmp_path: Path) -> None:
+    """Each is 48 MB as RGB and takes five times as much while it is decoded and counted; eight threads ask for them."""
+    paths = [tmp_path / f"{number}.png" for number in range(9)]
+    for number, path in enumerate(paths):
+        side = 4000 if number else 8
+        grey = np.tile(np.arange(side, dtype=np.uint16 if number % 2 else np.uint8), (side, 1))
+        Image.fromarray(grey).save(path, compress_level=1)
+    command = [sys.executable, "-c", MEASURED_WITH_EIGHT_THREADS, *map(str, paths)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
+    assert int(made.stdout) < 350 * 1024
 
 
 def test_labels_are_counted_on_each_side() -> None:

@@ -96,10 +96,10 @@ def test_a_jpeg_is_close_to_what_was_drawn() -> None:
     assert np.abs(decoded.astype(int) - _photo()).mean() < 3
 
 
-REAL_FACES = Path("data/real_faces")
+REAL_FACES = Path(__file__).parents[4] / "shared" / "data" / "real_faces"
 
 
-@pytest.mark.skipif(not REAL_FACES.is_dir(), reason=f"{REAL_FACES}: real photographs are not here")
+@pytest.mark.skipif(not REAL_FACES.is_dir(), reason="the real photographs are not here")
 def test_real_photographs_have_the_bits_that_pillow_gives() -> None:
     paths = [path for path in REAL_FACES.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")]
     assert paths
