@@ -34,15 +34,15 @@ def answer(arguments: Namespace) -> TestResult:
     """Predicts the images that the command line means, writes the answers, and scores them where the truth is known."""
     from inference import inputs, run  # import torch, timm and albumentations, which takes seconds
 
-    parts = run.load_models(arguments)
-    ensemble = run.ensemble_of(parts)
-    submission = run.output_file(parts, arguments)
-    records = inputs.choose_records(parts, arguments.info_dir, arguments.split)
+    members = run.load_models(arguments)
+    ensemble = run.ensemble_of(members)
+    submission = run.output_file(members, arguments)
+    records = inputs.choose_records(members, arguments.info_dir, arguments.split)
     truth = inputs.read_truth(arguments.answers, ensemble.labels, records)
-    of_parts = run.predict(parts, records, arguments)
-    judgement = ensemble.judge(of_parts, arguments.vote)
-    run.write_results(submission, records, parts, of_parts, ensemble.labels, judgement, arguments)
-    return run.TestResult(submission, run.score(ensemble.labels, judgement, records, truth))
+    by_member = run.predict_all(members, records, arguments)
+    predicted = ensemble.predict(by_member, arguments.vote)
+    run.write_results(submission, records, members, by_member, ensemble.labels, predicted, arguments)
+    return run.TestResult(submission, run.score(ensemble.labels, predicted, truth))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ from base.batch import EMBEDDING, UNKNOWN
 from utils.errors import InvalidConfig, Problem
 
 
+MOST_JOINT_CLASSES = 4096
+"""Of more, attributes are scored one by one: counts of [true, predicted] joint classes would no longer fit."""
+
+
 @dataclass(frozen=True)
 class Head:
     """One output of the model: one attribute, or several as one class number (the first counts most)."""
@@ -57,11 +61,13 @@ class Head:
 
 
 class LabelSpace:
-    """The attributes of a table, the heads that a model predicts them with, and the single answer they combine to.
+    """The attributes of a table, the heads that a model predicts them with, and the joint class they combine to.
 
-    attributes: by name, see AttributeSpec; heads: by name, the attributes each predicts (default: one head an
-    attribute); answer: the attributes that make the answer, the first counting most (default: all that heads
-    predict). The competition's answer is mask * 6 + gender * 3 + age.
+    attributes: by name, see AttributeSpec.
+    heads: by name, the attributes each predicts (default: one head an attribute).
+    answer: the attributes that make the joint class, the first counting most (default: all that heads predict, or none
+    where they have more than MOST_JOINT_CLASSES combinations: each is then scored by itself). The competition's joint
+    class is mask * 6 + gender * 3 + age.
 
     Raises InvalidConfig with all that is wrong.
     """
@@ -87,6 +93,7 @@ class LabelSpace:
             _check_names("heads", heads, problems)
         _check_heads(head_attributes, attributes, problems)
         predicted = [name for names in head_attributes.values() for name in names]
+        given = answer is not None
         if answer is None:
             answer = [name for name in attributes if name in predicted]
         elif not answer or len(set(answer)) != len(answer):
@@ -97,10 +104,18 @@ class LabelSpace:
                 problems.append(Problem(("answer",), wrong))
         if problems:
             raise InvalidConfig(problems)
+        self.num_combinations = math.prod(len(self.attributes[name].class_names) for name in answer)
+        if self.num_combinations > MOST_JOINT_CLASSES and given:
+            wrong = (
+                f"combines to {self.num_combinations:,} joint classes, and at most {MOST_JOINT_CLASSES:,} can be "
+                "scored; name fewer attributes, or leave it out: each attribute is then scored by itself"
+            )
+            raise InvalidConfig([Problem(("answer",), wrong)])
         self.heads: dict[str, Head] = {
             name: Head(name, tuple(self.attributes[part] for part in parts)) for name, parts in head_attributes.items()
         }
-        self.joint_attributes: tuple[Attribute, ...] = tuple(self.attributes[name] for name in answer)
+        joint = answer if self.num_combinations <= MOST_JOINT_CLASSES else []
+        self.joint_attributes: tuple[Attribute, ...] = tuple(self.attributes[name] for name in joint)
 
     @property
     def predicted_attributes(self) -> dict[str, Attribute]:
@@ -113,12 +128,19 @@ class LabelSpace:
         return {name: head.num_classes for name, head in self.heads.items()}
 
     @property
+    def has_joint_class(self) -> bool:
+        """False where the attributes have too many combinations: each is then scored and answered by itself."""
+        return bool(self.joint_attributes)
+
+    @property
     def num_joint_classes(self) -> int:
+        assert self.has_joint_class
         return math.prod(len(attribute.class_names) for attribute in self.joint_attributes)
 
     @property
     def joint_class_names(self) -> tuple[str, ...]:
-        """The names of the combined classes, such as "wear male <30"."""
+        """The names of the joint classes, such as "wear male <30"."""
+        assert self.has_joint_class
         return _combined_names([attribute.class_names for attribute in self.joint_attributes])
 
     def targets(self, raw: Mapping[str, Any]) -> dict[str, int]:

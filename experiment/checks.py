@@ -19,7 +19,7 @@ from data_loader.mixing import check_mixings
 from data_loader.transforms import transform_problems
 from experiment.builders import build_metric_learning_loss, try_scheduler
 from experiment.monitored import metric_problems
-from inference.tta import views_problems
+from inference.tta import tta_problems
 from model import lr_scheduler as schedules
 from model import model as architectures
 from model.parameter_groups import rate_scales
@@ -84,7 +84,7 @@ def _transforms(config: ConfigParser) -> list[Problem]:
 
 def _views(config: ConfigParser) -> list[Problem]:
     views = config.resolved.get("views")
-    return [] if views is None else [problem.under(("views",)) for problem in views_problems(views)]
+    return [] if views is None else [problem.under(("views",)) for problem in tta_problems(views)]
 
 
 def _sampler(config: ConfigParser) -> list[Problem]:

@@ -32,10 +32,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
         "--vote", choices=("soft", "hard"), default="soft", help="of several: mean of probabilities, or most votes"
     )
     parser.add_argument("--parts", action="store_true", help="also write each model's own answers")
-    parser.add_argument("--views", choices=PRESETS, help="views of each image to average over (default: the config's)")
+    parser.add_argument(
+        "--tta", "--views", choices=PRESETS, help="test-time augmentation to average over (default: the config's views)"
+    )
     parser.add_argument("--info-dir", help="a folder with info.csv and images/ (default: the config's info_dir)")
-    parser.add_argument("--split", choices=("train", "validation", "test"), help="judge a side of the run's own split")
-    parser.add_argument("--answers", help="a CSV with the true answers (ImageID, ans and perhaps person)")
+    parser.add_argument("--split", choices=("train", "validation", "test"), help="predict a side of the run's own split")
+    parser.add_argument(
+        "--answers", help="a CSV with the true answers: ImageID, then ans or the attributes, and perhaps person"
+    )
     parser.add_argument("--output", help="the CSV to write (default: <submit_dir>/<name>_<run>.csv)")
     parser.add_argument("--probabilities", action="store_true", help="also write each class's probability")
     parser.add_argument("--bs", type=int, help="images to a batch (default: the config's)")

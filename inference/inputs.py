@@ -1,9 +1,10 @@
-"""The images that are judged, and what is known of them."""
+"""The images that are predicted, and what is known of them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -14,10 +15,10 @@ from data_loader.records import sources
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.records.records import Record, read_records
 from data_loader.records.sources import read_evaluation_folder
-from inference.members import Part
+from inference.members import EnsembleMember
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor
-from inference.submission import Answers, align, read_answers
+from inference.submission import align, read_answers
 from parse_config import listed
 from utils.errors import CheckpointError, ConfigError, DataError
 
@@ -26,73 +27,81 @@ logger = logging.getLogger(__name__)
 EVALUATION_TABLE, TRAINING_TABLE = "info.csv", "train.csv"
 
 
-def choose_records(parts: Sequence[Part], info_dir: str | None, side: str | None) -> list[Record]:
-    """The evaluation folder `info_dir`, or that of the first config that names one; or the `side` ("train", ...) of the
-    split that the models' runs have made. All images are sound.
+def choose_records(members: Sequence[EnsembleMember], info_dir: str | None, side: str | None) -> list[Record]:
+    """The images to predict: those of an evaluation folder, or of a side of the split that the models' runs made. All
+    of them are sound.
+
+    info_dir: the evaluation folder; None: that of the models' configs.
+    side: "train", "validation" or "test"; None: the evaluation folder, or "test" where there is none.
 
     Raises ConfigError where the runs' sides differ: some model has trained on what another is validated with."""
-    predictor = parts[0].predictor
-    folder = evaluation_folder(parts, info_dir) if side is None else None
+    predictor = members[0].predictor
+    folder = evaluation_folder(members, info_dir) if side is None else None
     if folder is not None:
-        logger.info("images to judge: %s", folder)
+        logger.info("images to predict: %s", folder)
         return _sound(predictor, read_evaluation_folder(folder), asked=True)
     asked, side = side is None, side or "test"
-    _refuse_folds(parts, side)
-    for part in parts:
-        if lacking := {"data", "split"} - part.predictor.config.keys():
-            raise CheckpointError(f"{part.path}: its config lacks {', '.join(sorted(lacking))}; name --info-dir")
+    _refuse_folds(members, side)
+    for member in members:
+        if lacking := {"data", "split"} - member.predictor.config.keys():
+            raise CheckpointError(f"{member.path}: its config lacks {', '.join(sorted(lacking))}; name --info-dir")
     records = _side(predictor, side)
-    for part in parts[1:]:
-        if _paths(_side(part.predictor, side)) != _paths(records):
+    for member in members[1:]:
+        if _paths(_side(member.predictor, side)) != _paths(records):
             raise ConfigError(
-                f"--split {side}: {parts[0].path} and {part.path} divided their images otherwise, so one may have "
+                f"--split {side}: {members[0].path} and {member.path} divided their images otherwise, so one may have "
                 "trained on what the other is scored with; name --info-dir, or one of them"
             )
     return _sound(predictor, records, asked)
 
 
-def evaluation_folder(parts: Sequence[Part], info_dir: str | None) -> str | None:
-    """`info_dir`, or the folder that the first config names which names one."""
-    configured = (part.predictor.config.get("info_dir") for part in parts)
-    return info_dir or next((folder for folder in configured if folder), None)
+def evaluation_folder(members: Sequence[EnsembleMember], info_dir: str | None) -> str | None:
+    """`info_dir`, or the folder that the configs name. Raises ConfigError where they name different ones, or not all
+    name one: the images of one data set are not what a model of another was made for."""
+    if info_dir is not None:
+        return info_dir
+    folders = {member.path: member.predictor.config.get("info_dir") or None for member in members}
+    if len(set(folders.values())) > 1:
+        named = ", ".join(f"{path} {folder or 'names none'}" for path, folder in folders.items())
+        raise ConfigError(f"the models' configs name different info_dirs ({named}); say which with --info-dir or --split")
+    return next(iter(folders.values()))
 
 
-def files_read(parts: Sequence[Part], info_dir: str | None, side: str | None, answers: str | None) -> list[Path]:
-    """The files that an answer is made of, which no answer may be written over: the checkpoints, and the tables of the
-    images, of the data that they were trained with, and of the true answers."""
-    folder = evaluation_folder(parts, info_dir) if side is None else None
+def files_read(
+    members: Sequence[EnsembleMember], info_dir: str | None, side: str | None, answers: str | None
+) -> list[Path]:
+    """The files that answers are made of, which nothing may be written over: the checkpoints, and the tables of the
+    images, of the data that the models were trained with, and of the true answers."""
+    folder = evaluation_folder(members, info_dir) if side is None else None
     tables = [Path(folder) / EVALUATION_TABLE] if folder is not None else []
     if answers is not None:
         tables.append(Path(answers))
-    for part in parts:
-        for source in part.predictor.config.get("data", []):
+    for member in members:
+        for source in member.predictor.config.get("data", []):
             arguments = source.get("args", {})
             table, root = arguments.get("path"), arguments.get("root")
             tables += [Path(table)] if table else []
             tables += [Path(root) / TRAINING_TABLE] if root else []
-        fixes = part.predictor.config.get("label_fixes")
+        fixes = member.predictor.config.get("label_fixes")
         tables += [Path(fixes)] if fixes else []
-    return [*tables, *(part.path for part in parts)]
+    return [*tables, *(member.path for member in members)]
 
 
-def read_truth(answers: str | None, labels: LabelSpace, records: Sequence[Record]) -> Answers | None:
-    """What the table `answers` says of the records, in their order. Raises DataError."""
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the images: by attribute the true classes, (N,) int64, -1 = unknown; and whose they are."""
+
+    classes: dict[str, Tensor]
+    persons: list[str]
+
+
+def read_truth(answers: str | None, labels: LabelSpace, records: Sequence[Record]) -> Truth:
+    """What the table `answers` tells of the records; without it, what they know themselves. Raises DataError."""
     if answers is None:
-        return None
-    path = Path(answers)
-    return align(read_answers(path, labels.num_joint_classes), [record.name for record in records], path)
-
-
-def known_classes(labels: LabelSpace, records: Sequence[Record], truth: Answers | None) -> dict[str, Tensor]:
-    """By attribute, the true classes (N,): what the table says, or what the records know themselves; -1 = unknown."""
-    if truth is not None:
-        return labels.attribute_classes(truth.answers)
-    return labels.known_targets([record.attributes for record in records])
-
-
-def persons_of(records: Sequence[Record], truth: Answers | None) -> list[str]:
-    """Whose images they are, as far as it is told; else each stands alone."""
-    return [record.person for record in records] if truth is None else truth.persons or truth.ids
+        classes = labels.known_targets([record.attributes for record in records])
+        return Truth(classes, [record.person for record in records])
+    table = align(read_answers(Path(answers), labels), [record.name for record in records], "the evaluation")
+    return Truth(table.classes, table.persons or table.ids)
 
 
 def _side(predictor: Predictor, side: str) -> list[Record]:
@@ -125,20 +134,20 @@ def _paths(records: Sequence[Record]) -> set[Path]:
     return {record.path.absolute() for record in records}
 
 
-def _refuse_folds(parts: Sequence[Part], side: str) -> None:
-    for part in parts:
-        if part.run_of_folds is not None and side == "validation":
-            run = part.run_of_folds
+def _refuse_folds(members: Sequence[EnsembleMember], side: str) -> None:
+    for member in members:
+        if member.run_of_folds is not None and side == "validation":
+            run = member.run_of_folds
             raise ConfigError(
                 f"--split validation: {run} is a run of folds, and each of its images has trained all folds but one; "
-                f"what the one fold says that did not see them is in {run / OUT_OF_FOLD_FILE}; or name one fold: "
-                f"--resume {part.path.parent}"
+                f"the predictions of the fold that did not see them are in {run / OUT_OF_FOLD_FILE}; or name one fold: "
+                f"--resume {member.path.parent}"
             )
 
 
 def _sound(predictor: Predictor, records: list[Record], asked: bool) -> list[Record]:
-    """All records, every image of them sound. Those that training left out are left out of its split again; where an
-    answer is asked for each image, a bad one is an error."""
+    """All records, every image of them sound. Those that training skipped are skipped again; where each image must have
+    an answer, a bad one is an error."""
     remembered = None if predictor.save_dir is None else predictor.save_dir / CHECKED_IMAGES_FILE
     paths = [record.path for record in records]
     if asked:

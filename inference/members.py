@@ -8,11 +8,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from inference.predictor import Predictor, find_checkpoint
-from inference.tta import Views
+from inference.tta import Tta
 from utils.errors import CheckpointError, ConfigError
 from utils.run_folders import fold_name, fold_number, folds_in
 
@@ -25,13 +26,17 @@ LEAST_WEIGHT, GREATEST_WEIGHT = 1e-9, 1e9
 
 
 @dataclass(frozen=True)
-class Part:
+class EnsembleMember:
     """One model: its checkpoint, its weight in the vote, and the run of folds that it was found in, if it was."""
 
     path: Path
     predictor: Predictor
     weight: float
     run_of_folds: Path | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What is told of it beside a submission: plain data."""
+        return {"checkpoint": str(self.path), "run": self.predictor.run_name, "weight": self.weight}
 
     @property
     def title(self) -> str:
@@ -43,36 +48,40 @@ class Part:
         return re.sub(r"[/\\\x00]", "_", f"{self.predictor.config['name']}_{run}").lstrip(".")
 
 
-def load_parts(
+def load_members(
     named: Sequence[Path],
     checkpoint: str,
     weights: Sequence[float] | None,
     device: torch.device,
-    views: Views | None = None,
-) -> list[Part]:
+    tta: Tta | None = None,
+) -> list[EnsembleMember]:
     """The models of run folders and checkpoint files; a run of folds stands for all its folds.
 
-    checkpoint: which one of a run folder, see `find_checkpoint`; weights: one for each of `named` (None: equal ones),
-    that of a run of folds is shared by its folds; views: see Predictor. Raises ConfigError, CheckpointError."""
-    parts = []
+    checkpoint: which one of a run folder, see `find_checkpoint`.
+    weights: one for each of `named` (None: equal ones); that of a run of folds is divided among its folds.
+    tta: see Predictor.
+
+    Raises ConfigError, CheckpointError."""
+    members = []
     for path, weight in zip(named, checked_weights(weights, len(named)), strict=True):
         folds = begun_folds(path)
         if not folds:
             file = find_checkpoint(path, checkpoint)
-            parts.append(Part(file, Predictor.from_checkpoint(file, device, views), weight))
+            members.append(EnsembleMember(file, Predictor.from_checkpoint(file, device, tta), weight))
             continue
         files = [find_checkpoint(folder, checkpoint) for folder in folds.values()]
         of_run = [
-            Part(file, Predictor.from_checkpoint(file, device, views), weight / len(files), path) for file in files
+            EnsembleMember(file, Predictor.from_checkpoint(file, device, tta), weight / len(files), path)
+            for file in files
         ]
         _warn_of_missing_folds(path, set(folds), of_run[0].predictor)
-        parts += of_run
-    return parts
+        members += of_run
+    return members
 
 
-def title_of(parts: Sequence[Part]) -> str:
+def title_of(members: Sequence[EnsembleMember]) -> str:
     """What the answer of all is called: the titles of what was named, joined."""
-    titles = list(dict.fromkeys(part.title for part in parts))
+    titles = list(dict.fromkeys(member.title for member in members))
     joined = "+".join(titles)
     return joined if len(joined) <= LONGEST_TITLE else f"{titles[0]}+{len(titles) - 1}_more"
 
@@ -103,9 +112,9 @@ def begun_folds(path: Path) -> dict[int, Path]:
     return begun
 
 
-def _warn_of_missing_folds(path: Path, there: set[int], predictor: Predictor) -> None:
-    number = predictor.config.get("split", {}).get("args", {}).get("folds", max(there) + 1)
-    missing = [fold_name(fold) for fold in range(number) if fold not in there]
+def _warn_of_missing_folds(path: Path, existing: set[int], predictor: Predictor) -> None:
+    number = predictor.config.get("split", {}).get("args", {}).get("folds", max(existing) + 1)
+    missing = [fold_name(fold) for fold in range(number) if fold not in existing]
     if missing:
         logger.warning(
             "%s: %s of its %d folds %s no checkpoint yet; the answer is that of the others",

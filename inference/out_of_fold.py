@@ -1,4 +1,4 @@
-"""Out-of-fold predictions: what each image is said to be by the one fold's model that did not train on it."""
+"""Out-of-fold predictions: those of each image by the one fold's model that did not train on it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.records.records import Record
 from inference.evaluation import SetScores, evaluate_classes
-from inference.predictor import Predictor, find_checkpoint
+from inference.predictor import Predictor, Probabilities, find_checkpoint
 from inference.submission import write_csv
 from inference.tta_presets import PRESETS
 from utils import distributed
@@ -45,7 +44,7 @@ class FoldScores:
             macro_f1 = _mean_and_spread([row.macro_f1 for row in of_folds])
             accuracy = _mean_and_spread([row.accuracy for row in of_folds])
             lines.append(f"{score.name}: over {len(of_folds)} folds macro F1 {macro_f1}, accuracy {accuracy}")
-        return [*lines, "all images, each judged by the fold that did not train on it:", *map(str, self.together)]
+        return [*lines, "all images, each predicted by the fold that did not train on it:", *map(str, self.together)]
 
     def __str__(self) -> str:
         if not self.together:
@@ -69,8 +68,9 @@ def _short(scores: Sequence[SetScores]) -> str:
 def predict_fold(
     folders: RunFolders, records: Sequence[Record], labels: LabelSpace, device: torch.device
 ) -> list[Record]:
-    """Writes what the fold's best checkpoint says of its validation images, `records`, unless that is there already.
-    Returns the images that it speaks of: all but those that training passed over as unreadable."""
+    """Writes what the fold's best checkpoint predicts of its validation images, `records`, unless that file exists.
+
+    Returns the images that it predicts: all but those that training skipped as unreadable."""
     file = folders.models / OUT_OF_FOLD_FILE
     predictor = Predictor.from_checkpoint(find_checkpoint(folders.models), device, PRESETS["none"])
     if predictor.config["data_loader"].get("args", {}).get("on_bad_image") == "skip":
@@ -79,8 +79,8 @@ def predict_fold(
         records = [record for record in records if record.path not in bad]
     if distributed.is_main_process() and not _is_whole(file, records, folders.fold, labels):
         if file.exists():
-            logger.warning("%s: is not what this fold says of its images; it is made anew", file)
-        table = torch.cat(list(predictor.judge(records).by_head.values()), dim=1)
+            logger.warning("%s: is not what this fold predicts of its images; it is made anew", file)
+        table = torch.cat(list(predictor.predict(records).by_head.values()), dim=1)
         rows = [
             [*_key(record, folders.fold), *(f"{value:.9g}" for value in row)]  # exact for a float32
             for record, row in zip(records, table.tolist(), strict=True)
@@ -93,7 +93,7 @@ def predict_fold(
 def join_folds(run: RunFolders, labels: LabelSpace, records_by_fold: Sequence[Sequence[Record]]) -> FoldScores:
     """Puts the folds' files together to the run's, in order of folds, and scores them against what the records know.
 
-    records_by_fold: of each fold, the images that its file speaks of. Where sources call several images alike, the
+    records_by_fold: of each fold, the images that its file predicts. Where sources call several images alike, the
     run's file has their paths for ids."""
     rows = [row for fold in range(len(records_by_fold)) for row in _read(run.of_fold(fold).models / OUT_OF_FOLD_FILE)]
     records = [record for of_fold in records_by_fold for record in of_fold]
@@ -105,12 +105,12 @@ def join_folds(run: RunFolders, labels: LabelSpace, records_by_fold: Sequence[Se
         )
     distributed.barrier()
     known = labels.known_targets([record.attributes for record in records])
-    answers, said = _classes(labels, rows)
+    joint, classes = _classes(labels, rows)
     persons = [record.person for record in records]
     fold_of = torch.tensor([int(row[2]) for row in rows])
     return FoldScores(
-        [_scores(labels, answers, said, known, persons, fold_of == fold) for fold in range(len(records_by_fold))],
-        _scores(labels, answers, said, known, persons, torch.ones_like(fold_of, dtype=torch.bool)),
+        [_scores(labels, joint, classes, known, persons, fold_of == fold) for fold in range(len(records_by_fold))],
+        _scores(labels, joint, classes, known, persons, torch.ones_like(fold_of, dtype=torch.bool)),
     )
 
 
@@ -138,28 +138,30 @@ def _is_whole(file: Path, records: Sequence[Record], fold: int | None, labels: L
         return False
 
 
-def _classes(labels: LabelSpace, rows: Sequence[Sequence[str]]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The combined answer and each attribute's class that the rows' probabilities say."""
+def _classes(labels: LabelSpace, rows: Sequence[Sequence[str]]) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """The joint class, where there is one, and each attribute's class that are likeliest by the rows."""
     table = torch.tensor([[float(value) for value in row[3:]] for row in rows])
-    parts = table.split(list(labels.num_classes.values()), dim=1)
-    by_head = dict(zip(labels.heads, parts, strict=True))
-    said = {name: values.argmax(dim=1) for name, values in labels.attribute_probabilities(by_head).items()}
-    return labels.joint_probabilities(by_head).argmax(dim=1), said
+    columns = table.split(list(labels.num_classes.values()), dim=1)
+    predicted = Probabilities.of_heads(labels, dict(zip(labels.heads, columns, strict=True)))
+    joint = None if predicted.joint is None else predicted.joint.argmax(dim=1)
+    return joint, {name: values.argmax(dim=1) for name, values in predicted.by_attribute.items()}
 
 
 def _scores(
     labels: LabelSpace,
-    answers: Tensor,
-    said: dict[str, Tensor],
+    joint: Tensor | None,
+    classes: dict[str, Tensor],
     known: dict[str, Tensor],
     persons: Sequence[str],
     chosen: Tensor,
 ) -> list[SetScores]:
-    truth = {name: target[chosen] for name, target in known.items()}
-    if all((target == UNKNOWN).all() for target in truth.values()):
-        return []
-    own = [person for person, here in zip(persons, chosen.tolist(), strict=True) if here]
-    return evaluate_classes(labels, answers[chosen], {name: s[chosen] for name, s in said.items()}, truth, own)
+    return evaluate_classes(
+        labels,
+        None if joint is None else joint[chosen],
+        {name: own[chosen] for name, own in classes.items()},
+        {name: target[chosen] for name, target in known.items()},
+        [person for person, is_chosen in zip(persons, chosen.tolist(), strict=True) if is_chosen],
+    )
 
 
 def _read(path: Path) -> list[list[str]]:

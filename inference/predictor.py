@@ -22,7 +22,7 @@ from data_loader.data_loaders import ViewsLoader
 from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, IMAGE_CACHE_FOLDER, ImageStore
 from data_loader.records.records import Record
 from inference.checkpoint_content import check_content
-from inference.tta import Views, view_pipelines
+from inference.tta import Tta, tta_pipelines
 from inference.tta_presets import PRESETS
 from logger.log import progress_bar
 from model.model import build_without_weights
@@ -39,31 +39,34 @@ CHECKPOINT_NAMES = {"best": "model_best.pth", "last": "last.pth"}
 
 @dataclass(frozen=True)
 class Probabilities:
-    """What a model says of N images, float32: on the model's device batch by batch, on the CPU in the end.
+    """What a model predicts of N images, float32: on the model's device batch by batch, on the CPU in the end.
 
-    by_head: (N, C) of each head's training classes; by_attribute: (N, S) of each attribute's scored classes; answers
-    (N, K): of each combined answer."""
+    by_head: (N, C) over each head's training classes.
+    by_attribute: (N, S) over each attribute's scored classes.
+    joint: (N, K) over the joint classes; None where the label space has none."""
 
     by_head: dict[str, Tensor]
     by_attribute: dict[str, Tensor]
-    answers: Tensor
+    joint: Tensor | None
 
     @classmethod
     def of_heads(cls, labels: LabelSpace, by_head: dict[str, Tensor]) -> Probabilities:
         """What the probabilities by head (N, C) come to in a label space."""
-        return cls(by_head, labels.attribute_probabilities(by_head), labels.joint_probabilities(by_head))
+        joint = labels.joint_probabilities(by_head) if labels.has_joint_class else None
+        return cls(by_head, labels.attribute_probabilities(by_head), joint)
 
     @classmethod
     def combined(cls, parts: Sequence[Probabilities], combine: Callable[[list[Tensor]], Tensor]) -> Probabilities:
-        """Several, put together tensor by tensor: one set of images after the other, or the mean over views."""
+        """Several, put together tensor by tensor: one set of images after the other, or the mean over variants."""
 
         def by_name(tables: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
             return {name: combine([table[name] for table in tables]) for name in tables[0]}
 
+        joint = [part.joint for part in parts if part.joint is not None]
         return cls(
             by_name([part.by_head for part in parts]),
             by_name([part.by_attribute for part in parts]),
-            combine([part.answers for part in parts]),
+            combine(joint) if joint else None,
         )
 
     def to_cpu(self) -> Probabilities:
@@ -72,10 +75,12 @@ class Probabilities:
 
 
 class Predictor:
-    """A trained model with all that it needs to judge an image: its label space, its preprocessing, and its views.
+    """A trained model with all that it needs to predict an image: its label space, its preprocessing, and its TTA.
 
-    views: see inference/tta.py; None: those of its config, or else the image as it is. `pipelines` makes one image
-    of each view."""
+    content: of its checkpoint.
+    tta: see inference/tta.py; None: that of its config, or else the image as it is.
+
+    `pipelines` makes one image of each variant."""
 
     def __init__(
         self,
@@ -84,7 +89,7 @@ class Predictor:
         preprocessing: Preprocessing,
         device: torch.device,
         content: Mapping[str, Any],
-        views: Views | None = None,
+        tta: Tta | None = None,
     ) -> None:
         self.model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.labels, self.preprocessing, self.device = labels, preprocessing, device
@@ -92,11 +97,11 @@ class Predictor:
         self.run_name: str = content["run_name"]
         self.completed_epochs: int = content["completed_epochs"]
         self.split_digest: str | None = content.get("split_digest")
-        self.views = views or self.config.get("views") or PRESETS["none"]
-        self.pipelines = view_pipelines(self.views, preprocessing)
+        self.tta: Tta = tta or self.config.get("views") or PRESETS["none"]
+        self.pipelines = tta_pipelines(self.tta, preprocessing)
 
     @classmethod
-    def from_checkpoint(cls, path: Path, device: torch.device | str = "cpu", views: Views | None = None) -> Predictor:
+    def from_checkpoint(cls, path: Path, device: torch.device | str = "cpu", tta: Tta | None = None) -> Predictor:
         """Raises CheckpointError if the file is missing, damaged, hostile, or its weights do not fit its own config."""
         content = read_checkpoint(path)
         check_content(content, path)
@@ -106,12 +111,12 @@ class Predictor:
             model = build_without_weights(content["config"]["arch"], labels.num_classes)
             averaged = content.get("answers_with") == "average"
             load_weights(model, content["averaging"]["average"] if averaged else content["model"], path)
-            return cls(model, labels, preprocessing, torch.device(device), content, views)
+            return cls(model, labels, preprocessing, torch.device(device), content, tta)
         except KeyError as error:
             raise CheckpointError(f"{path}: lacks {error}, which every checkpoint of this program has") from None
         except CheckpointError as error:  # of a part, which does not know the file
-            told = str(error).removeprefix(f"{path}: ")
-            raise CheckpointError(f"{path}: {told}") from None
+            text = str(error).removeprefix(f"{path}: ")
+            raise CheckpointError(f"{path}: {text}") from None
         except (AttributeError, TypeError, ValueError) as error:  # by another version, or another hand
             raise CheckpointError(f"{path}: cannot be used by this version: {first_line(error)}") from None
 
@@ -121,33 +126,35 @@ class Predictor:
         save_dir = Path(self.config.get("trainer", {}).get("save_dir", TrainerSettings.save_dir))
         return save_dir if save_dir.is_dir() else None
 
-    def judge(self, records: Sequence[Record]) -> Probabilities:
+    def predict(self, records: Sequence[Record]) -> Probabilities:
         """The probabilities of every record, in order. Raises DataError for an image that cannot be read."""
-        return judge([self], records)[0]
+        return predict([self], records)[0]
 
-    def judge_batch(self, views: Sequence[Tensor]) -> Probabilities:
-        """A batch of images, (B, 3, H, W) uint8 as each of `pipelines` makes it -> the mean over the views.
+    def predict_batch(self, variants: Sequence[Tensor]) -> Probabilities:
+        """The mean over the variants of a batch, on this predictor's device, for which it does not wait.
 
-        On this predictor's device, for which it does not wait."""
-        judged = []
+        variants: by pipeline, the images (B, 3, H, W) uint8 as it makes them."""
+        predicted = []
         with torch.inference_mode():
-            for images in views:
+            for images in variants:
                 images = images.to(self.device, non_blocking=True)
                 outputs = self.model(self.preprocessing.normalise(images, memory_format=torch.channels_last))
                 by_head = {head: outputs[head].float().softmax(dim=1) for head in self.labels.heads}
-                judged.append(Probabilities.of_heads(self.labels, by_head))
-        return Probabilities.combined(judged, lambda tensors: torch.stack(tensors).mean(dim=0))
+                predicted.append(Probabilities.of_heads(self.labels, by_head))
+        return Probabilities.combined(predicted, lambda tensors: torch.stack(tensors).mean(dim=0))
 
     def predict_image(self, image: np.ndarray) -> dict[str, dict[str, float]]:
-        """One image, uint8 (H, W, 3) RGB -> for each attribute, the probability of each class by name."""
-        views = [torch.from_numpy(pipeline(image)).permute(2, 0, 1).unsqueeze(0) for pipeline in self.pipelines]
+        """By attribute, the probability of each class by name.
+
+        image: (H, W, 3) uint8, RGB."""
+        variants = [torch.from_numpy(pipeline(image)).permute(2, 0, 1).unsqueeze(0) for pipeline in self.pipelines]
         return {
             name: dict(zip(self.labels.attributes[name].class_names, probabilities[0].tolist(), strict=True))
-            for name, probabilities in self.judge_batch(views).by_attribute.items()
+            for name, probabilities in self.predict_batch(variants).by_attribute.items()
         }
 
 
-def judge(
+def predict(
     predictors: Sequence[Predictor],
     records: Sequence[Record],
     batch_size: int | None = None,
@@ -155,11 +162,12 @@ def judge(
     stop: StopSignals | None = None,
     verbosity: int = 0,
 ) -> list[Probabilities]:
-    """What each of the models, which are on one device, says of every record, in order. An image is decoded once for
-    all models and views, and nothing but probabilities is kept.
+    """What each of the models, which are on one device, predicts of every record, in order. An image is decoded once
+    for all models and variants, and nothing but probabilities is kept.
 
-    batch_size, num_workers: None: those of the models' configs (the smallest batch, the most workers). Raises DataError
-    for an image that cannot be read; StopSignal between two batches, if a signal asks for it."""
+    batch_size, num_workers: None: those of the models' configs (the smallest batch, the most workers).
+
+    Raises DataError for an image that cannot be read; StopSignal between two batches, if a signal asks for it."""
     own = [predictor.config.get("data_loader", {}).get("args", {}) for predictor in predictors]
     size = batch_size or min(each.get("valid_batch_size") or each.get("batch_size", 32) for each in own)
     batches = ViewsLoader(
@@ -170,19 +178,19 @@ def judge(
         predictors[0].device,
         _image_store(predictors, verbosity),
     )
-    judged: list[list[Probabilities]] = [[] for _ in predictors]
+    batches_by_model: list[list[Probabilities]] = [[] for _ in predictors]
     for images, _ in progress_bar(batches, len(batches), "test", verbosity):
-        views = iter(images)
-        for predictor, parts in zip(predictors, judged, strict=True):
-            parts.append(predictor.judge_batch(list(itertools.islice(views, len(predictor.pipelines)))))
+        variants = iter(images)
+        for predictor, predicted in zip(predictors, batches_by_model, strict=True):
+            predicted.append(predictor.predict_batch(list(itertools.islice(variants, len(predictor.pipelines)))))
         if stop is not None:
             stop.raise_if_requested()
-    return [Probabilities.combined(parts, torch.cat).to_cpu() for parts in judged]
+    return [Probabilities.combined(predicted, torch.cat).to_cpu() for predicted in batches_by_model]
 
 
-def _most_workers(asked: Sequence[int | Literal["auto"]]) -> int | Literal["auto"]:
-    numbers = [number for number in asked if isinstance(number, int)]
-    return max(numbers) if len(numbers) == len(asked) else "auto"
+def _most_workers(configured: Sequence[int | Literal["auto"]]) -> int | Literal["auto"]:
+    numbers = [number for number in configured if isinstance(number, int)]
+    return max(numbers) if len(numbers) == len(configured) else "auto"
 
 
 def _image_store(predictors: Sequence[Predictor], verbosity: int) -> ImageStore | None:
@@ -208,13 +216,13 @@ def find_checkpoint(path: Path, name: str = "best") -> Path:
     file = path / CHECKPOINT_NAMES.get(name, f"{name.removesuffix('.pth')}.pth")
     if file.exists():
         return file
-    there = sorted(file.stem for file in path.glob("*.pth"))
-    if name == "best" and "last" in there:
+    existing = sorted(file.stem for file in path.glob("*.pth"))
+    if name == "best" and "last" in existing:
         logger.warning("%s: there is no best checkpoint%s; the last one is used", path, _why_no_best(path))
         return path / CHECKPOINT_NAMES["last"]
-    if not there:
+    if not existing:
         raise CheckpointError(f"{path}: holds no checkpoint; name a run folder such as saved/models/<name>/<run>")
-    raise CheckpointError(f"{path}: has no checkpoint {name!r}; it has {', '.join(there)}")
+    raise CheckpointError(f"{path}: has no checkpoint {name!r}; it has {', '.join(existing)}")
 
 
 def _why_no_best(run: Path) -> str:

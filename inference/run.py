@@ -1,4 +1,4 @@
-"""One answer of test.py: the models, what they say of the images, the files that are written, and the scores."""
+"""The steps of test.py: the models, what they predict of the images, the files that are written, and the scores."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from base.label_space import LabelSpace
 from data_loader.records.records import Record
-from inference.ensemble import Ensemble, Judgement
-from inference.evaluation import SetScores, class_distribution, tell_scores
-from inference.inputs import files_read, known_classes, persons_of
-from inference.members import Part, load_parts, title_of
-from inference.predictor import Probabilities, judge
-from inference.submission import Answers, write_probabilities, write_submission
+from inference.ensemble import Ensemble, EnsemblePrediction
+from inference.evaluation import SetScores, class_distribution, report_scores
+from inference.inputs import Truth, files_read
+from inference.members import EnsembleMember, load_members, title_of
+from inference.predictor import Probabilities, predict
+from inference.submission import origin_file, write_origin, write_probabilities, write_submission
 from inference.tta_presets import PRESETS
 from logger.log import LOG_NAME
 from utils.device import choose_device
@@ -39,26 +39,25 @@ class TestResult:
     scores: list[SetScores]
 
 
-def load_models(arguments: Namespace) -> list[Part]:
-    """The models that --resume names, told in the log."""
-    views = PRESETS[arguments.views] if arguments.views is not None else None
+def load_models(arguments: Namespace) -> list[EnsembleMember]:
+    """The models that --resume names, each with a line in the log."""
+    tta = PRESETS[arguments.tta] if arguments.tta is not None else None
     device = choose_device(arguments.device)
-    parts = load_parts(
-        [Path(path) for path in arguments.resume], arguments.checkpoint, arguments.weights, device, views
-    )
-    for part in parts:
-        model = part.predictor
-        log.info("%s: %s, %d epochs", part.path, model.config["name"], model.completed_epochs)
-        if model.views != PRESETS["none"]:
-            log.info("%s: judges %d views of each image: %s", part.path, len(model.views), ", ".join(model.views))
-    return parts
+    paths = [Path(path) for path in arguments.resume]
+    members = load_members(paths, arguments.checkpoint, arguments.weights, device, tta)
+    for member in members:
+        model = member.predictor
+        log.info("%s: %s, %d epochs", member.path, model.config["name"], model.completed_epochs)
+        if model.tta != PRESETS["none"]:
+            log.info("%s: averages over %d views of each image: %s", member.path, len(model.tta), ", ".join(model.tta))
+    return members
 
 
-def ensemble_of(parts: Sequence[Part]) -> Ensemble:
-    """How the models answer together; of several it is told in the log."""
-    names = [str(part.path) for part in parts]
-    ensemble = Ensemble([part.predictor.labels for part in parts], [part.weight for part in parts], names)
-    if len(parts) > 1:
+def ensemble_of(members: Sequence[EnsembleMember]) -> Ensemble:
+    """How the models answer together; of several the log has it."""
+    names = [str(member.path) for member in members]
+    ensemble = Ensemble([member.predictor.labels for member in members], [member.weight for member in members], names)
+    if len(members) > 1:
         for line in ensemble.describe():
             log.info("%s", line)
         for line in ensemble.warnings():
@@ -66,97 +65,103 @@ def ensemble_of(parts: Sequence[Part]) -> Ensemble:
     return ensemble
 
 
-def predict(parts: Sequence[Part], records: Sequence[Record], arguments: Namespace) -> list[Probabilities]:
-    """What each model says of each record. Raises DataError; StopSignal between two batches."""
-    predictors = [part.predictor for part in parts]
+def predict_all(
+    members: Sequence[EnsembleMember], records: Sequence[Record], arguments: Namespace
+) -> list[Probabilities]:
+    """What each model predicts of each record. Raises DataError; StopSignal between two batches."""
+    predictors = [member.predictor for member in members]
     with StopSignals() as stop:
-        return judge(predictors, records, arguments.bs, arguments.num_workers, stop, verbosity=1)
+        return predict(predictors, records, arguments.bs, arguments.num_workers, stop, verbosity=1)
 
 
 def write_results(
     file: Path,
     records: Sequence[Record],
-    parts: Sequence[Part],
-    of_parts: Sequence[Probabilities],
+    members: Sequence[EnsembleMember],
+    by_member: Sequence[Probabilities],
     labels: LabelSpace,
-    judgement: Judgement,
+    predicted: EnsemblePrediction,
     arguments: Namespace,
 ) -> None:
     """The submission, what was asked for beside it, and, in the log, how many images each class was given."""
     names = [record.name for record in records]
     if arguments.parts:
-        write_parts(file, names, parts, of_parts, arguments.probabilities)
-    table = judgement.by_attribute if arguments.probabilities else None
-    write_answers(file, names, labels, judgement.answers, table)
-    for line in class_distribution(labels, judgement.answers):
+        write_members(file, names, members, by_member, arguments.probabilities)
+    table = predicted.probabilities if arguments.probabilities else None
+    write_answers(file, names, labels, predicted.joint, predicted.classes, table, members)
+    for line in class_distribution(labels, predicted.joint, predicted.classes):
         log.info("%s", line)
 
 
-def score(
-    labels: LabelSpace, judgement: Judgement, records: Sequence[Record], truth: Answers | None
-) -> list[SetScores]:
-    """The scores against what the table of answers or the records know, told in the log; [] where that is nothing."""
-    known, persons = known_classes(labels, records, truth), persons_of(records, truth)
-    return tell_scores(labels, judgement.answers, judgement.said, known, persons)
+def score(labels: LabelSpace, predicted: EnsemblePrediction, truth: Truth) -> list[SetScores]:
+    """The scores, each with a line in the log; [] where nothing is known."""
+    return report_scores(labels, predicted.joint, predicted.classes, truth.classes, truth.persons)
 
 
 def write_answers(
     file: Path,
     names: Sequence[str],
     labels: LabelSpace,
-    answers: Tensor,
-    by_attribute: Mapping[str, Tensor] | None,
+    joint: Tensor | None,
+    classes: Mapping[str, Tensor],
+    probabilities: Mapping[str, Tensor] | None,
+    members: Sequence[EnsembleMember],
 ) -> None:
-    """The CSV of answers; the probabilities, if they are given, in <file>_probabilities.csv."""
-    write_submission(file, names, answers)
-    log.info("%s: %d answers", file, len(answers))
-    if by_attribute is not None:
+    """The CSV of answers, and beside it what made them; the probabilities, if given, in <file>_probabilities.csv."""
+    write_submission(file, names, labels, joint, classes)
+    write_origin(file, labels, [member.describe() for member in members])
+    log.info("%s: %d answers", file, len(names))
+    if probabilities is not None:
         beside = probabilities_file(file)
-        write_probabilities(beside, names, labels, by_attribute)
+        write_probabilities(beside, names, labels, probabilities)
         log.info("%s: their probabilities", beside)
 
 
-def write_parts(
+def write_members(
     submission: Path,
     names: Sequence[str],
-    parts: Sequence[Part],
-    of_parts: Sequence[Probabilities],
+    members: Sequence[EnsembleMember],
+    by_member: Sequence[Probabilities],
     with_probabilities: bool,
 ) -> None:
-    """Each model's own answers beside the submission, in the classes of its own answer: <submission>_part<k>.csv."""
-    for number, (part, probabilities) in enumerate(zip(parts, of_parts, strict=True), start=1):
-        file = part_file(submission, number)
-        log.info("part %d: %s", number, part.path)
-        table = probabilities.by_attribute if with_probabilities else None
-        write_answers(file, names, part.predictor.labels, probabilities.answers.argmax(dim=1), table)
+    """Each model's own answers beside the submission, in its own joint class: <submission>_part<k>.csv."""
+    for number, (member, predicted) in enumerate(zip(members, by_member, strict=True), start=1):
+        log.info("part %d: %s", number, member.path)
+        joint = None if predicted.joint is None else predicted.joint.argmax(dim=1)
+        classes = {name: table.argmax(dim=1) for name, table in predicted.by_attribute.items()}
+        table = predicted.by_attribute if with_probabilities else None
+        file = member_file(submission, number)
+        write_answers(file, names, member.predictor.labels, joint, classes, table, [member])
 
 
-def output_file(parts: Sequence[Part], arguments: Namespace) -> Path:
+def output_file(members: Sequence[EnsembleMember], arguments: Namespace) -> Path:
     """submit/<name>_<run>.csv, of several models with all their names; a side of a run's split goes to the run's own
     folder. Raises ConfigError if it, or what is written beside it, cannot be written, or is what is read."""
-    submit_dir = Path(arguments.submit_dir or parts[0].predictor.config.get("submit_dir", "submit/"))
-    file = submit_dir / f"{title_of(parts)}.csv"
+    submit_dir = Path(arguments.submit_dir or members[0].predictor.config.get("submit_dir", "submit/"))
+    file = submit_dir / f"{title_of(members)}.csv"
     if arguments.split is not None:
-        runs = {part.run_of_folds or part.path.parent for part in parts}
+        runs = {member.run_of_folds or member.path.parent for member in members}
         one_run = len(runs) == 1 and arguments.submit_dir is None
         name = f"predictions_{arguments.split}.csv"
-        file = runs.pop() / name if one_run else submit_dir / f"{title_of(parts)}_{name}"
+        file = runs.pop() / name if one_run else submit_dir / f"{title_of(members)}_{name}"
     if arguments.output is not None:
         file = Path(arguments.output)
     if not file.name:
         raise ConfigError(f"--output {arguments.output!r}: names no file")
     if obstacle := obstacle_to_writing((file.resolve() if file.is_symlink() else file).parent):
         raise ConfigError(f"{file}: cannot be written: {obstacle}")
-    files = [file, *([part_file(file, number) for number in range(1, len(parts) + 1)] if arguments.parts else [])]
-    files += [probabilities_file(each) for each in files] if arguments.probabilities else []
-    read = files_read(parts, arguments.info_dir, arguments.split, arguments.answers)
-    for each in files:
-        if obstacle := obstacle_to_replacing(each, read):
+    count = len(members) if arguments.parts else 0
+    tables = [file, *(member_file(file, number) for number in range(1, count + 1))]
+    beside = [origin_file(each) for each in tables]
+    tables += [probabilities_file(each) for each in tables] if arguments.probabilities else []
+    read = files_read(members, arguments.info_dir, arguments.split, arguments.answers)
+    for each in [*tables, *beside]:
+        if obstacle := obstacle_to_replacing(each, read, ".json" if each in beside else ".csv"):
             raise ConfigError(f"{each}: cannot be written: {obstacle}")
     return file
 
 
-def part_file(submission: Path, number: int) -> Path:
+def member_file(submission: Path, number: int) -> Path:
     """Where a model's own answers go, the first being 1."""
     return submission.with_name(f"{submission.stem}_part{number}.csv")
 

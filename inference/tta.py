@@ -1,11 +1,12 @@
-"""Test-time augmentation: a model judges several views of an image, and its answer is the mean of the probabilities.
+"""Test-time augmentation: a model predicts several variants of an image, and the mean of the probabilities counts.
 
-A view is a named list of albumentations without chance, done to the decoded image before the model's own evaluation
-transforms. For views v of an image x,
+A variant v of an image x is what a named list of deterministic albumentations makes of the decoded image, before the
+model's own evaluation transforms:
 
     p(class | x) = 1/V sum_v p(class | v(x)),
 
-in probabilities, not in logits. The image as it is counts only where a view says so, with an empty list: "plain": [].
+in probabilities, not in logits. The image as it is counts only where a variant says so, with an empty list:
+"plain": []. A config names its variants in the section `views`.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from data_loader.transforms import TRANSFORMS, Pipeline, TransformSpec, eval_pip
 from data_loader.transforms.trials import check_deterministic, final_size
 from utils.errors import InvalidConfig, Problem
 
-Views = Mapping[str, Sequence[TransformSpec]]
+Tta = Mapping[str, Sequence[TransformSpec]]
 
 
-def views_problems(views: Views) -> list[Problem]:
+def tta_problems(tta: Tta) -> list[Problem]:
     """What is wrong with a section `views` beyond the shape and the arguments of its lists; key paths inside it."""
-    if not views:
+    if not tta:
         return [Problem((), 'is empty; name at least one, such as "plain": [] for the image as it is')]
     problems: list[Problem] = []
-    for name, specs in views.items():
+    for name, specs in tta.items():
         try:
             transforms = eval_pipeline(Preprocessing((1, 1), (0.5,) * 3, (0.5,) * 3, list(specs))).prefix.transforms
         except InvalidConfig as error:
@@ -38,16 +39,14 @@ def views_problems(views: Views) -> list[Problem]:
             check_deterministic((), [transform], random)
             if random:
                 wrong = (
-                    f"({type(transform).__name__}) is random, and a view must be the same each time; set p to 1, and "
+                    f"({type(transform).__name__}) is random, and test-time augmentation must not be; set p to 1, and "
                     "every range to one value, such as [30, 30]"
                 )
                 problems.append(Problem((name, number), wrong))
     return problems
 
 
-def view_pipelines(views: Views, preprocessing: Preprocessing) -> list[Pipeline]:
-    """For each view, whose problems were looked for when the config was read: its transforms, then the model's own.
-
-    Raises InvalidConfig for views that cannot be built."""
+def tta_pipelines(tta: Tta, preprocessing: Preprocessing) -> list[Pipeline]:
+    """By variant: its transforms, then the model's own. Raises InvalidConfig for variants that cannot be built."""
     own = preprocessing.eval_transforms
-    return [eval_pipeline(replace(preprocessing, eval_transforms=[*specs, *own])) for specs in views.values()]
+    return [eval_pipeline(replace(preprocessing, eval_transforms=[*specs, *own])) for specs in tta.values()]

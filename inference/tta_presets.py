@@ -1,4 +1,4 @@
-"""The sets of views that --views names. Imports no torch: a mistyped name is answered at once."""
+"""The test-time augmentations that --tta names. Imports no torch: a mistyped name is answered at once."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ PRESETS: dict[str, dict[str, list[dict[str, Any]]]] = {
         "centre": _cropped(_X / 2, _X / 2, _X / 2, _X / 2),
     },
 }
-"""What --views names."""
+"""By name, the variants of an image: see inference/tta.py."""

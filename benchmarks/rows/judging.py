@@ -17,7 +17,7 @@ from benchmarks.workplace import Workplace
 from data_loader.data_loaders import ViewsLoader
 from data_loader.records.records import Record
 from data_loader.records.sources import read_evaluation_folder
-from inference.predictor import Predictor, judge
+from inference.predictor import Predictor, predict
 from inference.tta_presets import PRESETS
 
 MODELS = ("resnet10t", "efficientnet_b0")
@@ -38,8 +38,8 @@ def measure(workplace: Workplace) -> Row:
     ]  # fmt: skip
     values = interleaved(
         {
-            DECODING: lambda: len(records) / seconds_of(lambda: judge(without_cache, records, BATCH_SIZE)),
-            CACHED: lambda: len(records) / seconds_of(lambda: judge(predictors, records, BATCH_SIZE)),
+            DECODING: lambda: len(records) / seconds_of(lambda: predict(without_cache, records, BATCH_SIZE)),
+            CACHED: lambda: len(records) / seconds_of(lambda: predict(predictors, records, BATCH_SIZE)),
             "forward passes alone": lambda: len(records) / seconds_of(forward),
             "test.py, from start to CSV": lambda: len(records) / seconds_of(lambda: quietly(command)),
         },
@@ -61,7 +61,7 @@ def measure(workplace: Workplace) -> Row:
             "device": workplace.device.type,
         },
         [
-            "an image counts once, however many models and views judge it",
+            "an image counts once, however many models and variants (test-time augmentation) there are",
             "without a cache each file is decoded once for all models and views; the cache is filled in the round that "
             "is not counted; the forward passes have their uint8 images in memory; test.py, with the cache, also reads "
             "the checkpoints, checks the files and writes the CSV",

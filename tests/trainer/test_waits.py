@@ -155,8 +155,8 @@ def test_evaluation() -> None:
         predictor = Predictor(SmallModel(), LABELS, MemoryLoader().preprocessing, META, content)
     views = [batch.images.to(META) for batch in itertools.islice(MemoryLoader().train_batches(1), 2)]
     with nothing_waits():
-        judged = predictor.judge_batch(views)
-    assert judged.answers.device == META
+        judged = predictor.predict_batch(views)
+    assert judged.joint.device == META
 
 
 def test_losses_on_embeddings_wait_as_is_known() -> None:
