@@ -16,7 +16,6 @@ from base.attribute import Attribute, AttributeSpec, attribute_from
 from base.batch import EMBEDDING, UNKNOWN
 from utils.errors import InvalidConfig, Problem
 
-
 MOST_JOINT_CLASSES = 4096
 """Of more, attributes are scored one by one: counts of [true, predicted] joint classes would no longer fit."""
 

@@ -28,7 +28,7 @@ import train
 from base.label_space import LabelSpace
 from base.metrics import ConfusionCounts
 from data_loader.records.sources import read_evaluation_folder
-from inference.predictor import Predictor, Probabilities, find_checkpoint, judge
+from inference.predictor import Predictor, Probabilities, find_checkpoint, predict
 from inference.submission import align, read_answers
 from model.metric import accuracy, f1
 from scripts.make_demo_data import make_demo_data
@@ -96,12 +96,11 @@ def measure_seed(folder: Path, seed: int, progress: tqdm[Any]) -> SeedScores:
     labels = predictors[PERSON].labels
     records = read_evaluation_folder(folder / "data" / "eval")
     truth_file = folder / "data" / "eval_answers.csv"
-    truth = align(
-        read_answers(truth_file, labels.num_joint_classes), [record.name for record in records], truth_file
-    ).answers
-    judged = dict(zip(predictors, judge(list(predictors.values()), records), strict=True))
-    judged[AVERAGE] = Probabilities.combined([judged[name] for name in SINGLE_FOLDS], _mean)
-    return SeedScores(validation, {name: _scores(labels, each, truth) for name, each in judged.items()})
+    truth = align(read_answers(truth_file, labels), [record.name for record in records], folder / "data" / "eval").joint
+    assert truth is not None
+    predicted = dict(zip(predictors, predict(list(predictors.values()), records), strict=True))
+    predicted[AVERAGE] = Probabilities.combined([predicted[name] for name in SINGLE_FOLDS], _mean)
+    return SeedScores(validation, {name: _scores(labels, each, truth) for name, each in predicted.items()})
 
 
 def _mean(tensors: list[Tensor]) -> Tensor:
@@ -133,12 +132,13 @@ def _train(folder: Path, seed: int, name: str, changes: Mapping[str, Any]) -> Ru
     return result.folders
 
 
-def _scores(labels: LabelSpace, judged: Probabilities, truth: Tensor) -> Scores:
-    """truth: the combined class of each image, (N,)."""
-    combined = _confusion(truth, judged.answers)
-    parts = labels.attribute_classes(truth)
-    scores = {"f1": f1(combined), "accuracy": accuracy(combined)}
-    return scores | {f"{name}_f1": f1(_confusion(parts[name], judged.by_attribute[name])) for name in ATTRIBUTES}
+def _scores(labels: LabelSpace, predicted: Probabilities, truth: Tensor) -> Scores:
+    """truth: the joint class of each image, (N,)."""
+    assert predicted.joint is not None
+    joint = _confusion(truth, predicted.joint)
+    classes = labels.attribute_classes(truth)
+    scores = {"f1": f1(joint), "accuracy": accuracy(joint)}
+    return scores | {f"{name}_f1": f1(_confusion(classes[name], predicted.by_attribute[name])) for name in ATTRIBUTES}
 
 
 def _confusion(truth: Tensor, probabilities: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
         "--tta", "--views", choices=PRESETS, help="test-time augmentation to average over (default: the config's views)"
     )
     parser.add_argument("--info-dir", help="a folder with info.csv and images/ (default: the config's info_dir)")
-    parser.add_argument("--split", choices=("train", "validation", "test"), help="predict a side of the run's own split")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), help="predict a side of the run's own split"
+    )
     parser.add_argument(
         "--answers", help="a CSV with the true answers: ImageID, then ans or the attributes, and perhaps person"
     )

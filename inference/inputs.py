@@ -63,7 +63,9 @@ def evaluation_folder(members: Sequence[EnsembleMember], info_dir: str | None) -
     folders = {member.path: member.predictor.config.get("info_dir") or None for member in members}
     if len(set(folders.values())) > 1:
         named = ", ".join(f"{path} {folder or 'names none'}" for path, folder in folders.items())
-        raise ConfigError(f"the models' configs name different info_dirs ({named}); say which with --info-dir or --split")
+        raise ConfigError(
+            f"the models' configs name different info_dirs ({named}); say which with --info-dir or --split"
+        )
     return next(iter(folders.values()))
 
 
@@ -100,7 +102,7 @@ def read_truth(answers: str | None, labels: LabelSpace, records: Sequence[Record
     if answers is None:
         classes = labels.known_targets([record.attributes for record in records])
         return Truth(classes, [record.person for record in records])
-    table = align(read_answers(Path(answers), labels), [record.name for record in records], "the evaluation")
+    table = align(read_answers(Path(answers), labels), [record.name for record in records], "the images to predict")
     return Truth(table.classes, table.persons or table.ids)
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
 
 from base.label_space import LabelSpace
 from data_loader.records.records import Record
@@ -86,52 +84,37 @@ def write_results(
     """The submission, what was asked for beside it, and, in the log, how many images each class was given."""
     names = [record.name for record in records]
     if arguments.parts:
-        write_members(file, names, members, by_member, arguments.probabilities)
-    table = predicted.probabilities if arguments.probabilities else None
-    write_answers(file, names, labels, predicted.joint, predicted.classes, table, members)
+        for number, (member, probabilities) in enumerate(zip(members, by_member, strict=True), start=1):
+            log.info("part %d: %s", number, member.path)
+            own = Ensemble([member.predictor.labels], [1.0], [str(member.path)])
+            part = member_file(file, number)
+            write_answers(part, names, own.labels, own.predict([probabilities]), [member], arguments.probabilities)
+    write_answers(file, names, labels, predicted, members, arguments.probabilities)
     for line in class_distribution(labels, predicted.joint, predicted.classes):
         log.info("%s", line)
-
-
-def score(labels: LabelSpace, predicted: EnsemblePrediction, truth: Truth) -> list[SetScores]:
-    """The scores, each with a line in the log; [] where nothing is known."""
-    return report_scores(labels, predicted.joint, predicted.classes, truth.classes, truth.persons)
 
 
 def write_answers(
     file: Path,
     names: Sequence[str],
     labels: LabelSpace,
-    joint: Tensor | None,
-    classes: Mapping[str, Tensor],
-    probabilities: Mapping[str, Tensor] | None,
+    predicted: EnsemblePrediction,
     members: Sequence[EnsembleMember],
+    with_probabilities: bool,
 ) -> None:
-    """The CSV of answers, and beside it what made them; the probabilities, if given, in <file>_probabilities.csv."""
-    write_submission(file, names, labels, joint, classes)
+    """The CSV of answers, and beside it what made them; the probabilities go to <file>_probabilities.csv."""
+    write_submission(file, names, labels, predicted.joint, predicted.classes)
     write_origin(file, labels, [member.describe() for member in members])
     log.info("%s: %d answers", file, len(names))
-    if probabilities is not None:
+    if with_probabilities:
         beside = probabilities_file(file)
-        write_probabilities(beside, names, labels, probabilities)
+        write_probabilities(beside, names, labels, predicted.probabilities)
         log.info("%s: their probabilities", beside)
 
 
-def write_members(
-    submission: Path,
-    names: Sequence[str],
-    members: Sequence[EnsembleMember],
-    by_member: Sequence[Probabilities],
-    with_probabilities: bool,
-) -> None:
-    """Each model's own answers beside the submission, in its own joint class: <submission>_part<k>.csv."""
-    for number, (member, predicted) in enumerate(zip(members, by_member, strict=True), start=1):
-        log.info("part %d: %s", number, member.path)
-        joint = None if predicted.joint is None else predicted.joint.argmax(dim=1)
-        classes = {name: table.argmax(dim=1) for name, table in predicted.by_attribute.items()}
-        table = predicted.by_attribute if with_probabilities else None
-        file = member_file(submission, number)
-        write_answers(file, names, member.predictor.labels, joint, classes, table, [member])
+def score(labels: LabelSpace, predicted: EnsemblePrediction, truth: Truth) -> list[SetScores]:
+    """The scores, each with a line in the log; [] where nothing is known."""
+    return report_scores(labels, predicted.joint, predicted.classes, truth.classes, truth.persons)
 
 
 def output_file(members: Sequence[EnsembleMember], arguments: Namespace) -> Path:

@@ -36,8 +36,9 @@ class Answers:
 
     path: the file; ids: the images' names; rows: the number of each in the file.
     classes: by attribute that the table knows, (N,) int64, -1 = unknown.
-    joint: (N,) int64, the joint class, where the table has it.
-    persons: whose images they are, where the table tells it."""
+    joint: (N,) int64, the joint class, where the table tells it, -1 = unknown.
+    persons: whose images they are, where the table tells it.
+    is_numbered: whether the table has the joint class itself, and not its attributes."""
 
     path: Path
     ids: list[str]
@@ -45,6 +46,7 @@ class Answers:
     classes: dict[str, Tensor]
     joint: Tensor | None = None
     persons: list[str] | None = None
+    is_numbered: bool = False
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -143,11 +145,13 @@ def read_answers(path: Path, labels: LabelSpace, complete: bool = False) -> Answ
         if complete and (classes[name] == UNKNOWN).any():
             first = list(seen.values())[int((classes[name] == UNKNOWN).nonzero()[0])]
             raise DataError(f"{path} row {first}: {name} is empty; every image must have an answer")
+    if joint is None and labels.has_joint_class and all(each.name in classes for each in labels.joint_attributes):
+        joint = labels.joint_classes(classes)
     persons = None
     if PERSON_COLUMN in header:
         # An image of nobody known stands alone, under a name that no cell can hold.
         persons = [row[PERSON_COLUMN] or f"\0{row[ID_COLUMN]}" for _, row in table]
-    return Answers(path, list(seen), list(seen.values()), classes, joint, persons)
+    return Answers(path, list(seen), list(seen.values()), classes, joint, persons, not named)
 
 
 def _joint_class(path: Path, number: int, text: str, labels: LabelSpace) -> int:
@@ -200,9 +204,9 @@ def align(table: Answers, ids: Sequence[str], reference: Path | str) -> Answers:
     Raises DataError for the table if it lacks some of them, or has others."""
     position = {name: row for row, name in enumerate(table.ids)}
     expected = set(ids)
-    problems = [f"{table.path}: lacks the image {name} of {reference}" for name in ids if name not in position]
+    problems = [f"{table.path}: lacks {name}, which is in {reference}" for name in ids if name not in position]
     problems += [
-        f"{table.path} row {number}: {name} is no image of {reference}"
+        f"{table.path} row {number}: {name} is not in {reference}"
         for name, number in zip(table.ids, table.rows, strict=True)
         if name not in expected
     ]
@@ -215,4 +219,5 @@ def align(table: Answers, ids: Sequence[str], reference: Path | str) -> Answers:
         {name: classes[rows] for name, classes in table.classes.items()},
         None if table.joint is None else table.joint[rows],
         None if table.persons is None else [table.persons[row] for row in rows],
+        table.is_numbered,
     )

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from base.label_space import LabelSpace
 from experiment.schema import SECTIONS
-from inference.evaluation import SetScores, tell_scores
+from inference.evaluation import SetScores, report_scores
 from inference.members import begun_folds
 from inference.predictor import find_checkpoint
-from inference.submission import align, read_answers
+from inference.submission import Answers, align, read_answers, read_origin
 from logger.log import close_log, open_log
 from parse_config import ConfigParser
 from utils.checkpoint.checkpoint_file import read_checkpoint
@@ -23,26 +23,26 @@ from utils.errors import CheckpointError, ConfigError, run_command
 from utils.files import obstacle_to_replacing, write_atomically
 from utils.run_folders import obstacle_to_writing
 
+DEFAULT_CONFIG = Path("config.json")
+
 
 def evaluate(arguments: Namespace) -> list[SetScores]:
-    """The scores of the combined answer and of each attribute that makes it, told in the log.
+    """The scores of the joint class and of each attribute that both tables know, each with a line in the log.
 
     Raises ConfigError, DataError, CheckpointError."""
     open_log(None, 1)
     try:
         submission, answers = Path(arguments.submission), Path(arguments.answers)
-        refuse_output(arguments.output, [submission, answers, Path(arguments.config or "config.json")])
-        labels = label_space(arguments)
-        said = read_answers(submission, labels.num_joint_classes)
-        truth = align(read_answers(answers, labels.num_joint_classes), said.ids, answers)
+        refuse_output(arguments.output, [submission, answers, Path(arguments.config or DEFAULT_CONFIG)])
+        labels = named_label_space(arguments) or read_origin(submission)
+        is_named = labels is not None
+        labels = labels or label_space_of_config(DEFAULT_CONFIG)
+        truth = read_answers(answers, labels)
+        predicted = align(read_answers(submission, labels, complete=True), truth.ids, answers)
+        if not is_named:
+            refuse_guessing(labels, predicted, truth)
         persons = truth.persons or truth.ids
-        scores = tell_scores(
-            labels,
-            said.answers,
-            labels.attribute_classes(said.answers),
-            labels.attribute_classes(truth.answers),
-            persons,
-        )
+        scores = report_scores(labels, predicted.joint, predicted.classes, truth.classes, persons)
         if arguments.output is not None:
             write_scores(Path(arguments.output), scores)
         return scores
@@ -50,10 +50,10 @@ def evaluate(arguments: Namespace) -> list[SetScores]:
         close_log()
 
 
-def label_space(arguments: Namespace) -> LabelSpace:
-    """What an answer means: as --labels' checkpoint has it, or the config's section `labels`."""
+def named_label_space(arguments: Namespace) -> LabelSpace | None:
+    """What the answers mean, as --labels' checkpoint has it, or the config of -c; None if neither is given."""
     if arguments.labels is None:
-        return ConfigParser.from_file(arguments.config or Path("config.json"), SECTIONS).build("labels")
+        return None if arguments.config is None else label_space_of_config(arguments.config)
     path = Path(arguments.labels)
     folds = begun_folds(path)
     file = find_checkpoint(next(iter(folds.values()), path))
@@ -61,6 +61,24 @@ def label_space(arguments: Namespace) -> LabelSpace:
         return LabelSpace(**read_checkpoint(file)["labels"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{file}: holds no label space of this version ({error})") from None
+
+
+def label_space_of_config(path: Path) -> LabelSpace:
+    labels: LabelSpace = ConfigParser.from_file(path, SECTIONS).build("labels")
+    return labels
+
+
+def refuse_guessing(labels: LabelSpace, predicted: Answers, truth: Answers) -> None:
+    """Raises ConfigError where nothing tells that the numbers are joint classes of the default config, and not those of
+    other attributes: columns with the attributes' names do, and so does the last class."""
+    numbers = [table.joint for table in (predicted, truth) if table.joint is not None and table.is_numbered]
+    highest = max((int(joint.max()) for joint in numbers), default=labels.num_joint_classes - 1)
+    if highest < labels.num_joint_classes - 1:
+        raise ConfigError(
+            f"{predicted.path}: its answers do not tell what they mean: they and those of {truth.path} go up to "
+            f"{highest}, and {DEFAULT_CONFIG} has {labels.num_joint_classes} classes; name the run or checkpoint that "
+            "made them with --labels, or a config with -c"
+        )
 
 
 def refuse_output(output: str | None, read: Sequence[Path]) -> None:
@@ -88,9 +106,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         prog="scripts.evaluate", description="Scores a submission (ImageID,ans) against the true answers."
     )
     parser.add_argument("submission", help="the CSV to score; its rows may stand in any order")
-    parser.add_argument("answers", help="a CSV with the true answers (ImageID, ans and perhaps person)")
-    parser.add_argument("-c", "--config", type=Path, help="a config whose labels say what an answer is (config.json)")
-    parser.add_argument("--labels", help="a checkpoint or run folder, of folds too, that says it instead")
+    parser.add_argument("answers", help="a CSV with the true answers: ImageID, ans or the attributes, perhaps person")
+    parser.add_argument("-c", "--config", type=Path, help="a config whose labels say what an answer is")
+    parser.add_argument(
+        "--labels",
+        help="a checkpoint or run folder that says it (default: the file beside the submission)",
+    )
     parser.add_argument("--output", help="a JSON file to write the scores to")
     arguments = parser.parse(argv)
     if arguments.config is not None and arguments.labels is not None:

@@ -13,11 +13,18 @@ from PIL import Image
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from data_loader.records.records import Record
+from inference.ensemble import EnsemblePrediction
+from inference.predictor import Probabilities
 from model.model import BaselineCNN
 from utils.checkpoint.checkpoint_file import write_checkpoint
 from utils.random_streams import numpy_stream
 
 MakeCheckpoint = Callable[..., Path]
+
+
+def joint_of(predicted: Probabilities | EnsemblePrediction) -> torch.Tensor:
+    assert predicted.joint is not None
+    return predicted.joint
 
 
 def resize(height: int, width: int) -> list[dict[str, Any]]:

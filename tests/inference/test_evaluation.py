@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from base.label_space import LabelSpace
-from inference.evaluation import SetScores, class_distribution, evaluate_classes, macro_f1_interval, per_class_table
+from inference.evaluation import SetScores, class_distribution, evaluate_classes, per_class_table
 from utils.random_streams import numpy_stream
 
 LABELS = LabelSpace(
@@ -20,115 +22,132 @@ LABELS = LabelSpace(
     }
 )
 NUM_IMAGES = 700
-
-
-@pytest.fixture
-def truth() -> np.ndarray:
-    return numpy_stream(1, "truth").choice(18, NUM_IMAGES, p=np.arange(1, 19) / 171)
-
-
-@pytest.fixture
-def said(truth: np.ndarray) -> np.ndarray:
-    stream = numpy_stream(2, "said")
-    return np.where(stream.random(NUM_IMAGES) < 0.6, truth, stream.integers(0, 18, NUM_IMAGES))
-
-
 PERSONS = [str(number // 7) for number in range(NUM_IMAGES)]
+CLASSIFICATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "answer": lambda a: a, "mask": lambda a: a // 6, "gender": lambda a: a // 3 % 2, "age": lambda a: a % 3,
+}  # fmt: skip
+TRUTH = numpy_stream(1, "truth").choice(18, NUM_IMAGES, p=np.arange(1, 19) / 171)
+_STREAM = numpy_stream(2, "predicted")
+PREDICTED = np.where(_STREAM.random(NUM_IMAGES) < 0.6, TRUTH, _STREAM.integers(0, 18, NUM_IMAGES))
 
 
-def evaluate_answers(said: torch.Tensor, truth: torch.Tensor) -> list[SetScores]:
-    return evaluate_classes(LABELS, said, LABELS.attribute_classes(said), LABELS.attribute_classes(truth), PERSONS)
+def evaluate(predicted: np.ndarray, truth: np.ndarray, persons: list[str] = PERSONS) -> dict[str, SetScores]:
+    joint, known = torch.from_numpy(predicted), LABELS.attribute_classes(torch.from_numpy(truth))
+    rows = evaluate_classes(LABELS, joint, LABELS.attribute_classes(joint), known, persons)
+    return {row.name: row for row in rows}
 
 
-def test_the_table_of_classes_equals_scikit_learn(truth: np.ndarray, said: np.ndarray) -> None:
-    lines = per_class_table(LABELS, torch.from_numpy(said), torch.from_numpy(truth))
-    columns = precision_recall_fscore_support(truth, said)
-    assert len(lines) == 18
-    for number, line in enumerate(lines):
-        precision, recall, f1, support = (column[number] for column in columns)
-        assert line.startswith(f"{number:>3}  {LABELS.joint_class_names[number]} ")
-        assert line.split()[-7:] == [
-            str(support), "precision", f"{precision:.3f}", "recall", f"{recall:.3f}", "F1", f"{f1:.3f}"
-        ]  # fmt: skip
+def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
+    return float(f1_score(truth, predicted, average="macro", zero_division=0))
 
 
-def test_scores_equal_scikit_learn(truth: np.ndarray, said: np.ndarray) -> None:
-    rows = evaluate_answers(torch.from_numpy(said), torch.from_numpy(truth))
-    parts = {"answer": lambda a: a, "mask": lambda a: a // 6, "gender": lambda a: a // 3 % 2, "age": lambda a: a % 3}
-    assert [row.name for row in rows] == list(parts)
-    for row in rows:
-        true, predicted = parts[row.name](truth), parts[row.name](said)
-        assert row.accuracy == pytest.approx(accuracy_score(true, predicted))
-        assert row.macro_f1 == pytest.approx(f1_score(true, predicted, average="macro"))
-        assert row.num_images == NUM_IMAGES
-        if row.name != "answer":
-            constant = DummyClassifier(strategy="most_frequent").fit(np.zeros((NUM_IMAGES, 1)), true)
-            constant_said = constant.predict(np.zeros((NUM_IMAGES, 1)))
-            assert row.majority_f1 == pytest.approx(f1_score(true, constant_said, average="macro", zero_division=0))
-            assert row.majority_accuracy == pytest.approx(accuracy_score(true, constant_said))
+def test_scores_equal_scikit_learn() -> None:
+    """The majority is the best constant class: of the joint class, too."""
+    rows = evaluate(PREDICTED, TRUTH)
+    assert list(rows) == list(CLASSIFICATIONS)
+    for name, of in CLASSIFICATIONS.items():
+        truth, predicted = of(TRUTH), of(PREDICTED)
+        nothing = np.zeros((NUM_IMAGES, 1))
+        constant = DummyClassifier(strategy="most_frequent").fit(nothing, truth).predict(nothing)
+        assert rows[name].num_images == NUM_IMAGES
+        assert rows[name].accuracy == pytest.approx(accuracy_score(truth, predicted))
+        assert rows[name].macro_f1 == pytest.approx(macro_f1(truth, predicted))
+        assert rows[name].majority_accuracy == pytest.approx(accuracy_score(truth, constant))
+        assert rows[name].majority_f1 == pytest.approx(macro_f1(truth, constant))
+        every_constant = [macro_f1(truth, np.full(NUM_IMAGES, each)) for each in range(18)]
+        assert rows[name].majority_f1 == pytest.approx(max(every_constant))
 
 
-def test_the_majority_of_the_answer_is_that_of_each_attribute(truth: np.ndarray, said: np.ndarray) -> None:
-    """Which need not be the most frequent answer."""
-    modes = [np.bincount(part).argmax() for part in (truth // 6, truth // 3 % 2, truth % 3)]
-    constant = np.full(NUM_IMAGES, modes[0] * 6 + modes[1] * 3 + modes[2])
-    row = evaluate_answers(torch.from_numpy(said), torch.from_numpy(truth))[0]
-    assert row.majority_accuracy == pytest.approx(accuracy_score(truth, constant))
-    assert row.majority_f1 == pytest.approx(f1_score(truth, constant, average="macro", zero_division=0))
+def test_the_majority_need_not_be_made_of_each_attributes_majority() -> None:
+    """Most wear a mask, most are men; but no man wears one."""
+    labels = LabelSpace({"mask": {"classes": ["on", "off"]}, "gender": {"classes": ["male", "female"]}})
+    truth = {"mask": torch.tensor([0, 0, 0, 1, 1, 1, 0]), "gender": torch.tensor([1, 1, 1, 0, 0, 0, 1])}
+    truth["gender"][3:5] = torch.tensor([0, 0])
+    joint = labels.joint_classes(truth)
+    row = evaluate_classes(labels, joint, truth, truth, list("abcdefg"))[0]
+    assert row.majority_accuracy == pytest.approx(4 / 7)
+    assert row.majority_f1 == pytest.approx(macro_f1(joint.numpy(), np.ones(7)))
 
 
-def test_chance_is_what_guessing_evenly_gives(truth: np.ndarray, said: np.ndarray) -> None:
-    many = np.tile(truth, 300)
+def test_chance_is_what_guessing_evenly_gives() -> None:
+    many = np.tile(TRUTH, 300)
     guesses = numpy_stream(5, "guesses").integers(0, 18, len(many))
-    row = evaluate_answers(torch.from_numpy(said), torch.from_numpy(truth))[0]
-    assert row.chance_f1 == pytest.approx(f1_score(many, guesses, average="macro"), abs=0.002)
+    assert evaluate(PREDICTED, TRUTH)["answer"].chance_f1 == pytest.approx(macro_f1(many, guesses), abs=0.002)
 
 
-def test_unknown_attributes_are_left_out(truth: np.ndarray, said: np.ndarray) -> None:
-    answers = torch.from_numpy(said)
-    known = LABELS.attribute_classes(torch.from_numpy(truth))
-    known["age"] = torch.full_like(known["age"], -1)
+def test_what_is_unknown_is_left_out() -> None:
+    joint, known = torch.from_numpy(PREDICTED), LABELS.attribute_classes(torch.from_numpy(TRUTH))
     known["gender"][::2] = -1
-    rows = {
-        row.name: row for row in evaluate_classes(LABELS, answers, LABELS.attribute_classes(answers), known, PERSONS)
-    }
-    assert rows.keys() == {"mask", "gender"}
-    assert rows["gender"].num_images == NUM_IMAGES // 2
-    assert rows["gender"].macro_f1 == pytest.approx(
-        f1_score(truth[1::2] // 3 % 2, said[1::2] // 3 % 2, average="macro")
-    )
+    del known["age"]
+    known["mask"][:] = -1
+    (row,) = evaluate_classes(LABELS, joint, LABELS.attribute_classes(joint), known, PERSONS)
+    assert (row.name, row.num_images) == ("gender", NUM_IMAGES // 2)
+    assert row.macro_f1 == pytest.approx(macro_f1(TRUTH[1::2] // 3 % 2, PREDICTED[1::2] // 3 % 2))
+    nothing = {name: torch.full_like(joint, -1) for name in known}
+    assert evaluate_classes(LABELS, joint, LABELS.attribute_classes(joint), nothing, PERSONS) == []
+    assert per_class_table(LABELS, joint, LABELS.attribute_classes(joint), nothing) == []
 
 
-def test_the_interval_is_that_of_resampled_persons(truth: np.ndarray, said: np.ndarray) -> None:
+def test_the_interval_is_that_of_resampled_persons() -> None:
     """Against a plain bootstrap that draws persons and asks scikit-learn."""
-    low, high = macro_f1_interval(torch.from_numpy(truth), torch.from_numpy(said), 18, PERSONS)
     persons = np.array(PERSONS).astype(int)
     stream = numpy_stream(9, "reference")
     scores = []
     for _ in range(300):
         rows = np.concatenate([np.flatnonzero(persons == p) for p in stream.integers(0, 100, 100)])
-        scores.append(
-            f1_score(
-                truth[rows], said[rows], average="macro", labels=np.unique(truth[rows].tolist() + said[rows].tolist())
-            )
-        )
+        scores.append(macro_f1(TRUTH[rows], PREDICTED[rows]))
     expected = np.percentile(scores, [2.5, 97.5])
-    assert (low, high) == pytest.approx(expected, abs=0.015)
+    assert evaluate(PREDICTED, TRUTH)["answer"].interval == pytest.approx(expected, abs=0.015)
 
 
 def test_persons_make_a_wider_interval_than_images_alone() -> None:
     """Seven photographs that are all right or all wrong are one piece of evidence."""
-    right = numpy_stream(3, "right").random(60) < 0.5
-    truth = torch.from_numpy(np.repeat(np.arange(60) % 2, 7))
-    said = torch.where(torch.from_numpy(np.repeat(right, 7)), truth, 1 - truth)
-    by_person = macro_f1_interval(truth, said, 2, [str(number // 7) for number in range(420)])
-    by_image = macro_f1_interval(truth, said, 2, [str(number) for number in range(420)])
+    right = np.repeat(numpy_stream(3, "right").random(60) < 0.5, 7)
+    truth = np.repeat(np.arange(60) % 2, 7)
+    predicted = np.where(right, truth, 1 - truth)
+    by_person, by_image = (
+        evaluate(predicted, truth, [str(number // each) for number in range(420)])["age"].interval for each in (7, 1)
+    )
     assert by_person[1] - by_person[0] > 2 * (by_image[1] - by_image[0])
 
 
-def test_the_distribution_counts_every_class(said: np.ndarray) -> None:
-    lines = class_distribution(LABELS, torch.from_numpy(said))
+MANY = LabelSpace({f"a{number}": {"classes": ["no", "yes"]} for number in range(40)})
+
+
+def test_without_a_joint_class_the_attributes_mean_is_scored() -> None:
+    """40 binary attributes: 2^40 combinations."""
+    stream = numpy_stream(7, "many")
+    truth = {name: torch.from_numpy(stream.integers(-1, 2, 60)) for name in MANY.attributes}
+    predicted = {name: torch.from_numpy(stream.integers(0, 2, 60)) for name in MANY.attributes}
+    first, *rows = evaluate_classes(MANY, None, predicted, truth, [str(number // 3) for number in range(60)])
+    assert [row.name for row in rows] == list(MANY.attributes)
+    by_hand = []
+    for row in rows:
+        known = truth[row.name] != -1
+        by_hand.append(macro_f1(truth[row.name][known].numpy(), predicted[row.name][known].numpy()))
+        assert row.macro_f1 == pytest.approx(by_hand[-1])
+    assert first.macro_f1 == pytest.approx(np.mean(by_hand))
+    assert first.accuracy == pytest.approx(np.mean([row.accuracy for row in rows]))
+    assert first.interval[0] < first.macro_f1 < first.interval[1]
+    assert first.interval[1] - first.interval[0] < rows[0].interval[1] - rows[0].interval[0]
+    assert len(class_distribution(MANY, None, predicted)) == len(per_class_table(MANY, None, predicted, truth)) == 80
+
+
+def test_the_table_of_classes_equals_scikit_learn() -> None:
+    joint, known = torch.from_numpy(PREDICTED), LABELS.attribute_classes(torch.from_numpy(TRUTH))
+    lines = per_class_table(LABELS, joint, LABELS.attribute_classes(joint), known)
+    columns = precision_recall_fscore_support(TRUTH, PREDICTED)
     assert len(lines) == 18
     for number, line in enumerate(lines):
+        precision, recall, f1, support = (column[number] for column in columns)
         assert line.split()[0] == str(number)
-        assert int(line.split()[-2]) == (said == number).sum()
+        assert LABELS.joint_class_names[number] in line
+        numbers = [word for word in line.split()[-7:] if not word.isalpha() and word != "F1"]
+        assert numbers == [str(support), f"{precision:.3f}", f"{recall:.3f}", f"{f1:.3f}"]
+
+
+def test_the_distribution_counts_every_class() -> None:
+    joint = torch.from_numpy(PREDICTED)
+    lines = class_distribution(LABELS, joint, LABELS.attribute_classes(joint))
+    assert [int(line.split()[0]) for line in lines] == list(range(18))
+    assert [int(line.split()[-2]) for line in lines] == np.bincount(PREDICTED, minlength=18).tolist()

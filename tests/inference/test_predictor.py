@@ -16,8 +16,8 @@ from base.batch import EMBEDDING
 from base.label_space import LabelSpace
 from data_loader import datasets
 from data_loader.records.records import Record
-from inference.predictor import Predictor, find_checkpoint, judge
-from tests.inference.conftest import MakeCheckpoint
+from inference.predictor import Predictor, find_checkpoint, predict
+from tests.inference.conftest import MakeCheckpoint, joint_of
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, StopSignal
 from utils.images.decoding import read_rgb
@@ -43,11 +43,11 @@ def by_hand(predictor: Predictor, pixels: np.ndarray) -> dict[str, torch.Tensor]
 
 def test_batch_sizes_workers_and_single_images_agree(checkpoint: Path, records: list[Record]) -> None:
     predictor = Predictor.from_checkpoint(checkpoint)
-    expected = predictor.judge(records)
-    assert len(expected.answers) == 7
+    expected = predictor.predict(records)
+    assert len(joint_of(expected)) == 7
     for batch_size, workers in ((1, 0), (3, 0), (2, 2)):
-        (found,) = judge([predictor], records, batch_size, workers)
-        torch.testing.assert_close(found.answers, expected.answers)
+        (found,) = predict([predictor], records, batch_size, workers)
+        torch.testing.assert_close(joint_of(found), joint_of(expected))
         for head, probabilities in expected.by_head.items():
             torch.testing.assert_close(found.by_head[head], probabilities)
     for number, record in enumerate(records):
@@ -60,7 +60,7 @@ def test_batch_sizes_workers_and_single_images_agree(checkpoint: Path, records: 
 def test_the_probabilities_are_the_models_on_the_preprocessed_image(checkpoint: Path, records: list[Record]) -> None:
     """Re-derived with Pillow's pixels; the training bins are summed to the scored ones."""
     predictor = Predictor.from_checkpoint(checkpoint)
-    found = predictor.judge(records)
+    found = predictor.predict(records)
     for number, record in enumerate(records):
         expected = by_hand(predictor, np.asarray(Image.open(record.path)))
         for head, probabilities in expected.items():
@@ -68,7 +68,7 @@ def test_the_probabilities_are_the_models_on_the_preprocessed_image(checkpoint: 
         age = torch.stack([expected["age"][:2].sum(), expected["age"][2], expected["age"][3]])
         torch.testing.assert_close(found.by_attribute["age"][number], age, rtol=1e-3, atol=1e-4)
         joint = torch.outer(expected["mask"], age).flatten()
-        torch.testing.assert_close(found.answers[number], joint, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(joint_of(found)[number], joint, rtol=1e-3, atol=1e-4)
 
 
 def test_several_models_are_asked_with_one_decoding(
@@ -82,7 +82,7 @@ def test_several_models_are_asked_with_one_decoding(
         make_checkpoint(LABELS, 3, name="c.pth", config={"views": views}),
     ]
     predictors = [Predictor.from_checkpoint(path) for path in paths]
-    alone = [predictor.judge(records) for predictor in predictors]
+    alone = [predictor.predict(records) for predictor in predictors]
     decoded: list[Path] = []
 
     def spy(path: Path) -> np.ndarray:
@@ -90,18 +90,18 @@ def test_several_models_are_asked_with_one_decoding(
         return read_rgb(path)
 
     monkeypatch.setattr(datasets, "read_rgb", spy)
-    together = judge(predictors, records, batch_size=3, num_workers=0)
+    together = predict(predictors, records, batch_size=3, num_workers=0)
     assert decoded == [record.path for record in records]
     for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(one.answers, other.answers)
-    assert not torch.allclose(together[0].answers, together[1].answers, atol=0.05)
+        torch.testing.assert_close(joint_of(one), joint_of(other))
+    assert not torch.allclose(joint_of(together[0]), joint_of(together[1]), atol=0.05)
 
 
 def test_the_views_probabilities_are_averaged(make_checkpoint: MakeCheckpoint, records: list[Record]) -> None:
     """The joint of each view is averaged: the heads' mean alone would lose what they say together."""
     path = make_checkpoint(LABELS, config={"views": {"flip": [FLIP], "plain": []}})
-    plain, views = Predictor.from_checkpoint(path, views={"plain": []}), Predictor.from_checkpoint(path)
-    found = views.judge(records)
+    plain, views = Predictor.from_checkpoint(path, tta={"plain": []}), Predictor.from_checkpoint(path)
+    found = views.predict(records)
     for number, record in enumerate(records):
         pixels = np.asarray(Image.open(record.path))
         both = [by_hand(plain, pixels), by_hand(plain, pixels[:, ::-1].copy())]
@@ -109,29 +109,29 @@ def test_the_views_probabilities_are_averaged(make_checkpoint: MakeCheckpoint, r
         for said in both:
             age = torch.stack([said["age"][:2].sum(), said["age"][2], said["age"][3]])
             joints.append(torch.outer(said["mask"], age).flatten())
-        torch.testing.assert_close(found.answers[number], sum(joints) / 2, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(joint_of(found)[number], sum(joints) / 2, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(
             found.by_head["mask"][number], (both[0]["mask"] + both[1]["mask"]) / 2, rtol=1e-3, atol=1e-4
         )
-    assert not torch.allclose(found.answers, plain.judge(records).answers, atol=1e-3)
+    assert not torch.allclose(joint_of(found), joint_of(plain.predict(records)), atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_batch_is_judged_as_by_plain_torch_whatever_its_layout(checkpoint: Path, size: int) -> None:
+def test_a_batch_is_predicted_as_by_plain_torch_whatever_its_layout(checkpoint: Path, size: int) -> None:
     """In the usual layout, image by image; with (B, H, W, 3) memory, as loaders make it, and without."""
     predictor, plain = Predictor.from_checkpoint(checkpoint), Predictor.from_checkpoint(checkpoint)
     plain.model.to(memory_format=torch.contiguous_format)
     pixels = torch.randint(256, (size, 24, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
     images = ((pixels.permute(0, 3, 1, 2) / 255 - _column(MEAN)) / _column(STD)).contiguous()
     for given in (pixels.permute(0, 3, 1, 2), pixels.permute(0, 3, 1, 2).contiguous()):
-        judged = predictor.judge_batch([given])
+        predicted = predictor.predict_batch([given])
         with torch.no_grad():
             for head, logits in plain.model(images).items():
-                torch.testing.assert_close(judged.by_head[head], logits.softmax(1), rtol=1e-5, atol=1e-6)
-    at_home = judged.to_cpu()
-    assert torch.equal(at_home.answers, judged.answers)
-    assert at_home.by_head.keys() == judged.by_head.keys()
-    assert at_home.by_attribute.keys() == judged.by_attribute.keys()
+                torch.testing.assert_close(predicted.by_head[head], logits.softmax(1), rtol=1e-5, atol=1e-6)
+    at_home = predicted.to_cpu()
+    assert torch.equal(joint_of(at_home), joint_of(predicted))
+    assert at_home.by_head.keys() == predicted.by_head.keys()
+    assert at_home.by_attribute.keys() == predicted.by_attribute.keys()
 
 
 def _column(values: tuple[float, ...]) -> torch.Tensor:
@@ -140,13 +140,13 @@ def _column(values: tuple[float, ...]) -> torch.Tensor:
 
 def test_a_further_output_is_no_head(checkpoint: Path, records: list[Record]) -> None:
     predictor = Predictor.from_checkpoint(checkpoint)
-    expected = predictor.judge(records)
+    expected = predictor.predict(records)
 
     def with_embedding(_module: Any, _images: Any, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {EMBEDDING: torch.zeros(len(outputs["mask"]), 5), **outputs}
 
     predictor.model.register_forward_hook(with_embedding)
-    assert torch.equal(predictor.judge(records).answers, expected.answers)
+    assert torch.equal(joint_of(predictor.predict(records)), joint_of(expected))
     assert predictor.predict_image(read_rgb(records[0].path)).keys() == {"mask", "age"}
 
 
@@ -154,10 +154,10 @@ def test_the_averaged_weights_answer_where_the_run_says_so(
     make_checkpoint: MakeCheckpoint, records: list[Record]
 ) -> None:
     averaging = {"average": read_checkpoint(make_checkpoint(LABELS, 2))["model"]}
-    expected = Predictor.from_checkpoint(make_checkpoint(LABELS, 2)).judge(records).answers
+    expected = joint_of(Predictor.from_checkpoint(make_checkpoint(LABELS, 2)).predict(records))
     for answers_with, same in (("average", True), ("model", False)):
         path = make_checkpoint(LABELS, 1, averaging=averaging, answers_with=answers_with)
-        found = Predictor.from_checkpoint(path).judge(records).answers
+        found = joint_of(Predictor.from_checkpoint(path).predict(records))
         assert torch.equal(found, expected) == same
     with pytest.raises(CheckpointError, match="lacks 'averaging'"):
         Predictor.from_checkpoint(make_checkpoint(LABELS, answers_with="average"))
@@ -167,8 +167,8 @@ def test_the_model_is_in_evaluation_mode(checkpoint: Path, records: list[Record]
     """An image's answer does not depend on the batch that it is in, nor change what is asked later."""
     predictor = Predictor.from_checkpoint(checkpoint)
     before = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
-    alone = torch.cat([predictor.judge([record]).answers for record in records])
-    torch.testing.assert_close(predictor.judge(records).answers, alone)
+    alone = torch.cat([joint_of(predictor.predict([record])) for record in records])
+    torch.testing.assert_close(joint_of(predictor.predict(records)), alone)
     assert all(torch.equal(before[name], tensor) for name, tensor in predictor.model.state_dict().items())
 
 
@@ -176,7 +176,7 @@ def test_a_stop_is_answered_between_two_batches(checkpoint: Path, records: list[
     stop = StopSignals()
     stop.request(signal.SIGTERM)
     with pytest.raises(StopSignal):
-        judge([Predictor.from_checkpoint(checkpoint)], records, 2, 0, stop)
+        predict([Predictor.from_checkpoint(checkpoint)], records, 2, 0, stop)
 
 
 def test_checkpoints_are_found_by_name(checkpoint: Path) -> None:

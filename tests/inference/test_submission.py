@@ -7,81 +7,160 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.submission import Answers, align, read_answers, write_submission
+from base.label_space import LabelSpace
+from inference.submission import align, read_answers, read_origin, write_origin, write_submission
 from utils.errors import DataError
+
+LABELS = LabelSpace(
+    {
+        "mask": {"classes": ["wear", "incorrect", "not_wear"]},
+        "gender": {"classes": ["male", "female"]},
+        "age": {"bins": [30, 60], "limits": [0, 120]},
+    }
+)
+MANY = LabelSpace({f"a{number}": {"classes": ["1", "0"]} for number in range(13)})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "answers.csv"
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "new" / "answers.csv"
-    names = ["b.jpg", "가 나.jpg", 'quote",.png']
-    write_submission(path, names, torch.tensor([17, 0, 3]))
-    answers = read_answers(path, 18)
-    assert answers.ids == names
-    assert answers.answers.tolist() == [17, 0, 3]
-    assert answers.persons is None
+    names, joint = ["b.jpg", "가 나.jpg", 'quote",.png'], torch.tensor([17, 0, 3])
+    write_submission(path, names, LABELS, joint, LABELS.attribute_classes(joint))
+    answers = read_answers(path, LABELS)
+    assert (answers.ids, answers.rows, answers.persons) == (names, [2, 3, 4], None)
+    assert answers.joint is not None
+    assert answers.joint.tolist() == [17, 0, 3]
+    assert {name: own.tolist() for name, own in answers.classes.items()} == {
+        "mask": [2, 0, 0], "gender": [1, 0, 1], "age": [2, 0, 0]
+    }  # fmt: skip
     assert path.read_bytes().startswith(b"ImageID,ans\nb.jpg,17\n")
+    write_origin(path, LABELS, [])
+    origin = read_origin(path)
+    assert origin is not None
+    assert origin.joint_class_names == LABELS.joint_class_names
+
+
+def test_without_a_joint_class_each_attribute_has_a_column(path: Path) -> None:
+    """By name: the class "1" is the number 0."""
+    classes = {name: torch.tensor([0, number % 2]) for number, name in enumerate(MANY.attributes)}
+    write_submission(path, ["a", "b"], MANY, None, classes)
+    assert path.read_text().splitlines()[:2] == [",".join(["ImageID", *MANY.attributes]), ",".join(["a", *"1" * 13])]
+    answers = read_answers(path, MANY, complete=True)
+    assert answers.joint is None
+    assert {name: own.tolist() for name, own in answers.classes.items()} == {
+        name: own.tolist() for name, own in classes.items()
+    }
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "classes"),
     [
-        ("", "has no rows"),
-        ("ImageID,ans\n", "has no rows"),
-        ("ImageID,answer\na,1\n", r'has no column "ans" \(its columns are ImageID, answer\)'),
-        ("ImageID,ans\na,1\nb,18\n", r"row 3: ans = '18' is not a class of 0 to 17"),
-        ("ImageID,ans\na,-1\n", r"row 2: ans = '-1'"),
-        ("ImageID,ans\na,\n", r"row 2: ans = ''"),
-        ("ImageID,ans\na\n", r"row 2: has 1 cells, the header has 2"),
-        ("ImageID,ans,person\na,1,p\nb,2\n", r"row 3: has 2 cells, the header has 3"),
-        ("ImageID,ans\na,1,2\n", r"row 2: has 3 cells, the header has 2"),
-        ("ImageID,ans,ans\na,1,2\n", r'has the column "ans" 2 times'),
-        pytest.param(f"ImageID,ans\na,{5000 * '7'}\n", r"row 2: ans = '7{40}'\.\.\. is not a class", id="5000"),
-        pytest.param(f"ImageID,ans\na,{200_000 * '7'}\n", r"row 2: is not CSV \(field larger than", id="200000"),
-        ("ImageID,ans\na,1.0\n", r"row 2: ans = '1\.0' is not"),
-        ("ImageID,ans\na,1\na,2\n", r"row 3: a stands in row 2 already"),
+        ("ImageID,mask\na,wear\nb,not_wear\n", {"mask": [0, 2]}),
+        ("ImageID,mask\na,0\nb,2\n", {"mask": [0, 2]}),
+        ("ImageID,mask\na,\nb,2\n", {"mask": [-1, 2]}),
+        ("ImageID,age\na,>=60\nb,<30\n", {"age": [2, 0]}),
+        ("ImageID,age\na,2\nb,0\n", {"age": [2, 0]}),
+        ("ImageID,age\na,60\nb,29.5\n", {"age": [2, 0]}),
+        ("other,gender,ImageID,mask\nx,female,a,1\nx,,b,0\n", {"gender": [1, -1], "mask": [1, 0]}),
+        ("ImageID,mask,ans\na,x,7\nb,x,17\n", {"mask": [1, 2], "gender": [0, 1], "age": [1, 2]}),
     ],
 )
-def test_faults_are_named(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "answers.csv"
+def test_columns_of_attributes_by_name_by_number_or_as_numbers(
+    path: Path, text: str, classes: dict[str, list[int]]
+) -> None:
     path.write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_answers(path, 18)
+    answers = read_answers(path, LABELS)
+    assert answers.ids == ["a", "b"]
+    assert {name: own.tolist() for name, own in answers.classes.items()} == classes
 
 
-def test_other_encodings_and_missing_files_are_named(tmp_path: Path) -> None:
-    (tmp_path / "answers.csv").write_bytes("ImageID,ans\n가.jpg,1\n".encode("cp949"))
-    with pytest.raises(DataError, match=r"row 2: the text looks like cp949.*; save it as UTF-8"):
-        read_answers(tmp_path / "answers.csv", 18)
-    with pytest.raises(DataError, match="no such file"):
-        read_answers(tmp_path / "none.csv", 18)
+def test_all_columns_make_the_joint_class(path: Path) -> None:
+    path.write_text("ImageID,mask,gender,age\na,not_wear,female,60\nb,wear,,20\n")
+    joint = read_answers(path, LABELS).joint
+    assert joint is not None
+    assert joint.tolist() == [17, -1]
 
 
-def test_cells_are_stripped_and_nobody_known_stands_alone(tmp_path: Path) -> None:
-    path = tmp_path / "answers.csv"
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ("no rows",)),
+        ("ImageID,ans\n", ("no rows",)),
+        ("ImageID,answer\na,1\n", ("'ans'", "'mask'", "ImageID, answer")),
+        ("image,ans\na,1\n", ("ImageID",)),
+        ("ImageID,ans\na,1\nb,18\n", ("row 3", "ans = '18'", "0 to 17")),
+        ("ImageID,ans\na,-1\n", ("row 2", "ans = '-1'")),
+        ("ImageID,ans\na,\n", ("row 2", "ans = ''")),
+        ("ImageID,ans\na,1.0\n", ("row 2", "ans = '1.0'")),
+        ("ImageID,ans\na,²\n", ("row 2", "ans = '²'")),
+        ("ImageID,ans\na,1\na,2\n", ("row 3", "row 2")),
+        ("ImageID,mask\na,wear\nb,none\n", ("row 3", "mask = 'none'", "wear, incorrect, not_wear")),
+        ("ImageID,mask\na,wear\nb,1\n", ("row 3", "mask = '1'", "0 to 2")),
+        ("ImageID,age\na,<30\nb,40\n", ("row 2", "age", "'<30'")),
+        ("ImageID,age\na,30\nb,400\n", ("row 3", "age", "'400'")),
+        pytest.param(f"ImageID,ans\na,{5000 * '7'}\n", ("row 2", f"ans = '{40 * '7'}'..."), id="5000"),
+    ],
+)
+def test_faults_are_named(path: Path, text: str, words: tuple[str, ...]) -> None:
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_answers(path, LABELS)
+    assert all(word in str(caught.value) for word in ("answers.csv", *words)), str(caught.value)
+
+
+def test_a_submission_has_no_unknown_answer(path: Path) -> None:
+    path.write_text("ImageID,mask\na,wear\nb,\n")
+    with pytest.raises(DataError, match="row 3: mask is empty"):
+        read_answers(path, LABELS, complete=True)
+
+
+def test_the_joint_class_of_too_many_is_no_column(path: Path) -> None:
+    path.write_text("ImageID,ans\na,1\n")
+    with pytest.raises(DataError, match="'a0'"):
+        read_answers(path, MANY)
+
+
+def test_cells_are_stripped_and_nobody_known_stands_alone(path: Path) -> None:
     path.write_text(" ImageID , ans,person\na , 07 ,p\nb,0, \nc, " + 5000 * "0" + "3,\nd,2,p\n")
-    answers = read_answers(path, 18)
-    assert (answers.ids, answers.answers.tolist()) == (["a", "b", "c", "d"], [7, 0, 3, 2])
+    answers = read_answers(path, LABELS)
+    assert answers.joint is not None
+    assert (answers.ids, answers.joint.tolist()) == (["a", "b", "c", "d"], [7, 0, 3, 2])
     assert answers.persons is not None
     a, b, c, d = answers.persons
     assert a == d == "p"
     assert len({a, b, c, *answers.ids}) == 7
 
 
-def test_answers_are_put_in_the_order_that_is_asked_for() -> None:
-    truth = Answers(["a", "b", "c"], torch.tensor([1, 2, 3]), ["x", "y", "z"])
-    aligned = align(truth, ["c", "a", "b"], Path("answers.csv"))
-    assert aligned.answers.tolist() == [3, 1, 2]
-    assert aligned.persons == ["z", "x", "y"]
+def test_answers_are_put_in_the_order_of_the_images(path: Path) -> None:
+    path.write_text("ImageID,ans,person\na,1,x\nb,2,y\nc,3,z\n")
+    answers = align(read_answers(path, LABELS), ["c", "a", "b"], "the images")
+    assert answers.joint is not None
+    assert answers.joint.tolist() == [3, 1, 2]
+    assert answers.classes["age"].tolist() == [0, 1, 2]
+    assert (answers.persons, answers.rows) == (["z", "x", "y"], [4, 2, 3])
 
 
 @pytest.mark.parametrize(
-    ("ids", "message"),
+    ("ids", "words"),
     [
-        (["a", "b"], "lacks 0 of the 2 images, and has 1 that"),
-        (["a", "b", "d"], "lacks 1 of the 3 images, such as d, and has 1"),
+        (["a", "b"], ["answers.csv row 4: c "]),
+        (["a", "b", "c", "d"], ["answers.csv: ", "lacks d, ", "eval/info.csv"]),
+        (["a", "b", "d"], ["lacks d, ", "eval/info.csv", "answers.csv row 4: c "]),
     ],
 )
-def test_images_on_one_side_only_are_told(ids: list[str], message: str) -> None:
-    truth = Answers(["a", "b", "c"], torch.tensor([1, 2, 3]))
-    with pytest.raises(DataError, match=message):
-        align(truth, ids, Path("answers.csv"))
+def test_images_on_one_side_only_are_named(path: Path, ids: list[str], words: list[str]) -> None:
+    path.write_text("ImageID,ans\na,1\nb,2\nc,3\n")
+    with pytest.raises(DataError) as caught:
+        align(read_answers(path, LABELS), ids, "eval/info.csv")
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"labels": {"attributes": {}}}', '{"labels": 3}'])
+def test_a_damaged_file_beside_a_submission_is_named(path: Path, text: str) -> None:
+    path.with_name("answers.csv.json").write_text(text)
+    with pytest.raises(DataError, match=r"answers\.csv\.json: .*--labels"):
+        read_origin(path)

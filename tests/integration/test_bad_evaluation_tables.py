@@ -1,5 +1,6 @@
-"""What test.py is given to judge is wrong: info.csv, its images' names and folders, the true answers. The file, the row
-and the value are named, with exit code 3, before an image is opened; no submission is written."""
+"""What test.py is given to predict is wrong: info.csv, its images' names and folders, the true answers.
+
+The file, the row and the value are named, with exit code 3, before an image is opened; no submission is written."""
 
 from __future__ import annotations
 
@@ -14,25 +15,25 @@ IMAGE = EVALUATION_NAMES[0]
 
 
 INFO_TEXTS: dict[str, tuple[TextChange, Lines]] = {
-    "26-one-column": (replaced("ImageID", "image"), [(f'{INFO}: has no column "ImageID"', "image, ans")]),
-    "27-no-rows": (lambda _: "ImageID,ans\n", [(f"{INFO}: has no rows under its header",)]),
-    "27-nothing": (lambda _: "", [(f"{INFO}: has no rows",)]),
-    "28-up": (replaced(IMAGE, "../../x.jpg"), [(f'{INFO} row 2: the path "../../x.jpg" leaves its folder',)]),
-    "28-absolute": (replaced(IMAGE, "/etc/passwd"), [(f'{INFO} row 2: the path "/etc/passwd" leaves its folder',)]),
+    "26-one-column": (replaced("ImageID", "image"), [(f"{INFO}: ", '"ImageID"', "image, ans")]),
+    "27-no-rows": (lambda _: "ImageID,ans\n", [(f"{INFO}: ", "no rows")]),
+    "27-nothing": (lambda _: "", [(f"{INFO}: ", "no rows")]),
+    "28-up": (replaced(IMAGE, "../../x.jpg"), [(f"{INFO} row 2: ", '"../../x.jpg"')]),
+    "28-absolute": (replaced(IMAGE, "/etc/passwd"), [(f"{INFO} row 2: ", '"/etc/passwd"')]),
     "29-missing": (
         replaced(IMAGE, "gone.jpg"),
-        [(f'{INFO} row 2: image "gone.jpg" is missing in data/eval/images',)],
+        [(f"{INFO} row 2: ", '"gone.jpg"', "data/eval/images")],
     ),
-    "35-a-formula": (replaced(IMAGE, "=1+1.jpg"), [(f'{INFO} row 2: the name "=1+1.jpg" begins with "="',)]),
+    "35-a-formula": (replaced(IMAGE, "=1+1.jpg"), [(f"{INFO} row 2: ", '"=1+1.jpg"')]),
     "40-an-id-twice": (
         lambda text: f"{text}{IMAGE},0\n",
-        [(f'{INFO} row {len(EVALUATION_NAMES) + 2}: ImageID "{IMAGE}" stands already in row 2',)],
+        [(f"{INFO} row {len(EVALUATION_NAMES) + 2}: ", f'"{IMAGE}"', "row 2")],
     ),
     "40-another-column": (
         lambda text: text.replace(",0", ",0,1").replace("ans", "ans,x"),
-        [(f"{INFO}: has the columns ImageID, ans, x", "expected ImageID,ans")],
+        [(f"{INFO}: ", "ImageID, ans, x")],
     ),
-    "40-columns-renamed": (replaced("ans", "answer"), [(f'{INFO}: has no column "ans"', 'did you mean "answer"?')]),
+    "40-columns-renamed": (replaced("ans", "answer"), [(f"{INFO}: ", '"ans"', '"answer"')]),
 }
 
 
@@ -51,15 +52,15 @@ def test_28_a_link_in_the_evaluation_folder(trained: Workplace) -> None:
     shutil.move(image, trained.folder / "elsewhere.jpg")
     image.symlink_to(trained.folder / "elsewhere.jpg")
     outcome = trained.test("--resume", trained.run)
-    outcome.check_refusal(3, (f'{INFO} row 2: "{IMAGE}" is a link that leads out of data/eval/images',))
+    outcome.check_refusal(3, (f"{INFO} row 2: ", f'"{IMAGE}"', "link", "data/eval/images"))
 
 
 @pytest.mark.parametrize(
     ("info_dir", "line"),
     [
-        pytest.param("data/gone", ("data/gone: there is no such folder", "info.csv and images/"), id="39-none"),
-        pytest.param("data", ("data: expected info.csv and images/", "in data/eval: set that folder"), id="39-above"),
-        pytest.param("data/train", ("data/train: expected info.csv and images/", "train.csv"), id="39-of-training"),
+        pytest.param("data/gone", ("data/gone: ", "info.csv and images/"), id="39-none"),
+        pytest.param("data", ("data: ", "info.csv and images/", "data/eval"), id="39-above"),
+        pytest.param("data/train", ("data/train: ", "info.csv and images/", "train.csv"), id="39-of-training"),
     ],
 )
 def test_a_wrong_evaluation_folder(trained: Workplace, info_dir: str, line: tuple[str, ...]) -> None:
@@ -73,23 +74,25 @@ FULL = "".join(f"{name},{number}\n" for number, name in enumerate(EVALUATION_NAM
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        pytest.param(None, "answers.csv: there is no such file", id="26-no-file"),
-        pytest.param(f"ImageID,answer\n{FULL}", 'answers.csv: has no column "ans" (its columns are', id="26-no-column"),
-        pytest.param("ImageID,ans\n", "answers.csv: has no rows", id="27-no-rows"),
-        pytest.param(f"ImageID,ans\n{FULL[:-15]}", "answers.csv: lacks 1 of the 6 images", id="29-too-few"),
-        pytest.param(f"ImageID,ans\n{FULL}{FULL}", f"answers.csv row 8: {IMAGE} stands in row 2", id="30-twice"),
+        pytest.param(None, "answers.csv: ", id="26-no-file"),
+        pytest.param(f"ImageID,answer\n{FULL}", ("answers.csv: ", "'ans'", "ImageID, answer"), id="26-no-column"),
+        pytest.param("ImageID,ans\n", "answers.csv: ", id="27-no-rows"),
+        pytest.param(f"ImageID,ans\n{FULL[:-15]}", ("answers.csv: lacks", EVALUATION_NAMES[-1]), id="29-too-few"),
+        pytest.param(f"ImageID,ans\n{FULL}{FULL}", ("answers.csv row 8: ", IMAGE, "row 2"), id="30-twice"),
         pytest.param(
-            "ImageID,ans\n" + FULL.replace(",0", ",18"), "answers.csv row 2: ans = '18' is not", id="32-class"
+            "ImageID,ans\n" + FULL.replace(",0", ",18"), ("answers.csv row 2: ans = '18'", "0 to 17"), id="32-class"
         ),
-        pytest.param("ImageID,ans\n" + FULL.replace(",0", ",²"), "answers.csv row 2: ans = '²' is not", id="32-digit"),
+        pytest.param(
+            "ImageID,ans\n" + FULL.replace(",0", ",²"), ("answers.csv row 2: ans = '²'", "0 to 17"), id="32-digit"
+        ),
         pytest.param(
             "ImageID,ans,person\n" + FULL.replace("\n", ",p\n").removesuffix(",p\n"),
-            "answers.csv row 7: has 2 cells, the header has 3",
+            "answers.csv row 7: ",
             id="30-short-row",
         ),
     ],
 )
-def test_wrong_true_answers(trained: Workplace, content: str | None, line: str) -> None:
+def test_wrong_true_answers(trained: Workplace, content: str | None, line: str | tuple[str, ...]) -> None:
     if content is not None:
         trained.write("answers.csv", content)
     trained.test("--resume", trained.run, "--answers", "answers.csv").check_refusal(3, line)
@@ -99,4 +102,4 @@ def test_wrong_true_answers(trained: Workplace, content: str | None, line: str) 
 def test_33_true_answers_in_utf_16(trained: Workplace) -> None:
     trained.write("answers.csv", f"ImageID,ans\n{FULL}".encode("utf-16"))
     outcome = trained.test("--resume", trained.run, "--answers", "answers.csv")
-    outcome.check_refusal(3, "answers.csv: looks like UTF-16; save it as UTF-8")
+    outcome.check_refusal(3, ("answers.csv: ", "UTF-8"))

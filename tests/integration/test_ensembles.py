@@ -72,8 +72,9 @@ class Models:
     def joint(self, run: str) -> np.ndarray:
         """(N, 3, 2, 3) of a model that answers mask, gender and age."""
         predictor = Predictor.from_checkpoint(self.workplace.folder / run / "model_best.pth")
-        answers = predictor.judge(read_evaluation_folder(self.workplace.info_dir)).answers
-        return answers.double().numpy().reshape(-1, *SIZES)
+        joint = predictor.predict(read_evaluation_folder(self.workplace.info_dir)).joint
+        assert joint is not None
+        return joint.double().numpy().reshape(-1, *SIZES)
 
 
 @pytest.fixture
@@ -212,8 +213,8 @@ def test_an_image_is_decoded_once_for_all_models_and_views(
     monkeypatch.setattr(datasets, "read_rgb", spy)
     _, outcome = answer(trained, *runs, "--bs", "4")
     assert decoded == list(EVALUATION_NAMES)
-    assert "saved/models/Tiny/b/model_best.pth: judges 2 views of each image: plain, flip" in outcome.out
-    _, outcome = answer(trained, *runs, "--bs", "4", "--views", "none", "--output", "submit/plain.csv")
+    assert "b/model_best.pth: averages over 2 views of each image: plain, flip" in outcome.out
+    _, outcome = answer(trained, *runs, "--bs", "4", "--tta", "none", "--output", "submit/plain.csv")
     assert "views" not in outcome.out
 
 

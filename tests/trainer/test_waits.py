@@ -156,6 +156,7 @@ def test_evaluation() -> None:
     views = [batch.images.to(META) for batch in itertools.islice(MemoryLoader().train_batches(1), 2)]
     with nothing_waits():
         judged = predictor.predict_batch(views)
+    assert judged.joint is not None
     assert judged.joint.device == META
 
 
