@@ -106,7 +106,7 @@ def read_origin(submission: Path) -> LabelSpace | None:
         return None
     try:
         return LabelSpace(**json.loads(path.read_text(encoding="utf-8"))["labels"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: does not tell what the answers mean ({error!r:.60}); name a run or checkpoint with --labels"
         ) from None
