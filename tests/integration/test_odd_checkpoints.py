@@ -47,7 +47,7 @@ ODD_CONTENT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda content: content.update(answers_with="average", averaging=[1]),
         "cannot be used by this version",
     ),
-    "one-class": (lambda content: content["labels"]["attributes"]["mask"].update(classes=["x"]), "labels.attributes"),
+    "one-class": (lambda content: content["labels"]["attributes"]["mask"].update(classes=["x"]), "attributes.mask"),
 }
 
 
