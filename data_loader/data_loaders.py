@@ -15,9 +15,9 @@ from base.base_data_loader import BaseDataLoader
 from base.batch import Batch
 from base.label_space import LabelSpace
 from data_loader.batch_samplers import EvaluationBatchSampler, TrainingBatchSampler
-from data_loader.datasets import AugmentedImages, ImageViews, TargetTable
-from data_loader.file_stamps import Stamp
-from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, ImageStore
+from data_loader.cache import DEFAULT_CACHE_BUDGET_GIB, CachedImages, DiskCache, ImageCache, MemoryCache
+from data_loader.datasets import AugmentedImages, TargetTable, TTAImages
+from data_loader.records.file_signatures import FileSignature
 from data_loader.records.image_check import check_images, number_of_cores
 from data_loader.records.records import Record
 from data_loader.samplers import BaseSampler
@@ -25,6 +25,7 @@ from data_loader.splits import Split
 from data_loader.transforms import Pipeline, TransformLists, build_transforms
 from data_loader.workers.feeding import BatchFeed, measured_num_workers
 from utils import distributed
+from utils.errors import ConfigError, StorageFullError
 
 __all__ = ["AttributeDataLoader"]
 
@@ -85,8 +86,8 @@ class AttributeDataLoader(BaseDataLoader):
             logger.info("num_workers = %d, and this process has %d cores", num_workers, number_of_cores())
         pipelines = build_transforms(transforms, input_size, mean, std)
         paths = [record.path for record in [*split.train, *split.validation]]
-        seen: dict[str, Stamp] = {}
-        bad = set(check_images(paths, image_check_cache, on_bad_image, show_progress, seen=seen))
+        signatures: dict[str, FileSignature] = {}
+        bad = set(check_images(paths, image_check_cache, on_bad_image, show_progress, signatures=signatures))
         self.label_space = label_space
         self.batch_size = batch_size
         self.preprocessing = pipelines.preprocessing
@@ -101,16 +102,22 @@ class AttributeDataLoader(BaseDataLoader):
             len(self._validation_records), valid_batch_size or batch_size, rank, world_size
         )
         device = device or torch.device("cpu")
-        store = ImageStore(cache, cache_folder, cache_budget_gib, show_progress)
-        train, validation = store.images(
-            [(self._train_records, pipelines.train), (self._validation_records, pipelines.evaluation)], seen
-        )
+        sides = [(self._train_records, pipelines.train), (self._validation_records, pipelines.evaluation)]
+        requests = [([record.path for record in records], pipeline.prefix) for records, pipeline in sides]
+        cached: list[CachedImages | None] = [None, None]
+        if cache == "memory":
+            cached = MemoryCache(cache_budget_gib, show_progress).prepare(requests, signatures)
+        elif cache != "none":
+            assert cache_folder is not None, "a cache on disk needs a folder"
+            cached = DiskCache(cache_folder, cache_budget_gib, show_progress).prepare(requests, signatures)
         train_targets = TargetTable(self._train_records, label_space)
         validation_targets = TargetTable(self._validation_records, label_space)
-        augmented = AugmentedImages(train, pipelines.train, seed, self._train_records)
-        plain = AugmentedImages(validation, pipelines.evaluation, None, self._validation_records)
-        self._train = _HostBatches(augmented, self._sampler, train_targets, num_workers, device)
-        self._validation = _HostBatches(plain, validation_sampler, validation_targets, num_workers, device)
+        train, validation = (
+            AugmentedImages(paths, pipeline, seed if pipeline is pipelines.train else None, images)
+            for (paths, _), (_, pipeline), images in zip(requests, sides, cached, strict=True)
+        )
+        self._train = _Batches(train, self._sampler, train_targets, num_workers, device)
+        self._validation = _Batches(validation, validation_sampler, validation_targets, num_workers, device)
 
     @property
     def train_records(self) -> list[Record]:
@@ -141,7 +148,7 @@ def _without(bad: Set[Path], records: Sequence[Record]) -> list[Record]:
     return [record for record in records if not bad or record.path not in bad]  # to hash a path is slow
 
 
-class _HostBatches:
+class _Batches:
     """Batches made on the processor; where a GPU takes them, those of workers lie in pinned memory, as CUDA agrees.
 
     Whoever copies a batch to a GPU holds it until that is done: its memory is written again when it is gone."""
@@ -163,18 +170,22 @@ class _HostBatches:
             yield self._targets.batch(torch.from_numpy(images), keys)
 
 
-class Views(NamedTuple):
-    """Several views of the same images: images (B, 3, h_k, w_k) uint8, one tensor a pipeline; indices (B,) int64, the
-    images' rows in the records."""
+class TTABatch(NamedTuple):
+    """The same images through several pipelines.
+
+    images: (B, 3, h_k, w_k) uint8, one tensor a pipeline
+    indices: (B,) int64, the images' rows in the records
+    """
 
     images: list[Tensor]
     indices: Tensor
 
 
-class ViewsLoader:
-    """All `records`, in order, as each of the pipelines makes them; may be iterated again.
+class TTALoader:
+    """All `records`, in order, as each of the deterministic pipelines makes them; may be iterated again.
 
-    cache: where the images are kept that were prepared once, None to decode each of them, once for all pipelines."""
+    cache: where prepared images are kept; None, or where it cannot be used: each is decoded once for all pipelines
+    """
 
     def __init__(
         self,
@@ -183,28 +194,42 @@ class ViewsLoader:
         batch_size: int,
         num_workers: int | Literal["auto"] = 0,
         device: torch.device | None = None,
-        store: ImageStore | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         device = device or torch.device("cpu")
         paths = [record.path for record in records]
-        cached = None if store is None else store.views(records, pipelines)
-        self._views = ImageViews(paths, pipelines, cached)
+        self._images = TTAImages(paths, pipelines, _cached(cache, paths, pipelines))
         sampler = EvaluationBatchSampler(len(records), batch_size)
-        self._feed = BatchFeed(self._views, sampler, workers_for(self._views, num_workers, device))
+        self._feed = BatchFeed(self._images, sampler, workers_for(self._images, num_workers, device))
         self._pinned = device.type == "cuda"
 
     def __len__(self) -> int:
         return len(self._feed)
 
-    def __iter__(self) -> Iterator[Views]:
+    def __iter__(self) -> Iterator[TTABatch]:
         for keys, arrays in self._feed:
-            different = [torch.from_numpy(array).permute(0, 3, 1, 2) for array in arrays]
+            tensors = [torch.from_numpy(array).permute(0, 3, 1, 2) for array in arrays]
             if self._pinned:  # a copy in torch's own memory, which it does not reuse before it has been read
-                different = [images.pin_memory() for images in different]
-            yield Views([different[place] for place in self._views.places], torch.from_numpy(keys.indices))
+                tensors = [images.pin_memory() for images in tensors]
+            yield TTABatch([tensors[number] for number in self._images.array_of], torch.from_numpy(keys.indices))
 
 
-def workers_for(images: AugmentedImages | ImageViews, num_workers: int | Literal["auto"], device: torch.device) -> int:
+def _cached(
+    cache: ImageCache | None, paths: Sequence[Path], pipelines: Sequence[Pipeline]
+) -> list[CachedImages] | None:
+    """By pipeline, the images; None where they cannot be kept: an answer is not to fail for that."""
+    if cache is None:
+        return None
+    try:
+        prepared = cache.prepare([(paths, pipeline.prefix) for pipeline in pipelines])
+    except (ConfigError, StorageFullError) as error:
+        logger.warning("%s. The images are decoded anew", error)
+        return None
+    cached = [images for images in prepared if images is not None]
+    return cached if len(cached) == len(pipelines) else None
+
+
+def workers_for(images: AugmentedImages | TTAImages, num_workers: int | Literal["auto"], device: torch.device) -> int:
     """What num_workers says, or what it takes for a model on `device`."""
     if num_workers != "auto":
         return num_workers

@@ -13,10 +13,9 @@ from torch import Tensor
 from base.batch import Batch
 from base.label_space import LabelSpace
 from data_loader.batch_samplers import BatchKeys
-from data_loader.image_cache import CachedImages
-from data_loader.images import Images
+from data_loader.cache import CachedImages
 from data_loader.records.records import Record
-from data_loader.transforms import AugmentationKey, Pipeline
+from data_loader.transforms import AugmentationKey, DeterministicPrefix, Pipeline
 from utils.images import read_rgb
 
 Size = tuple[int, int]
@@ -24,107 +23,116 @@ Size = tuple[int, int]
 
 
 class BatchImages(Protocol):
-    """Makes the images of batches. What keys give depends on them, and nothing else.
+    """Makes the images of batches, which depend on the batches' keys and on nothing else.
 
-    sizes: of the images in each of the arrays that it fills; copies_only: nothing is computed, so that another process
-    would not make it faster."""
+    sizes: of the images of each array that it fills
+    copies_only: nothing is computed, so that another process would not make it faster
+    """
 
     sizes: list[Size]
     copies_only: bool
 
     def __len__(self) -> int: ...
 
-    def in_place(self, keys: BatchKeys) -> list[np.ndarray] | None:
-        """What `fill` would write, where it lies already, not to be written to; None where it does not."""
+    def contiguous(self, keys: BatchKeys) -> list[np.ndarray] | None:
+        """What `fill` would write, without a copy and not to be written to; None where it is not at hand as such."""
 
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
         """Writes the images of `keys` to each of `out`, (B, h, w, 3) uint8. Raises DataError for an image that cannot
         be read or that the transforms cannot take."""
 
 
-class AugmentedImages:
-    """The images of `records`, after the pipeline's fixed steps, through the rest of it.
+class DecodedImages:
+    """The images of `paths` after a pipeline's deterministic prefix, read from their files each time."""
 
-    seed: None for a pipeline without chance."""
-
-    def __init__(self, images: Images, pipeline: Pipeline, seed: int | None, records: Sequence[Record]) -> None:
-        self.images, self.pipeline, self.seed, self.records = images, pipeline, seed, records
-        self.sizes = [pipeline.image_hw]
-        self.copies_only = (
-            isinstance(images, CachedImages) and not pipeline.random_transforms and images.image_hw == pipeline.image_hw
-        )
+    def __init__(self, paths: Sequence[Path], prefix: DeterministicPrefix) -> None:
+        self.paths, self.prefix = list(paths), prefix
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.paths)
 
-    def in_place(self, keys: BatchKeys) -> list[np.ndarray] | None:
-        if not self.copies_only:
-            return None
-        assert isinstance(self.images, CachedImages)
-        images = self.images.in_place(keys.indices)
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8. Raises DataError."""
+        return self.prefix(read_rgb(self.paths[index]), str(self.paths[index]))
+
+
+class AugmentedImages:
+    """The images of `paths` through a pipeline.
+
+    cached: what the pipeline's deterministic prefix made of them; None: they are decoded each time
+    seed: of the random transforms; None for a pipeline that has none
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], pipeline: Pipeline, seed: int | None, cached: CachedImages | None = None
+    ) -> None:
+        self.paths, self.pipeline, self.seed = list(paths), pipeline, seed
+        self.images = DecodedImages(paths, pipeline.prefix) if cached is None else cached
+        self.sizes = [pipeline.image_hw]
+        self._copied = cached if not pipeline.random_transforms else None
+        self.copies_only = self._copied is not None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def contiguous(self, keys: BatchKeys) -> list[np.ndarray] | None:
+        images = None if self._copied is None else self._copied.contiguous(keys.indices)
         return None if images is None else [images]
 
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
-        (made,) = out
-        if self.copies_only:
-            assert isinstance(self.images, CachedImages)
-            self.images.gather(keys.indices, made)
+        (batch,) = out
+        if self._copied is not None:
+            self._copied.gather(keys.indices, batch)
             return
-        for place, (index, repeat) in enumerate(zip(keys.indices.tolist(), keys.repeats.tolist(), strict=True)):
+        for number, (index, repeat) in enumerate(zip(keys.indices.tolist(), keys.repeats.tolist(), strict=True)):
             key = None if self.seed is None else AugmentationKey(self.seed, keys.epoch, index, repeat)
-            made[place] = self.pipeline.finish(self.images[index], key, str(self.records[index].path))
+            batch[number] = self.pipeline.finish(self.images[index], key, str(self.paths[index]))
 
 
-class ImageViews:
-    """Images through several pipelines without chance: equal pipelines share an array, `places` says which is whose.
+class TTAImages:
+    """The images of `paths` through several deterministic pipelines, an array each; equal pipelines share one.
 
-    cached: for each of the pipelines its images, where they are kept; else each image is decoded once for all."""
+    cached: by pipeline, what it makes of the images; None: each image is decoded once for all pipelines
+    array_of: by pipeline, the number of its array
+    """
 
     def __init__(
         self, paths: Sequence[Path], pipelines: Sequence[Pipeline], cached: Sequence[CachedImages] | None = None
     ) -> None:
         self.paths = list(paths)
-        self.places: list[int] = []
-        different: list[int] = []
+        self.array_of: list[int] = []
+        distinct: list[int] = []
         for number, pipeline in enumerate(pipelines):
-            same = [place for place, other in enumerate(different) if _equal(pipeline, pipelines[other])]
-            if not same:
-                different.append(number)
-            self.places.append(same[0] if same else len(different) - 1)
-        self.pipelines = [pipelines[number] for number in different]
-        self.cached = None if cached is None else [cached[number] for number in different]
+            equal = [array for array, other in enumerate(distinct) if _are_equal(pipeline, pipelines[other])]
+            if not equal:
+                distinct.append(number)
+            self.array_of.append(equal[0] if equal else len(distinct) - 1)
+        self.pipelines = [pipelines[number] for number in distinct]
+        self.cached = None if cached is None else [cached[number] for number in distinct]
         self.sizes = [pipeline.image_hw for pipeline in self.pipelines]
         self.copies_only = cached is not None
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def in_place(self, keys: BatchKeys) -> list[np.ndarray] | None:
-        found = []
-        for images, pipeline in zip(self.cached or [], self.pipelines, strict=False):
-            array = images.in_place(keys.indices) if images.image_hw == pipeline.image_hw else None
-            if array is None:
-                return None
-            found.append(array)
-        return found or None
+    def contiguous(self, keys: BatchKeys) -> list[np.ndarray] | None:
+        found = [images.contiguous(keys.indices) for images in self.cached or []]
+        arrays = [array for array in found if array is not None]
+        return arrays if arrays and len(arrays) == len(found) else None
 
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
         if self.cached is not None:
-            for made, images, pipeline in zip(out, self.cached, self.pipelines, strict=True):
-                if images.image_hw == pipeline.image_hw:
-                    images.gather(keys.indices, made)
-                else:  # there are images of another size, which are refused if they are asked for
-                    for place, index in enumerate(keys.indices.tolist()):
-                        made[place] = pipeline.finish(images[index], name=str(self.paths[index]))
+            for batch, images in zip(out, self.cached, strict=True):
+                images.gather(keys.indices, batch)
             return
-        for place, index in enumerate(keys.indices.tolist()):
+        for number, index in enumerate(keys.indices.tolist()):
             path = self.paths[index]
             image = read_rgb(path)
-            for made, pipeline in zip(out, self.pipelines, strict=True):
-                made[place] = pipeline(image, name=str(path))
+            for batch, pipeline in zip(out, self.pipelines, strict=True):
+                batch[number] = pipeline(image, name=str(path))
 
 
-def _equal(one: Pipeline, other: Pipeline) -> bool:
+def _are_equal(one: Pipeline, other: Pipeline) -> bool:
     """True where both make the same of an image; neither has a random transform."""
     return one.prefix.specs == other.prefix.specs and one.image_hw == other.image_hw
 

@@ -11,8 +11,8 @@ import torch
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
+from data_loader.cache import IMAGE_CACHE_FOLDER
 from data_loader.data_loaders import AttributeDataLoader
-from data_loader.image_store import IMAGE_CACHE_FOLDER
 from data_loader.records.image_check import CHECKED_IMAGES_FILE
 from data_loader.records.records import Record, read_records
 from data_loader.samplers import class_counts

@@ -18,8 +18,8 @@ from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
-from data_loader.data_loaders import ViewsLoader
-from data_loader.image_store import DEFAULT_CACHE_BUDGET_GIB, IMAGE_CACHE_FOLDER, ImageStore
+from data_loader.cache import DEFAULT_CACHE_BUDGET_GIB, IMAGE_CACHE_FOLDER, DiskCache
+from data_loader.data_loaders import TTALoader
 from data_loader.records.records import Record
 from inference.checkpoint_content import check_content
 from inference.tta import Tta, tta_pipelines
@@ -170,13 +170,13 @@ def predict(
     Raises DataError for an image that cannot be read; StopSignal between two batches, if a signal asks for it."""
     own = [predictor.config.get("data_loader", {}).get("args", {}) for predictor in predictors]
     size = batch_size or min(each.get("valid_batch_size") or each.get("batch_size", 32) for each in own)
-    batches = ViewsLoader(
+    batches = TTALoader(
         records,
         [pipeline for predictor in predictors for pipeline in predictor.pipelines],
         size,
         num_workers if num_workers is not None else _most_workers([each.get("num_workers", "auto") for each in own]),
         predictors[0].device,
-        _image_store(predictors, verbosity),
+        _image_cache(predictors, verbosity),
     )
     batches_by_model: list[list[Probabilities]] = [[] for _ in predictors]
     for images, _ in progress_bar(batches, len(batches), "test", verbosity):
@@ -193,15 +193,13 @@ def _most_workers(configured: Sequence[int | Literal["auto"]]) -> int | Literal[
     return max(numbers) if len(numbers) == len(configured) else "auto"
 
 
-def _image_store(predictors: Sequence[Predictor], verbosity: int) -> ImageStore | None:
+def _image_cache(predictors: Sequence[Predictor], verbosity: int) -> DiskCache | None:
     """Where the first of the models that was trained with a cache on disk kept its images, so that these are too."""
     for predictor in predictors:
         args = predictor.config.get("data_loader", {}).get("args", {})
         if args.get("cache") in ("disk", "device") and predictor.save_dir is not None:
             budget_gib = args.get("cache_budget_gib", DEFAULT_CACHE_BUDGET_GIB)
-            return ImageStore(
-                args["cache"], predictor.save_dir / IMAGE_CACHE_FOLDER, budget_gib, show_progress=verbosity > 0
-            )
+            return DiskCache(predictor.save_dir / IMAGE_CACHE_FOLDER, budget_gib, show_progress=verbosity > 0)
     return None
 
 

@@ -14,7 +14,7 @@ import test as evaluation
 from benchmarks.measuring import Figure, Row, Target, interleaved, ratios, seconds_of
 from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer
 from benchmarks.workplace import Workplace
-from data_loader.data_loaders import ViewsLoader
+from data_loader.data_loaders import TTALoader
 from data_loader.records.records import Record
 from data_loader.records.sources import read_evaluation_folder
 from inference.predictor import Predictor, predict
@@ -75,7 +75,7 @@ class ForwardPasses:
     def __init__(self, predictors: list[Predictor], records: list[Record]) -> None:
         self.predictors = predictors
         pipelines = [pipeline for predictor in predictors for pipeline in predictor.pipelines]
-        self.batches = [list(views.images) for views in ViewsLoader(records, pipelines, BATCH_SIZE)]
+        self.batches = [list(views.images) for views in TTALoader(records, pipelines, BATCH_SIZE)]
 
     def __call__(self) -> None:
         with torch.inference_mode():

@@ -41,7 +41,7 @@ class OneImageInSlots:
     def __len__(self) -> int:
         return self.count
 
-    def in_place(self, keys: BatchKeys) -> None:  # noqa: ARG002
+    def contiguous(self, keys: BatchKeys) -> None:  # noqa: ARG002
         return None
 
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:  # noqa: ARG002

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import PIL
 from tqdm import tqdm
 
-from data_loader.file_stamps import NO_STAMP, Stamp, absolute_paths, stamps_of
+from data_loader.records.file_signatures import NO_SIGNATURE, FileSignature, absolute_paths, signatures_of
 from utils.errors import DataError
 from utils.files import write_atomically
 from utils.images.decoding import DECODING_RULES, ImageFinding, inspect_image
@@ -35,7 +35,7 @@ def check_images(
     show_progress: bool = False,
     log: logging.Logger | None = None,
     remedy: str = 'repair them, or leave them out with data_loader.args.on_bad_image = "skip"',
-    seen: dict[str, Stamp] | None = None,
+    signatures: dict[str, FileSignature] | None = None,
 ) -> list[Path]:
     """Decodes every image in full, in as many threads as there are cores, and returns those that cannot be used.
 
@@ -45,40 +45,40 @@ def check_images(
     are warned of in both cases. Raises DataError for missing files (before any image is opened, and under "skip" too)
     and, under "refuse", for bad images: the first ten, the count and the remedy.
 
-    seen: takes the stamps of the files by absolute path, for whoever would look at them next.
+    signatures: takes those of the files, by absolute path, for whoever would look at them next.
     """
     log = log or logging.getLogger(__name__)
     files = dict(zip(absolute_paths(paths), paths, strict=True))
-    stamps = _stamps(files)
-    if seen is not None:
-        seen |= stamps
+    found = _signatures(files)
+    if signatures is not None:
+        signatures |= found
     known = _read_cache(cache_file)
-    unknown = [key for key, stamp in stamps.items() if known.get(key, [])[:2] != [*stamp]]
+    unknown = [key for key, signature in found.items() if known.get(key, [])[:2] != [*signature]]
     findings: dict[str, ImageFinding] = {}
     if unknown:
         try:
             _inspect_all({key: files[key] for key in unknown}, findings, show_progress)
         finally:  # an interrupted check goes on where it was
             for key, finding in findings.items():
-                # a bad image is looked at again: its permissions, say, may be put right without a new stamp
+                # a bad image is looked at again: its permissions, say, may be put right without a new signature
                 if finding.problem is None:
-                    known[key] = [*stamps[key], finding.warning]
+                    known[key] = [*found[key], finding.warning]
             _write_cache(cache_file, known, log)
     warnings = [findings[key].warning if key in findings else known[key][2] for key in files]
     problems = {files[key]: finding.problem for key, finding in findings.items() if finding.problem}
     return _judge([warning for warning in warnings if warning], problems, on_bad, log, remedy)
 
 
-def _stamps(files: Mapping[str, Path]) -> dict[str, Stamp]:
+def _signatures(files: Mapping[str, Path]) -> dict[str, FileSignature]:
     """By absolute path. Raises DataError if any file is missing."""
-    stamps = stamps_of(files)
-    missing = [files[key] for key, stamp in stamps.items() if stamp == NO_STAMP and _is_missing(key)]
+    signatures = signatures_of(files)
+    missing = [files[key] for key, signature in signatures.items() if signature == NO_SIGNATURE and _is_missing(key)]
     if missing:
         raise DataError(
             _listing(f"{_count(len(missing), 'missing image')}", missing)
             + "\nrestore the files, correct the data's root, or remove their rows"
         )
-    return stamps
+    return signatures
 
 
 def _is_missing(key: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from data_loader.file_stamps import absolute_paths
+from data_loader.records.file_signatures import absolute_paths
 from data_loader.records.label_fixes import corrected_labels
 from data_loader.records.tables import raise_problems
 from utils.errors import DataError

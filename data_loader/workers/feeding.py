@@ -98,8 +98,8 @@ class BatchFeed:
             yield from self._received()
             return
         for keys in self._sampler:
-            if (lying := self._images.in_place(keys)) is not None:
-                yield keys, lying
+            if (arrays := self._images.contiguous(keys)) is not None:
+                yield keys, arrays
                 continue
             made = [np.empty(shape, np.uint8) for shape in _shapes(self._images, keys)]
             self._images.fill(keys, made)

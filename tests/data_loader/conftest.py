@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from base.label_space import LabelSpace
-from data_loader import cache_filling
+from data_loader.cache import MemoryCache
 from data_loader.records.records import Record
 
 
 @pytest.fixture(autouse=True)
 def _nothing_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """No images that an earlier test has cached."""
-    monkeypatch.setattr(cache_filling, "_IN_MEMORY", {})
+    monkeypatch.setattr(MemoryCache, "_arrays_by_name", {})
 
 
 STEMS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")

@@ -21,9 +21,8 @@ from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from data_loader.batch_samplers import BatchKeys
-from data_loader.data_loaders import AttributeDataLoader, ViewsLoader
+from data_loader.data_loaders import AttributeDataLoader, TTALoader
 from data_loader.datasets import AugmentedImages, TargetTable
-from data_loader.images import DecodedImages
 from data_loader.records.records import Record
 from data_loader.splits import Split
 from data_loader.transforms import TransformLists, build_transforms, eval_pipeline
@@ -156,7 +155,7 @@ def test_an_image_that_comes_out_in_another_size_is_named_with_any_cache(
 def test_each_image_of_an_epoch_is_augmented_in_its_own_way(image_records: list[Record]) -> None:
     pipeline = build_transforms(LISTS, 16, HALF, HALF).train
     records = [image_records[0]] * 10
-    images = AugmentedImages(DecodedImages([record.path for record in records], pipeline.prefix), pipeline, 0, records)
+    images = AugmentedImages([record.path for record in records], pipeline, 0)
     made = np.empty((10, 16, 16, 3), np.uint8)
     images.fill(BatchKeys(0, np.arange(10), np.zeros(10, np.int64)), [made])
     assert len({image.tobytes() for image in made}) == 10
@@ -187,7 +186,7 @@ def test_two_processes_see_what_one_sees(image_records: list[Record], labels: La
 def test_evaluation_needs_only_the_checkpoints_preprocessing(image_records: list[Record], labels: LabelSpace) -> None:
     loader = _loader(image_records, labels)
     preprocessing = Preprocessing.from_config(loader.preprocessing.to_config())
-    evaluation = ViewsLoader(image_records[20:], [eval_pipeline(preprocessing)], batch_size=4)
+    evaluation = TTALoader(image_records[20:], [eval_pipeline(preprocessing)], batch_size=4)
     assert len(evaluation) == 2
     for _ in range(2):
         made = torch.cat([images[0] for images, _ in evaluation])

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from data_loader import cache_filling, datasets, images
-from data_loader.records import image_check
 from scripts.make_demo_data import make_demo_data
 from tests.integration.drawn_road import write_config
 from tests.integration.workplace import TINY, Workplace, copy_into, make_data
 from train import main
+from utils.images import decoding
 
 
 @pytest.fixture(scope="session")
@@ -61,13 +60,7 @@ def trained(workplace: Workplace, made_run: Path) -> Workplace:
 def no_image_is_opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is refused is refused before that."""
     opened: list[Path] = []
-    for module, name in (
-        (image_check, "inspect_image"),
-        (images, "read_rgb"),
-        (cache_filling, "read_rgb"),
-        (datasets, "read_rgb"),
-    ):
-        monkeypatch.setattr(module, name, opened.append)
+    monkeypatch.setattr(decoding, "_read_bytes", opened.append)
     yield
     assert opened == []
 

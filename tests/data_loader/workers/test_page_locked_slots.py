@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data_loader.batch_samplers import EvaluationBatchSampler
-from data_loader.data_loaders import _HostBatches
+from data_loader.data_loaders import _Batches
 from data_loader.workers.feeding import BATCHES_AHEAD, BATCHES_HELD, BatchFeed
 from data_loader.workers.shared_slots import SharedSlots
 from tests.data_loader.workers.test_feeding import Numbered
@@ -151,7 +151,7 @@ def test_a_loader_locks_its_slots_for_a_gpu_only(cudart: Cudart, device: str) ->
     images.sizes = [(2, 3)]
     images.fill = lambda keys, out: out[0].__setitem__(slice(None), keys.indices[:, None, None, None])
     targets: Any = _NoTargets()
-    batches: Any = _HostBatches(images, EvaluationBatchSampler(40, 4), targets, 1, torch.device(device))
+    batches: Any = _Batches(images, EvaluationBatchSampler(40, 4), targets, 1, torch.device(device))
     for pixels, keys in batches:
         assert (pixels.numpy() == keys.indices[:, None, None, None]).all()
         assert (pixels.data_ptr() in cudart.locked) == (device == "cuda")

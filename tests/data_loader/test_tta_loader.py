@@ -12,12 +12,12 @@ from PIL import Image
 
 from base.preprocessing import Preprocessing
 from data_loader import datasets
-from data_loader.data_loaders import ViewsLoader
-from data_loader.image_store import ImageStore
+from data_loader.cache import DiskCache
+from data_loader.data_loaders import TTALoader
 from data_loader.records.records import Record
 from data_loader.transforms import eval_pipeline
 from utils.errors import DataError
-from utils.images.decoding import read_rgb
+from utils.images import read_rgb
 
 
 def _preprocessing(*specs: dict[str, Any], side: int = 16) -> Preprocessing:
@@ -33,7 +33,7 @@ SMALL = _preprocessing(side=8)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_views_are_what_each_pipeline_alone_makes(image_records: list[Record], workers: int) -> None:
     preparations = [PLAIN, FLIPPED, PLAIN, SMALL]
-    loader = ViewsLoader(image_records, [eval_pipeline(each) for each in preparations], 4, workers)
+    loader = TTALoader(image_records, [eval_pipeline(each) for each in preparations], 4, workers)
     assert len(loader) == 7
     for _ in range(2):
         batches = list(loader)
@@ -50,9 +50,9 @@ def test_views_are_what_each_pipeline_alone_makes(image_records: list[Record], w
 
 def test_views_from_a_cache_are_the_same(image_records: list[Record], tmp_path: Path) -> None:
     pipelines = [eval_pipeline(each) for each in (PLAIN, FLIPPED, PLAIN, SMALL)]
-    plain = list(ViewsLoader(image_records, pipelines, 4))
+    plain = list(TTALoader(image_records, pipelines, 4))
     for _ in range(2):
-        cached = list(ViewsLoader(image_records, pipelines, 4, 1, store=ImageStore("disk", tmp_path, 1)))
+        cached = list(TTALoader(image_records, pipelines, 4, 1, cache=DiskCache(tmp_path, 1)))
         for (images, indices), (expected, rows) in zip(cached, plain, strict=True):
             assert torch.equal(indices, rows)
             assert all(torch.equal(view, other) for view, other in zip(images, expected, strict=True))
@@ -65,10 +65,10 @@ def test_views_of_images_that_come_out_in_another_size(image_records: list[Recor
     Image.new("RGB", (50, 44)).save(large)
     first = image_records[0]
     odd = [*image_records[:3], Record(large, large.name, first.person, first.attributes, first.origin)]
-    store = ImageStore("disk", tmp_path, 1)
+    cache = DiskCache(tmp_path, 1)
     with pytest.raises(DataError, match=r"large\.png: the transforms make 44 x 50 pixels"):
-        list(ViewsLoader(odd, pipelines, 4, store=store))
-    ((plain,), _), ((cached,), _) = (next(iter(ViewsLoader(odd[:3], pipelines, 4, store=s))) for s in (None, store))
+        list(TTALoader(odd, pipelines, 4, cache=cache))
+    ((plain,), _), ((cached,), _) = (next(iter(TTALoader(odd[:3], pipelines, 4, cache=each))) for each in (None, cache))
     assert torch.equal(plain, cached)
 
 
@@ -77,7 +77,7 @@ def test_an_answer_does_not_fail_for_its_cache(
 ) -> None:
     (tmp_path / "file").touch()
     for folder, budget_gib in ((tmp_path, 1e-6), (tmp_path / "file", 1)):
-        loader = ViewsLoader(image_records, [eval_pipeline(PLAIN)], 4, store=ImageStore("disk", folder, budget_gib))
+        loader = TTALoader(image_records, [eval_pipeline(PLAIN)], 4, cache=DiskCache(folder, budget_gib))
         assert sum(len(indices) for _, indices in loader) == 26
         assert "The images are decoded anew" in caplog.messages[-1]
 
@@ -93,7 +93,7 @@ def test_an_image_is_decoded_once_and_equal_pipelines_run_once(
 
     monkeypatch.setattr(datasets, "read_rgb", spy)
     pipelines = [eval_pipeline(each) for each in (PLAIN, FLIPPED, _preprocessing())]
-    images, _ = next(iter(ViewsLoader(image_records[:5], pipelines, 5)))
+    images, _ = next(iter(TTALoader(image_records[:5], pipelines, 5)))
     assert decoded == [record.path for record in image_records[:5]]
     assert images[0] is images[2]
     assert images[0] is not images[1]
@@ -102,4 +102,4 @@ def test_an_image_is_decoded_once_and_equal_pipelines_run_once(
 def test_an_image_that_a_view_cannot_take_is_one_line(image_records: list[Record]) -> None:
     crop = Preprocessing((64, 64), PLAIN.mean, PLAIN.std, [{"type": "CenterCrop", "args": {"height": 64, "width": 64}}])
     with pytest.raises(DataError, match=r"00\.jpg: CenterCrop cannot take this image of 40 x 30 pixels"):
-        list(ViewsLoader(image_records, [eval_pipeline(PLAIN), eval_pipeline(crop)], 4))
+        list(TTALoader(image_records, [eval_pipeline(PLAIN), eval_pipeline(crop)], 4))

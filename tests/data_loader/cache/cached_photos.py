@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import albumentations
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_loader import cache_filling
-from data_loader.image_cache import CachedImages, cache_images
-from data_loader.images import DecodedImages
+from data_loader.cache import CachedImages, DiskCache, ImageCache, MemoryCache, image_cache
 from data_loader.transforms import DeterministicPrefix
-from utils.images.decoding import read_rgb
+from utils.images import read_rgb
 
-BUDGET = 2**24
 HEIGHT, WIDTH = 16, 20
-IMAGE_BYTES = HEIGHT * WIDTH * 3
+ARRAY_BYTES = 128 + 20 * HEIGHT * WIDTH * 3
+"""Of 20 images, in a .npy file."""
 
 
 def draw(path: Path, height: int = 40, width: int = 30, seed: int = 0) -> Path:
@@ -38,27 +36,30 @@ def resized(height: int = HEIGHT, width: int = WIDTH, interpolation: int = 1) ->
     return DeterministicPrefix(transforms, specs, (height, width))
 
 
-def unchanged() -> DeterministicPrefix:
-    """No step at all."""
-    return DeterministicPrefix([], [], None)
+def cache_of(where: str, folder: Path, budget_bytes: int = 2**24) -> ImageCache:
+    budget_gib = budget_bytes / 2**30
+    return DiskCache(folder, budget_gib) if where == "disk" else MemoryCache(budget_gib)
 
 
 def cached(
     paths: Sequence[Path],
-    folder: Path | None,
-    steps: DeterministicPrefix | None = None,
-    where: Literal["memory", "disk"] = "disk",
-    budget: int = BUDGET,
+    folder: Path,
+    prefix: DeterministicPrefix | None = None,
+    where: str = "disk",
+    budget_bytes: int = 2**24,
 ) -> CachedImages:
-    return cache_images([(paths, steps or resized())], where, folder, budget)[0]
+    (images,) = cache_of(where, folder, budget_bytes).prepare([(paths, prefix or resized())])
+    assert images is not None
+    return images
 
 
-def assert_right(images: CachedImages, paths: Sequence[Path], steps: DeterministicPrefix | None = None) -> None:
+def assert_right(images: CachedImages | None, paths: Sequence[Path], prefix: DeterministicPrefix | None = None) -> None:
     """The images are, bit for bit, what decoding gives."""
-    decoded = DecodedImages(paths, steps or resized())
+    prefix = prefix or resized()
+    assert images is not None
     assert len(images) == len(paths)
-    for index in range(len(paths)):
-        np.testing.assert_array_equal(images[index], decoded[index])
+    for index, path in enumerate(paths):
+        np.testing.assert_array_equal(images[index], prefix(read_rgb(path)))
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -69,16 +70,10 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         seen.append(path.name)
         return read_rgb(path)
 
-    monkeypatch.setattr(cache_filling, "read_rgb", spy)
+    monkeypatch.setattr(image_cache, "read_rgb", spy)
     return seen
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """Of the files of a cache, by suffix; without the lock and what is still being written (".name.tmp")."""
-    return {path.suffix: path.stat().st_size for path in folder.iterdir() if not path.name.startswith(".")}
-
-
-def only(folder: Path, suffix: str) -> Path:
-    found = list(folder.glob(f"*{suffix}"))
-    assert len(found) == 1, found
-    return found[0]
+def names(folder: Path) -> list[str]:
+    """What a cache holds: arrays and indexes."""
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")

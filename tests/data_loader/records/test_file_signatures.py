@@ -1,4 +1,4 @@
-"""Absolute paths and stamps, against the standard library's."""
+"""Absolute paths and signatures, against the standard library's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_loader.file_stamps import NO_STAMP, absolute_paths, stamps_of
+from data_loader.records.file_signatures import NO_SIGNATURE, absolute_paths, signatures_of
 
 PATHS = [
     "a.jpg", "a/b.jpg", "./a/./b.jpg", "a//b.jpg", "../b.jpg", "a/../../b.jpg", "/", "//", "///", "//a/b",
@@ -48,12 +48,14 @@ def test_a_path_through_a_link_and_back_is_the_file_that_is_opened(
     assert found[2:] == [str(tmp_path / "d/a.jpg"), str(tmp_path / "here/a.jpg")]
 
 
-def test_stamps(tmp_path: Path) -> None:
+def test_signatures(tmp_path: Path) -> None:
     file = tmp_path / "a.jpg"
-    assert stamps_of([str(file)]) == {str(file): NO_STAMP}
+    assert signatures_of([str(file)]) == {str(file): NO_SIGNATURE}
     file.write_bytes(b"12345")
     os.utime(file, ns=(1, 123_456_789_012_345_678))
     (tmp_path / "link").symlink_to(file)
     paths = [str(file), str(tmp_path / "link"), "a\0b", str(file / "below"), ""]
-    stamp = (5, 123_456_789_012_345_678)
-    assert stamps_of(paths) == dict(zip(paths, [stamp, stamp, NO_STAMP, NO_STAMP, NO_STAMP], strict=True))
+    signature = (5, 123_456_789_012_345_678)
+    assert signatures_of(paths) == dict(
+        zip(paths, [signature, signature, NO_SIGNATURE, NO_SIGNATURE, NO_SIGNATURE], strict=True)
+    )

@@ -1,4 +1,4 @@
-"""Which file it is, and whether it is as it was: by absolute path, size and time of change.
+"""Which file it is, and whether it has changed: its absolute path, its size and its time of change.
 
 A start asks this of tens of thousands of files, several times."""
 
@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-Stamp = tuple[int, int]
-"""A file's size in bytes and its time of change in ns: the same stamp, the same content."""
+FileSignature = tuple[int, int]
+"""A file's size in bytes and its time of change in ns: the same signature, the same content."""
 
-NO_STAMP: Stamp = (-1, -1)
+NO_SIGNATURE: FileSignature = (-1, -1)
 """Of a file that is not there or cannot be looked at: whoever reads it is told why."""
 
 
@@ -36,14 +36,14 @@ def _collapsed(folder: str) -> str:
     return plain if os.path.realpath(plain) == real else real
 
 
-def stamps_of(paths: Iterable[str]) -> dict[str, Stamp]:
-    """By path; NO_STAMP where there is none."""
-    stat, stamps = os.stat, {}
+def signatures_of(paths: Iterable[str]) -> dict[str, FileSignature]:
+    """By path; NO_SIGNATURE where there is none."""
+    stat, signatures = os.stat, {}
     for path in paths:
         try:
             status = stat(path)
         except (OSError, ValueError):
-            stamps[path] = NO_STAMP
+            signatures[path] = NO_SIGNATURE
         else:
-            stamps[path] = status.st_size, status.st_mtime_ns
-    return stamps
+            signatures[path] = status.st_size, status.st_mtime_ns
+    return signatures
