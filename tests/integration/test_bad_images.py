@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_loader import images as decoded_images
+from data_loader import datasets
 from data_loader.records import image_check
 from tests.integration.workplace import EVALUATION_NAMES, PEOPLE, Workplace, person_folder, photograph, replaced
 from utils.images.decoding import ImageFinding
@@ -83,13 +83,13 @@ def test_a_bad_image_is_left_out_when_asked(workplace: Workplace, case: str, mon
     data, told = BAD[case]
     workplace.write(TRAINING_IMAGE, data)
     read: list[str] = []
-    real = decoded_images.read_rgb
+    real = datasets.read_rgb
 
     def note_and_read(path: Path) -> np.ndarray:
         read.append(str(path))
         return real(path)
 
-    monkeypatch.setattr(decoded_images, "read_rgb", note_and_read)
+    monkeypatch.setattr(datasets, "read_rgb", note_and_read)
     config = workplace.write_config({"data_loader.args.on_bad_image": "skip", "data_loader.args.drop_last": False})
     outcome = workplace.train("--config", config)
     outcome.check_success()
@@ -132,13 +132,13 @@ def test_many_bad_images_are_named_up_to_ten_and_counted(workplace: Workplace) -
 
 def test_an_image_that_is_spoilt_after_the_check(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     """It passes the check and is damaged later: the loader tells the same, and the run ends."""
-    real = decoded_images.read_rgb
+    real = datasets.read_rgb
 
     def spoil_and_read(path: Path) -> np.ndarray:
         workplace.write(TRAINING_IMAGE, b"")
         return real(path)
 
-    monkeypatch.setattr(decoded_images, "read_rgb", spoil_and_read)
+    monkeypatch.setattr(datasets, "read_rgb", spoil_and_read)
     config = workplace.write_config({"data_loader.args.drop_last": False})
     workplace.train("--config", config).check_refusal(3, f"{TRAINING_IMAGE}: is empty (0 bytes)")
 
@@ -147,9 +147,9 @@ def test_an_image_that_is_spoilt_in_the_second_epoch(workplace: Workplace) -> No
     """What the first has come to is not lost, and that is said."""
     config = workplace.write_config({"trainer.epochs": 2})
     workplace.train("--config", config).check_success()
-    before = decoded_images.read_rgb
+    before = datasets.read_rgb
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(decoded_images, "read_rgb", lambda path: before(workplace.write(TRAINING_IMAGE, b"") and path))
+        patched.setattr(datasets, "read_rgb", lambda path: before(workplace.write(TRAINING_IMAGE, b"") and path))
         outcome = workplace.train("--resume", workplace.run, "--set", "trainer.epochs=3")
     outcome.check_refusal(
         3,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from sklearn.metrics import f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -87,15 +86,6 @@ def test_the_same_run_twice_and_with_other_workers_is_identical(config: Path) ->
 def test_no_way_of_feeding_changes_a_number(config: Path, feeding: str) -> None:
     overrides = [part for word in feeding.split() for part in ("--set", f"data_loader.args.{word}")]
     assert_same_end(run(config, "--set", "data_loader.args.cache=disk"), run(config, *overrides))
-
-
-def test_a_run_on_the_device_is_exact_too(config: Path) -> None:
-    device = ("--set", "data_loader.args.cache=device")
-    first = run(config, *device)
-    assert_same_end(first, run(config, *device))
-    on_disk, _ = weights_and_metrics(run(config))
-    resident, _ = weights_and_metrics(first)
-    assert any(not torch.equal(resident[name], weights) for name, weights in on_disk.items())
 
 
 def test_a_dry_run_leaves_no_run(config: Path, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def build_slowly(paths: list[Path], folder: Path, half_done: Event, go_on: Event
             go_on.wait(60)
         return read_rgb(path)
 
-    image_cache.read_rgb = read
+    vars(image_cache)["read_rgb"] = read
     cached(paths, folder)
 
 
