@@ -168,14 +168,14 @@ def build_schedule(config: ConfigParser, optimizer: torch.optim.Optimizer, updat
 def try_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int = 1000) -> None:
     """Some schedules refuse their arguments only as they step, such as StepLR a step_size of 0."""
     try:
-        schedules.rehearse(_scheduler(config, optimizer, total_steps), total_steps)
+        schedules.dry_run(_scheduler(config, optimizer, total_steps), total_steps)
     except (ArithmeticError, ValueError) as error:
         raise config.error([config.problem("lr_scheduler.args", f"cannot be: {error}")]) from error
 
 
 def build_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
     """torch's scheduler for a run of `total_steps`. Raises ConfigError for one that would end before the run, or fail
-    in it: it is rehearsed."""
+    in it: it is dry-run."""
     try_scheduler(config, config.build("optimizer", params=[torch.nn.Parameter(torch.zeros(1))]), total_steps)
     scheduler = _scheduler(config, optimizer, total_steps)
     ends_after = getattr(scheduler, "total_steps", total_steps)  # of OneCycleLR

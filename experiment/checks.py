@@ -22,10 +22,10 @@ from experiment.monitored import metric_problems
 from inference.tta import tta_problems
 from model import lr_scheduler as schedules
 from model import model as architectures
-from model.parameter_groups import rate_scales
+from model import optim
 from parse_config import ConfigParser
 from trainer.averaging import StochasticWeightAveraging
-from utils.config.signatures import locate
+from utils.config.signatures import constructor_problems, locate
 from utils.errors import ConfigError, KeyPath, Problem
 from utils.run_folders import obstacle_to_writing
 from utils.wording import not_one_of
@@ -123,7 +123,7 @@ def _stages(config: ConfigParser, model: BaseModel) -> list[Problem]:
     if freezing is not None:
         problems += _refusal(lambda: freezing.check(model), config["freezing"], ("freezing",))
     if layer_decay is not None:
-        problems += _refusal(lambda: rate_scales(model, layer_decay), config["optimizer"], ("optimizer",))
+        problems += _refusal(lambda: optim.rate_scales(model, layer_decay), config["optimizer"], ("optimizer",))
     return problems
 
 
@@ -186,8 +186,19 @@ def _embedding(config: ConfigParser) -> list[Problem]:
     return problems
 
 
+def _optimizer(config: ConfigParser) -> list[Problem]:
+    try:
+        optim.dry_run(lambda parameters: config.build("optimizer", params=parameters))
+    except ConfigError:
+        raise
+    except Exception as error:  # of either library: assertions, RuntimeErrors and more
+        kind, arguments = getattr(optim, config["optimizer"]["type"]), config["optimizer"].get("args", {})
+        return constructor_problems(kind, arguments, ("optimizer", "args"), error)
+    return []
+
+
 def _schedule(config: ConfigParser) -> list[Problem]:
-    """The optimizer and the schedule are built for one number, to hear what they say of their arguments."""
+    """The schedule is dry-run with an optimizer of one number, to hear what it says of its arguments."""
     optimizer = config.build("optimizer", params=[torch.nn.Parameter(torch.zeros(1))])
     spec, epochs = config.resolved.get("lr_scheduler"), config["trainer"]["epochs"]
     if spec is None:
@@ -242,6 +253,7 @@ CHECKS: tuple[tuple[str, Callable[[ConfigParser], Iterable[Problem]]], ...] = (
     ("loss labels", _loss),
     ("loss labels arch", _embedding),
     ("metrics labels loss.metric_learning trainer lr_scheduler split", metric_problems),
+    ("optimizer", _optimizer),
     ("optimizer lr_scheduler trainer", _schedule),
     ("weight_averaging trainer", _averaging),
     ("trainer", _folders),

@@ -53,8 +53,8 @@ def warms_up(name: str) -> bool:
     return name == "OneCycleLR"
 
 
-def rehearse(scheduler: LRScheduler, steps: int) -> None:
-    """Takes a scheduler that is made for trial through a run of so many steps; one that looks at a metric takes none.
+def dry_run(scheduler: LRScheduler, steps: int) -> None:
+    """Steps a scheduler, made for this, through a run of so many steps; one that looks at a metric is not stepped.
 
     Some fail at their first step only (StepLR with a step_size of 0), or at the run's last (OneCycleLR with a pct_start
     of 1). Raises ValueError for these, and for a rate that falls below 0."""

@@ -4,8 +4,6 @@ torch's and timm's under their names and with their arguments; where both have a
 which torch's has for matrices only. Left out is what one plain step a batch does not serve: closures (LBFGS), second
 derivatives (Adahessian), sparse gradients (SparseAdam), full batches (Rprop), averages that nobody reads (ASGD), steps
 that draw random numbers (Kron).
-
-Some of timm's leave open what their arguments may be; the classes below say it, and change nothing else.
 """
 
 from __future__ import annotations
@@ -13,18 +11,37 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypedDict
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, TypedDict
 
-import timm.optim
 import torch
 from pydantic import ConfigDict, Field, with_config
-from timm.optim import MADGRAD, SGDW, Adan, Adopt, LaProp, Lars, Lion, Lookahead, NAdamW, RMSpropTF
+from timm.optim import (
+    MADGRAD,
+    SGDP,
+    SGDW,
+    AdaBelief,
+    AdafactorBigVision,
+    AdamP,
+    Adan,
+    Adopt,
+    Lamb,
+    LaProp,
+    Lars,
+    Lion,
+    Lookahead,
+    Mars,
+    Muon,
+    NAdamW,
+    NvNovoGrad,
+    RMSpropTF,
+)
+from torch import nn
 from torch.nn import Parameter
 from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from base.base_model import BaseModel
-from model.parameter_groups import parameter_groups
-from utils.config.signatures import NonNegativeFloat, PositiveFloat, PositiveInt
+from utils.config.signatures import PositiveFloat, PositiveInt
 
 __all__ = [  # noqa: RUF022 - torch's come first
     "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop",
@@ -36,125 +53,14 @@ PROGRAMS_ARGUMENTS = ("params", "capturable", "differentiable", "maximize", "ada
 """Arguments that a config may not give: they are for CUDA graphs, for gradients of the step itself, or for climbing, or
 have a successor (Muon's adamw_lr)."""
 
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-Betas = tuple[Momentum, Momentum]
-
-
-class AdaBelief(timm.optim.AdaBelief):
-    """Adam that divides by the gradient's deviation from its running mean (Zhuang et al. 2020); timm's."""
-
-    def __init__(self, params: Any, lr: NonNegativeFloat = 1e-3, betas: Betas = (0.9, 0.999), **others: Any) -> None:
-        super().__init__(params, lr, betas, **others)
-
-
-class AdafactorBigVision(timm.optim.AdafactorBigVision):
-    """Adafactor as big_vision trains ViTs with it, its momentum in half precision (Zhai et al. 2022); timm's."""
-
-    def __init__(
-        self,
-        params: Any,
-        lr: NonNegativeFloat = 1.0,
-        decay_rate: PositiveFloat = 0.8,
-        beta2_cap: Momentum = 0.999,
-        momentum_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
-        eps: PositiveFloat | None = None,
-        **others: Any,
-    ) -> None:
-        super().__init__(
-            params, lr, decay_rate=decay_rate, beta2_cap=beta2_cap, momentum_dtype=momentum_dtype, eps=eps, **others
-        )
-
-
-class AdamP(timm.optim.AdamP):
-    """Adam whose step leaves out what only lengthens a weight that a norm rescales (Heo et al. 2021); timm's."""
-
-    def __init__(
-        self,
-        params: Any,
-        lr: NonNegativeFloat = 1e-3,
-        betas: Betas = (0.9, 0.999),
-        eps: NonNegativeFloat = 1e-8,
-        weight_decay: NonNegativeFloat = 0.0,
-        **others: Any,
-    ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, **others)
-
-
-class Lamb(timm.optim.Lamb):
-    """Adam whose step is scaled, layer by layer, to the weights' norm, for large batches (You et al. 2020); timm's."""
-
-    def __init__(self, params: Any, lr: NonNegativeFloat = 1e-3, betas: Betas = (0.9, 0.999), **others: Any) -> None:
-        super().__init__(params, lr, betas=betas, **others)
-
-
-class Mars(timm.optim.Mars):
-    """Adam or Lion on gradients of reduced variance (Yuan et al. 2024); timm's."""
-
-    def __init__(
-        self,
-        params: Any,
-        lr: NonNegativeFloat = 3e-3,
-        mars_type: Literal["adamw", "lion"] = "adamw",
-        betas_1d: Betas | None = None,
-        **others: Any,
-    ) -> None:
-        super().__init__(params, lr, mars_type=mars_type, betas_1d=betas_1d, **others)
-
-
-class Muon(timm.optim.Muon):
-    """Momentum made orthogonal, for matrices and convolutions; AdamW for norms and biases (Jordan et al. 2024); timm's.
-
-    Raises ValueError for an adjust_lr_fn that the algo does not have.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: NonNegativeFloat = 0.02,
-        ns_coefficients: Literal["original", "quintic", "polar_express", "polar_express_safer"] = "quintic",
-        safety_factor: Annotated[float, Field(ge=1)] = 1.0,
-        adjust_lr_fn: Literal["original", "match_rms_adamw", "rms_to_rms", "rsqrt_in"] | None = "match_rms_adamw",
-        conv_mode: Literal["flatten", "batched"] = "flatten",
-        betas: Betas = (0.9, 0.95),
-        algo: Literal["muon", "adamuon"] = "muon",
-        **others: Any,
-    ) -> None:
-        foreign = {"muon": "rsqrt_in", "adamuon": "original"}[algo]
-        if adjust_lr_fn == foreign:
-            raise ValueError(f'adjust_lr_fn = "{adjust_lr_fn}" is not one that algo = "{algo}" has; choose another')
-        super().__init__(
-            params,
-            lr,
-            ns_coefficients=ns_coefficients,
-            safety_factor=safety_factor,
-            adjust_lr_fn=adjust_lr_fn,
-            conv_mode=conv_mode,
-            betas=betas,
-            algo=algo,
-            **others,
-        )
-
-
-class NvNovoGrad(timm.optim.NvNovoGrad):
-    """Momentum on gradients divided by their layer's running norm (Ginsburg et al. 2019); timm's."""
-
-    def __init__(self, params: Any, lr: NonNegativeFloat = 1e-3, betas: Betas = (0.95, 0.98), **others: Any) -> None:
-        super().__init__(params, lr, betas, **others)
-
-
-class SGDP(timm.optim.SGDP):
-    """SGD whose step leaves out what only lengthens a weight that a norm rescales (Heo et al. 2021); timm's."""
-
-    def __init__(self, params: Any, lr: NonNegativeFloat, eps: NonNegativeFloat = 1e-8, **others: Any) -> None:
-        super().__init__(params, lr, eps=eps, **others)
-
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class LookaheadSettings(TypedDict, total=False):
     """timm's Lookahead (Zhang et al. 2019): every k updates the weights go back to slow_weights + alpha * (weights -
     slow_weights), which are the new slow weights. Its first slow weights are those after k updates.
 
-    alpha: above 0, at most 1, default 0.5; k: default 6.
+    alpha: above 0, at most 1; default 0.5
+    k: updates; default 6
     """
 
     alpha: Annotated[float, Field(gt=0, le=1)]
@@ -174,9 +80,10 @@ class OptimizerSettings:
     """Beside an optimizer's type and args.
 
     decay_norms_and_biases: false takes weight decay off norms, biases and other parameters of one dimension, and off
-    those that the model itself exempts; layer_decay: each stage of the backbone learns with this times the rate of the
-    one above it, the topmost with this times the heads' rate, which is lr (None: all learn with lr); lookahead and
-    sharpness_aware: {} turns them on with their defaults.
+        those that the model itself exempts
+    layer_decay: each stage of the backbone learns with this times the rate of the one above it, the topmost with this
+        times the heads' rate, which is lr; None: all learn with lr
+    lookahead, sharpness_aware: {} turns them on with their defaults
     """
 
     decay_norms_and_biases: bool = True
@@ -206,6 +113,72 @@ def build_optimizer(
     for group in optimizer.param_groups:
         group["lr"] *= group.get("lr_scale", 1.0)
     return optimizer if settings.lookahead is None else Lookahead(optimizer, **settings.lookahead)
+
+
+def parameter_groups(
+    model: BaseModel, decay_norms_and_biases: bool = True, layer_decay: float | None = None
+) -> list[dict[str, Any]]:
+    """The model's parameters as torch's optimizers take them, {"params": [...], ...}, none left out.
+
+    A group whose rate is not to be the optimizer's own has "lr_scale", the factor (which whoever builds the optimizer
+    applies); one that does not decay has "weight_decay": 0. Raises ValueError for a layer_decay of no stages."""
+    scales = {} if layer_decay is None else rate_scales(model, layer_decay)
+    undecayed = set() if decay_norms_and_biases else without_decay(model)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        scale, decays = scales.get(name, 1.0), name not in undecayed
+        group = groups.setdefault((scale, decays), {"params": []})
+        group["params"].append(parameter)
+        if not decays:
+            group["weight_decay"] = 0.0
+        if layer_decay is not None:
+            group["lr_scale"] = scale
+    return list(groups.values())
+
+
+def rate_scales(model: BaseModel, layer_decay: float) -> dict[str, float]:
+    """By parameter of a stage: layer_decay ** n, n = 1 for the last stage, 2 for the one below it, and so on.
+
+    The layer-wise learning rates of BEiT (Bao et al. 2021). What is in no stage, such as the heads, has the full
+    rate. Raises ValueError if the model has no stages. A model on the meta device will do."""
+    if not model.stages():
+        raise ValueError(f"layer_decay = {layer_decay}: {model.title()} has no stages; leave it out")
+    return {
+        name: layer_decay**number for number, names in enumerate(reversed(model.stages()), start=1) for name in names
+    }
+
+
+def without_decay(model: nn.Module) -> set[str]:
+    """The parameters that weight decay would do no good: of one dimension or none (norms' and biases), named bias, or
+    listed by the `no_weight_decay()` of timm's models (position embeddings, ...), which may hold * for any text."""
+    exempt = []
+    for prefix, module in model.named_modules():
+        listed: Callable[[], Iterable[str]] | None = getattr(module, "no_weight_decay", None)
+        exempt += [f"{prefix}.{name}" if prefix else name for name in (listed() if listed else ())]
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim <= 1 or name.endswith(".bias") or any(fnmatchcase(name, pattern) for pattern in exempt)
+    }
+
+
+def dry_run(make: Callable[[list[Parameter]], Optimizer]) -> None:
+    """Makes an optimizer of a matrix and a vector, and takes a step with it.
+
+    Raises ValueError for a number out of its range, which some of timm's take in silence, and what the library raises:
+    some look at their arguments only as they step."""
+    parameters = [Parameter(torch.zeros(4, 4)), Parameter(torch.zeros(4))]
+    optimizer = make(parameters)
+    for name, value in optimizer.param_groups[0].items():
+        values = value if isinstance(value, list | tuple) else [value]
+        numbers = [each for each in values if isinstance(each, int | float)]
+        if name in ("lr", "weight_decay", "eps") and any(number < 0 for number in numbers):
+            raise ValueError(f"{name} = {value} must be at least 0")
+        if name in ("momentum", "betas", "betas_1d") and any(not 0 <= number < 1 for number in numbers):
+            raise ValueError(f"{name} = {value} must be at least 0 and below 1")
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
 
 
 def fused_argument(

@@ -247,6 +247,22 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
         {"optimizer.args.lr": -1},
         [("tiny.json: optimizer.args.lr = -1: Adam refuses it",)],
     ),
+    "23-what-an-optimizer-takes-in-silence": (
+        {"optimizer": {"type": "AdamP", "args": {"lr": -1}}},
+        [("tiny.json: optimizer.args.lr = -1", "at least 0")],
+    ),
+    "23-what-an-optimizer-refuses-as-it-steps": (
+        {"optimizer": {"type": "Muon", "args": {"ns_coefficients": "sixtic"}}},
+        [('tiny.json: optimizer.args.ns_coefficients = "sixtic"', "quintic")],
+    ),
+    "23-what-an-optimizer-asserts": (
+        {"optimizer": {"type": "Mars", "args": {"mars_type": "sgd"}}},
+        [("tiny.json: optimizer.args", "sgd", "not supported")],
+    ),
+    "23-a-rate-that-an-optimizer-needs": (
+        {"optimizer": {"type": "SGDP"}},
+        [("tiny.json: optimizer", "lr")],
+    ),
     "36-a-split-by-no-attribute": (
         {"split.args.stratify": ["gendr"]},
         [('tiny.json: split.args.stratify names "gendr"', 'did you mean "gender"?')],

@@ -266,5 +266,5 @@ def _call(component: Component, arguments: Mapping[str, Any], place: KeyPath, su
     passed = {name: value for name, value in supplied.items() if name in argument_names(component)}
     try:
         return component(**{**passed, **convert_arguments(component, arguments)})
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, AssertionError, LookupError) as error:
         raise InvalidConfig(constructor_problems(component, arguments, place, error)) from error
