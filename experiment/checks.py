@@ -193,7 +193,7 @@ def _optimizer(config: ConfigParser) -> list[Problem]:
         raise
     except Exception as error:  # of either library: assertions, RuntimeErrors and more
         kind, arguments = getattr(optim, config["optimizer"]["type"]), config["optimizer"].get("args", {})
-        return constructor_problems(kind, arguments, ("optimizer", "args"), error)
+        raise config.error(constructor_problems(kind, arguments, ("optimizer", "args"), error)) from error
     return []
 
 
