@@ -6,13 +6,10 @@ optimizer = config.build("optimizer", params=model.parameters())
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.command_line import CommandLine
 from utils.config.layers import Layers, Override
 from utils.config.list_edits import is_list_edit
 from utils.config.problems import position
@@ -30,7 +27,6 @@ from utils.errors import ConfigError, InvalidConfig, KeyPath, Problem
 from utils.wording import shown
 
 __all__ = [
-    "Arguments",
     "ByName",
     "ConfigParser",
     "Group",
@@ -40,7 +36,6 @@ __all__ = [
     "Section",
     "Settings",
     "listed",
-    "parse_arguments",
 ]
 
 
@@ -192,55 +187,3 @@ class ConfigParser:
             return make()
         except InvalidConfig as error:
             raise self.error(error.problems) from error
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """The command line of train.py."""
-
-    config: Path | None
-    resume: str | None
-    device: str | None
-    overrides: tuple[Override, ...]
-    print_config: bool
-    dry_run: bool
-    fold: int | None = None
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
-    """The command line of train.py, of this process where `argv` is None. Raises ConfigError."""
-    parser = CommandLine(description="Trains the model that a JSON config describes.")
-    parser.add_argument("-c", "--config", type=Path, help="the config file")
-    parser.add_argument("-r", "--resume", help="a checkpoint or run folder to go on from, or auto: the newest run")
-    parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 (default: the best there is)")
-    parser.add_argument("--lr", help="short for --set optimizer.args.lr=...")
-    parser.add_argument("--bs", help="short for --set data_loader.args.batch_size=...")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="a.b.c=value",
-        help="sets one value of the config, any number of times; entries of lists by number: data.0.args.root=...",
-    )
-    parser.add_argument(
-        "--fold", type=int, help="of a run of folds, train this one alone: machines may share the folds"
-    )
-    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, push one batch through, and stop")
-    given = parser.parse(argv)
-    overrides = [_override_from(text) for text in given.set]
-    for flag, place in (("lr", "optimizer.args.lr"), ("bs", "data_loader.args.batch_size")):
-        text = getattr(given, flag)
-        if text is not None:
-            overrides.append(Override(place, text, f"--{flag}"))
-    flags = (given.print_config, given.dry_run, given.fold)
-    return Arguments(given.config, given.resume, given.device, tuple(overrides), *flags)
-
-
-def _override_from(text: str) -> Override:
-    """`a.b.c=value` as an Override. Raises ConfigError."""
-    place, equals, value = text.partition("=")
-    if not equals or not all(place.split(".")):
-        place = re.split(r"[^\w.-]", place)[0]  # what stands behind it may be a password
-        raise ConfigError(f"--set {place}: a.b.c=value is expected, such as --set trainer.epochs=10")
-    return Override(place, value)

@@ -127,7 +127,8 @@ def _train(folder: Path, seed: int, name: str, changes: Mapping[str, Any]) -> Ru
     }
     path = folder / f"{name}.json"
     write_atomically(path, json.dumps(config, indent=4).encode())
-    result = train.train(*train.configure(train.parse_arguments(["-c", str(path), "--resume", "auto"])))
+    result = train.main(["-c", str(path), "--resume", "auto"])
+    assert result is not None
     assert result.folders is not None
     return result.folders
 

@@ -133,7 +133,7 @@ def synthetic_trainer(
     loader = SyntheticLoader(labels, preprocessing, workplace.records, batches, steps)
     learner = build_learner(config, labels, settings, model, cast(AttributeDataLoader, loader), device, None)
     run = f"run_{len(list(Path(settings.save_dir).glob('models/*/*')))}"
-    folders = RunFolders(Path(settings.save_dir), config["name"], run)
+    folders = RunFolders.in_save_dir(Path(settings.save_dir), config["name"], run)
     folders.models.mkdir(parents=True)
     trainer = Trainer(
         settings,

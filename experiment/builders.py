@@ -17,6 +17,7 @@ from data_loader.records.image_check import CHECKED_IMAGES_FILE
 from data_loader.records.records import Record, read_records
 from data_loader.samplers import class_counts
 from data_loader.splits import Split
+from experiment.resume import ResumePoint
 from experiment.schema import ScheduleSettings
 from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Trackers, WandbTracker
 from model import lr_scheduler as schedules
@@ -28,7 +29,6 @@ from model.optim import OptimizerSettings, build_optimizer, fused_argument
 from parse_config import ConfigParser
 from trainer.compute import kept_computes
 from trainer.learner import Learner
-from trainer.resume import ResumePoint
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
 from utils import distributed

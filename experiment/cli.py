@@ -1,89 +1,103 @@
-"""What train.py's command line means: a config, and perhaps a run to go on with."""
+"""The command line of train.py. Imports neither torch nor pydantic: what is mistyped, missing or no JSON is answered at
+once."""
 
 from __future__ import annotations
 
-import copy
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from base.base_trainer import TrainerSettings
-from experiment.checks import cross_checks
-from experiment.schema import SECTIONS
-from parse_config import Arguments, ConfigParser, Override
-from trainer.resume import (
-    CACHE,
-    ResumePoint,
-    cache_of,
-    forbidden_changes,
-    is_run_of_folds,
-    newest_run,
-    resume_from,
-)
+from utils.command_line import CommandLine
+from utils.config.layers import Layers, Override
 from utils.errors import ConfigError
-from utils.run_folders import RunFolders, read_kept_config
-from utils.wording import shown
+from utils.run_folders import refuse_missing
 
 DEFAULT_CONFIG = Path("config.json")
 
 
-def configure(arguments: Arguments) -> tuple[ConfigParser, ResumePoint | RunFolders | None]:
-    """The config that the command line means, and the run to go on with if it names one.
+@dataclass(frozen=True)
+class Arguments:
+    """The command line of train.py; command: as a shell takes it."""
 
-    A resumed run brings its own config; `--config` beside it replaces it, where nothing differs that
-    the run depends on."""
-    named = arguments.resume not in (None, "auto")
-    resume, trained = resume_from(Path(str(arguments.resume))) if named else (None, {})
-    if resume is not None and arguments.config is None:
-        origin = f"run {arguments.resume}"
-        config = ConfigParser.from_dict(trained, SECTIONS, origin, arguments.overrides, environment=True)
-    else:
-        file = arguments.config or DEFAULT_CONFIG
-        config = ConfigParser.from_file(file, SECTIONS, arguments.overrides, cross_checks, environment=True)
-    if arguments.fold is not None:
-        _refuse_impossible_fold(config, arguments.fold)
-    if resume is not None:
-        _refuse_another_run(config, trained)
-    elif arguments.resume == "auto":
-        save_dir = config["trainer"].get("save_dir", TrainerSettings.save_dir)
-        resume = newest_run(Path(save_dir), config.resolved)
-        trained = _trained_config(resume)
-    if cache_of(config.resolved) == "device" and (not trained or cache_of(trained) != "device"):
-        config["data_loader"]["args"]["cache"] = "disk"
-        config.notes.append(
-            f'{config.origin(CACHE)}: {CACHE} = "device" is no longer supported; "disk" is used instead'
-        )
-    return config, resume
+    config: Path | None = None
+    resume: str | None = None
+    device: str | None = None
+    overrides: tuple[Override, ...] = ()
+    print_config: bool = False
+    dry_run: bool = False
+    fold: int | None = None
+    command: str = field(default="train.py", compare=False)
+
+    @property
+    def run_to_resume(self) -> Path | None:
+        """The run folder or checkpoint that --resume names; None where it names none, or is "auto"."""
+        return None if self.resume in (None, "auto") else Path(str(self.resume))
+
+    @property
+    def config_file(self) -> Path | None:
+        """None where a resumed run brings its own config."""
+        return DEFAULT_CONFIG if self.config is None and self.run_to_resume is None else self.config
 
 
-def _trained_config(resume: ResumePoint | RunFolders | None) -> dict[str, Any]:
-    """The config that a run was trained with so far; empty for a new run."""
-    if isinstance(resume, RunFolders):
-        return read_kept_config(resume.models) or {}
-    return resume.content["config"] if resume is not None else {}
-
-
-def _refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:
-    lines = []
-    for place, before, now in forbidden_changes(trained, config.resolved):
-        earlier = "without it" if before is None else f"with {shown(before)}"
-        lines.append(f"{config.origin(place)}: {place} = {shown(now)}, and the run was trained {earlier}")
-    if lines:
-        raise ConfigError("\n".join([*lines, "go on without these changes, or begin a new run (without --resume)"]))
-
-
-def config_of_fold(config: ConfigParser, fold: int) -> ConfigParser:
-    """The config of one fold of the run."""
-    origin = f"fold {fold} of {config['name']}"
-    return ConfigParser.from_dict(
-        copy.deepcopy(config.resolved), SECTIONS, origin, (Override("split.args.fold", str(fold)),)
+def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
+    """The command line of train.py, of this process where `argv` is None. Raises ConfigError."""
+    parser = CommandLine(description="Trains the model that a JSON config describes.")
+    parser.add_argument("-c", "--config", type=Path, help="the config file (default: config.json)")
+    parser.add_argument("-r", "--resume", help="a checkpoint or run folder to resume, or auto: the config's newest run")
+    parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or 1 (default: the best there is)")
+    parser.add_argument("--lr", help="short for --set optimizer.args.lr=...")
+    parser.add_argument("--bs", help="short for --set data_loader.args.batch_size=...")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b.c=value",
+        help="sets one value of the config, any number of times; entries of lists by number: data.0.args.root=...",
+    )
+    parser.add_argument(
+        "--fold", type=int, help="of a run of folds, train this one alone: machines may share the folds"
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, push one batch through, and stop")
+    argv = sys.argv[1:] if argv is None else argv
+    given = parser.parse(argv)
+    overrides = [parse_override(text) for text in given.set]
+    for flag, key_path in (("lr", "optimizer.args.lr"), ("bs", "data_loader.args.batch_size")):
+        text = getattr(given, flag)
+        if text is not None:
+            overrides.append(Override(key_path, text, f"--{flag}"))
+    return Arguments(
+        config=given.config,
+        resume=given.resume,
+        device=given.device,
+        overrides=tuple(overrides),
+        print_config=given.print_config,
+        dry_run=given.dry_run,
+        fold=given.fold,
+        command=shlex.join(["train.py", *argv]),
     )
 
 
-def _refuse_impossible_fold(config: ConfigParser, fold: int) -> None:
-    """Raises ConfigError where `--fold` asks for what the config's split does not have."""
-    if not is_run_of_folds(config.resolved):
-        wrong = f"has no folds to choose from, which --fold {fold} does; it needs a KFoldSplit without fold"
-        raise config.error([config.problem("split", wrong)])
-    folds = config.build("split").folds
-    if not 0 <= fold < folds:
-        raise ConfigError(f"--fold {fold}: the split has the folds 0 to {folds - 1}")
+def parse_override(text: str) -> Override:
+    """`a.b.c=value` as an Override. Raises ConfigError."""
+    key_path, equals, value = text.partition("=")
+    if not equals or not all(key_path.split(".")):
+        key_path = re.split(r"[^\w.-]", key_path)[0]  # what follows may be a password
+        raise ConfigError(f"--set {key_path}: a.b.c=value is expected, such as --set trainer.epochs=10")
+    return Override(key_path, value)
+
+
+def read_config_files(arguments: Arguments) -> Layers | None:
+    """The config's files and the environment; None where a resumed run brings its own config.
+
+    Raises ConfigError; CheckpointError where there is no such run."""
+    if arguments.run_to_resume is not None:
+        refuse_missing(arguments.run_to_resume)
+    if arguments.config_file is None:
+        return None
+    layers = Layers.from_file(arguments.config_file)
+    layers.add_environment()
+    return layers

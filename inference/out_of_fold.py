@@ -74,7 +74,7 @@ def predict_fold(
     file = folders.models / OUT_OF_FOLD_FILE
     predictor = Predictor.from_checkpoint(find_checkpoint(folders.models), device, PRESETS["none"])
     if predictor.config["data_loader"].get("args", {}).get("on_bad_image") == "skip":
-        remembered = folders.save_dir / CHECKED_IMAGES_FILE
+        remembered = None if predictor.save_dir is None else predictor.save_dir / CHECKED_IMAGES_FILE
         bad = set(check_images([record.path for record in records], remembered, "skip"))
         records = [record for record in records if record.path not in bad]
     if distributed.is_main_process() and not _is_whole(file, records, folders.fold, labels):

@@ -17,9 +17,10 @@ from data_loader.records.statistics import label_statistics, mean_and_std, measu
 from data_loader.splits import KFoldSplit
 from experiment.builders import read_all_records
 from experiment.checks import check_config, cross_checks
+from experiment.cli import parse_override
 from experiment.schema import SECTIONS
 from logger.log import close_log, open_log
-from parse_config import ConfigParser, parse_arguments
+from parse_config import ConfigParser
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, DataError, run_command
 from utils.files import obstacle_to_replacing, write_atomically
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, help="a JSON file to write the statistics to, too")
     given = parser.parse(argv)
-    overrides = parse_arguments([f"--set={text}" for text in given.set]).overrides
+    overrides = [parse_override(text) for text in given.set]
     if given.output is not None:
         obstacle = obstacle_to_replacing(given.output, [given.config], ".json") or obstacle_to_writing(
             given.output.parent

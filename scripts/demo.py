@@ -20,8 +20,8 @@ def main() -> None:
     """Each step finds out whether it is done already, so that a second call goes straight to the scores."""
     CommandLine(description="Draws faces, trains on them on the CPU, scores, and writes the answers.").parse()
     make_demo_data(DATA, PEOPLE, EVAL_PEOPLE, SEED)
-    config, resume = train.configure(train.parse_arguments(["--config", str(CONFIG), "--resume", "auto"]))
-    run = train.train(config, resume)
+    run = train.main(["--config", str(CONFIG), "--resume", "auto"])
+    assert run is not None
     assert run.folders is not None
     print("\nOn its validation people (drawn faces):")
     validation = test.main(["--resume", str(run.folders.models), "--split", "validation"])

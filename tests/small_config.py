@@ -13,7 +13,8 @@ import albumentations
 import pytest
 from torch.optim import SGD, Adam, lr_scheduler
 
-from parse_config import ByName, ConfigParser, Group, Many, One, Settings, parse_arguments
+from experiment.cli import parse_override
+from parse_config import ByName, ConfigParser, Group, Many, One, Settings
 from utils.config.signatures import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from utils.errors import ConfigError, InvalidConfig, Problem, run_command
 
@@ -127,7 +128,7 @@ def write(path: str, content: dict[str, Any] | str) -> None:
 
 
 def read(path: str = "config.json", *sets: str) -> ConfigParser:
-    return ConfigParser.from_file(path, SECTIONS, parse_arguments([f"--set={text}" for text in sets]).overrides)
+    return ConfigParser.from_file(path, SECTIONS, [parse_override(text) for text in sets])
 
 
 def lines_of(call: Callable[[], Any]) -> list[str]:

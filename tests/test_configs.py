@@ -20,10 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_loader.transforms import AugmentationKey, build_transforms
 from experiment.checks import check_config
+from experiment.cli import parse_arguments
 from experiment.schema import SECTIONS
 from inference.tta_presets import PRESETS
 from model.model import build_without_weights
-from parse_config import Arguments, ConfigParser, parse_arguments
+from parse_config import ConfigParser
 from utils.config.editor_schema import editor_schema
 from utils.config.json_text import parse_json, read_json
 
@@ -46,7 +47,7 @@ def parsed(path: Path) -> ConfigParser:
 
 
 def of_call(text: str) -> ConfigParser:
-    arguments: Arguments = parse_arguments(shlex.split(text))
+    arguments = parse_arguments(shlex.split(text))
     return ConfigParser.from_file(arguments.config or "config.json", SECTIONS, arguments.overrides)
 
 

@@ -190,7 +190,7 @@ class Trainer(BaseTrainer):
             self._refuse_divergence(epoch, self.train_metrics.values("train/"))
             self.save(final=True)
             raise self.stop.error(
-                f"saved in {self.checkpoints.folder}; go on with --resume {self.checkpoints.run_folder}"
+                f"saved in {self.checkpoints.folder}; resume it with --resume {self.checkpoints.run_folder}"
             )
 
     def save(self, also_as: Sequence[str] = (), *, final: bool = False) -> None:

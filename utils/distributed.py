@@ -11,6 +11,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from utils.environment import environment_number
 from utils.errors import ConfigError
 
 TIME_LIMIT = timedelta(minutes=10)
@@ -20,31 +21,24 @@ _RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torch.distributed asks of the environment besides WORLD_SIZE."""
 
 
-def _environment_number(name: str, default: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not text.isdigit():
-        raise ConfigError(f"environment variable {name} = {text!r} is not a whole number; torchrun sets it")
-    return int(text)
-
-
 def rank() -> int:
     """This process's number, 0 to world_size() - 1."""
-    return _environment_number("RANK", 0)
+    return environment_number("RANK", 0)
 
 
 def local_rank() -> int:
     """This process's number on its machine: the number of its GPU."""
-    return _environment_number("LOCAL_RANK", 0)
+    return environment_number("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
     """How many of the processes run on this machine."""
-    return _environment_number("LOCAL_WORLD_SIZE", 1)
+    return environment_number("LOCAL_WORLD_SIZE", 1)
 
 
 def world_size() -> int:
     """How many processes train together."""
-    return max(1, _environment_number("WORLD_SIZE", 1))
+    return max(1, environment_number("WORLD_SIZE", 1))
 
 
 def is_main_process() -> bool:

@@ -9,6 +9,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from utils.errors import ConfigError
+
 CHANNEL_TRAIN = "SM_CHANNEL_TRAIN"
 """The competition's folder: train.csv and images/."""
 CHANNEL_EVAL = "SM_CHANNEL_EVAL"
@@ -27,6 +29,14 @@ VARIABLES = (CHANNEL_TRAIN, CHANNEL_EVAL, CHANNEL_MODEL, MODEL_DIR, OUTPUT_DATA_
 def environment_default(name: str) -> str | None:
     """What a variable says, without the white space around it; None where it is unset or says nothing."""
     return os.environ.get(name, "").strip() or None
+
+
+def environment_number(name: str, default: int) -> int:
+    """The whole number that a variable of torchrun says. Raises ConfigError where it is none."""
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise ConfigError(f"environment variable {name} = {text!r} is not a whole number; torchrun sets it")
+    return int(text)
 
 
 def config_places(values: Mapping[str, Any], goes_on: bool = False) -> dict[str, str]:

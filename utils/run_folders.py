@@ -1,4 +1,4 @@
-"""Where a run's files lie: <save_dir>/models/<name>/<run> and <save_dir>/log/<name>/<run>, a fold's in fold_<k>/."""
+"""Where a run's files are: <save_dir>/models/<name>/<run> and <save_dir>/log/<name>/<run>, a fold's in fold_<k>/."""
 
 from __future__ import annotations
 
@@ -21,21 +21,30 @@ _FOLD = re.compile(r"fold_(\d+)")
 
 @dataclass(frozen=True)
 class RunFolders:
-    """The folders of one run, or of one fold of it. `run` sorts by time and holds no character that a file system
-    dislikes."""
+    """The folders of one run, or of one fold of it.
 
-    save_dir: Path
-    name: str
+    run_models: of the whole run, the folder of its checkpoints
+    run_log: of the whole run, the folder of its log
+    run: its name, which sorts by time and holds no character that a file system dislikes
+    fold: None is the whole run"""
+
+    run_models: Path
+    run_log: Path
     run: str
     fold: int | None = None
 
+    @classmethod
+    def in_save_dir(cls, save_dir: Path, name: str, run: str) -> RunFolders:
+        """Those of the run of the config `name` that began in `save_dir`."""
+        return cls(save_dir / "models" / name / run, save_dir / "log" / name / run, run)
+
     @property
     def models(self) -> Path:
-        return self._within("models")
+        return self.run_models if self.fold is None else self.run_models / fold_name(self.fold)
 
     @property
     def log(self) -> Path:
-        return self._within("log")
+        return self.run_log if self.fold is None else self.run_log / fold_name(self.fold)
 
     @property
     def title(self) -> str:
@@ -49,10 +58,6 @@ class RunFolders:
     def of_run(self) -> RunFolders:
         """The folders of the whole run that this may be a fold of."""
         return replace(self, fold=None)
-
-    def _within(self, kind: str) -> Path:
-        folder = self.save_dir / kind / self.name / self.run
-        return folder if self.fold is None else folder / fold_name(self.fold)
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Keeps the resolved config beside the checkpoints. Raises StorageFullError or ConfigError if it cannot."""
@@ -96,7 +101,7 @@ def new_run(save_dir: Path, name: str) -> RunFolders:
     Raises ConfigError if nothing can be written there."""
     while True:
         now = datetime.now()
-        folders = RunFolders(save_dir, name, f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}")
+        folders = RunFolders.in_save_dir(save_dir, name, f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}")
         try:
             folders.models.mkdir(parents=True)
             folders.log.mkdir(parents=True, exist_ok=True)
@@ -137,7 +142,7 @@ def runs_with_config(save_dir: Path, name: str) -> Iterator[tuple[RunFolders, di
     for folder in sorted(parent.iterdir(), reverse=True) if parent.is_dir() else []:
         config = read_kept_config(folder)
         if config is not None:
-            yield RunFolders(save_dir, name, folder.name), config
+            yield RunFolders.in_save_dir(save_dir, name, folder.name), config
 
 
 def read_kept_config(folder: Path) -> dict[str, Any] | None:

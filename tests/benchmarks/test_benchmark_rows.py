@@ -276,7 +276,7 @@ def test_the_counted_case_on_a_gpu_comes_first() -> None:
 
 def test_the_run_of_full_size_names_the_newest_run(tmp_path: Path) -> None:
     for run in ("1120_100000", "1120_110000", "1119_230000"):
-        RunFolders(tmp_path, "Benchmark", run).models.mkdir(parents=True)
+        RunFolders.in_save_dir(tmp_path, "Benchmark", run).models.mkdir(parents=True)
     assert full_size.newest_run(tmp_path / "models").name == "1120_110000"
 
 

@@ -39,15 +39,14 @@ def write_config(folder: Path, drawn: Path, **changes: Any) -> Path:
 
 def run(config: Path, *arguments: str) -> Path:
     """Trains in this process and returns the run's folder of checkpoints."""
-    given = train_script.parse_arguments(["-c", str(config), *arguments])
-    result = train_script.train(*train_script.configure(given), only_fold=given.fold)
+    result = train_script.main(["-c", str(config), *arguments])
+    assert result is not None
     assert result.folders is not None
     return result.folders.models
 
 
 def resume(*arguments: str) -> None:
-    given = train_script.parse_arguments(["--resume", *arguments])
-    train_script.train(*train_script.configure(given), only_fold=given.fold)
+    train_script.main(["--resume", *arguments])
 
 
 def weights_and_metrics(models: Path) -> tuple[dict[str, torch.Tensor], bytes]:

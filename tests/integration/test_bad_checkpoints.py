@@ -256,7 +256,7 @@ def test_a_run_of_a_hostile_name_writes_inside(trained: Workplace) -> None:
     trained.test("--resume", trained.run).check_success()
     assert len(trained.submissions) == 1
     assert set(trained.folder.parent.rglob("*outside*")) - outside == set(trained.submissions)
-    trained.train("--resume", trained.run).check_refusal(4, (str(trained.run), "lies outside its run's folder"))
+    trained.train("--resume", trained.run).check_refusal(4, (str(trained.run), "run_name"))
 
 
 @pytest.mark.parametrize("case", ["55-half", "56-in-the-weights", "57-empty", "58-zip", "66-html"])
@@ -327,7 +327,7 @@ def test_resuming_with_what_may_not_change_in_a_run(trained: Workplace, case: st
     override = f"{place}={json.dumps(value)}"
     for argv, origin in ((["--config", str(config)], "tiny.json"), (["--set", override], f"--set {override}")):
         outcome = trained.train_and_change_nothing("--resume", trained.run, *argv)
-        outcome.check_refusal(2, f"{origin}: {told}", "go on without these changes, or begin a new run")
+        outcome.check_refusal(2, f"{origin}: {told}", "resume without these changes, or begin a new run")
 
 
 def test_25_all_differences_are_shown_together(trained: Workplace) -> None:
@@ -345,11 +345,3 @@ def test_25_all_differences_are_shown_together(trained: Workplace) -> None:
 )
 def test_25_what_may_change_in_a_run(trained: Workplace, override: str) -> None:
     trained.train("--resume", trained.run, "--set", override).check_success()
-
-
-def test_a_run_that_was_moved(trained: Workplace) -> None:
-    (trained.folder / trained.run).rename(trained.folder / "elsewhere")
-    for name in ("elsewhere", "elsewhere/last.pth"):
-        outcome = trained.train_and_change_nothing("--resume", name)
-        outcome.check_refusal(4, (f"{name}: lies outside its run's folder models/Tiny/", "put it back"))
-    trained.test("--resume", "elsewhere").check_success()

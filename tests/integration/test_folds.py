@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 
 import train as train_script
 from base.label_space import LabelSpace
+from experiment import run as experiment_run
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor
 from tests.integration.drawn_road import files_of, run, write_config
@@ -111,7 +112,7 @@ def test_a_run_stopped_inside_a_fold_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(StopSignals, "requested", property(requested))
-        with pytest.raises(StopSignal, match=r"go on with --resume .*Road/[0-9-]+$"):
+        with pytest.raises(StopSignal, match=r"resume it with --resume .*Road/[0-9-]+$"):
             run(folds_config, "--set", "data_loader.args.cache=none")  # which would be asked too while it is made
     (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
     assert (models / "fold_1" / "last.pth").exists()
@@ -185,10 +186,8 @@ def test_images_of_the_same_name_are_told_apart(tmp_path: Path, drawn: Path) -> 
     ]
     config = write_config(tmp_path, drawn, data=tables, split={"type": "KFoldSplit", "args": {"folds": 2}})
     config.write_text(config.read_text().replace('"batch_size": 8', '"batch_size": 4'))
-    given = train_script.parse_arguments(
-        ["-c", str(config), "--set", "trainer.epochs=1", "--set", "split.args.stratify=[]"]
-    )
-    result = train_script.train(*train_script.configure(given))
+    result = train_script.main(["-c", str(config), "--set", "trainer.epochs=1", "--set", "split.args.stratify=[]"])
+    assert result is not None
     assert result.folders is not None
     assert result.out_of_fold is not None
     rows_of_run = rows_of(result.folders.models / OUT_OF_FOLD_FILE)
@@ -201,8 +200,9 @@ def test_images_of_the_same_name_are_told_apart(tmp_path: Path, drawn: Path) -> 
 
 
 def test_a_dry_run_of_folds_changes_nothing(folds_config: Path, tmp_path: Path) -> None:
-    given = train_script.parse_arguments(["-c", str(folds_config), "--dry-run"])
-    assert train_script.train(*train_script.configure(given), dry_run=True).folders is None
+    result = train_script.main(["-c", str(folds_config), "--dry-run"])
+    assert result is not None
+    assert result.folders is None
     assert not (tmp_path / "saved" / "models").exists()
 
 
@@ -224,7 +224,7 @@ def test_a_dry_run_tries_the_first_fold_that_is_not_finished(
 def test_a_later_fold_that_stops_as_its_images_are_prepared_says_how_to_go_on(
     folds_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build, built = train_script.build_data_loader, 0
+    build, built = experiment_run.build_data_loader, 0
 
     def stops_in_the_second(*arguments: Any) -> Any:
         nonlocal built
@@ -233,8 +233,8 @@ def test_a_later_fold_that_stops_as_its_images_are_prepared_says_how_to_go_on(
             raise StopSignal("stopped by SIGTERM")
         return build(*arguments)
 
-    monkeypatch.setattr(train_script, "build_data_loader", stops_in_the_second)
-    with pytest.raises(StopSignal, match=r"^stopped by SIGTERM; go on with --resume .*Road/[0-9-]+$") as told:
+    monkeypatch.setattr(experiment_run, "build_data_loader", stops_in_the_second)
+    with pytest.raises(StopSignal, match=r"^stopped by SIGTERM; resume it with --resume .*Road/[0-9-]+$") as told:
         run(folds_config)
     (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
     assert str(told.value).endswith(f" {models}")

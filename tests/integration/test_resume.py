@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 import test as test_script
 import train as train_script
+from experiment import run as experiment_run
 from tests.integration.drawn_road import (
     assert_same_end,
     files_of,
@@ -45,8 +47,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_as_if_it_had_not(
     stopped = read_checkpoint(models / "last.pth")
     assert 0 < stopped["completed_epochs"] < 40
 
-    arguments = ["--resume", str(models), "--set", "data_loader.args.num_workers=1"]
-    train_script.train(*train_script.configure(train_script.parse_arguments(arguments)))
+    resume(str(models), "--set", "data_loader.args.num_workers=1")
     assert_same_end(whole, models)
 
 
@@ -92,9 +93,9 @@ def test_a_resumed_run_that_stops_before_its_first_step_says_how_to_go_on(
         stop.request(number)
         stop.raise_if_requested()
 
-    monkeypatch.setattr(train_script, "build_data_loader", stopped)
+    monkeypatch.setattr(experiment_run, "build_data_loader", stopped)
     kind = KeyboardStop if number == signal.SIGINT else StopSignal
-    with pytest.raises(kind, match=f"^stopped by {number.name}; go on with --resume {models}$") as told:
+    with pytest.raises(kind, match=f"^stopped by {number.name}; resume it with --resume {models}$") as told:
         resume(str(models))
     assert type(told.value) is kind
     with pytest.raises(kind, match=f"^stopped by {number.name}$"):  # there is nothing to go on with
@@ -109,6 +110,38 @@ def test_going_back_to_an_earlier_epoch_gives_up_what_came_after_it(tmp_path: Pa
     again = weights_and_metrics(models)
     assert again[1] == end[1]
     assert all(torch.equal(again[0][name], tensor) for name, tensor in end[0].items())
+
+
+@pytest.mark.parametrize("log", ["renamed too", "left", "gone"])
+def test_a_run_that_was_moved_resumes_where_it_is(config: Path, tmp_path: Path, log: str) -> None:
+    flags = ("--set", "lr_scheduler=null")
+    whole = run(config, *flags)
+    began = run(config, *flags, "--set", "trainer.epochs=2")
+    first_log = tmp_path / "saved" / "log" / "Road" / began.name
+    moved = began.rename(tmp_path / "saved" / "models" / "Road" / "renamed")
+    second_log = first_log.with_name("renamed")
+    if log == "renamed too":
+        first_log.rename(second_log)
+    elif log == "gone":
+        shutil.rmtree(first_log)
+    resume(str(moved), "--set", "trainer.epochs=3")
+    weights, _ = weights_and_metrics(whole)
+    resumed = read_checkpoint(moved / "last.pth")["model"]
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in weights.items())
+    lines = ((first_log if log == "left" else second_log) / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == ([3] if log == "gone" else [1, 2, 3])
+    assert second_log.exists() == (log != "left")
+
+
+def test_a_run_that_was_moved_out_of_its_save_dir_keeps_its_log_in_itself(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = run(config, "--set", "lr_scheduler=null", "--set", "trainer.epochs=2").rename(tmp_path / "elsewhere")
+    before = files_of(tmp_path / "saved")
+    resume(str(moved / "last.pth"), "--set", "trainer.epochs=3")
+    assert [json.loads(line)["epoch"] for line in (moved / "log" / "metrics.jsonl").open()] == [3]
+    assert str(moved / "log") in capsys.readouterr().out
+    assert files_of(tmp_path / "saved") == before
 
 
 @pytest.mark.parametrize("way", ["name alone", "dot", "from the side", "link"])

@@ -89,8 +89,7 @@ def test_no_way_of_feeding_changes_a_number(config: Path, feeding: str) -> None:
 
 
 def test_a_dry_run_leaves_no_run(config: Path, tmp_path: Path) -> None:
-    given = train_script.parse_arguments(["-c", str(config), "--dry-run"])
-    train_script.train(*train_script.configure(given), dry_run=True)
+    train_script.main(["-c", str(config), "--dry-run"])
     assert not (tmp_path / "saved" / "models").exists()
 
 

@@ -131,7 +131,7 @@ def test_progress_bars_show_only_on_a_terminal_that_wants_them(
         assert stderr.getvalue() == ""
 
 
-@pytest.mark.parametrize("module", ["data_loader.splits", "inference.predictor", "trainer.resume"])
+@pytest.mark.parametrize("module", ["data_loader.splits", "inference.predictor", "experiment.resume"])
 def test_what_other_modules_warn_of_is_in_the_file_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], module: str
 ) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from experiment.cli import parse_override
+from experiment.resume import forbidden_changes
 from experiment.schema import SECTIONS
-from parse_config import ConfigParser, parse_arguments
-from trainer.resume import forbidden_changes
+from parse_config import ConfigParser
 from utils.environment import VARIABLES, environment_default
 from utils.errors import ConfigError
 
@@ -27,7 +28,7 @@ TABLE = 'data=[{"type": "AttributeTable", "args": {"path": "x.csv"}}]'
 
 
 def read(*sets: str, environment: bool = True) -> ConfigParser:
-    overrides = parse_arguments([f"--set={text}" for text in sets]).overrides
+    overrides = [parse_override(text) for text in sets]
     return ConfigParser.from_file(ROOT / "config.json", SECTIONS, overrides, environment=environment)
 
 

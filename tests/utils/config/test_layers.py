@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from parse_config import Arguments, ConfigParser, Override, parse_arguments
-from tests.small_config import CONFIG, SECTIONS, edited, exit_code_of, lines_of, read, write
+from tests.small_config import CONFIG, edited, exit_code_of, lines_of, read, write
 
 
 @pytest.fixture(autouse=True)
@@ -168,61 +167,6 @@ def test_overrides_that_cannot_be(text: str, message: str) -> None:
     [line] = lines_of(lambda: read("config.json", text))
     assert line.startswith(message)
     assert exit_code_of(lambda: read("config.json", text)) == 2
-
-
-def test_the_command_line() -> None:
-    assert parse_arguments([]) == Arguments(None, None, None, (), False, False)
-    given = parse_arguments(
-        [
-            "-c",
-            "a.json",
-            "-r",
-            "auto",
-            "-d",
-            "cuda:1",
-            "--lr",
-            "0.5",
-            "--bs",
-            "8",
-            "--set",
-            "a.b=1",
-            "--set",
-            "c=x",
-            "--print-config",
-            "--dry-run",
-        ]
-    )
-    overrides = (Override("a.b", "1"), Override("c", "x"), Override("optimizer.args.lr", "0.5", "--lr"))
-    assert given.overrides == (*overrides, Override("data_loader.args.batch_size", "8", "--bs"))
-    assert (given.config, given.resume, given.device) == (Path("a.json"), "auto", "cuda:1")
-    assert given.print_config
-    assert given.dry_run
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--confg", "x"], '--confg is not a known flag; did you mean "--config"? (--help lists them)'),
-        (["--epochs=3"], "--epochs is not a known flag (--help lists them)"),
-        (["config.json"], "'config.json' belongs to no flag (--help lists them)"),
-        (["--conf", "x"], '--conf is not a known flag; did you mean "--config"? (--help lists them)'),
-        (["--lr"], "argument --lr: expected one argument"),
-    ],
-    ids=["fault69", "fault69-with-value", "fault69-plain-word", "fault69-abbreviation", "fault69-no-value"],
-)
-def test_unknown_flags(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code_of(lambda: parse_arguments(argv)) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 1
-    assert told[0].endswith(f": {message}")
-
-
-def test_short_flags_are_named_in_errors() -> None:
-    overrides = parse_arguments(["--lr", "fast", "--bs", "0"]).overrides
-    assert lines_of(lambda: ConfigParser.from_file("config.json", SECTIONS, overrides)) == [
-        "--bs 0: data_loader.args.batch_size = 0: must be at least 1",
-        '--lr fast: optimizer.args.lr = "fast" is text; a number is expected',
-    ]
 
 
 SECRETS = {
