@@ -1,43 +1,109 @@
-"""A run folder of ours from another program's weights: what test.py --resume takes."""
+"""A run folder for test.py --resume, made of another program's weights."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
-from base.weights import load_weights
-from data_loader.transforms import build_transforms
-from inference.foreign_weights import Fitting
+from base.weights import load_weights, without_wrappers
+from data_loader.transforms.build import build_transforms
+from inference.predictor import CHECKPOINT_NAMES
+from logger.log import LOG_NAME, open_log
 from model.model import build_without_weights
-from utils.errors import CheckpointError
+from model.weight_matching import find_weights, match_model
+from utils.checkpoint import read_foreign_checkpoint, write_checkpoint
+from utils.errors import CheckpointError, ConfigError
+from utils.run_folders import new_run
+
+log = logging.getLogger(LOG_NAME)
+
+REMEDY = (
+    "--rename fc_mask=heads.head_mask gives a layer of the file the model's name, --rename race= leaves one out; where "
+    "whole blocks differ, another arch.args.model_name, other labels.heads or other bins may describe the model"
+)
 
 
-def imported_content(
-    config: Mapping[str, Any],
-    labels: LabelSpace,
-    foreign: Mapping[str, Tensor],
-    path: Path,
-    renames: Sequence[tuple[str, str]] = (),
-) -> tuple[dict[str, Any], list[str]]:
-    """What a checkpoint of ours holds to answer with, made of the weights `foreign` that were read from `path` and a
-    checked config of their model; and how they were matched, as lines for the log.
+def import_run(
+    config: Mapping[str, Any], labels: LabelSpace, path: Path, renames: Sequence[tuple[str, str]], output: Path | None
+) -> Path:
+    """Writes a run folder with one checkpoint, and returns it; nothing is written where something does not fit.
 
-    Raises CheckpointError, a line for each weight that does not fit; ConfigError for a wrong rename."""
+    config: the resolved config of the weights' model
+    path: the file of the weights
+    renames: (old, new): a layer of the file, or the layers under a name, and what to call them; new may be empty, which
+        leaves them out
+    output: the folder to make; None for a new run's in the config's save_dir
+
+    Raises CheckpointError, ConfigError."""
+    foreign = read_foreign_checkpoint(path)
+    if not (weights := find_weights(foreign)):
+        raise CheckpointError(f"{path}: holds no weights by name; save the model's state_dict")
+    content = _matched_content(config, labels, path, _renamed(without_wrappers(weights), renames))
+    if "optimizer" in foreign:
+        log.info("the state of its optimizer is not imported: the run answers, and cannot be trained on")
+    run = _run_folder(config, output)
+    epoch = foreign.get("epoch")
+    epochs = epoch if type(epoch) is int and epoch > 0 else 0
+    content |= {"run_name": run.name, "completed_epochs": epochs, "imported_from": path.name}
+    try:
+        write_checkpoint(run / CHECKPOINT_NAMES["best"], content)
+    except OSError as error:
+        raise ConfigError(f"{run}: cannot be written: {error.strerror}") from None
+    return run
+
+
+def _matched_content(
+    config: Mapping[str, Any], labels: LabelSpace, path: Path, weights: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """What a checkpoint of this program holds to predict with. Raises CheckpointError."""
     model = build_without_weights(config["arch"], labels.num_classes)
-    fitting = Fitting(model, labels, foreign, renames)
-    if problems := fitting.problems():
+    match = match_model(model, weights)
+    if match.missing or match.unused:
+        problems = [f"does not fit {model.summary()}: its weights were matched {match.how}", *match.problems(), REMEDY]
         raise CheckpointError("\n".join(f"{path}: {problem}" for problem in problems))
-    load_weights(model, fitting.weights, path)
+    load_weights(model, model.state_dict() | match.weights, path)
+    log.info("the weights were matched %s", match.how)
+    for name, head in labels.heads.items():
+        classes = ", ".join(f"{number} {text}" for number, text in enumerate(head.class_names))
+        log.info("the classes of the head %s are taken to be %s", name, classes)
     input_size = config["data_loader"].get("args", {}).get("input_size")
     transforms = build_transforms(config["transforms"], input_size, model.mean, model.std)
-    content = {
+    return {
         "model": model.state_dict(),
         "config": dict(config),
         "labels": labels.to_config(),
         "preprocessing": transforms.preprocessing.to_config(),
     }
-    return content, fitting.notes
+
+
+def _renamed(weights: Mapping[str, Tensor], renames: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    renamed = dict(weights)
+    for old, new in renames:
+        inside = [name for name in renamed if f"{name}.".startswith(f"{old}.")]
+        if not inside:
+            raise ConfigError(f"--rename {old}={new}: no weight of the file is called {old}, or begins with {old}.")
+        for name in inside:
+            tensor = renamed.pop(name)
+            if new:
+                renamed[f"{new}{name.removeprefix(old)}"] = tensor
+    return renamed
+
+
+def _run_folder(config: Mapping[str, Any], output: Path | None) -> Path:
+    """The folder `output`, or a new run's, with its log. Raises ConfigError.
+
+    No config.json is put into it: `train.py --resume auto` is not to resume what has no optimizer's state."""
+    if output is None:
+        save_dir = config["trainer"].get("save_dir", TrainerSettings.save_dir)
+        folders = new_run(Path(save_dir), config["name"])
+        open_log(folders.log / "info.log", 1)
+        return folders.models
+    if output.is_dir() and any(output.iterdir()):
+        raise ConfigError(f"--output {output}: is not empty; name a new folder")
+    return output

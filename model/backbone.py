@@ -1,9 +1,9 @@
-"""timm's backbones: their names checked, their weights fetched or read, their stages; every failure in a line."""
+"""timm's backbones: checked, built with their weights, and divided into stages; every failure is one line."""
 
 from __future__ import annotations
 
 import difflib
-import sys
+import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,12 +14,17 @@ import huggingface_hub
 import timm
 import torch
 from huggingface_hub.utils import get_session
-from timm.models import get_deprecated_models, group_parameters, is_model, is_model_pretrained, load_pretrained
+from timm.models import get_deprecated_models, group_parameters, is_model, is_model_pretrained
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from base.weights import load_weights
 from model.depthwise import use_fast_depthwise
 from model.pooling import use_gem
+from model.weight_matching import match_weights, read_weights
+from utils.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 _HUB_ANSWERS_WITHIN_SECONDS = 10
 
@@ -32,9 +37,9 @@ def check_backbone(
     gradient_checkpointing: bool = False,
     **options: Any,
 ) -> None:
-    """Raises ValueError if there is no such backbone, it has no such options, or has no weights to fetch or read.
+    """Checks the arguments of `build_backbone`, without memory for weights, in a few tenths of a second.
 
-    The backbone is built without memory for its weights, which takes a few tenths of a second."""
+    Raises ValueError if there is no such backbone, it has no such options, or has no weights to fetch or read."""
     _check_name(model_name)
     if weights_file is not None:
         if not Path(weights_file).is_file():
@@ -64,12 +69,17 @@ def build_backbone(
     gradient_checkpointing: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, list[list[str]]]:
-    """A timm model without its classifier, images (B, 3, H, W) -> features (B, `head_hidden_size`), and its stages.
+    """A timm model without its classifier, images (B, 3, H, W) -> features (B, `head_hidden_size`), and its stages,
+    which are names of parameters (see `_stages`).
 
-    weights_file: timm's weights of this model, .safetensors or .pth, read instead of fetching them; pooling: "gem", or
-    a name that timm knows, instead of the backbone's own; options: what timm's builder takes. The stages are names of
-    parameters, see `_stages`. Raises ValueError if weights cannot be had or do not fit, and if the backbone cannot
-    do what is asked for."""
+    model_name: timm's, with or without a tag
+    pretrained: fetch timm's weights from the Hugging Face hub
+    weights_file: weights of this network, of any program (see model/weight_matching.py), instead of timm's
+    pooling: "gem", or a name that timm knows, instead of the backbone's own
+    gradient_checkpointing: compute activations again in the backward pass instead of keeping them
+    options: what timm's builder takes
+
+    Raises ValueError if weights cannot be had or do not fit, or the backbone cannot do what is asked for."""
     backbone = _load(model_name, pretrained and weights_file is None, pooling, options)
     new = _layers_of(pooling, backbone, model_name, options)
     if weights_file is not None:
@@ -99,7 +109,7 @@ def _create(model_name: str, pooling: str | None, options: dict[str, Any], pretr
 
 
 def _layers_of(pooling: str | None, backbone: nn.Module, model_name: str, options: dict[str, Any]) -> set[str]:
-    """The weights that the backbone has for its `pooling` only: no file of timm's has them."""
+    """The names of the weights that the backbone has for its `pooling` only: no file has them."""
     if pooling in (None, "gem"):
         return set()
     with torch.device("meta"):
@@ -179,8 +189,9 @@ def _check_name(model_name: str) -> None:
 
 @contextmanager
 def _cache_only_if_hub_is_silent() -> Iterator[None]:
-    """Where nothing answers at the hub, huggingface_hub asks twelve times and takes 46 s; here it is asked once, and
-    then only what has been fetched before is used."""
+    """Asks the hub once; where it does not answer, only what was fetched before is used.
+
+    huggingface_hub itself would ask twelve times, which takes 46 s."""
     constants = huggingface_hub.constants
     before = constants.HF_HUB_OFFLINE
     if not before:
@@ -195,31 +206,16 @@ def _cache_only_if_hub_is_silent() -> Iterator[None]:
 
 
 def _read_weights(backbone: nn.Module, weights_file: str, model_name: str, new: Collection[str]) -> None:
-    """Reads timm's weights from a file (never running what a pickle may hold), which lacks `new` ones.
-
-    The classifier's are left out."""
-    missing: list[str] = []
-    hook = backbone.register_load_state_dict_post_hook(lambda _, keys: missing.extend(keys.missing_keys))
-    source = {**backbone.pretrained_cfg, "file": weights_file, "custom_load": False}  # type: ignore[dict-item]
-    # Weights in an earlier layout of timm's are turned into today's by a function beside the model's class.
+    """Loads the weights of a file, which lacks `new` ones; its classifier's are left out."""
+    path, own = Path(weights_file), backbone.state_dict()
     try:
-        load_pretrained(
-            backbone,
-            source,
-            num_classes=0,
-            filter_fn=getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None),
-            strict=False,
-        )
-    except Exception as error:  # any reader's or unpickler's own
-        raise ValueError(f"weights_file = {weights_file} cannot be read ({_first_line(error)})") from error
-    finally:
-        hook.remove()
-    missing = [name for name in missing if name not in new]
-    if missing:
-        raise ValueError(
-            f"weights_file = {weights_file} is not of {model_name}: it lacks {len(missing)} of the model's "
-            f"weights, the first {missing[0]}"
-        )
+        match = match_weights({name: own[name] for name in own if name not in new}, read_weights(path), backbone)
+        if not match.is_complete:
+            raise CheckpointError(f"{path}: is not of {model_name}: {'; '.join(match.problems())}")
+        load_weights(backbone, own | match.weights, path)
+    except CheckpointError as error:
+        raise ValueError(f"weights_file = {error}") from None
+    logger.info("%s: weights of %s matched %s; not used: %s", path, model_name, match.how, list(match.unused) or "none")
 
 
 def _first_line(error: BaseException) -> str:

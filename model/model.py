@@ -35,13 +35,17 @@ Pooling = Literal["gem", "avg", "max", "avgmax", "catavgmax", "token", "map"]
 class TimmModelMulti(BaseModel):
     """Any of timm's image classifiers, its classifier replaced by one linear layer a head on the pooled features.
 
-    model_name: timm's, with or without a tag ("resnet18", "resnet18.a1_in1k"); pretrained: fetch timm's weights, once,
-    from the Hugging Face hub; weights_file: read them from this file instead (.safetensors or .pth, as the hub has
-    it); drop_rate: dropout before the heads; drop_path_rate: stochastic depth, where the backbone has it; img_size:
-    side of the images in pixels, for backbones that are built for one size (ViT, Swin, ...) if it is not their own;
+    model_name: timm's, with or without a tag ("resnet18", "resnet18.a1_in1k")
+    pretrained: fetch timm's weights from the Hugging Face hub, once
+    weights_file: weights of this network instead, of any program: a run's checkpoint, .pth or .safetensors
+    drop_rate: dropout before the heads
+    drop_path_rate: stochastic depth, where the backbone has it
+    img_size: side of the images in pixels, for backbones that are built for one size (ViT, Swin, ...), if not their own
     pooling: "gem" (see `GeM`) for backbones with a map of features, or another of timm's poolings that the backbone
-    knows, instead of its own; dropout_samples, embedding_size: see `LinearHeads`; gradient_checkpointing: keep fewer
-    activations in memory and compute them again in the backward pass, where timm can: slower, with the same gradients.
+        knows, instead of its own
+    dropout_samples, embedding_size: see `LinearHeads`
+    gradient_checkpointing: keep fewer activations in memory and compute them again in the backward pass, where timm
+        can: slower, with the same gradients
 
     Raises ValueError if weights cannot be had.
     """

@@ -82,16 +82,26 @@ def test_there_are_no_cycles_between_modules() -> None:
         visit(name, ())
 
 
+LOADING = (
+    "torch.load",
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+    "load_state_dict_from_url",
+    "torch.jit.load",
+)
+
+
 def test_checkpoints_are_loaded_in_one_place() -> None:
-    """One loading function in the whole tree."""
-    loads = [
-        f"{path.relative_to(ROOT)}"
+    """One loading function in the whole tree, and one restricted unpickler."""
+    used = [
+        (ast.unparse(node), str(path.relative_to(ROOT)))
         for path in _sources()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads", "load_state_dict_from_url")
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in LOADING
     ]
-    assert set(loads) == {"utils/checkpoint/checkpoint_file.py"}
+    file = "utils/checkpoint/restricted_unpickler.py"
+    assert sorted(used) == [("pickle.Unpickler", file), ("torch.load", file)]
 
 
 def test_a_start_imports_nothing_slow_that_it_may_not_need() -> None:
