@@ -33,12 +33,12 @@ class TrainingBatchSampler(Sampler[BatchKeys]):
 
     A global batch is `batch_size * world_size` neighbours of the epoch's order, and each process takes its contiguous
     slice: for a fixed global batch the stream of samples is the same for any number of processes. All processes have
-    equally many batches. Without `drop_last` the last, smaller global batch is divided as evenly as possible; if it
-    holds fewer images than there are processes it is left out (another few images in each epoch).
+    equally many batches. Without `drop_last` the last, smaller global batch is divided as evenly as possible; where it
+    would leave a process one image or none, which batch normalisation cannot take, it joins the batch before it.
 
-    order: which images an epoch shows, and in which order; None: each of `num_samples` once, shuffled if `shuffle`.
+    order: which images an epoch shows, and in which order; None: each of `num_samples` once, shuffled if `shuffle`
 
-    Raises DataError if that leaves no batch at all.
+    Raises DataError if there are too few images for one batch.
     """
 
     def __init__(
@@ -62,8 +62,11 @@ class TrainingBatchSampler(Sampler[BatchKeys]):
         self.shuffle = shuffle
         self.order = order
         self.batches, rest = divmod(num_samples, self.global_batch_size)
-        if not drop_last and rest >= world_size:
+        joins = 0 < rest < 2 * world_size and self.batches > 0
+        if not drop_last and rest >= world_size and not joins:
             self.batches += 1
+        self._end = self.batches * self.global_batch_size if drop_last else num_samples
+        self.largest_batch = batch_size + (-(-rest // world_size) if joins and not drop_last else 0)
         self.epoch = 0
         self.start_batch = 0
         if self.batches == 0:
@@ -87,9 +90,9 @@ class TrainingBatchSampler(Sampler[BatchKeys]):
         epoch = self.epoch
         order, repeats = self._order(epoch)
         for batch in range(self.start_batch, self.batches):
-            places = np.arange(batch * self.global_batch_size, (batch + 1) * self.global_batch_size)
-            members = places[: self.num_samples - batch * self.global_batch_size]
-            mine = np.array_split(members, self.world_size)[self.rank]
+            start = batch * self.global_batch_size
+            end = self._end if batch == self.batches - 1 else start + self.global_batch_size
+            mine = np.array_split(np.arange(start, end), self.world_size)[self.rank]
             yield BatchKeys(epoch, order[mine], repeats[mine])
 
     def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +120,7 @@ class EvaluationBatchSampler(Sampler[BatchKeys]):
 
     def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.indices = range(rank, num_samples, world_size)
-        self.batch_size = batch_size
+        self.batch_size = self.largest_batch = batch_size
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)

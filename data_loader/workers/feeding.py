@@ -73,7 +73,7 @@ class BatchFeed:
         self.num_workers = 0 if images.copies_only else max(0, min(num_workers, len(sampler) - 1))
         self._started = False
         if self.num_workers:
-            slot_bytes = sampler.batch_size * sum(3 * height * width for height, width in images.sizes)
+            slot_bytes = sampler.largest_batch * sum(3 * height * width for height, width in images.sizes)
             away = self.num_workers * BATCHES_AHEAD + 1  # the next job is handed out before an answer is taken in
             self._jobs = _Jobs(sampler, SharedSlots(away, BATCHES_HELD, slot_bytes, page_locked))
             self._workers: DataLoader[Any] = DataLoader(

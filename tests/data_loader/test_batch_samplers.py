@@ -37,9 +37,20 @@ def test_the_order_is_the_epochs_keyed_permutation() -> None:
 
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_a_fixed_global_batch_gives_one_stream_for_any_number_of_processes(drop_last: bool) -> None:
-    streams = [_global_batches(100, 24 // world, world, 3, drop_last=drop_last) for world in (1, 2, 3, 4)]
+    streams = [_global_batches(104, 24 // world, world, 3, drop_last=drop_last) for world in (1, 2, 3, 4)]
     assert all(stream == streams[0] for stream in streams)
-    assert sum(map(len, streams[0])) == (96 if drop_last else 100)
+    assert sum(map(len, streams[0])) == (96 if drop_last else 104)
+
+
+@pytest.mark.parametrize("rest", range(1, 9))
+def test_the_stream_is_the_same_too_where_the_rest_joins_the_batch_before_it(rest: int) -> None:
+    """And no process ever has a batch of one image, which batch normalisation cannot take."""
+    streams = []
+    for world in (1, 2, 3, 4):
+        batches = _global_batches(96 + rest, 24 // world, world, 3, drop_last=False)
+        assert [len(batch) for batch in batches] == ([24] * 4 + [rest] if rest >= 2 * world else [24] * 3 + [24 + rest])
+        streams.append([*itertools.chain(*batches)])
+    assert all(stream == streams[0] for stream in streams)
 
 
 def test_an_epoch_may_begin_at_any_batch() -> None:
@@ -51,15 +62,15 @@ def test_an_epoch_may_begin_at_any_batch() -> None:
 @pytest.mark.parametrize(("samples", "batch", "world"), [*itertools.product((7, 16, 17, 19, 31), (1, 4), (1, 2, 3))])
 def test_without_drop_last_each_image_comes_once(samples: int, batch: int, world: int) -> None:
     seen = sorted(itertools.chain(*_global_batches(samples, batch, world, drop_last=False)))
-    rest = samples % (batch * world)
-    left_out = rest if rest < world else 0  # too few for all processes
-    assert len(seen) == samples - left_out
-    assert len(set(seen)) == len(seen)
+    assert seen == list(range(samples))
 
 
 def test_the_last_batch_is_divided_evenly() -> None:
+    samplers = [TrainingBatchSampler(26, 4, 0, rank, 4, drop_last=False) for rank in range(4)]
+    assert [len(list(sampler)[-1]) for sampler in samplers] == [3, 3, 2, 2]
     samplers = [TrainingBatchSampler(21, 4, 0, rank, 4, drop_last=False) for rank in range(4)]
-    assert [len(list(sampler)[-1]) for sampler in samplers] == [2, 1, 1, 1]
+    assert [[len(keys) for keys in sampler] for sampler in samplers] == [[6], [5], [5], [5]]
+    assert {sampler.largest_batch for sampler in samplers} == {6}
 
 
 def test_too_few_images_for_a_batch_are_told() -> None:

@@ -112,6 +112,20 @@ def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Reco
         assert _all_same(list(loader.validation_batches()), list(_loader(image_records, labels).validation_batches()))
 
 
+def test_a_last_image_joins_the_batch_before_it_for_any_number_of_workers(
+    image_records: list[Record], labels: LabelSpace
+) -> None:
+    """Batch normalisation cannot take one image."""
+    records = image_records[:19]
+    loaders = [_loader(records, labels, batch_size=6, drop_last=False, num_workers=n) for n in (0, 1, 2)]
+    expected = list(loaders[0].train_batches(1))
+    assert [len(batch) for batch in expected] == [6, 6, 7]
+    for loader in loaders:
+        assert loader.steps_per_epoch == 3
+        assert _all_same(list(loader.train_batches(1)), expected)
+        assert _all_same(list(loader.train_batches(1, 2)), expected[2:])
+
+
 @pytest.mark.parametrize("cache", ["memory", "disk", "device"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_from_a_cache(
