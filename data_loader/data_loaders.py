@@ -23,7 +23,7 @@ from data_loader.records.records import Record
 from data_loader.samplers import BaseSampler
 from data_loader.splits import Split
 from data_loader.transforms import Pipeline, TransformLists, build_transforms
-from data_loader.workers.feeding import BatchFeed, measured_num_workers
+from data_loader.workers import BatchFeed, measured_num_workers
 from utils import distributed
 from utils.errors import ConfigError, StorageFullError
 

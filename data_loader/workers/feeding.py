@@ -1,4 +1,4 @@
-"""Batches of images, one after the other, made here or by worker processes."""
+"""Batches of images in the order of a sampler, made in this process or by workers."""
 
 from __future__ import annotations
 
@@ -31,35 +31,38 @@ from utils.errors import DataError, UserError
 from utils.wording import first_line
 
 BATCHES_AHEAD = 2
-"""Of each worker: how many batches it may be ahead of the model."""
+"""How many batches each worker may be ahead of the model."""
 
 BATCHES_HELD = 4
-"""Batches that may be in use while the workers go on, without being copied."""
+"""How many received batches may be in use at once; of more, copies are made."""
 
 IMAGES_PER_SECOND = 7500
-"""What workers that are counted by measuring can make on a GPU machine: half as much again as fast models take."""
+"""What num_workers "auto" provides for a GPU: half as much again as fast models take."""
 
 WORTH_A_WORKER_SECONDS = 0.0003
-"""Beside a model on the CPU, which takes some milliseconds for an image."""
+"""An image that takes longer to prepare is worth a worker beside a model on the CPU, which takes some milliseconds."""
 
 MEASURED_IMAGES = 32
 MEASURED_SECONDS = 0.5
-"""How many images are timed, and how long at most."""
+"""How many images num_workers "auto" times, and how long at most."""
 
 logger = logging.getLogger(__name__)
 
-warnings.filterwarnings("ignore", "This DataLoader will create")  # torch's word of more workers than cores, four times
+warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores, said four times
 
-Made = tuple[BatchKeys, list[np.ndarray]]
+ArrayBatch = tuple[BatchKeys, list[np.ndarray]]
 
 
 class BatchFeed:
-    """The batches of a sampler, in its order: their keys, and their images as arrays (B, h, w, 3) uint8.
+    """Iterates over the batches of a sampler, in its order: their keys, and their images as arrays (B, h, w, 3) uint8.
 
-    With workers the images lie in slots that are shared with them; only a slot's number crosses the pipe. Batches may
-    be kept as long as anybody likes: of more than a few at once, copies are made.
+    A batch may be kept for any time. Iterating anew begins at the sampler's position, also where an earlier iteration
+    was left.
 
-    page_locked: see SharedSlots."""
+    images: fills the batches
+    num_workers: processes to fill them in; 0: this one
+    page_locked: see SharedSlots
+    """
 
     def __init__(
         self,
@@ -69,19 +72,19 @@ class BatchFeed:
         page_locked: bool = False,
     ) -> None:
         self._images, self._sampler = images, sampler
-        # Copies are faster made than handed over; and a worker without a batch would only cost its start.
+        # A copy is made faster than it is handed over, and a worker without a batch would only cost its start.
         self.num_workers = 0 if images.copies_only else max(0, min(num_workers, len(sampler) - 1))
         self._started = False
         if self.num_workers:
             slot_bytes = sampler.largest_batch * sum(3 * height * width for height, width in images.sizes)
-            away = self.num_workers * BATCHES_AHEAD + 1  # the next job is handed out before an answer is taken in
-            self._jobs = _Jobs(sampler, SharedSlots(away, BATCHES_HELD, slot_bytes, page_locked))
+            in_flight = self.num_workers * BATCHES_AHEAD + 1  # the next job is issued before a result is taken
+            self._jobs = _JobSampler(sampler, SharedSlots(in_flight, BATCHES_HELD, slot_bytes, page_locked))
             self._workers: DataLoader[Any] = DataLoader(
-                _Maker(images, self._jobs.slots),
-                batch_sampler=self._jobs,  # type: ignore[arg-type] # of jobs, where torch thinks of lists
+                _JobDataset(images, self._jobs.slots),
+                batch_sampler=self._jobs,  # type: ignore[arg-type] # of jobs, where torch expects lists of indices
                 num_workers=self.num_workers,
                 prefetch_factor=BATCHES_AHEAD,
-                collate_fn=_unchanged,
+                collate_fn=lambda result: result,  # a job is a whole batch
                 worker_init_fn=_start_worker,
                 persistent_workers=True,
                 multiprocessing_context=_Fork(),  # by which the slots and the cached images are shared
@@ -92,7 +95,7 @@ class BatchFeed:
         """Batches of this process, in a whole epoch."""
         return len(self._sampler)
 
-    def __iter__(self) -> Iterator[Made]:
+    def __iter__(self) -> Iterator[ArrayBatch]:
         """Raises DataError for an image that cannot be used, and for a worker that died."""
         if self.num_workers:
             yield from self._received()
@@ -101,28 +104,28 @@ class BatchFeed:
             if (arrays := self._images.contiguous(keys)) is not None:
                 yield keys, arrays
                 continue
-            made = [np.empty(shape, np.uint8) for shape in _shapes(self._images, keys)]
-            self._images.fill(keys, made)
-            yield keys, made
+            arrays = [np.empty(shape, np.uint8) for shape in _shapes(self._images, keys)]
+            self._images.fill(keys, arrays)
+            yield keys, arrays
 
-    def _received(self) -> Iterator[Made]:
+    def _received(self) -> Iterator[ArrayBatch]:
         try:
-            # torch would have the death of a worker raise in this process wherever it is, in a checkpoint's writing
-            # say. Without that it is noticed when a batch is waited for, within seconds.
+            # torch's handler would raise for a dead worker wherever this process is, such as in writing a checkpoint.
+            # Without it the death is noticed when a batch is waited for, within seconds.
             handler = signal.getsignal(signal.SIGCHLD)
             if not self._started:
                 return_freed_memory()  # the workers are forked now
                 self._started = True
-            answers = iter(self._workers)
+            results = iter(self._workers)
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGCHLD, handler)
-            for answer in answers:
+            for error in results:
                 job = self._jobs.issued.popleft()
-                if answer is not None:
-                    raise answer
+                if error is not None:
+                    raise error
                 yield job.keys, self._jobs.slots.received(job.slot, _shapes(self._images, job.keys))
         except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-            # torch tells of a dead worker by the first; the others come of taking a batch before that is noticed
+            # torch raises the first for a dead worker; the others come of taking a batch before it has noticed
             if isinstance(error, RuntimeError) and not re.match(r"DataLoader worker \(pid", str(error)):
                 raise
             raise DataError(
@@ -132,10 +135,10 @@ class BatchFeed:
 
 
 def measured_num_workers(images: BatchImages, on_gpu: bool, num_processes: int) -> int:
-    """How many workers a process needs, by the time that an image takes here: the median over a few dozen.
+    """How many workers a process needs, by the median of the time that an image takes here.
 
-    A GPU is fed IMAGES_PER_SECOND, as far as the cores go, which `num_processes` share. A model on the CPU has work for
-    all cores: one worker prepares the next batch beside it, and none where there is little to prepare."""
+    For a GPU: as many as prepare IMAGES_PER_SECOND, or all cores, which `num_processes` share. A model on the CPU has
+    work for all cores: one worker prepares the next batch beside it, or none where there is little to prepare."""
     if images.copies_only or len(images) == 0:
         return 0
     median = statistics.median(_seconds_an_image(images))
@@ -149,10 +152,10 @@ def measured_num_workers(images: BatchImages, on_gpu: bool, num_processes: int) 
 
 
 def _seconds_an_image(images: BatchImages) -> list[float]:
-    """Of a few dozen images, each, with one thread as a worker has."""
+    """Of each of a few dozen images, with one thread, as a worker has."""
     seconds: list[float] = []
     began = time.perf_counter()
-    number = min(MEASURED_IMAGES, -(-len(images) // 20))  # of a small set a few, since they are made for nothing
+    number = min(MEASURED_IMAGES, -(-len(images) // 20))  # few of a small set: they are made for nothing
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
@@ -169,22 +172,22 @@ def _seconds_an_image(images: BatchImages) -> list[float]:
 
 
 class _Job(NamedTuple):
-    """What a worker is to make, and where."""
+    """A batch that a worker is to make, and the slot for it."""
 
     keys: BatchKeys
     slot: int
 
 
 class _Fork(multiprocessing.context.ForkContext):
-    """With an event of its own for torch, which tells its workers by one that they are to end."""
+    """With an event of its own for torch, which sets one to end its workers."""
 
     def Event(self) -> _Flag:  # type: ignore[override] # noqa: N802
         return _Flag()
 
 
 class _Flag:
-    """An event without a lock. That of multiprocessing has one, and whoever asks it for the event waits for ever once a
-    worker was killed that held it."""
+    """An event without a lock. That of multiprocessing has one: once a worker is killed that holds it, everybody who
+    reads the event waits for ever."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 1)
@@ -196,18 +199,18 @@ class _Flag:
         return self._memory[0] == 1
 
 
-class _Jobs(Sampler[_Job]):
-    """The sampler's batches with a slot for each; torch's loader asks for them as it hands them to workers."""
+class _JobSampler(Sampler[_Job]):
+    """The sampler's batches with a slot for each, which torch's loader asks for as it hands them to workers."""
 
     def __init__(self, sampler: Sampler[BatchKeys], slots: SharedSlots) -> None:
         self.sampler, self.slots = sampler, slots
-        self.issued: deque[_Job] = deque()  # in the order in which the workers' answers come
+        self.issued: deque[_Job] = deque()  # in the order in which results come
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type] # ours have a length
 
     def __iter__(self) -> Iterator[_Job]:
-        # Of an iteration that was left early: torch has waited for its last answers before it asks for new jobs.
+        # What an iteration has left that ended early: torch has taken its last results before it asks for new jobs.
         self.issued.clear()
         self.slots.reclaim()
         for keys in self.sampler:
@@ -216,8 +219,10 @@ class _Jobs(Sampler[_Job]):
             yield job
 
 
-class _Maker(Dataset[Any]):
-    """What runs in the workers."""
+class _JobDataset(Dataset[Any]):
+    """Runs in the workers: does a job, and returns nothing, or the user's error.
+
+    An error that was raised in a worker would come with a traceback."""
 
     def __init__(self, images: BatchImages, slots: SharedSlots) -> None:
         self.images, self.slots = images, slots
@@ -226,8 +231,6 @@ class _Maker(Dataset[Any]):
         return len(self.images)
 
     def __getitems__(self, job: _Job) -> UserError | None:
-        """Nothing, where all went well. An error of the user's is returned: raised in a worker, it would come with a
-        traceback."""
         try:
             self.images.fill(job.keys, self.slots.arrays(job.slot, _shapes(self.images, job.keys)))
         except UserError as error:
@@ -239,26 +242,21 @@ def _shapes(images: BatchImages, keys: BatchKeys) -> list[tuple[int, ...]]:
     return [(len(keys), height, width, 3) for height, width in images.sizes]
 
 
-def _unchanged(batch: Any) -> Any:
-    """`_Maker` makes whole batches: there is nothing to collate."""
-    return batch
-
-
 def _start_worker(_number: int) -> None:
-    """One thread a worker; signals that reach all processes (Ctrl-C, a scheduler's) are the main process's business.
+    """Gives a worker one thread, and leaves signals that reach all processes (Ctrl-C, a scheduler's) to the main one.
 
-    A worker ends with its loader; when its parent says so by SIGTERM, as Python does at its exit; or when the parent
-    is gone, which torch's workers look for every few seconds."""
+    A worker ends with its loader, by a SIGTERM of its parent, as Python sends at its exit, or when the parent is gone,
+    which torch's workers look for every few seconds."""
     keep_freed_memory()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # left to the thread, which learns who sent it
-    threading.Thread(target=_end_when_parent_says, args=(os.getppid(),), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the thread, which learns who sent it
+    threading.Thread(target=_exit_on_sigterm_from, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_when_parent_says(parent: int) -> None:
+def _exit_on_sigterm_from(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

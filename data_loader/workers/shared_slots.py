@@ -1,4 +1,4 @@
-"""Memory that worker processes write batches into and their parent reads: no pixel crosses a pipe."""
+"""Memory that workers write batches into and the main process reads."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ Shape = tuple[int, ...]
 
 
 class SharedSlots:
-    """Slots of `slot_bytes` each, shared with the processes that are forked later.
+    """Slots of memory, shared with the processes that are forked later.
 
-    A slot goes from `take` to a worker, which writes into `arrays`, and back: the arrays that `received` gives free it
-    when nothing refers to them, nor to a tensor made of them, any more.
+    A slot that was taken goes to a worker, which writes into `arrays`, and comes back by `received`. It is free again
+    when nothing refers to the received arrays, nor to tensors made of them, any more.
 
-    away: how many are with workers at once, at most; held: how many more there are for arrays that are in use; beyond
-    that `received` gives copies, so that there is always a slot to take. page_locked: what is received is pinned memory
-    to CUDA, as long as CUDA agrees. Whoever copies from it to a GPU without waiting must hold the arrays until the copy
-    is done."""
+    in_flight: how many slots are with workers at once, at most
+    held: how many more there are for received arrays that are in use; of more, `received` gives copies, so that there
+        is always a slot to take
+    slot_bytes: of each
+    page_locked: received arrays are pinned memory, as long as CUDA agrees; whoever copies from one to a GPU without
+        waiting must hold it until the copy is done
+    """
 
-    def __init__(self, away: int, held: int, slot_bytes: int, page_locked: bool = False) -> None:
+    def __init__(self, in_flight: int, held: int, slot_bytes: int, page_locked: bool = False) -> None:
         self._slot_bytes = -(-max(slot_bytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
         self._held = held
-        self._free = list(range(away + held))
+        self._free = list(range(in_flight + held))
         self._in_use: set[int] = set()
-        self._away: set[int] = set()
-        # Anonymous, so that neither the size of /dev/shm matters nor a name can be left behind by a kill.
+        self._in_flight: set[int] = set()
+        # Anonymous: neither the size of /dev/shm matters, nor can a kill leave a name behind.
         self._memory = _Memory(-1, len(self._free) * self._slot_bytes)
         self._page_locked = page_locked
 
     def take(self) -> int:
-        """A free slot's number. It is the one that was freed last: no more slots are ever touched, and take up memory,
-        than are in use at once."""
+        """The number of a free slot, the one that was freed last: only as many take up memory as are in use at once."""
         slot = self._free.pop()
-        self._away.add(slot)
+        self._in_flight.add(slot)
         return slot
 
     def arrays(self, slot: int, shapes: Sequence[Shape]) -> list[np.ndarray]:
@@ -49,13 +51,13 @@ class SharedSlots:
         return self._split(self._whole(slot), shapes)
 
     def received(self, slot: int, shapes: Sequence[Shape]) -> list[np.ndarray]:
-        """As `arrays`, in the process that took the slot: it is free again when they are gone."""
-        self._away.remove(slot)
+        """As `arrays`, in the process that took the slot, which is free again when they are gone."""
+        self._in_flight.remove(slot)
         whole = self._whole(slot)
         if len(self._in_use) == self._held:
             self._free.append(slot)
             return self._split(whole.copy(), shapes)
-        if self._page_locked:  # when it is used first: many never are
+        if self._page_locked:  # at the first use: many slots are never used
             self._page_locked = self._memory.lock_pages(whole)
         self._in_use.add(slot)
         weakref.finalize(whole, self._freed, slot).atexit = False
@@ -66,9 +68,9 @@ class SharedSlots:
         self._free.append(slot)
 
     def reclaim(self) -> None:
-        """Takes back all slots that will not be received; no worker may be writing any more."""
-        self._free.extend(self._away)
-        self._away.clear()
+        """Takes back all slots that were not received. No worker may be writing any more."""
+        self._free.extend(self._in_flight)
+        self._in_flight.clear()
 
     def _whole(self, slot: int) -> np.ndarray:
         return np.frombuffer(self._memory, np.uint8, self._slot_bytes, slot * self._slot_bytes)
@@ -84,14 +86,14 @@ class SharedSlots:
 
 
 class _Memory(mmap.mmap):
-    """Memory of which parts are locked for CUDA, in the process that locks them, until it is unmapped."""
+    """Memory whose parts can be page-locked for CUDA, in this process, until it is unmapped."""
 
     def __init__(self, *_: int) -> None:  # made by __new__
         self._locked: set[int] = set()
         self._process = os.getpid()
 
     def lock_pages(self, part: np.ndarray) -> bool:
-        """Whether the part, of whole pages, is locked now. A worker that was forked before has the same pages."""
+        """Whether the part, of whole pages, is locked now. Workers that were forked before have the same pages."""
         address = part.ctypes.data
         if address in self._locked:
             return True
@@ -99,12 +101,12 @@ class _Memory(mmap.mmap):
         if int(torch.cuda.cudart().cudaHostRegister(address, part.nbytes, 1)) == 0:
             self._locked.add(address)
             return True
-        with contextlib.suppress(RuntimeError):  # CUDA would tell of the refusal at the next kernel that is launched
+        with contextlib.suppress(RuntimeError):  # CUDA would raise the refusal at the next kernel that is launched
             torch.ones(1, device="cuda")  # zeros need none
         return False
 
     def __del__(self) -> None:
-        # Before mmap gives the memory back. A child has it too, but no CUDA; at the end of all things neither have we.
+        # Before mmap returns the memory. A forked child has no CUDA to tell; nor has this process when Python ends.
         if self._locked and os.getpid() == self._process and not sys.is_finalizing():
             for address in self._locked:
                 torch.cuda.cudart().cudaHostUnregister(address)

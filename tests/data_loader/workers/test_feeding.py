@@ -103,9 +103,9 @@ def test_a_slot_is_free_again_when_its_last_view_is_gone() -> None:
 
 
 def test_there_is_always_a_slot_however_many_arrays_are_kept() -> None:
-    away, held = 3, 2
-    slots = SharedSlots(away, held, 4)
-    with_workers = [slots.take() for _ in range(away)]
+    in_flight, held = 3, 2
+    slots = SharedSlots(in_flight, held, 4)
+    with_workers = [slots.take() for _ in range(in_flight)]
     kept = []
     for number in range(20):
         slot = with_workers.pop(0)
