@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
         log.info("config: %s", arguments.config_file or f"that of {arguments.run_to_resume}")
 
         from experiment import run  # imports torch, timm and albumentations, which takes seconds
-        from experiment.builders import read_all_records
+        from experiment.builders import read_label_table
         from experiment.folds import splits_of
 
         config, resume = run.configure(arguments, files)
@@ -37,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
             run.print_config(config)
             return None
         with run.open_session(config, resume, arguments) as session:
-            records = read_all_records(config, session.labels)
-            folds = splits_of(config, session.labels, records)
+            folds = splits_of(config, read_label_table(config, session.labels))
             for fold in run.folds_to_train(folds, arguments):
                 result = run.train_fold(session, fold)
                 if result.folders is None:  # a dry run: the other folds would say the same

@@ -5,9 +5,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypedDict
 
 from pydantic import ConfigDict, with_config
@@ -57,41 +57,24 @@ class Attribute:
             raise DataError(f"{self.name} = {raw!r} is not within {self.limits[0]:g} to {self.limits[1]:g}")
         return value
 
+    def scoring_class(self, raw: Any) -> int:
+        """The class that is scored, or -1 if `raw` is unknown. Raises DataError for a value that is no class."""
+        return self._class(raw, self.class_names, self.bins)
+
+    def training_class(self, raw: Any) -> int:
+        """The class that the model is trained on, or -1 if `raw` is unknown."""
+        return self._class(raw, self.training_class_names, self.training_bins)
+
     def _class(self, raw: Any, names: tuple[str, ...], bins: tuple[float, ...] | None) -> int:
         if is_unknown(raw):
             return UNKNOWN
         if bins is not None:
             return bisect.bisect_right(bins, self.number(raw))
+        composed = [unicodedata.normalize("NFC", name) for name in names]
         try:
-            return names.index(str(raw).strip())
+            return composed.index(unicodedata.normalize("NFC", str(raw).strip()))
         except ValueError:
             raise DataError(f"{self.name} = {raw!r} is not one of {', '.join(names)}") from None
-
-    def scoring_class(self, raw: Any) -> int:
-        """The class that is scored, or -1 if `raw` is unknown. Raises DataError for a value that is no class."""
-        return self._remembered(self._scoring_classes, raw, self.class_names, self.bins)
-
-    def training_class(self, raw: Any) -> int:
-        """The class that the model is trained on, or -1 if `raw` is unknown."""
-        return self._remembered(self._training_classes, raw, self.training_class_names, self.training_bins)
-
-    def _remembered(
-        self, seen: dict[str, int], raw: Any, names: tuple[str, ...], bins: tuple[float, ...] | None
-    ) -> int:
-        if type(raw) is not str:  # tables hold text; True, 1 and 1.0 would be one key
-            return self._class(raw, names, bins)
-        if raw not in seen:
-            seen[raw] = self._class(raw, names, bins)
-        return seen[raw]
-
-    # What was found out of texts: a start asks for the classes of the same few values hundreds of thousands of times.
-    @cached_property
-    def _scoring_classes(self) -> dict[str, int]:
-        return {}
-
-    @cached_property
-    def _training_classes(self) -> dict[str, int]:
-        return {}
 
 
 def is_unknown(raw: Any) -> bool:

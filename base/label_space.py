@@ -35,15 +35,10 @@ class Head:
     def num_classes(self) -> int:
         return math.prod(len(attribute.training_class_names) for attribute in self.attributes)
 
-    def target(self, raw: Mapping[str, Any]) -> int:
-        """The class of a record's raw attributes, -1 if any part is unknown."""
-        target = 0
-        for attribute in self.attributes:
-            part = attribute.training_class(raw.get(attribute.name))
-            if part == UNKNOWN:
-                return UNKNOWN
-            target = target * len(attribute.training_class_names) + part
-        return target
+    def targets(self, training_classes: Mapping[str, Tensor]) -> Tensor:
+        """Training classes by attribute, (N,) each -> the head's classes (N,), -1 where any attribute is unknown."""
+        sizes = {attribute.name: len(attribute.training_class_names) for attribute in self.attributes}
+        return _joint_classes(training_classes, sizes)
 
     def scoring_joint(self, probabilities: Tensor) -> Tensor:
         """(B, C) probabilities over training classes -> (B, S1, S2, ...) over scored classes, one axis an attribute."""
@@ -142,28 +137,11 @@ class LabelSpace:
         assert self.has_joint_class
         return _combined_names([attribute.class_names for attribute in self.joint_attributes])
 
-    def targets(self, raw: Mapping[str, Any]) -> dict[str, int]:
-        """By head, the class to train on; -1 where it is unknown. Raises DataError for a value that is no class."""
-        return {name: head.target(raw) for name, head in self.heads.items()}
-
-    def scoring_targets(self, raw: Mapping[str, Any]) -> dict[str, int]:
-        """By attribute that a head predicts, the class to score against; -1 where it is unknown."""
-        return {name: attribute.scoring_class(raw.get(name)) for name, attribute in self.predicted_attributes.items()}
-
-    def known_targets(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """By attribute that a head predicts, the classes (N,) int64 to score the rows' raw attributes against."""
-        targets = [self.scoring_targets(row) for row in rows]
-        return {name: torch.tensor([target[name] for target in targets]) for name in self.predicted_attributes}
-
     def joint_classes(self, classes: Mapping[str, Tensor]) -> Tensor:
-        """Classes by attribute, (B,) each -> the joint class (B,), -1 where any attribute is unknown."""
-        joint = torch.zeros_like(classes[self.joint_attributes[0].name])
-        unknown = torch.zeros_like(joint, dtype=torch.bool)
-        for attribute in self.joint_attributes:
-            own = classes[attribute.name]
-            unknown |= own == UNKNOWN
-            joint = joint * len(attribute.class_names) + own
-        return joint.masked_fill(unknown, UNKNOWN)
+        """Scored classes by attribute, (B,) each -> the joint class (B,), -1 where any attribute is unknown."""
+        return _joint_classes(
+            classes, {attribute.name: len(attribute.class_names) for attribute in self.joint_attributes}
+        )
 
     def attribute_classes(self, joint: Tensor) -> dict[str, Tensor]:
         """The joint class (B,) -> classes by attribute, (B,) each; -1 stays -1."""
@@ -210,6 +188,16 @@ class LabelSpace:
     def to_config(self) -> dict[str, Any]:
         """The arguments that make this label space again: plain data, for the checkpoint."""
         return {key: value for key, value in self._config.items() if value is not None}
+
+
+def _joint_classes(classes: Mapping[str, Tensor], sizes: Mapping[str, int]) -> Tensor:
+    """sizes: by attribute, its number of classes; the first attribute counts most."""
+    joint = torch.zeros_like(classes[next(iter(sizes))])
+    unknown = torch.zeros_like(joint, dtype=torch.bool)
+    for name, size in sizes.items():
+        unknown |= classes[name] == UNKNOWN
+        joint = joint * size + classes[name]
+    return joint.masked_fill(unknown, UNKNOWN)
 
 
 @lru_cache(maxsize=64)

@@ -18,9 +18,9 @@ from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from benchmarks.machine import PROJECT
 from data_loader.data_loaders import AttributeDataLoader
-from data_loader.records.records import Record
+from data_loader.records import LabelTable, Record
 from data_loader.splits import Split
-from experiment.builders import build_data_loader, build_model, read_all_records
+from experiment.builders import build_data_loader, build_model, read_label_table
 from experiment.checks import cross_checks
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
@@ -87,7 +87,7 @@ class Workplace:
 
     @cached_property
     def records(self) -> list[Record]:
-        return read_all_records(self.config(), self.labels)
+        return read_label_table(self.config(), self.labels).records
 
     @cached_property
     def labels(self) -> LabelSpace:
@@ -148,10 +148,10 @@ class Workplace:
         save_dir: below the workplace's folder; what is kept of images lies in it. device: None for the CPU."""
         config = self.config({"data_loader": {"args": arguments}}, save_dir)
         settings: TrainerSettings = config.build("trainer")
-        split = Split(list(train), list(validation), [])
+        split = Split(*(LabelTable.of(side, self.labels) for side in (train, validation, [])))
         on = device or torch.device("cpu")
-        labels, model = self.labels, self.small_model
-        return lambda: build_data_loader(config, labels, split, model, on, settings)
+        model = self.small_model
+        return lambda: build_data_loader(config, split, model, on, settings)
 
     def forget_images(self, records: Sequence[Record], save_dir: str) -> None:
         """Leaves nothing in a save_dir but what is known of the files' soundness, which is found out if it is not."""

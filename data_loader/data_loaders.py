@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from base.base_data_loader import BaseDataLoader
 from base.batch import Batch
-from base.label_space import LabelSpace
-from data_loader.batch_samplers import EvaluationBatchSampler, TrainingBatchSampler
+from data_loader.batch_samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.cache import DEFAULT_CACHE_BUDGET_GIB, CachedImages, DiskCache, ImageCache, MemoryCache
-from data_loader.datasets import AugmentedImages, TargetTable, TTAImages
+from data_loader.datasets import AugmentedImages, TTAImages
 from data_loader.records.file_signatures import FileSignature
 from data_loader.records.image_check import check_images, number_of_cores
+from data_loader.records.label_table import LabelTable
 from data_loader.records.records import Record
 from data_loader.samplers import BaseSampler
 from data_loader.splits import Split
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class AttributeDataLoader(BaseDataLoader):
-    """Batches of a split's images, uint8, with the targets of a label space.
+    """Batches of a split's images, uint8, with the targets of its label space.
 
     mean, std: the backbone's own, for transforms that give none; device: where the model is; input_size: pixels, or
     [height, width], that both lists of transforms end in (None: whatever they end in); batch_size: per process;
@@ -57,7 +57,6 @@ class AttributeDataLoader(BaseDataLoader):
     def __init__(
         self,
         split: Split,
-        label_space: LabelSpace,
         transforms: TransformLists,
         mean: Sequence[float],
         std: Sequence[float],
@@ -85,24 +84,22 @@ class AttributeDataLoader(BaseDataLoader):
         if isinstance(num_workers, int) and num_workers > number_of_cores():
             logger.info("num_workers = %d, and this process has %d cores", num_workers, number_of_cores())
         pipelines = build_transforms(transforms, input_size, mean, std)
-        paths = [record.path for record in [*split.train, *split.validation]]
+        paths = [record.path for side in (split.train, split.validation) for record in side.records]
         signatures: dict[str, FileSignature] = {}
         bad = set(check_images(paths, image_check_cache, on_bad_image, show_progress, signatures=signatures))
-        self.label_space = label_space
+        self.train, self.validation = split.train.without(bad), split.validation.without(bad)
+        self.label_space = self.train.label_space
         self.batch_size = batch_size
         self.preprocessing = pipelines.preprocessing
-        self._train_records, self._validation_records = (
-            _without(bad, side) for side in (split.train, split.validation)
-        )
-        order = None if sampler is None else sampler.order(self._train_records)
+        order = None if sampler is None else sampler.order(self.train)
         self._sampler = TrainingBatchSampler(
-            len(self._train_records), batch_size, seed, rank, world_size, shuffle, drop_last, order
+            len(self.train), batch_size, seed, rank, world_size, shuffle, drop_last, order
         )
         validation_sampler = EvaluationBatchSampler(
-            len(self._validation_records), valid_batch_size or batch_size, rank, world_size
+            len(self.validation), valid_batch_size or batch_size, rank, world_size
         )
         device = device or torch.device("cpu")
-        sides = [(self._train_records, pipelines.train), (self._validation_records, pipelines.evaluation)]
+        sides = [(self.train.records, pipelines.train), (self.validation.records, pipelines.evaluation)]
         requests = [([record.path for record in records], pipeline.prefix) for records, pipeline in sides]
         cached: list[CachedImages | None] = [None, None]
         if cache == "memory":
@@ -110,22 +107,20 @@ class AttributeDataLoader(BaseDataLoader):
         elif cache != "none":
             assert cache_folder is not None, "a cache on disk needs a folder"
             cached = DiskCache(cache_folder, cache_budget_gib, show_progress).prepare(requests, signatures)
-        train_targets = TargetTable(self._train_records, label_space)
-        validation_targets = TargetTable(self._validation_records, label_space)
         train, validation = (
             AugmentedImages(paths, pipeline, seed if pipeline is pipelines.train else None, images)
             for (paths, _), (_, pipeline), images in zip(requests, sides, cached, strict=True)
         )
-        self._train = _Batches(train, self._sampler, train_targets, num_workers, device)
-        self._validation = _Batches(validation, validation_sampler, validation_targets, num_workers, device)
+        self._train = _Batches(train, self._sampler, self.train, num_workers, device)
+        self._validation = _Batches(validation, validation_sampler, self.validation, num_workers, device)
 
     @property
     def train_records(self) -> list[Record]:
-        return self._train_records
+        return self.train.records
 
     @property
     def validation_records(self) -> list[Record]:
-        return self._validation_records
+        return self.validation.records
 
     @property
     def images_per_epoch(self) -> int:
@@ -144,8 +139,15 @@ class AttributeDataLoader(BaseDataLoader):
         return iter(self._validation)
 
 
-def _without(bad: Set[Path], records: Sequence[Record]) -> list[Record]:
-    return [record for record in records if not bad or record.path not in bad]  # to hash a path is slow
+def _batch(images: Tensor, keys: BatchKeys, table: LabelTable) -> Batch:
+    """The batch of the images (B, h, w, 3) that `keys` asked for; its (B, 3, h, w) is a view of them."""
+    indices = torch.from_numpy(keys.indices)
+    return Batch(
+        images.permute(0, 3, 1, 2),
+        {name: targets[indices] for name, targets in table.targets.items()},
+        {name: targets[indices] for name, targets in table.scoring_targets.items()},
+        indices,
+    )
 
 
 class _Batches:
@@ -157,17 +159,17 @@ class _Batches:
         self,
         images: AugmentedImages,
         sampler: TrainingBatchSampler | EvaluationBatchSampler,
-        targets: TargetTable,
+        table: LabelTable,
         num_workers: int | Literal["auto"],
         device: torch.device,
     ) -> None:
         num_workers = workers_for(images, num_workers, device)
         self._feed = BatchFeed(images, sampler, num_workers, page_locked=device.type == "cuda")
-        self._targets = targets
+        self._table = table
 
     def __iter__(self) -> Iterator[Batch]:
         for keys, (images,) in self._feed:
-            yield self._targets.batch(torch.from_numpy(images), keys)
+            yield _batch(torch.from_numpy(images), keys, self._table)
 
 
 class TTABatch(NamedTuple):

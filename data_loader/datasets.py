@@ -1,20 +1,15 @@
-"""The images of a batch, by its keys; and what is known of them."""
+"""The images of a batch, by its keys."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from base.batch import Batch
-from base.label_space import LabelSpace
 from data_loader.batch_samplers import BatchKeys
 from data_loader.cache import CachedImages
-from data_loader.records.records import Record
 from data_loader.transforms import AugmentationKey, DeterministicPrefix, Pipeline
 from utils.images import read_rgb
 
@@ -135,31 +130,3 @@ class TTAImages:
 def _are_equal(one: Pipeline, other: Pipeline) -> bool:
     """True where both make the same of an image; neither has a random transform."""
     return one.prefix.specs == other.prefix.specs and one.image_hw == other.image_hw
-
-
-class TargetTable:
-    """What is known of records, in the classes of a label space; columns (N,) int64, -1 = unknown.
-
-    targets: by head, the classes that are trained; scoring_targets: by attribute, those that are scored."""
-
-    def __init__(self, records: Sequence[Record], label_space: LabelSpace) -> None:
-        different: dict[tuple[Any, ...], int] = {}  # tens of thousands of records have a few hundred attributes
-        keys = (tuple(record.attributes.items()) for record in records)
-        rows = torch.tensor([different.setdefault(key, len(different)) for key in keys], dtype=torch.int64)
-
-        def columns(classes: list[dict[str, int]], names: Iterable[str]) -> dict[str, Tensor]:
-            return {name: torch.tensor([each[name] for each in classes], dtype=torch.int64)[rows] for name in names}
-
-        known = [dict(key) for key in different]
-        self.targets = columns([*map(label_space.targets, known)], label_space.heads)
-        self.scoring_targets = columns([*map(label_space.scoring_targets, known)], label_space.predicted_attributes)
-
-    def batch(self, images: Tensor, keys: BatchKeys) -> Batch:
-        """The batch of the images (B, h, w, 3) that `keys` asked for; its (B, 3, h, w) is a view of them."""
-        indices = torch.from_numpy(keys.indices)
-        return Batch(
-            images.permute(0, 3, 1, 2),
-            {head: targets[indices] for head, targets in self.targets.items()},
-            {name: targets[indices] for name, targets in self.scoring_targets.items()},
-            indices,
-        )

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from base.batch import UNKNOWN
 from base.class_weights import Rule, weights_by_rule
 from base.label_space import Head, LabelSpace
-from data_loader.records.records import Record
+from data_loader.records.label_table import LabelTable
 from utils.config.signatures import PositiveInt
 from utils.errors import DataError, InvalidConfig, Problem
 from utils.wording import not_one_of
@@ -44,8 +43,8 @@ class BaseSampler(ABC):
         self.label_space = label_space
 
     @abstractmethod
-    def order(self, records: Sequence[Record]) -> EpochOrder:
-        """The epochs of these training records. Raises DataError where they cannot be sampled so."""
+    def order(self, table: LabelTable) -> EpochOrder:
+        """The epochs of these training images. Raises DataError where they cannot be sampled so."""
 
     def check_loader(self, batch_size: int, shuffle: bool) -> None:  # noqa: ARG002
         """Raises InvalidConfig, its key paths of the whole config, if a loader with these arguments does not suit."""
@@ -67,13 +66,13 @@ class WeightedSampler(BaseSampler):
         self.head = _head_named("by", by, label_space)
         self.weighting = weighting
 
-    def order(self, records: Sequence[Record]) -> EpochOrder:
-        targets = _known_targets(self.head, records)
+    def order(self, table: LabelTable) -> EpochOrder:
+        targets = _known_targets(self.head, table)
         counts = np.bincount(targets[targets != UNKNOWN], minlength=self.head.num_classes)
         weights = weights_by_rule(self.weighting, torch.from_numpy(counts)).double().numpy()
         by_image = np.where(targets == UNKNOWN, weights[targets[targets != UNKNOWN]].mean(), weights[targets])
         chances = by_image / by_image.sum()
-        return EpochOrder(len(records), lambda stream: stream.choice(len(records), size=len(records), p=chances))
+        return EpochOrder(len(table), lambda stream: stream.choice(len(table), size=len(table), p=chances))
 
 
 class RepeatSampler(BaseSampler):
@@ -93,17 +92,17 @@ class RepeatSampler(BaseSampler):
                     names = self.heads[name].class_names
                     raise ValueError(f'times names "{known}", which {not_one_of(known, names)} (the classes of {name})')
 
-    def order(self, records: Sequence[Record]) -> EpochOrder:
-        repeats = np.ones(len(records), dtype=np.int64)
+    def order(self, table: LabelTable) -> EpochOrder:
+        repeats = np.ones(len(table), dtype=np.int64)
         for name, head in self.heads.items():
             by_class = [self.times[name].get(known, 1) for known in head.class_names]
-            repeats *= np.array([*by_class, 1])[_targets(head, records)]  # the last is that of -1, unknown
+            repeats *= np.array([*by_class, 1])[_targets(head, table)]  # the last is that of -1, unknown
         if repeats.max() > MOST_REPEATS:
             raise DataError(
                 f"sampler.args.times: some image is named by several, and would come {repeats.max()} times an epoch; "
                 f"at most {MOST_REPEATS} make sense"
             )
-        shown = np.repeat(np.arange(len(records)), repeats)
+        shown = np.repeat(np.arange(len(table)), repeats)
         return EpochOrder(len(shown), lambda stream: stream.permutation(shown))
 
 
@@ -129,11 +128,11 @@ class MPerClassSampler(BaseSampler):
             wrong = f"= {self.images_per_class} must divide data_loader.args.batch_size = {batch_size}"
             raise InvalidConfig([Problem(("sampler", "args", "images_per_class"), wrong)])
 
-    def order(self, records: Sequence[Record]) -> EpochOrder:
-        targets = _known_targets(self.head, records)
+    def order(self, table: LabelTable) -> EpochOrder:
+        targets = _known_targets(self.head, table)
         members = [np.flatnonzero(targets == number) for number in range(self.head.num_classes)]
         members = [indices for indices in members if len(indices)]
-        self._tell_what_is_left_out([records[index] for indices in members for index in indices.tolist()], len(records))
+        self._warn_of_what_is_left_out(table[targets != UNKNOWN], len(table))
         size = self.images_per_class
         groups = max(1, sum(map(len, members)) // size)
 
@@ -144,24 +143,15 @@ class MPerClassSampler(BaseSampler):
 
         return EpochOrder(groups * size, draw)
 
-    def _tell_what_is_left_out(self, shown: Sequence[Record], total: int) -> None:
+    def _warn_of_what_is_left_out(self, shown: LabelTable, total: int) -> None:
         if len(shown) == total:
             return
         logger.warning(
             'sampler: %d of %d training images are shown, those whose "%s" is known', len(shown), total, self.head.name
         )
-        for name, count in class_counts(shown, self.label_space).items():
+        for name, count in shown.class_counts().items():
             if count.sum() == 0:
                 logger.warning("sampler: the head %s cannot learn: none of the images shown has a label for it", name)
-
-
-def class_counts(records: Sequence[Record], label_space: LabelSpace) -> dict[str, Tensor]:
-    """By head, how many of the records are of each of its training classes, (C,) int64; unknown: not counted."""
-    counts = {}
-    for name, head in label_space.heads.items():
-        targets = _targets(head, records)
-        counts[name] = torch.from_numpy(np.bincount(targets[targets != UNKNOWN], minlength=head.num_classes))
-    return counts
 
 
 def _head_named(argument: str, name: str, label_space: LabelSpace) -> Head:
@@ -173,14 +163,14 @@ def _head_named(argument: str, name: str, label_space: LabelSpace) -> Head:
     return heads[name] if name in heads else Head(name, label_space.joint_attributes)
 
 
-def _targets(head: Head, records: Sequence[Record]) -> np.ndarray:
-    """The training classes (N,) int64 of the records, -1 = unknown."""
-    return np.array([head.target(record.attributes) for record in records], dtype=np.int64)
+def _targets(head: Head, table: LabelTable) -> np.ndarray:
+    """The head's classes (N,) int64, -1 = unknown."""
+    return head.targets(table.training_classes).numpy()
 
 
-def _known_targets(head: Head, records: Sequence[Record]) -> np.ndarray:
+def _known_targets(head: Head, table: LabelTable) -> np.ndarray:
     """As `_targets`. Raises DataError if all are unknown."""
-    targets = _targets(head, records)
+    targets = _targets(head, table)
     if (targets == UNKNOWN).all():
         raise DataError(f'sampler: no training image has a known "{head.name}" to sample by; name another')
     return targets

@@ -1,11 +1,10 @@
-"""Splits: which records train, validate and test."""
+"""Splits: which images train, validate and test."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,12 +12,11 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from base.attribute import is_unknown
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from data_loader.absent_classes import warn_of_absent_classes
-from data_loader.records.records import Record
+from data_loader.records.label_table import LabelTable
 from data_loader.records.tables import raise_problems
+from utils.config.signatures import NonNegativeInt
 from utils.errors import DataError, InvalidConfig, Problem
 from utils.random_streams import numpy_stream
 from utils.wording import not_one_of
@@ -33,70 +31,78 @@ Ranges = dict[str, list[Annotated[list[float], Field(min_length=2, max_length=2)
 
 @dataclass(frozen=True)
 class Split:
-    """The three sides; each is sorted by name, so that it depends on what the files are, not on how they lie."""
+    """The three sides; each is sorted by name, so that it does not depend on the order of files and rows."""
 
-    train: list[Record]
-    validation: list[Record]
-    test: list[Record]
+    train: LabelTable
+    validation: LabelTable
+    test: LabelTable
 
-    def digest(self, label_space: LabelSpace) -> str:
+    def digest(self) -> str:
         """A fingerprint of which images are on which side, whose they are, and what is known of them: equal for the
-        same data wherever it lies."""
+        same data wherever it is."""
         found = hashlib.blake2b(digest_size=16)
         for side in (self.train, self.validation, self.test):
-            for record in side:
-                known = {**label_space.targets(record.attributes), **label_space.scoring_targets(record.attributes)}
-                found.update(f"{record.name}\0{record.person}\0{sorted(known.items())}\n".encode())
+            columns = side.targets | side.scoring_targets
+            names = sorted(columns)
+            known = zip(*(columns[name].tolist() for name in names), strict=True)
+            for record, classes in zip(side.records, known, strict=True):
+                text = f"{record.name}\0{record.person}\0{list(zip(names, classes, strict=True))}\n"
+                found.update(text.encode())
             found.update(b"\n")
         return found.hexdigest()
 
+    def validation_digest(self) -> str:
+        """A fingerprint of the validation images alone: runs with the same one can be compared."""
+        names = "".join(f"{record.name}\0{record.person}\n" for record in self.validation.records)
+        return hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
+
 
 class BaseSplit(ABC):
-    """Records whose table says "test" are the test side of every split; a subclass divides the others.
+    """Images whose table says "test" are the test side of every split; a subclass divides the others.
 
     drop_from_training: by attribute, inclusive ranges of values that are left out of the training side only, such as
-    {"age": [[27, 29], [57, 59]]}: people so near a boundary of classes that their labels mislead.
+        {"age": [[27, 29], [57, 59]]}: people so near a boundary of classes that their labels mislead
+    seed: the same one divides the same table in the same way, whatever the run's own seed and training classes are;
+        None: by the run's seed and training classes, as the first version did
     """
 
     validates = True
 
-    def __init__(self, drop_from_training: Ranges | None = None) -> None:
+    def __init__(self, drop_from_training: Ranges | None = None, seed: int | None = None) -> None:
         self.drop_from_training = drop_from_training or {}
+        self.seed = seed
 
     @property
     def _called(self) -> str:
         """What messages call this division, where there are several."""
-        return ""
+        return "the split"
 
     @abstractmethod
-    def _in_validation(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[bool]:
-        """For each record that is not for testing, whether it validates."""
+    def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
+        """Whether each image validates, (N,) bool; none of them is for testing."""
 
-    def divide(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> Split:
-        """The same division for the same records (in any order) and seed.
+    def divide(self, table: LabelTable, run_seed: int) -> Split:
+        """The division, the same for any order of the rows.
 
         A class that one side lacks is warned of. Raises InvalidConfig for an attribute that there is none of, and
-        DataError where a side would be empty, or a person stands both in a given test side and elsewhere."""
-        self.check_config(label_space)
-        ordered = sorted(records, key=lambda record: record.name)
-        test = [record for record in ordered if record.part == "test"]
-        rest = [record for record in ordered if record.part != "test"]
+        DataError where a side would be empty, or a person is both in a given test side and elsewhere."""
+        self.check_config(table.label_space)
+        table = table[np.array(sorted(range(len(table)), key=lambda row: table.records[row].name), dtype=np.int64)]
+        is_test = np.array([record.part == "test" for record in table.records], dtype=bool)
+        test, rest = table[is_test], table[~is_test]
         _check_test_persons(rest, test)
-        chosen = self._in_validation(rest, label_space, seed)
-        validation = [record for record, validates in zip(rest, chosen, strict=True) if validates]
-        train = [record for record, validates in zip(rest, chosen, strict=True) if not validates]
-        train = [record for record in train if not self._is_dropped(record, label_space)]
-        for side, name in ((train, "training"), (validation, "validation")):
-            if not side and (self.validates or side is train):
+        validates = self._validates(rest, run_seed if self.seed is None else self.seed)
+        split = Split(rest[~validates & ~self._is_dropped(rest)], rest[validates], test)
+        for side, name in ((split.train, "training"), (split.validation, "validation")):
+            if len(side):
+                title = f"the {name} side" + (f" of {self._called}" if self._called != "the split" else "")
+                side.warn_of_absent_classes(title, whole=table)
+            elif self.validates or side is split.train:
                 raise DataError(
-                    f"{type(self).__name__}: the {name} side of {self._called or 'the split'} is empty ({len(rest)} "
-                    f"images of {len({record.person for record in rest})} persons to divide); give more data, or "
-                    f"another split"
+                    f"{type(self).__name__}: the {name} side of {self._called} is empty ({len(rest)} images of "
+                    f"{rest.num_persons} persons to divide); give more data, or another split"
                 )
-            if side:
-                place = f"the {name} side" + (f" of {self._called}" if self._called else "")
-                warn_of_absent_classes(side, place, label_space)
-        return Split(train, validation, test)
+        return split
 
     def check_config(self, label_space: LabelSpace) -> None:
         """Raises InvalidConfig for an attribute that there is none of, and the like; `divide` does it, too."""
@@ -111,21 +117,21 @@ class BaseSplit(ABC):
         if problems:
             raise InvalidConfig(problems)
 
-    def _is_dropped(self, record: Record, label_space: LabelSpace) -> bool:
+    def _is_dropped(self, table: LabelTable) -> np.ndarray:
+        """(N,) bool; an unknown value is in no range."""
+        dropped = np.zeros(len(table), dtype=bool)
         for name, ranges in self.drop_from_training.items():
-            raw = record.attributes.get(name)
-            if not is_unknown(raw):
-                value = label_space.attributes[name].number(raw)
-                if any(low <= value <= high for low, high in ranges):
-                    return True
-        return False
+            values = table.numbers[name].numpy()
+            for low, high in ranges:
+                dropped |= (low <= values) & (values <= high)
+        return dropped
 
 
 class _StratifiedSplit(BaseSplit):
     """Persons in an order such that any run of neighbours has the whole set's mixture of the chosen classes."""
 
-    def __init__(self, stratify: list[str] | None, drop_from_training: Ranges | None) -> None:
-        super().__init__(drop_from_training)
+    def __init__(self, stratify: list[str] | None, drop_from_training: Ranges | None, seed: int | None) -> None:
+        super().__init__(drop_from_training, seed)
         self.stratify = stratify or []
 
     def check_config(self, label_space: LabelSpace) -> None:
@@ -134,31 +140,29 @@ class _StratifiedSplit(BaseSplit):
             raise InvalidConfig(problems)
         super().check_config(label_space)
 
-    def _ordered_persons(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[str]:
-        """Persons by stratum (strata in random order, the first attribute outermost), randomly within each."""
-        if any(record.part == "validation" for record in records):
+    def _places(self, table: LabelTable, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Each image's person (N,), a number; and each person's place (P,) in an order by stratum (strata in random
+        order, the first attribute outermost), random within each."""
+        if any(record.part == "validation" for record in table.records):
             logger.warning("%s divides anew what a table gave to validation; GivenSplit keeps it", type(self).__name__)
-        classes = _person_classes(records, self.stratify, label_space)
-        persons = sorted(classes)
+        persons = [record.person for record in table.records]
+        numbers = {person: number for number, person in enumerate(sorted(set(persons)))}
+        of_image = np.array([numbers[person] for person in persons], dtype=np.int64)
         stream = numpy_stream(seed, "split")
-        rank = dict(zip(persons, stream.permutation(len(persons)).tolist(), strict=True))
-        class_ranks = [
-            dict(zip(values, stream.permutation(len(values)).tolist(), strict=True))
-            for values in (sorted({found[level] for found in classes.values()}) for level in range(len(self.stratify)))
-        ]
-        return sorted(
-            persons,
-            key=lambda person: (
-                *(ranks[value] for ranks, value in zip(class_ranks, classes[person], strict=True)),
-                rank[person],
-            ),
-        )
+        keys = [stream.permutation(len(numbers))]  # lexsort's last key counts most
+        columns = table.training_classes if self.seed is None else table.scoring_classes
+        for name in self.stratify:
+            found, of_person = np.unique(_most_frequent(columns[name].numpy(), of_image), return_inverse=True)
+            keys.insert(1, stream.permutation(len(found))[of_person])
+        places = np.empty(len(numbers), dtype=np.int64)
+        places[np.lexsort(keys)] = np.arange(len(numbers))
+        return of_image, places
 
 
 class PersonSplit(_StratifiedSplit):
     """`validation_share` of the persons validate, the others train; no person is on both sides.
 
-    Stratified over the attributes of `stratify` together: each combination of their training classes is within one
+    Stratified over the attributes of `stratify` together: each combination of their scored classes is within one
     person of its share (systematic sampling); a person's class is the most frequent that is known of the images.
     """
 
@@ -167,31 +171,32 @@ class PersonSplit(_StratifiedSplit):
         validation_share: Share = 0.1,
         stratify: list[str] | None = None,
         drop_from_training: Ranges | None = None,
+        seed: NonNegativeInt | None = None,
     ) -> None:
-        super().__init__(stratify, drop_from_training)
+        super().__init__(stratify, drop_from_training, seed)
         self.validation_share = validation_share
 
-    def _in_validation(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[bool]:
-        persons = self._ordered_persons(records, label_space, seed)
-        steps = np.floor(np.arange(len(persons) + 1) * self.validation_share + 0.5)
-        chosen = {person for person, step in zip(persons, np.diff(steps), strict=True) if step}
-        return [record.person in chosen for record in records]
+    def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
+        of_image, places = self._places(table, seed)
+        steps = np.floor(np.arange(len(places) + 1) * self.validation_share + 0.5)
+        return np.diff(steps)[places][of_image] > 0
 
 
 class KFoldSplit(_StratifiedSplit):
     """Every person validates in exactly one of `folds` folds, and trains in the others; stratified as PersonSplit.
 
-    fold: the one that validates, counted from 0; None: each in its turn, one training after another.
+    fold: the one that validates, counted from 0; None: each in its turn, one training after another
     """
 
     def __init__(
         self,
         folds: Annotated[int, Field(ge=2)] = 5,
-        fold: Annotated[int, Field(ge=0)] | None = None,
+        fold: NonNegativeInt | None = None,
         stratify: list[str] | None = None,
         drop_from_training: Ranges | None = None,
+        seed: NonNegativeInt | None = None,
     ) -> None:
-        super().__init__(stratify, drop_from_training)
+        super().__init__(stratify, drop_from_training, seed)
         self.folds = folds
         self.fold = fold
 
@@ -204,51 +209,55 @@ class KFoldSplit(_StratifiedSplit):
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold = {self.fold} must be 0 to {self.folds - 1} (folds = {self.folds})")
 
-    def _in_validation(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[bool]:
+    def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
         assert self.fold is not None, "one fold is divided at a time"
-        persons = self._ordered_persons(records, label_space, seed)
-        if len(persons) < self.folds:
-            raise DataError(f"split.args.folds = {self.folds}: there are {len(persons)} persons; use no more folds")
-        chosen = {person for place, person in enumerate(persons) if place % self.folds == self.fold}
-        return [record.person in chosen for record in records]
+        of_image, places = self._places(table, seed)
+        if len(places) < self.folds:
+            raise DataError(f"split.args.folds = {self.folds}: there are {len(places)} persons; use no more folds")
+        return (places % self.folds == self.fold)[of_image]
 
 
 class GivenSplit(BaseSplit):
     """The split that the tables give (AttributeTable's split_column); a row that is given no side is an error."""
 
-    def _in_validation(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[bool]:  # noqa: ARG002
+    def __init__(self, drop_from_training: Ranges | None = None) -> None:
+        super().__init__(drop_from_training)
+
+    def _validates(self, table: LabelTable, seed: int) -> np.ndarray:  # noqa: ARG002
         raise_problems(
             [
                 f'{record.origin}: "{record.name}" is given no side; fill its split column, set split_column, '
                 f"or use PersonSplit"
-                for record in records
+                for record in table.records
                 if record.part is None
             ]
         )
-        return [record.part == "validation" for record in records]
+        return np.array([record.part == "validation" for record in table.records], dtype=bool)
 
 
 class ImageSplit(BaseSplit):
-    """`validation_share` of the images, at random. It leaks: one person's photographs fall on both sides."""
+    """`validation_share` of the images, at random. It leaks: one person's photographs are on both sides."""
 
-    def __init__(self, validation_share: Share = 0.1, drop_from_training: Ranges | None = None) -> None:
-        super().__init__(drop_from_training)
+    def __init__(
+        self,
+        validation_share: Share = 0.1,
+        drop_from_training: Ranges | None = None,
+        seed: NonNegativeInt | None = None,
+    ) -> None:
+        super().__init__(drop_from_training, seed)
         self.validation_share = validation_share
 
-    def _in_validation(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[bool]:  # noqa: ARG002
-        count = int(len(records) * self.validation_share + 0.5)
-        chosen = numpy_stream(seed, "split").permutation(len(records)) < count
-        sides: dict[str, set[bool]] = defaultdict(set)
-        for record, validates in zip(records, chosen.tolist(), strict=True):
-            sides[record.person].add(validates)
-        both = sum(len(side) == 2 for side in sides.values())
+    def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
+        count = int(len(table) * self.validation_share + 0.5)
+        chosen = numpy_stream(seed, "split").permutation(len(table)) < count
+        sides = {(record.person, side) for record, side in zip(table.records, chosen.tolist(), strict=True)}
         logger.warning(
             "ImageSplit leaks: %d of %d persons are in training and in validation, so validation scores flatter; "
             "PersonSplit does not",
-            both,
-            len(sides),
+            len(sides) - table.num_persons,
+            table.num_persons,
         )
-        return chosen.tolist()
+        return chosen
 
 
 class NoSplit(BaseSplit):
@@ -256,8 +265,11 @@ class NoSplit(BaseSplit):
 
     validates = False
 
-    def _in_validation(self, records: Sequence[Record], label_space: LabelSpace, seed: int) -> list[bool]:  # noqa: ARG002
-        return [False] * len(records)
+    def __init__(self, drop_from_training: Ranges | None = None) -> None:
+        super().__init__(drop_from_training)
+
+    def _validates(self, table: LabelTable, seed: int) -> np.ndarray:  # noqa: ARG002
+        return np.zeros(len(table), dtype=bool)
 
 
 def _unknown_attributes(argument: str, names: Sequence[str], label_space: LabelSpace) -> list[Problem]:
@@ -267,27 +279,19 @@ def _unknown_attributes(argument: str, names: Sequence[str], label_space: LabelS
     ]
 
 
-def _person_classes(
-    records: Sequence[Record], names: Sequence[str], label_space: LabelSpace
-) -> dict[str, tuple[int, ...]]:
-    """By person, the class of each named attribute: the most frequent known one (the lowest of equals), else -1."""
-    counts: dict[str, list[Counter[int]]] = defaultdict(lambda: [Counter() for _ in names])
-    for record in records:
-        for counter, name in zip(counts[record.person], names, strict=True):
-            found = label_space.attributes[name].training_class(record.attributes.get(name))
-            if found != UNKNOWN:
-                counter[found] += 1
-    return {
-        person: tuple(
-            max(counter, key=lambda found: (counter[found], -found)) if counter else UNKNOWN for counter in counters
-        )
-        for person, counters in counts.items()
-    }
+def _most_frequent(classes: np.ndarray, persons: np.ndarray) -> np.ndarray:
+    """By person, the most frequent known class of the images (the lowest of equals), else -1.
+
+    classes, persons: (N,) of each image; persons are numbered from 0"""
+    counts = np.zeros((persons.max(initial=-1) + 1, classes.max(initial=0) + 1), dtype=np.int64)
+    known = classes != UNKNOWN
+    np.add.at(counts, (persons[known], classes[known]), 1)
+    return np.where(counts.any(axis=1), counts.argmax(axis=1), UNKNOWN)
 
 
-def _check_test_persons(rest: Sequence[Record], test: Sequence[Record]) -> None:
-    held_out = {record.person: record for record in test}
-    first = {record.person: record for record in rest if record.person in held_out}
+def _check_test_persons(rest: LabelTable, test: LabelTable) -> None:
+    held_out = {record.person: record for record in test.records}
+    first = {record.person: record for record in rest.records if record.person in held_out}
     raise_problems(
         [
             f'{record.origin}: person "{person}" is in the test side too ({held_out[person].origin}); '

@@ -13,9 +13,8 @@ from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from data_loader.cache import IMAGE_CACHE_FOLDER
 from data_loader.data_loaders import AttributeDataLoader
+from data_loader.records import LabelTable, read_records
 from data_loader.records.image_check import CHECKED_IMAGES_FILE
-from data_loader.records.records import Record, read_records
-from data_loader.samplers import class_counts
 from data_loader.splits import Split
 from experiment.resume import ResumePoint
 from experiment.schema import ScheduleSettings
@@ -36,16 +35,10 @@ from utils.random_streams import torch_seed
 from utils.run_folders import RunFolders
 
 
-def read_all_records(config: ConfigParser, labels: LabelSpace) -> list[Record]:
-    """What the sources say, with the corrections of `label_fixes`. No image is opened."""
+def read_label_table(config: ConfigParser, labels: LabelSpace) -> LabelTable:
+    """The images of the sources and what is known of them, with the corrections of `label_fixes`. None is opened."""
     fixes = config.extra().label_fixes
     return read_records(config.build("data"), labels, None if fixes is None else Path(fixes))
-
-
-def divide_records(config: ConfigParser, labels: LabelSpace) -> Split:
-    """Who trains, who validates and who tests. No image is opened."""
-    records = read_all_records(config, labels)
-    return config.build("split").divide(records, labels, config.extra().seed)
 
 
 def build_model(config: ConfigParser, labels: LabelSpace, resume: ResumePoint | None) -> BaseModel:
@@ -58,7 +51,6 @@ def build_model(config: ConfigParser, labels: LabelSpace, resume: ResumePoint | 
 
 def build_data_loader(
     config: ConfigParser,
-    labels: LabelSpace,
     split: Split,
     model: BaseModel,
     device: torch.device,
@@ -68,7 +60,6 @@ def build_data_loader(
     return config.build(
         "data_loader",
         split=split,
-        label_space=labels,
         transforms=config["transforms"],
         mean=model.mean,
         std=model.std,
@@ -79,7 +70,7 @@ def build_data_loader(
         image_check_cache=Path(settings.save_dir) / CHECKED_IMAGES_FILE,
         cache_folder=Path(settings.save_dir) / IMAGE_CACHE_FOLDER,
         show_progress=settings.verbosity > 0 and distributed.is_main_process(),
-        sampler=config.build("sampler", label_space=labels),
+        sampler=config.build("sampler", label_space=split.train.label_space),
     )
 
 
@@ -140,7 +131,7 @@ def build_criterion(config: ConfigParser, labels: LabelSpace, data_loader: Attri
         {name: build_metric_learning_loss(config, name, labels.num_classes) for name in names},
         learned_weights=config.extra("loss").head_weights == "learned",
     )
-    criterion.use_class_counts(class_counts(data_loader.train_records, labels))
+    criterion.use_class_counts(data_loader.train.class_counts())
     return criterion
 
 
@@ -230,17 +221,17 @@ def describe_run(
     """Lines for the log: the model, how much there is to learn from, what one update of the weights sees, and the class
     weights that were computed from the training side."""
     sides = [
-        f"{len(records)} images of {len({record.person for record in records})} persons to {verb}"
-        for records, verb in (
-            (data_loader.train_records, "train"),
-            (data_loader.validation_records, "validate"),
+        f"{len(side)} images of {side.num_persons} persons to {verb}"
+        for side, verb in (
+            (data_loader.train, "train"),
+            (data_loader.validation, "validate"),
             (split.test, "test"),
         )
-        if records
+        if len(side)
     ]
     batch = data_loader.batch_size
     epoch = data_loader.images_per_epoch
-    if epoch != len(data_loader.train_records):
+    if epoch != len(data_loader.train):
         sides.append(f"{epoch} images to an epoch")
     data = (
         f"{', '.join(sides)}; heads: {', '.join(f'{n} ({h.num_classes})' for n, h in labels.heads.items())}; "
@@ -253,4 +244,5 @@ def describe_run(
         f"loss.heads.{name}: class_weights [{', '.join(f'{weight:.4g}' for weight in weights)}]"
         for name, weights in criterion.computed_class_weights().items()
     ]
-    return [learner.model.summary(), data, *computed]
+    digest = f"split {split.digest()}, validation images {split.validation_digest()}"
+    return [learner.model.summary(), data, *([digest] if len(split.validation) else []), *computed]

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from base.label_space import LabelSpace
-from data_loader.records.records import Record
+from data_loader.records import LabelTable
 from data_loader.splits import Split
 from experiment.monitored import refuse_unusable_split
 from experiment.schema import SECTIONS
@@ -42,7 +41,7 @@ def with_all_folds(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "split": {**config["split"], "args": arguments}}
 
 
-def splits_of(config: ConfigParser, labels: LabelSpace, records: Sequence[Record]) -> list[Fold]:
+def splits_of(config: ConfigParser, table: LabelTable) -> list[Fold]:
     """The models that a config trains, one or a fold each, with who trains and who validates.
 
     All are divided before hours go into the first. Raises DataError where a split cannot be used."""
@@ -50,8 +49,8 @@ def splits_of(config: ConfigParser, labels: LabelSpace, records: Sequence[Record
     folds = []
     for number in numbers:
         own = config if number is None else _config_of_fold(config, number)
-        split = own.build("split").divide(records, labels, own.extra().seed)
-        refuse_unusable_split(own, labels, split)
+        split = own.build("split").divide(table, own.extra().seed)
+        refuse_unusable_split(own, split)
         folds.append(Fold(number, own, split))
     return folds
 
@@ -72,9 +71,7 @@ def refuse_impossible_fold(config: ConfigParser, fold: int) -> None:
         raise ConfigError(f"--fold {fold}: the split has the folds 0 to {folds - 1}")
 
 
-def score_folds(
-    run: RunFolders, folds: Sequence[Fold], labels: LabelSpace, predicted: Sequence[Sequence[Record]]
-) -> FoldScores:
+def score_folds(run: RunFolders, folds: Sequence[Fold], predicted: Sequence[LabelTable]) -> FoldScores:
     """Joins the folds' predictions in one file and scores them; predicted: of each fold, the images in its file."""
     epochs = {}
     for fold in folds:
@@ -83,7 +80,7 @@ def score_folds(
         epochs[fold.number] = kept["trainer"]["epochs"]
     if len(set(epochs.values())) > 1:
         logger.warning("the folds were trained for different numbers of epochs, by fold: %s", epochs)
-    scores = join_folds(run, labels, predicted)
+    scores = join_folds(run, predicted)
     for line in scores.lines():
         logger.info("%s", line)
     return scores

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from base.base_trainer import TrainerSettings
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from base.metrics import Metrics
-from data_loader.records.records import Record
-from data_loader.samplers import class_counts
+from data_loader.records import LabelTable
 from data_loader.splits import Split
 from experiment.schema import metric_functions, named_metrics
 from model import metric
@@ -75,33 +73,32 @@ def metric_problems(config: ConfigParser) -> list[Problem]:
     return problems
 
 
-def refuse_unusable_split(config: ConfigParser, labels: LabelSpace, split: Split) -> None:
+def refuse_unusable_split(config: ConfigParser, split: Split) -> None:
     """Raises DataError where nothing can be learned from the training side, or something watches a metric that the
     validation side cannot tell."""
-    _refuse_unlearnable(labels, split.train)
-    _refuse_unknowable_monitors(config, labels, split.validation)
+    _refuse_unlearnable(split.train)
+    _refuse_unknowable_monitors(config, split.validation)
 
 
-def _refuse_unknowable_monitors(config: ConfigParser, labels: LabelSpace, validation: Sequence[Record]) -> None:
+def _refuse_unknowable_monitors(config: ConfigParser, validation: LabelTable) -> None:
     """Raises DataError where something watches a metric of the validation set whose labels are all unknown there."""
-    rows = [record.attributes for record in validation]
-    known = labels.known_targets(rows)
+    labels, known = validation.label_space, validation.scoring_targets
     answers = labels.joint_classes(known)
     without = [name for name, target in known.items() if (target == UNKNOWN).all()]
-    losses = [name for name in labels.heads if all(labels.heads[name].target(row) == UNKNOWN for row in rows)]
+    losses = [name for name, target in validation.targets.items() if (target == UNKNOWN).all()]
     absent = {f"val/{name}_{metric}" for name in without for metric in config.extra().metrics}
     absent |= {f"val/loss_{name}" for name in losses} | ({"val/loss"} if len(losses) == len(labels.heads) else set())
     if (answers == UNKNOWN).all():
         absent |= {f"val/{metric}" for metric in config.extra().metrics}
     for place, name in watched_metrics(config).items():
-        if rows and name in absent:
+        if len(validation) and name in absent:
             wrong = f"watches {name}, but no validation image has the labels that it needs; watch another"
             raise DataError(f"{config.origin(place)}: {config.problem(place, wrong)}")
 
 
-def _refuse_unlearnable(labels: LabelSpace, train: Sequence[Record]) -> None:
+def _refuse_unlearnable(train: LabelTable) -> None:
     """Raises DataError where no training image has a label for any head; a single head without one is warned of."""
-    counts = class_counts(train, labels)
+    counts = train.class_counts()
     without = [name for name, count in counts.items() if count.sum() == 0]
     if len(without) == len(counts):
         raise DataError(

@@ -13,7 +13,7 @@ import torch
 
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
-from data_loader.records.records import Record
+from data_loader.records import LabelTable
 from experiment.builders import (
     build_data_loader,
     build_learner,
@@ -80,7 +80,7 @@ class Session:
     device: torch.device
     resume: ResumePoint | None
     run: RunFolders | None
-    predicted: dict[int, list[Record]] = field(default_factory=dict)
+    predicted: dict[int, LabelTable] = field(default_factory=dict)
 
     @property
     def log(self) -> logging.Logger:
@@ -168,12 +168,12 @@ def _train(session: Session, fold: Fold) -> RunResult:
     if fold.number is not None and session.run is not None:
         resume = resume_point_in(session.run.of_fold(fold.number))
     settings: TrainerSettings = config.build("trainer")
-    split_digest = fold.split.digest(labels)
+    split_digest = fold.split.digest()
     if resume is not None:
         refuse_other_data(resume, split_digest)
     with stopping_says_how_to_resume(session.run):
         model = build_model(config, labels, resume).to(session.device)
-        data_loader = build_data_loader(config, labels, fold.split, model, session.device, settings)
+        data_loader = build_data_loader(config, fold.split, model, session.device, settings)
         learner = build_learner(config, labels, settings, model, data_loader, session.device, resume)
     folders = resume.folders if resume is not None else _new_folders(session, fold)
     with StopSignals() as stop:
@@ -274,7 +274,7 @@ def _predict(session: Session, fold: Fold) -> None:
     assert fold.number is not None
     with stopping_says_how_to_resume(session.run):
         session.predicted[fold.number] = predict_fold(
-            session.run.of_fold(fold.number), fold.split.validation, session.labels, session.device
+            session.run.of_fold(fold.number), fold.split.validation, session.device
         )
 
 
@@ -295,7 +295,7 @@ def report(session: Session, folds: Sequence[Fold], last: RunResult) -> RunResul
             if fold.number not in session.predicted:  # trained by others, or before
                 _predict(session, fold)
         session.open_log(run.log / "info.log")
-        scores = score_folds(run, folds, session.labels, [session.predicted[number] for number in range(len(folds))])
+        scores = score_folds(run, folds, [session.predicted[number] for number in range(len(folds))])
     _print(f"{run.models}: {scores or f'other folds are still to be trained: train.py --resume {run.models}'}")
     return RunResult(run, out_of_fold=scores)
 

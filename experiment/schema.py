@@ -28,7 +28,7 @@ from trainer.freezing import Freezing
 from utils.config.signatures import NonNegativeFloat, NonNegativeInt
 
 PROGRAMS_LOADER_ARGUMENTS = (
-    "split", "label_space", "transforms", "mean", "std", "seed", "rank", "world_size", "device",
+    "split", "transforms", "mean", "std", "seed", "rank", "world_size", "device",
     "image_check_cache", "cache_folder", "show_progress", "sampler",
 )  # fmt: skip
 

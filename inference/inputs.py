@@ -11,9 +11,8 @@ from torch import Tensor
 
 from base.label_space import LabelSpace
 from data_loader import splits
-from data_loader.records import sources
+from data_loader.records import LabelTable, Record, read_records, sources
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
-from data_loader.records.records import Record, read_records
 from data_loader.records.sources import read_evaluation_folder
 from inference.members import EnsembleMember
 from inference.out_of_fold import OUT_OF_FOLD_FILE
@@ -100,8 +99,7 @@ class Truth:
 def read_truth(answers: str | None, labels: LabelSpace, records: Sequence[Record]) -> Truth:
     """What the table `answers` tells of the records; without it, what they know themselves. Raises DataError."""
     if answers is None:
-        classes = labels.known_targets([record.attributes for record in records])
-        return Truth(classes, [record.person for record in records])
+        return Truth(LabelTable.of(records, labels).scoring_targets, [record.person for record in records])
     table = align(read_answers(Path(answers), labels), [record.name for record in records], "the images to predict")
     return Truth(table.classes, table.persons or table.ids)
 
@@ -117,16 +115,16 @@ def _side(predictor: Predictor, side: str) -> list[Record]:
         )
     fixes = config.get("label_fixes")
     known = read_records(built, labels, Path(fixes) if fixes else None)
-    divided = rule.divide(known, labels, config.get("seed", 42))
+    divided = rule.divide(known, config.get("seed", 42))
     if predictor.split_digest is None:
         logger.warning("--split %s: nothing tells which images the model was trained on; it may know these", side)
-    elif predictor.split_digest != divided.digest(labels):
+    elif predictor.split_digest != divided.digest():
         raise DataError(
             f"--split {side}: the images, their labels or the sides of the split are not those that the model was "
             "trained with (the sources, their tables, or label_fixes have changed since); put them back, or name "
             "--info-dir"
         )
-    records: list[Record] = getattr(divided, side)
+    records: list[Record] = getattr(divided, side).records
     if not records:
         raise ConfigError(f"--split {side}: the run's data has no {side} images; name --info-dir or another --split")
     return records

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from base.label_space import LabelSpace
+from data_loader.records import LabelTable, Record
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
-from data_loader.records.records import Record
+from data_loader.records.tables import as_cell
 from inference.evaluation import SetScores, evaluate_classes
 from inference.predictor import Predictor, Probabilities, find_checkpoint
 from inference.submission import write_csv
@@ -65,18 +66,17 @@ def _short(scores: Sequence[SetScores]) -> str:
     return ", ".join(f"{row.name} macro F1 {row.macro_f1:.4f} accuracy {row.accuracy:.4f}" for row in scores)
 
 
-def predict_fold(
-    folders: RunFolders, records: Sequence[Record], labels: LabelSpace, device: torch.device
-) -> list[Record]:
-    """Writes what the fold's best checkpoint predicts of its validation images, `records`, unless that file exists.
+def predict_fold(folders: RunFolders, images: LabelTable, device: torch.device) -> LabelTable:
+    """Writes what the fold's best checkpoint predicts of its validation images, unless that file exists.
 
     Returns the images that it predicts: all but those that training skipped as unreadable."""
     file = folders.models / OUT_OF_FOLD_FILE
     predictor = Predictor.from_checkpoint(find_checkpoint(folders.models), device, PRESETS["none"])
     if predictor.config["data_loader"].get("args", {}).get("on_bad_image") == "skip":
         remembered = None if predictor.save_dir is None else predictor.save_dir / CHECKED_IMAGES_FILE
-        bad = set(check_images([record.path for record in records], remembered, "skip"))
-        records = [record for record in records if record.path not in bad]
+        bad = set(check_images([record.path for record in images.records], remembered, "skip"))
+        images = images.without(bad)
+    records, labels = images.records, images.label_space
     if distributed.is_main_process() and not _is_whole(file, records, folders.fold, labels):
         if file.exists():
             logger.warning("%s: is not what this fold predicts of its images; it is made anew", file)
@@ -87,16 +87,17 @@ def predict_fold(
         ]
         write_csv(file, _header(labels), rows)
     distributed.barrier()
-    return list(records)
+    return images
 
 
-def join_folds(run: RunFolders, labels: LabelSpace, records_by_fold: Sequence[Sequence[Record]]) -> FoldScores:
-    """Puts the folds' files together to the run's, in order of folds, and scores them against what the records know.
+def join_folds(run: RunFolders, images_by_fold: Sequence[LabelTable]) -> FoldScores:
+    """Puts the folds' files together to the run's, in order of folds, and scores them against the known labels.
 
-    records_by_fold: of each fold, the images that its file predicts. Where sources call several images alike, the
+    images_by_fold: of each fold, the images that its file predicts. Where sources call several images alike, the
     run's file has their paths for ids."""
-    rows = [row for fold in range(len(records_by_fold)) for row in _read(run.of_fold(fold).models / OUT_OF_FOLD_FILE)]
-    records = [record for of_fold in records_by_fold for record in of_fold]
+    rows = [row for fold in range(len(images_by_fold)) for row in _read(run.of_fold(fold).models / OUT_OF_FOLD_FILE)]
+    labels = images_by_fold[0].label_space
+    records = [record for images in images_by_fold for record in images.records]
     names = [record.name for record in records]
     if distributed.is_main_process():
         ids = names if len(set(names)) == len(names) else [str(record.path) for record in records]
@@ -104,12 +105,15 @@ def join_folds(run: RunFolders, labels: LabelSpace, records_by_fold: Sequence[Se
             run.models / OUT_OF_FOLD_FILE, _header(labels), [[i, *row[1:]] for i, row in zip(ids, rows, strict=True)]
         )
     distributed.barrier()
-    known = labels.known_targets([record.attributes for record in records])
+    known = {
+        name: torch.cat([images.scoring_targets[name] for images in images_by_fold])
+        for name in labels.predicted_attributes
+    }
     joint, classes = _classes(labels, rows)
     persons = [record.person for record in records]
     fold_of = torch.tensor([int(row[2]) for row in rows])
     return FoldScores(
-        [_scores(labels, joint, classes, known, persons, fold_of == fold) for fold in range(len(records_by_fold))],
+        [_scores(labels, joint, classes, known, persons, fold_of == fold) for fold in range(len(images_by_fold))],
         _scores(labels, joint, classes, known, persons, torch.ones_like(fold_of, dtype=torch.bool)),
     )
 
@@ -120,7 +124,7 @@ def _header(labels: LabelSpace) -> list[str]:
 
 
 def _key(record: Record, fold: int | None) -> list[str]:
-    return [record.name, record.person, str(fold)]
+    return [as_cell(record.name), as_cell(record.person), str(fold)]
 
 
 def _is_whole(file: Path, records: Sequence[Record], fold: int | None, labels: LabelSpace) -> bool:

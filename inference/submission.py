@@ -21,7 +21,7 @@ from torch import Tensor
 from base.attribute import Attribute
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from data_loader.records.tables import raise_problems, read_table
+from data_loader.records.tables import as_cell, raise_problems, read_table
 from utils.errors import ConfigError, DataError, StorageFullError
 from utils.files import write_atomically
 
@@ -50,11 +50,13 @@ class Answers:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Writes a table. Raises ConfigError, or StorageFullError, where it cannot be."""
+    """Writes a table; text that a spreadsheet would run as a formula gets a leading quote.
+
+    Raises ConfigError, or StorageFullError, where it cannot be written."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([as_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     _write(path, text.getvalue())
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.records.statistics import label_statistics, mean_and_std, measure_images, size_statistics
 from data_loader.splits import KFoldSplit
-from experiment.builders import read_all_records
+from experiment.builders import read_label_table
 from experiment.checks import check_config, cross_checks
 from experiment.cli import parse_override
 from experiment.schema import SECTIONS
@@ -37,22 +37,21 @@ def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]
     if isinstance(split, KFoldSplit) and split.fold is None:
         split.fold = 0
         tell(f"the sides are those of fold 0 of {split.folds}")
-    divided = split.divide(read_all_records(config, labels), labels, config.extra().seed)
+    divided = split.divide(read_label_table(config, labels), config.extra().seed)
     sides = {"train": divided.train, "validation": divided.validation, "test": divided.test}
     cache = Path(config.build("trainer").save_dir) / CHECKED_IMAGES_FILE
     policy = config["data_loader"].get("args", {}).get("on_bad_image", "refuse")
-    paths = [record.path for records in sides.values() for record in records]
+    paths = [record.path for side in sides.values() for record in side.records]
     bad = set(check_images(paths, cache, policy, show_progress=True))
-    sides = {side: [record for record in records if record.path not in bad] for side, records in sides.items()}
-    sides = {side: records for side, records in sides.items() if records}
+    sides = {name: side.without(bad) for name, side in sides.items()}
+    sides = {name: side for name, side in sides.items() if len(side)}
     if "train" not in sides:
         raise DataError(f"none of the {len(divided.train)} training images can be read: there is nothing to count")
-    sizes, level_counts = measure_images(sides, show_progress=True)
+    sizes, level_counts = measure_images({name: side.records for name, side in sides.items()}, show_progress=True)
     mean, std = mean_and_std(level_counts)
     return {
         "sides": {
-            side: {**known, "sizes": size_statistics(sizes[side])}
-            for side, known in label_statistics(sides, labels).items()
+            side: {**known, "sizes": size_statistics(sizes[side])} for side, known in label_statistics(sides).items()
         },
         "training_pixels": {"pixels": int(level_counts[0].sum()), "mean": mean, "std": std},
         "normalize": suggested_normalize(mean, std),

@@ -17,9 +17,10 @@ import torch
 from benchmarks.machine import PROJECT
 from benchmarks.measuring import Contender, Figure, Row, Target, interleaved
 from benchmarks.workplace import Workplace, read_config
-from data_loader.records.records import Record
+from data_loader.records import LabelTable, Record
 from data_loader.splits import Split
-from experiment.builders import build_data_loader, build_model, divide_records
+from experiment.builders import build_data_loader, build_model, read_label_table
+from experiment.folds import splits_of
 from utils.allocator import keep_freed_memory
 from utils.errors import run_command
 
@@ -109,14 +110,13 @@ def main(config_file: str, paths_file: str) -> None:
     """What runs in a fresh process: prints the seconds. paths_file: the photographs, as JSON."""
     config = read_config(Path(config_file))
     labels, settings = config.build("labels"), config.build("trainer")
-    records = cycle(divide_records(config, labels).train)
+    records = cycle(splits_of(config, read_label_table(config, labels))[0].split.train.records)
     paths = map(Path, json.loads(Path(paths_file).read_text(encoding="utf-8")))
-    split = Split(
-        [replace(record, path=path, name=path.name) for path, record in zip(paths, records, strict=False)], [], []
-    )
+    images = [replace(record, path=path, name=path.name) for path, record in zip(paths, records, strict=False)]
+    split = Split(*(LabelTable.of(side, labels) for side in (images, [], [])))
     model = build_model(config, labels, None)
     device = torch.device("cpu")
-    print(first_batch_seconds(lambda: build_data_loader(config, labels, split, model, device, settings)))
+    print(first_batch_seconds(lambda: build_data_loader(config, split, model, device, settings)))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,22 @@
 """Label fixes: a table of corrections, made on reading, so that the data's own files stay as they came.
 
 A CSV `person,path,attribute,value`. A row names a person (by the id that the data's table has, to the letter) or a file
-(as `Record.name`); the other cell is empty, or its column absent; further columns, such as a note, are passed over. An
+(as `Record.name`); the other cell is empty, or its column absent; further columns, such as a note, are ignored. An
 empty value makes the label unknown.
 """
 
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from base.label_space import LabelSpace
+from data_loader.records.records import Record
 from data_loader.records.tables import SHOWN_PROBLEMS, read_table
 from utils.errors import DataError
 from utils.wording import did_you_mean, not_one_of
@@ -23,25 +25,6 @@ logger = logging.getLogger(__name__)
 
 LISTED_FIXES = 20
 """Up to so many are listed at INFO; more at DEBUG, with their count at INFO."""
-
-
-class Labelled(Protocol):
-    """What a fix looks for: data_loader.records.records.Record."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def person(self) -> str: ...
-
-    @property
-    def person_id(self) -> str | None: ...
-
-    @property
-    def attributes(self) -> Mapping[str, Any]: ...
-
-    @property
-    def origin(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +40,7 @@ class _Fix:
 
 
 def corrected_labels(
-    records: Sequence[Labelled], table: Path, label_space: LabelSpace, problems: list[str]
+    records: Sequence[Record], table: Path, label_space: LabelSpace, problems: list[str]
 ) -> list[dict[str, Any]]:
     """The attributes of each record with all fixes of `table` made; they are listed in the log.
 
@@ -66,13 +49,13 @@ def corrected_labels(
     """
     rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, record in enumerate(records):
-        rows_of["person", record.person_id or record.person].append(row)
-        rows_of["path", record.name].append(row)
+        rows_of["person", _composed(record.person_id or record.person)].append(row)
+        rows_of["path", _composed(record.name)].append(row)
     labels = [dict(record.attributes) for record in records]
     made: dict[tuple[int, str], _Fix] = {}
     lines, changed, wrong = [], 0, 0
     for fix in _read_fixes(table, problems):
-        rows = rows_of.get((fix.column, fix.key), [])
+        rows = rows_of.get((fix.column, _composed(fix.key)), [])
         problem = _problem(fix, [records[row] for row in rows], label_space)
         others = [made[row, fix.attribute] for row in rows if (row, fix.attribute) in made]
         contradicted = [other.origin for other in others if other.value != fix.value]
@@ -116,12 +99,13 @@ def _read_fixes(table: Path, problems: list[str]) -> list[_Fix]:
     return fixes
 
 
-def _problem(fix: _Fix, matches: Sequence[Labelled], label_space: LabelSpace) -> str:
+def _problem(fix: _Fix, matches: Sequence[Record], label_space: LabelSpace) -> str:
     """What is wrong with a fix in itself, or nothing."""
     if not matches:
         return f"{fix} is in no source"
-    if fix.column == "path" and len(matches) > 1:
-        return f"{fix} is in several sources ({matches[0].origin}, {matches[1].origin}); the fix cannot tell them apart"
+    others = [match for match in matches[1:] if fix.column == "path" or match.person != matches[0].person]
+    if others:
+        return f"{fix} is in several sources ({matches[0].origin}, {others[0].origin}); the fix cannot tell them apart"
     known = dict.fromkeys([*label_space.attributes, *matches[0].attributes])
     if fix.attribute in label_space.attributes:
         attribute = label_space.attributes[fix.attribute]
@@ -134,6 +118,10 @@ def _problem(fix: _Fix, matches: Sequence[Labelled], label_space: LabelSpace) ->
     elif fix.attribute not in known:  # what this run does not predict may be fixed, too
         return f'{fix}: attribute "{fix.attribute}" {not_one_of(fix.attribute, known)}'
     return ""
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _described(fix: _Fix, before: Counter[Any]) -> str:

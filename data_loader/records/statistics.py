@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from base.attribute import Attribute, is_unknown
 from base.batch import UNKNOWN
-from base.label_space import LabelSpace
 from data_loader.records.image_check import number_of_cores
+from data_loader.records.label_table import LabelTable
 from data_loader.records.records import Record
-from data_loader.samplers import class_counts
 from utils.images import visit_rgb
 from utils.progress import with_progress
 
@@ -40,13 +39,14 @@ def mean_and_std(level_counts: np.ndarray) -> tuple[list[float], list[float]]:
     return means, [math.sqrt(variance) for variance in variances]
 
 
-def label_statistics(sides: Mapping[str, Sequence[Record]], labels: LabelSpace) -> dict[str, dict[str, Any]]:
+def label_statistics(sides: Mapping[str, LabelTable]) -> dict[str, dict[str, Any]]:
     """By side: images, persons, the scored classes of each attribute and of the answer, the heads' training classes.
 
     An attribute with bins also has the lowest, median and highest number, and a histogram with the same bins on all
     sides."""
+    labels = next(iter(sides.values())).label_space
     numbers = {
-        name: {side: _numbers(attribute, records) for side, records in sides.items()}
+        name: {side: _known(table.numbers[name]) for side, table in sides.items()}
         for name, attribute in labels.attributes.items()
         if attribute.bins is not None
     }
@@ -55,22 +55,19 @@ def label_statistics(sides: Mapping[str, Sequence[Record]], labels: LabelSpace) 
         for name, by_side in numbers.items()
     }
     found: dict[str, dict[str, Any]] = {}
-    for side, records in sides.items():
-        rows = [record.attributes for record in records]
+    for side, table in sides.items():
         attributes = {
-            name: _class_shares([attribute.scoring_class(row.get(name)) for row in rows], attribute.class_names)
+            name: _class_shares(table.scoring_classes[name].tolist(), attribute.class_names)
             for name, attribute in labels.attributes.items()
         }
         for name in numbers:
             attributes[name]["numbers"] = _number_statistics(numbers[name][side], bins[name])
-        counts = class_counts(records, labels)
+        counts = table.class_counts()
         found[side] = {
-            "images": len(records),
-            "persons": len({record.person for record in records}),
+            "images": len(table),
+            "persons": table.num_persons,
             "attributes": attributes,
-            "answer": _class_shares(
-                labels.joint_classes(labels.known_targets(rows)).tolist(), labels.joint_class_names
-            ),
+            "answer": _class_shares(labels.joint_classes(table.scoring_targets).tolist(), labels.joint_class_names),
             "training_classes": {
                 name: dict(zip(head.class_names, counts[name].tolist(), strict=True))
                 for name, head in labels.heads.items()
@@ -79,10 +76,8 @@ def label_statistics(sides: Mapping[str, Sequence[Record]], labels: LabelSpace) 
     return found
 
 
-def _numbers(attribute: Attribute, records: Sequence[Record]) -> list[float]:
-    """The numbers that are known."""
-    raw = [record.attributes.get(attribute.name) for record in records]
-    return [attribute.number(value) for value in raw if not is_unknown(value)]
+def _known(numbers: Tensor) -> list[float]:
+    return numbers[~numbers.isnan()].tolist()
 
 
 def _class_shares(found: Sequence[int], names: Sequence[str]) -> dict[str, Any]:

@@ -1,20 +1,37 @@
-"""Tables: CSV files, and the paths and names that stand in them."""
+"""Tables: reading them, finding their columns, and what must not be written into one."""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
-import os
 import re
-import stat
-from collections.abc import Sequence
+import unicodedata
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
 from utils.wording import did_you_mean
 
 SHOWN_PROBLEMS = 10
+
+SYNONYMS = {
+    "path": ("file", "filename", "filepath", "image", "imagefile", "imagename", "imagepath", "img", "imgpath"),
+    "person": ("personid", "subject", "subjectid", "identity", "individual", "participant", "participantid",
+               "patient", "patientid"),
+    "split": ("partition", "set", "subset"),
+    "gender": ("sex",),
+    "sex": ("gender",),
+}  # fmt: skip
+"""By column that matters: what else it is called, in `plain` letters."""
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet runs a cell that begins so as a formula."""
+
+Rows = list[tuple[int, dict[str, str]]]
+"""A table's rows: number, and cells by column."""
 
 
 def raise_problems(problems: Sequence[str]) -> None:
@@ -26,36 +43,58 @@ def raise_problems(problems: Sequence[str]) -> None:
         raise DataError("\n".join(problems))
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV as (row number, cells by column); rows are counted as a spreadsheet does, the header is row 1.
+def read_table(path: Path, columns: Sequence[str] = ()) -> Rows:
+    """The rows of a table: CSV, TSV (by its name), either of them gzipped, or Parquet.
 
-    Cells are stripped of white space; empty rows are passed over. Raises DataError if the file is not UTF-8, has
-    no rows, lacks one of `columns`, or has rows of another length than its header.
-    """
-    rows = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
-    number, table, problems = 0, [], []
-    header: list[str] = []
-    try:
-        for number, row in enumerate(rows, start=1):
-            if number == 1:
-                header = _checked_header(path, row, columns)
-            elif any(cell.strip() for cell in row):
-                if len(row) != len(header):
-                    problems.append(
-                        f"{path} row {number}: has {len(row)} cells, the header has {len(header)} "
-                        f"(a comma inside a cell must be quoted)"
-                    )
-                table.append((number, {name: cell.strip() for name, cell in zip(header, row, strict=False)}))
-    except csv.Error as error:
-        raise DataError(f"{path} row {number + 1}: is not CSV ({error})") from None
-    raise_problems(problems)
-    if not table:
+    Rows are counted as a spreadsheet does: the header is row 1. Cells are text, stripped of white space; empty rows are
+    left out. Raises DataError if the file is not such a table, is not UTF-8, has no rows, lacks one of `columns`, or
+    has rows of another length than its header."""
+    data = _read_bytes(path)
+    if data.startswith(b"PAR1"):
+        cells = _read_parquet(path)
+    else:
+        cells = _read_text(path, data, "\t" if ".tsv" in path.suffixes else ",")
+    header = _checked_header(path, cells[0], columns) if cells else []
+    rows = [(number, row) for number, row in enumerate(cells[1:], start=2) if any(map(str.strip, row))]
+    raise_problems(
+        [
+            f"{path} row {number}: has {len(row)} cells, the header has {len(header)} (a comma inside a cell must be "
+            f"quoted)"
+            for number, row in rows
+            if len(row) != len(header)
+        ]
+    )
+    if not rows:
         raise DataError(f"{path}: has no rows{' under its header' if header else ''}")
-    return table
+    return [(number, dict(zip(header, map(str.strip, row), strict=True))) for number, row in rows]
 
 
-def _checked_header(path: Path, row: list[str], columns: Sequence[str]) -> list[str]:
-    header = [cell.strip() for cell in row]
+def find_column(table: Path, header: Iterable[str], name: str, setting: str) -> str | None:
+    """The column that means `name`: headed so, or so but for case, spaces and underscores, or with a synonym.
+
+    setting: the argument that would name it. Raises DataError where several columns may be meant."""
+    header = list(header)
+    if name in header:
+        return name
+    same = [column for column in header if plain(column) == plain(name)]
+    found = same or [column for column in header if plain(column) in SYNONYMS.get(name, ())]
+    if len(found) > 1:
+        raise DataError(f"{table}: which column is the {name}, {' or '.join(found)}? say it with {setting}")
+    return found[0] if found else None
+
+
+def plain(name: str) -> str:
+    """A name without what people write now so, now so: "Person ID" and "person_id" are alike."""
+    return re.sub(r"[\s_.-]", "", unicodedata.normalize("NFC", name).casefold())
+
+
+def as_cell(text: str) -> str:
+    """Text as it may be written into a table: what a spreadsheet would run as a formula gets a leading quote."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def _checked_header(path: Path, row: Sequence[str], columns: Sequence[str]) -> list[str]:
+    header = [unicodedata.normalize("NFC", cell.strip()) for cell in row]
     if len(header) == 1 and (separator := re.search("[;\t|]", header[0])):
         raise DataError(f"{path} row 1: the columns are parted by {separator[0]!r}; save the table with commas")
     problems = [
@@ -72,13 +111,46 @@ def _checked_header(path: Path, row: list[str], columns: Sequence[str]) -> list[
     return header
 
 
-def _read_text(path: Path) -> str:
+def _read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.decompress(data)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: is damaged ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
+        raise DataError(f"{path}: is a spreadsheet; save it as CSV (UTF-8)")
+    return data
+
+
+def _read_text(path: Path, data: bytes, separator: str) -> list[list[str]]:
+    """The header and the rows. pandas would fill up a row that is too short, as if its cells were empty."""
+    text, rows = io.StringIO(_decoded(path, data), newline=""), []
+    try:
+        for row in csv.reader(text, delimiter=separator, strict=True):
+            rows.append(row)
+    except csv.Error as error:
+        raise DataError(f"{path} row {len(rows) + 1}: is not CSV ({error})") from None
+    return rows
+
+
+def _read_parquet(path: Path) -> list[list[str]]:
+    import pandas
+
+    try:
+        table = pandas.read_parquet(path)
+    except ImportError:
+        raise DataError(f"{path}: to read Parquet, pip install pyarrow; or save it as CSV") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: is damaged ({error})") from None
+    return [list(map(str, table.columns)), *table.astype("string").fillna("").values.tolist()]
+
+
+def _decoded(path: Path, data: bytes) -> str:
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or data.count(b"\0") > len(data) / 4
     if utf16:
         raise DataError(f"{path}: looks like UTF-16; save it as UTF-8")
@@ -94,53 +166,3 @@ def _read_text(path: Path) -> str:
     except UnicodeDecodeError:
         guess = "is not UTF-8"
     raise DataError(f"{path} row {row}: the text {guess}; save it as UTF-8")
-
-
-class ImageRoot:
-    """The folder that a table's paths are taken from; nothing outside it is ever opened."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._real = os.path.join(os.path.realpath(root), "")  # noqa: PTH118 - Path drops the separator at the end
-        self._holds: dict[str, bool] = {}
-
-    def holds(self, path: str) -> bool:
-        """True if `path`, with all its links followed, is the root or inside it."""
-        return os.path.join(os.path.realpath(path), "").startswith(self._real)  # noqa: PTH118 (18,900 of them)
-
-    def problem(self, relative: str) -> str | None:
-        """What is wrong with a path as a table has it: empty, leading out of the root, missing, not a file."""
-        if problem := relative_path_problem(relative):
-            return problem
-        path = f"{self.root}/{relative}"
-        folder = os.path.dirname(path)  # noqa: PTH120 (18,900 of them)
-        try:
-            mode = os.lstat(path).st_mode
-            if folder not in self._holds:
-                self._holds[folder] = self.holds(folder)
-            if not self._holds[folder] or (stat.S_ISLNK(mode) and not self.holds(path)):
-                return f'"{relative}" is a link that leads out of {self.root}; put the image there, or set root'
-            if stat.S_ISLNK(mode):
-                mode = os.stat(path).st_mode  # noqa: PTH116
-        except OSError:
-            return f'image "{relative}" is missing in {self.root}'
-        return None if stat.S_ISREG(mode) else f'"{relative}" is not a file'
-
-
-def relative_path_problem(text: str) -> str | None:
-    """What is wrong with a relative path, before anything is looked up on disk."""
-    if not text:
-        return "the path is empty"
-    if "\\" in text:
-        return f'the path "{text}" must have "/" between its parts'
-    parts = [part for part in text.split("/") if part not in ("", ".")]  # pathlib would take most of a table's time
-    if text.startswith("/") or ".." in parts or re.match("[A-Za-z]:", text) or not parts:
-        return f'the path "{text}" leaves its folder; give it relative to the folder and without ".."'
-    return name_problem(text)
-
-
-def name_problem(name: str) -> str | None:
-    """Names go into tables that spreadsheets open, and a cell beginning with one of = + - @ is run as a formula."""
-    if name.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f'the name "{name}" begins with "{name[0]}", which a spreadsheet would run as a formula; rename it'
-    return None

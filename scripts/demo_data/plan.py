@@ -47,8 +47,9 @@ class Plan:
 
 def answer_of(person: Person, mask_state: str) -> int:
     """The combined class of a photograph."""
-    targets = LABEL_SPACE.scoring_targets({"mask": mask_state, "gender": person.gender, "age": person.age})
-    return int(LABEL_SPACE.joint_classes({name: torch.tensor([target]) for name, target in targets.items()})[0])
+    raw = {"mask": mask_state, "gender": person.gender, "age": person.age}
+    classes = {name: torch.tensor([LABEL_SPACE.attributes[name].scoring_class(raw[name])]) for name in raw}
+    return int(LABEL_SPACE.joint_classes(classes)[0])
 
 
 def _train_path(folder: str, name: str) -> Path:

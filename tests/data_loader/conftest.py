@@ -11,7 +11,7 @@ import pytest
 
 from base.label_space import LabelSpace
 from data_loader.cache import MemoryCache
-from data_loader.records.records import Record
+from data_loader.records import Record
 
 
 @pytest.fixture(autouse=True)

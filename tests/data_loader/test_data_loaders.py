@@ -22,10 +22,10 @@ from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from data_loader.batch_samplers import BatchKeys
 from data_loader.data_loaders import AttributeDataLoader, TTALoader
-from data_loader.datasets import AugmentedImages, TargetTable
-from data_loader.records.records import Record
-from data_loader.splits import Split
+from data_loader.datasets import AugmentedImages
+from data_loader.records import Record
 from data_loader.transforms import TransformLists, build_transforms, eval_pipeline
+from tests.data_loader.label_tables import split_of
 from utils.errors import DataError
 
 LISTS: TransformLists = {
@@ -38,7 +38,7 @@ HALF = (0.5, 0.5, 0.5)
 def _loader(records: list[Record], labels: LabelSpace, **args: Any) -> AttributeDataLoader:
     """The first 20 records train, the last 6 validate."""
     given: dict[str, Any] = {"input_size": 16, "batch_size": 4, "num_workers": 0, **args}
-    return AttributeDataLoader(Split(records[:20], records[20:], []), labels, LISTS, HALF, HALF, 3, **given)
+    return AttributeDataLoader(split_of(labels, records[:20], records[20:]), LISTS, HALF, HALF, 3, **given)
 
 
 def _same(first: Batch, second: Batch) -> bool:
@@ -78,15 +78,10 @@ def test_a_batch_holds_images_and_targets(image_records: list[Record], labels: L
 
 def test_training_and_scoring_classes_may_differ(image_records: list[Record]) -> None:
     six = LabelSpace({"age": {"bins": [30, 60], "training_bins": [20, 30, 40, 50, 60]}})
-    table = TargetTable(image_records, six)
-    ages = [20 + 2 * number for number in range(26)]
-    assert table.targets["age"].tolist() == [min(age // 10 - 1, 5) for age in ages]
-    assert table.scoring_targets["age"].tolist() == [(age >= 30) + (age >= 60) for age in ages]
-    images = torch.arange(2 * 4 * 5 * 3, dtype=torch.uint8).view(2, 4, 5, 3)
-    batch = table.batch(images, BatchKeys(0, np.array([7, 3]), np.array([0, 0])))
-    assert torch.equal(batch.images, images.permute(0, 3, 1, 2))
-    assert (batch.targets["age"].tolist(), batch.scoring_targets["age"].tolist()) == ([2, 1], [1, 0])
-    assert batch.indices.tolist() == [7, 3]
+    (batch,) = _loader(image_records, six, valid_batch_size=6).validation_batches()
+    ages = [20 + 2 * number for number in range(20, 26)]
+    assert batch.targets["age"].tolist() == [min(age // 10 - 1, 5) for age in ages]
+    assert batch.scoring_targets["age"].tolist() == [(age >= 30) + (age >= 60) for age in ages]
 
 
 def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Record], labels: LabelSpace) -> None:
@@ -156,9 +151,9 @@ def test_an_image_that_comes_out_in_another_size_is_named_with_any_cache(
     odd = Record(large, large.name, first.person, first.attributes, first.origin)
 
     def loader(validation: list[Record]) -> AttributeDataLoader:
-        split = Split(image_records[:4], validation, [])
+        split = split_of(labels, image_records[:4], validation)
         given: dict[str, Any] = {"input_size": 1100, "batch_size": 2, "num_workers": 0, "cache": cache}
-        return AttributeDataLoader(split, labels, _padded(1100), HALF, HALF, 3, cache_folder=tmp_path, **given)
+        return AttributeDataLoader(split, _padded(1100), HALF, HALF, 3, cache_folder=tmp_path, **given)
 
     with pytest.raises(DataError, match=r"large\.png: the transforms make 1120 x 1110 pixels .*Resize last"):
         list(loader([image_records[4], odd]).validation_batches())
@@ -210,8 +205,7 @@ def test_evaluation_needs_only_the_checkpoints_preprocessing(image_records: list
 @pytest.mark.parametrize("cache", ["none", "memory", "disk"])
 def test_no_validation(image_records: list[Record], labels: LabelSpace, tmp_path: Path, cache: Any) -> None:
     loader = AttributeDataLoader(
-        Split(image_records, [], []),
-        labels,
+        split_of(labels, image_records),
         LISTS,
         HALF,
         HALF,
@@ -257,16 +251,14 @@ def test_bad_images_are_refused_or_skipped_before_training(
     with pytest.raises(DataError, match=r"broken\.jpg"):
         _loader(records, labels)
     loader = _loader(records, labels, on_bad_image="skip", batch_size=1)
-    assert [record.name for record in loader.train_records] == [record.name for record in records[1:20]]
+    assert [record.name for record in loader.train.records] == [record.name for record in records[1:20]]
     assert loader.steps_per_epoch == 19
 
 
 def test_an_image_too_small_for_a_crop_is_named(image_records: list[Record], labels: LabelSpace) -> None:
     crop = {"type": "CenterCrop", "args": {"height": 64, "width": 64}}
-    split = Split(image_records, [], [])
-    loader = AttributeDataLoader(
-        split, labels, {"train": [crop], "eval": [crop]}, HALF, HALF, 0, num_workers=0, batch_size=2
-    )
+    split = split_of(labels, image_records)
+    loader = AttributeDataLoader(split, {"train": [crop], "eval": [crop]}, HALF, HALF, 0, num_workers=0, batch_size=2)
     with pytest.raises(DataError, match=r"\.jpg: CenterCrop cannot take this image of 40 x 30 pixels .*Resize"):
         list(loader.train_batches(0))
 
@@ -301,13 +293,14 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from base.label_space import LabelSpace
+from data_loader.batch_samplers import BatchKeys
 from data_loader.data_loaders import AttributeDataLoader
-from data_loader.records.records import Record
-from data_loader.splits import Split
+from data_loader.records import Record
+from tests.data_loader.label_tables import split_of
 labels = LabelSpace({"gender": {"classes": ["male", "female"]}})
 records = [Record(Path(name), name, name, {}, "") for name in sys.argv[1:]]
 lists = {"train": [{"type": "Resize"}], "eval": [{"type": "Resize"}]}
-loader = AttributeDataLoader(Split(records, [], []), labels, lists, (0.5,) * 3, (0.5,) * 3, 0, input_size=8,
+loader = AttributeDataLoader(split_of(labels, records), lists, (0.5,) * 3, (0.5,) * 3, 0, input_size=8,
                              batch_size=1, num_workers=2)
 batches = loader.train_batches(0)
 print(len(next(batches)), flush=True)

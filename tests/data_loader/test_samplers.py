@@ -19,11 +19,11 @@ from base.label_space import LabelSpace
 from data_loader import samplers
 from data_loader.batch_samplers import BatchKeys, TrainingBatchSampler, earlier_occurrences
 from data_loader.data_loaders import AttributeDataLoader
-from data_loader.records.records import Record
-from data_loader.samplers import EpochOrder, MPerClassSampler, RepeatSampler, WeightedSampler, class_counts
-from data_loader.splits import Split
+from data_loader.records import LabelTable, Record
+from data_loader.samplers import EpochOrder, MPerClassSampler, RepeatSampler, WeightedSampler
 from data_loader.transforms import AugmentationKey, Pipeline, TransformLists
 from parse_config import One, listed
+from tests.data_loader.label_tables import split_of
 from utils.errors import DataError, InvalidConfig
 from utils.random_streams import numpy_stream, python_stream
 
@@ -42,6 +42,9 @@ def _records(count: int = 420, seed: int = 1) -> list[Record]:
         }
         records.append(Record(Path(f"{number}.jpg"), f"{number}.jpg", str(number), attributes, f"row {number}"))
     return records
+
+
+_table = LabelTable.of
 
 
 def _values(records: list[Record], name: str) -> np.ndarray:
@@ -67,7 +70,7 @@ def test_balanced_weights_are_scikit_learns(labels: LabelSpace) -> None:
     records = _records()
     masks = _values(records, "mask")
     expected = compute_sample_weight("balanced", masks)
-    order = WeightedSampler(labels, "mask").order(records)
+    order = WeightedSampler(labels, "mask").order(_table(records, labels))
     assert order.length == len(records)
     drawn = np.concatenate([_draw(order, epoch) for epoch in range(100)])
     counts = np.bincount(drawn, minlength=len(records))
@@ -83,7 +86,9 @@ def test_weights_are_those_of_the_losses(
     records = _records(5000)
     ages = np.array([MEANING[value] for value in _values(records, "age")])
     weights = weights_by_rule(weighting, torch.from_numpy(np.bincount(ages))).numpy().astype(np.float64)
-    drawn = np.concatenate([_draw(WeightedSampler(labels, "age", weighting).order(records), n) for n in range(20)])
+    drawn = np.concatenate(
+        [_draw(WeightedSampler(labels, "age", weighting).order(_table(records, labels)), n) for n in range(20)]
+    )
     expected = weights * np.bincount(ages)
     found = np.bincount(ages[drawn])
     assert stats.chisquare(found, expected / expected.sum() * len(drawn)).pvalue > 0.01
@@ -95,14 +100,14 @@ MEANING = {"20": 0, "40": 1, "60": 2}
 def test_unknown_classes_keep_their_share(labels: LabelSpace) -> None:
     records = _records()
     genders = _values(records, "gender")
-    order = WeightedSampler(labels, "gender").order(records)
+    order = WeightedSampler(labels, "gender").order(_table(records, labels))
     drawn = np.concatenate([_draw(order, epoch) for epoch in range(200)])
     share = Counter(genders[drawn])["None"] / len(drawn)
     assert share == pytest.approx((genders == "None").mean(), abs=0.01)
     nothing_known = [Record(r.path, r.name, r.person, {}, r.origin) for r in records]
     for rule in (WeightedSampler(labels, "gender"), MPerClassSampler(labels, "gender")):
         with pytest.raises(DataError, match='no training image has a known "gender" to sample by'):
-            rule.order(nothing_known)
+            rule.order(_table(nothing_known, labels))
 
 
 def test_heads_attributes_and_the_answer_may_be_balanced(joint: LabelSpace, labels: LabelSpace) -> None:
@@ -113,7 +118,9 @@ def test_heads_attributes_and_the_answer_may_be_balanced(joint: LabelSpace, labe
         (labels, "answer", ("mask", "gender", "age")),
     ):
         classes = np.array([" ".join(record.attributes[name] for name in names) for record in records])
-        drawn = np.concatenate([_draw(WeightedSampler(space, by).order(records), epoch) for epoch in range(10)])
+        drawn = np.concatenate(
+            [_draw(WeightedSampler(space, by).order(_table(records, space)), epoch) for epoch in range(10)]
+        )
         counts = Counter(classes[drawn])
         assert len(counts) == len(set(classes))
         assert stats.chisquare(list(counts.values())).pvalue > 0.01
@@ -122,7 +129,7 @@ def test_heads_attributes_and_the_answer_may_be_balanced(joint: LabelSpace, labe
 def test_an_epoch_shows_each_image_as_often_as_is_asked(labels: LabelSpace) -> None:
     records = _records()
     times: dict[str, dict[str, int]] = {"mask": {"incorrect": 4, "not_wear": 3}, "gender": {"female": 2}}
-    order = RepeatSampler(labels, times).order(records)
+    order = RepeatSampler(labels, times).order(_table(records, labels))
     expected = {
         index: times["mask"].get(record.attributes["mask"], 1) * (2 if record.attributes["gender"] == "female" else 1)
         for index, record in enumerate(records)
@@ -132,7 +139,7 @@ def test_an_epoch_shows_each_image_as_often_as_is_asked(labels: LabelSpace) -> N
         assert Counter(_draw(order, epoch).tolist()) == expected
     assert not np.array_equal(_draw(order, 0), _draw(order, 1))
     assert np.array_equal(_draw(order, 1), _draw(order, 1))
-    shown_once = RepeatSampler(labels, {}).order(records)
+    shown_once = RepeatSampler(labels, {}).order(_table(records, labels))
     assert sorted(_draw(shown_once).tolist()) == list(range(len(records)))
 
 
@@ -140,7 +147,7 @@ def test_an_epoch_shows_each_image_as_often_as_is_asked(labels: LabelSpace) -> N
 def test_batches_hold_groups_of_each_class(labels: LabelSpace, size: int, batch: int) -> None:
     records = _records()
     for by, classes in (("mask", _values(records, "mask")), ("gender", _values(records, "gender"))):
-        order = MPerClassSampler(labels, by, size).order(records)
+        order = MPerClassSampler(labels, by, size).order(_table(records, labels))
         drawn = _draw(order)
         known = len(records) - Counter(classes)["None"]
         assert len(drawn) == order.length == known // size * size
@@ -159,11 +166,11 @@ def test_batches_hold_groups_of_each_class(labels: LabelSpace, size: int, batch:
 def test_a_class_with_few_images_repeats_them(labels: LabelSpace) -> None:
     records = [record for record in _records(60) if record.attributes["mask"] != "not_wear"]
     rare = next(record for record in _records() if record.attributes["mask"] == "not_wear")
-    drawn = _draw(MPerClassSampler(labels, "mask", 4).order([*records, rare]))
+    drawn = _draw(MPerClassSampler(labels, "mask", 4).order(_table([*records, rare], labels)))
     groups = [group for group in drawn.reshape(-1, 4).tolist() if len(records) in group]
     assert groups == [[len(records)] * 4] * len(groups)
     assert len(groups) in (len(drawn) // 12, len(drawn) // 12 + 1)
-    few = MPerClassSampler(labels, "mask", 4).order([rare])
+    few = MPerClassSampler(labels, "mask", 4).order(_table([rare], labels))
     assert (few.length, _draw(few).tolist()) == (4, [0, 0, 0, 0])
 
 
@@ -178,7 +185,7 @@ def test_earlier_occurrences_are_counted() -> None:
 def test_the_stream_is_one_for_any_number_of_processes_and_any_start(labels: LabelSpace, drop_last: bool) -> None:
     records = _records(100)
     for rule in (WeightedSampler(labels, "mask"), RepeatSampler(labels, {"mask": {"incorrect": 3}})):
-        order = rule.order(records)
+        order = rule.order(_table(records, labels))
         streams = {}
         for world in (1, 2, 3):
             parts = [
@@ -234,8 +241,8 @@ LISTS: TransformLists = {
 
 def _loader(records: list[Record], labels: LabelSpace, sampler: Any, **args: Any) -> AttributeDataLoader:
     given = {"input_size": 8, "batch_size": 4, "num_workers": 0, **args}
-    split = Split(records[:20], records[20:], [])
-    return AttributeDataLoader(split, labels, LISTS, (0.5,) * 3, (0.5,) * 3, 3, sampler=sampler, **given)
+    split = split_of(labels, records[:20], records[20:])
+    return AttributeDataLoader(split, LISTS, (0.5,) * 3, (0.5,) * 3, 3, sampler=sampler, **given)
 
 
 def test_a_repeated_image_is_augmented_anew_each_time(image_records: list[Record], labels: LabelSpace) -> None:
@@ -277,17 +284,6 @@ def test_what_does_not_suit_a_sampler_is_refused(image_records: list[Record], la
     with pytest.raises(InvalidConfig, match=r"data_loader\.args\.shuffle = false goes without a sampler"):
         _loader(image_records, labels, sampler, batch_size=6, shuffle=False)
     assert _loader(image_records, labels, sampler, batch_size=6).steps_per_epoch == 3
-
-
-def test_class_counts(joint: LabelSpace, labels: LabelSpace) -> None:
-    records = _records()
-    counts = class_counts(records, labels)
-    assert counts["mask"].tolist() == [Counter(_values(records, "mask"))[name] for name in MASKS]
-    assert counts["gender"].tolist() == [Counter(_values(records, "gender"))[name] for name in ("male", "female")]
-    assert counts["mask"].dtype == torch.int64
-    both = Counter(zip(_values(records, "gender"), _values(records, "age"), strict=True))
-    pairs = itertools.product(("male", "female"), ("20", "40", "60"))
-    assert class_counts(records, joint)["gender_age"].tolist() == [both[pair] for pair in pairs]
 
 
 SECTION = One(listed(samplers), ("label_space",), optional=True)

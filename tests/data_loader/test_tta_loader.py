@@ -14,7 +14,7 @@ from base.preprocessing import Preprocessing
 from data_loader import datasets
 from data_loader.cache import DiskCache
 from data_loader.data_loaders import TTALoader
-from data_loader.records.records import Record
+from data_loader.records import Record
 from data_loader.transforms import eval_pipeline
 from utils.errors import DataError
 from utils.images import read_rgb

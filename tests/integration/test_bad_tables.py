@@ -67,10 +67,6 @@ TRAIN_TEXTS: dict[str, tuple[TextChange, Lines]] = {
         [(f"{TRAIN} row 3: has 6 cells, the header has 5", "quoted")],
     ),
     "33-an-open-quote": (replaced("000002", '"000002'), [(f"{TRAIN} row 3: is not CSV",)]),
-    "35-a-formula": (
-        replaced(f",{FOLDER}", ",=1+1"),
-        [(f'{TRAIN} row 2: the name "=1+1" begins with "="', "rename it")],
-    ),
 }
 
 
@@ -152,8 +148,8 @@ TABLES: dict[str, tuple[Callable[[list[dict[str, str]]], Any], Lines]] = {
         [(f'{TABLE}: has no column "side"', "path, person, mask, gender, age, part")],
     ),
     "26-an-attribute": (
-        lambda rows: [row.update(sex=row.pop("gender")) for row in rows],
-        [('"gender" is to be predicted, but no record knows it', "sex", "take it out of labels")],
+        lambda rows: [row.update(which=row.pop("gender")) for row in rows],
+        [('"gender" is to be predicted, but no record knows it', "which", "take it out of labels")],
     ),
     "28-up": (set_cells("path", "../x.jpg", 1), [(f'{TABLE} row 3: the path "../x.jpg" leaves its folder',)]),
     "28-absolute": (set_cells("path", "/x.jpg", 1), [(f'{TABLE} row 3: the path "/x.jpg" leaves its folder',)]),
@@ -170,7 +166,7 @@ TABLES: dict[str, tuple[Callable[[list[dict[str, str]]], Any], Lines]] = {
     "32-mask": (set_cells("mask", "waer", 2), [(f"{TABLE} row 4: mask = 'waer' is not one of wear, incorrect",)]),
     "36-one-person": (
         set_cells("side", "train", 1, 2),
-        [(f'{TABLE} row 3: person "000001" is in train, but {TABLE} row 2 has it in validation', "drop split_column")],
+        [(f'{TABLE} row 3: person "000001" is in train, but {TABLE} row 2 has it in validation', "split_column")],
     ),
     "36-in-the-test-side": (
         set_cells("side", "test", 3),

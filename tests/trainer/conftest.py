@@ -19,6 +19,7 @@ from base.batch import Batch
 from base.label_space import LabelSpace
 from base.mixing import Mixing
 from base.preprocessing import Preprocessing
+from data_loader.records import LabelTable, Record
 from logger.trackers import JsonLinesTracker, Trackers
 from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
@@ -71,8 +72,8 @@ class MemoryLoader(BaseDataLoader):
             }
             for _ in range(total)
         ]
-        self.targets = {n: torch.tensor([LABELS.targets(row)[n] for row in raw]) for n in LABELS.heads}
-        self.truth = {n: torch.tensor([LABELS.scoring_targets(row)[n] for row in raw]) for n in LABELS.attributes}
+        table = LabelTable.of([Record(Path(), "", "", row, "") for row in raw], LABELS)
+        self.targets, self.truth = table.targets, table.scoring_targets
         self.num_train, self.total = num_train, total
         self.batch_size, self.valid_batch_size = batch_size, valid_batch_size
         self.label_space = LABELS

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from base.label_space import LabelSpace
-from data_loader.records.records import Record
+from data_loader.records import LabelTable, Record
 from data_loader.records.statistics import (
     histogram_bins,
     label_statistics,
@@ -104,7 +104,7 @@ def test_labels_are_counted_on_each_side() -> None:
         name = f"{number}.jpg"
         records.append(Record(Path(name), name, f"p{number // 3}", {"gender": gender, "age": age}, ""))
     sides = {"train": records[:150], "validation": records[150:]}
-    found = label_statistics(sides, labels)
+    found = label_statistics({side: LabelTable.of(own, labels) for side, own in sides.items()})
     for side, own in sides.items():
         statistics: dict[str, Any] = found[side]
         genders = Counter(record.attributes["gender"] for record in own)
@@ -133,7 +133,8 @@ def test_labels_are_counted_on_each_side() -> None:
 
 def test_what_is_known_of_no_image() -> None:
     labels = LabelSpace({"age": {"bins": [30]}})
-    found = label_statistics({"train": [Record(Path("a.jpg"), "a.jpg", "a", {}, "")]}, labels)["train"]
+    table = LabelTable.of([Record(Path("a.jpg"), "a.jpg", "a", {}, "")], labels)
+    found = label_statistics({"train": table})["train"]
     assert found["attributes"]["age"]["numbers"] == {}
     assert found["attributes"]["age"]["classes"]["<30"] == {"images": 0, "share": 0.0}
     assert found["attributes"]["age"]["unknown"] == {"images": 1, "share": 1.0}

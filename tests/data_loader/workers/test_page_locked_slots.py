@@ -6,6 +6,7 @@ import ctypes
 import gc
 import mmap
 import multiprocessing
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -138,23 +139,15 @@ def test_workers_fill_locked_slots(cudart: Cudart) -> None:
     assert cudart.locked == {}
 
 
-class _NoTargets:
-    """Stands for a TargetTable."""
-
-    def batch(self, images: torch.Tensor, keys: Any) -> tuple[torch.Tensor, Any]:
-        return images, keys
-
-
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_loader_locks_its_slots_for_a_gpu_only(cudart: Cudart, device: str) -> None:
     images: Any = Numbered(40)
     images.sizes = [(2, 3)]
     images.fill = lambda keys, out: out[0].__setitem__(slice(None), keys.indices[:, None, None, None])
-    targets: Any = _NoTargets()
-    batches: Any = _Batches(images, EvaluationBatchSampler(40, 4), targets, 1, torch.device(device))
-    for pixels, keys in batches:
-        assert (pixels.numpy() == keys.indices[:, None, None, None]).all()
-        assert (pixels.data_ptr() in cudart.locked) == (device == "cuda")
+    nothing_known: Any = SimpleNamespace(targets={}, scoring_targets={})
+    for batch in _Batches(images, EvaluationBatchSampler(40, 4), nothing_known, 1, torch.device(device)):
+        assert (batch.images == batch.indices[:, None, None, None]).all()
+        assert (batch.images.data_ptr() in cudart.locked) == (device == "cuda")
 
 
 @pytest.mark.gpu

@@ -1,0 +1,165 @@
+"""The label table: what is known of images, converted once from their raw values."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from base.attribute import Attribute, is_unknown
+from base.batch import UNKNOWN
+from base.label_space import LabelSpace
+from data_loader.records.records import Record
+from data_loader.records.tables import raise_problems
+from utils.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTable:
+    """Images (rows) and their classes (columns, (N,) int64 each; -1 = unknown).
+
+    records: the images, in the order of the rows
+    training_classes: by attribute, the class that is trained
+    scoring_classes: by attribute, the class that is scored
+    numbers: by attribute with bins, its value, (N,) float64, NaN = unknown
+    targets: by head, the class that is trained
+
+        table = LabelTable.of(records, label_space)
+        women = table[table.scoring_classes["gender"] == 1]
+    """
+
+    records: list[Record]
+    label_space: LabelSpace
+    training_classes: dict[str, Tensor]
+    scoring_classes: dict[str, Tensor]
+    numbers: dict[str, Tensor]
+    targets: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, records: Sequence[Record], label_space: LabelSpace, problems: list[str] | None = None) -> LabelTable:
+        """The table of records.
+
+        problems: takes a line for each source row with a value that is no class, which counts as unknown here
+
+        Raises DataError for such values where `problems` is None."""
+        found: dict[str, None] = {}  # several images may come from one row
+        training, scoring, numbers = {}, {}, {}
+        for name, attribute in label_space.attributes.items():
+            values = [record.attributes.get(name) for record in records]
+            known, wrong = _convert(attribute, values)
+            if wrong:
+                found |= dict.fromkeys(
+                    f"{record.origin}: {wrong[value]}"
+                    for record, value in zip(records, values, strict=True)
+                    if value in wrong
+                )
+            rows = [known[value] for value in values]
+            training[name] = torch.tensor([row[0] for row in rows], dtype=torch.int64)
+            scoring[name] = torch.tensor([row[1] for row in rows], dtype=torch.int64)
+            if attribute.bins is not None:
+                numbers[name] = torch.tensor([row[2] for row in rows], dtype=torch.float64)
+        if problems is None:
+            raise_problems([*found])
+        else:
+            problems += found
+        targets = {name: head.targets(training) for name, head in label_space.heads.items()}
+        return cls(list(records), label_space, training, scoring, numbers, targets)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, rows: np.ndarray | Tensor) -> LabelTable:
+        """The table of some rows: their indices, or a mask (N,)."""
+        chosen = torch.as_tensor(rows)
+        chosen = chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen
+        columns = (self.training_classes, self.scoring_classes, self.numbers, self.targets)
+        return LabelTable(
+            [self.records[row] for row in chosen.tolist()],
+            self.label_space,
+            *({name: column[chosen] for name, column in each.items()} for each in columns),
+        )
+
+    def without(self, paths: Set[Path]) -> LabelTable:
+        """The table without some files."""
+        if not paths:  # to hash 18,900 paths takes longer than all else
+            return self
+        return self[np.array([record.path not in paths for record in self.records], dtype=bool)]
+
+    @property
+    def scoring_targets(self) -> dict[str, Tensor]:
+        """By attribute that a head predicts, the class that is scored."""
+        return {name: self.scoring_classes[name] for name in self.label_space.predicted_attributes}
+
+    @property
+    def num_persons(self) -> int:
+        return len({record.person for record in self.records})
+
+    def class_counts(self) -> dict[str, Tensor]:
+        """By head, how many images are of each of its classes, (C,) int64; unknown is not counted."""
+        return {
+            name: torch.bincount(target[target != UNKNOWN], minlength=self.label_space.heads[name].num_classes)
+            for name, target in self.targets.items()
+        }
+
+    def absent_classes(self) -> dict[str, list[str]]:
+        """By predicted attribute, and by head that predicts several: its classes that no image has.
+
+        What follows is not repeated: a class of several attributes is absent only where each of theirs is there."""
+        attributes = self.label_space.predicted_attributes
+        present = {
+            name: _present(self.training_classes[name], len(attribute.training_class_names))
+            for name, attribute in attributes.items()
+        }
+        absent = {
+            name: [attribute.training_class_names[number] for number in np.flatnonzero(~present[name])]
+            for name, attribute in attributes.items()
+        }
+        for head in self.label_space.heads.values():
+            if len(head.attributes) > 1:
+                possible = functools.reduce(np.logical_and.outer, [present[each.name] for each in head.attributes])
+                missed = possible.ravel() & ~_present(self.targets[head.name], head.num_classes)
+                absent[f"head {head.name}"] = [head.class_names[number] for number in np.flatnonzero(missed)]
+        return absent
+
+    def warn_of_absent_classes(self, title: str, whole: LabelTable | None = None) -> None:
+        """Logs a warning for each attribute or head with absent classes.
+
+        title: what the images are called, such as "the training side"
+        whole: the data that they are a part of; what it lacks itself is not repeated"""
+        reported = {} if whole is None else whole.absent_classes()
+        for name, classes in self.absent_classes().items():
+            if new := [known for known in classes if known not in reported.get(name, ())]:
+                logger.warning("%s has no image of %s = %s", title, name, " or ".join(new))
+
+
+def _present(classes: Tensor, num_classes: int) -> np.ndarray:
+    """Of each class, whether there is an image of it, (C,) bool."""
+    return torch.bincount(classes[classes != UNKNOWN], minlength=num_classes).numpy() > 0
+
+
+def _convert(
+    attribute: Attribute, values: Sequence[Any]
+) -> tuple[dict[Any, tuple[int, int, float]], dict[Any, DataError]]:
+    """By distinct value: its training class, scored class and number; and what is wrong with those that are no class.
+
+    There are tens of thousands of images, and a few dozen values."""
+    known: dict[Any, tuple[int, int, float]] = {}
+    wrong: dict[Any, DataError] = {}
+    for value in dict.fromkeys(values):
+        known[value] = (UNKNOWN, UNKNOWN, np.nan)
+        try:
+            if not is_unknown(value):
+                number = np.nan if attribute.bins is None else attribute.number(value)
+                known[value] = (attribute.training_class(value), attribute.scoring_class(value), number)
+        except DataError as error:
+            wrong[value] = error
+    return known, wrong
