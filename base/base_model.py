@@ -46,6 +46,13 @@ class BaseModel(nn.Module, ABC):
         return
 
     @classmethod
+    def check_weights(cls, **arguments: Any) -> None:  # noqa: ARG003
+        """Checks that the weights to begin with can be had, as far as that costs nothing. Raises ValueError, one line.
+
+        A run that loads a checkpoint does not need them."""
+        return
+
+    @classmethod
     def arguments_without_weights(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON arguments that build the same model without loading weights: a checkpoint brings them."""
         return dict(arguments)

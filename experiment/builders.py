@@ -16,6 +16,7 @@ from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records import LabelTable, read_records
 from data_loader.records.image_check import CHECKED_IMAGES_FILE
 from data_loader.splits import Split
+from experiment.initial_weights import load_initial_weights
 from experiment.resume import ResumePoint
 from experiment.schema import ScheduleSettings
 from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Trackers, WandbTracker
@@ -44,9 +45,13 @@ def read_label_table(config: ConfigParser, labels: LabelSpace) -> LabelTable:
 def build_model(config: ConfigParser, labels: LabelSpace, resume: ResumePoint | None) -> BaseModel:
     """The model. The weights that are not read from a file follow from the seed; a resumed run brings them all."""
     torch.manual_seed(torch_seed(config.extra().seed, "weights"))
-    if resume is not None:
-        return architectures.build_without_weights(config["arch"], labels.num_classes)
-    return config.build("arch", num_classes=labels.num_classes)
+    initial_weights = config.extra().initial_weights
+    if resume is None and initial_weights is None:
+        return config.build("arch", num_classes=labels.num_classes)
+    model = architectures.build_without_weights(config["arch"], labels.num_classes)
+    if resume is None:
+        load_initial_weights(model, labels, Path(initial_weights), config.resolved)
+    return model
 
 
 def build_data_loader(

@@ -31,19 +31,24 @@ from utils.run_folders import obstacle_to_writing
 from utils.wording import not_one_of
 
 
-def check_config(config: ConfigParser) -> LabelSpace:
-    """The config's label space, if its sections agree. Raises ConfigError with all problems, a line each."""
-    problems = cross_checks(config, [])
+def check_config(config: ConfigParser, begins: bool = True) -> LabelSpace:
+    """The config's label space, if its sections agree. Raises ConfigError with all problems, a line each.
+
+    begins: the model begins with the weights that `arch` names; False: a checkpoint brings its weights"""
+    problems = cross_checks(config, [], begins)
     if problems:
         raise config.error(problems)
     return config.build("labels")
 
 
-def cross_checks(config: ConfigParser, known: list[Problem]) -> list[Problem]:
-    """What is wrong beyond single sections. known: what is wrong within them: checks that read it are skipped."""
+def cross_checks(config: ConfigParser, known: list[Problem], begins: bool = True) -> list[Problem]:
+    """What is wrong beyond single sections.
+
+    known: what is wrong within them: checks that read it are skipped
+    begins: see `check_config`"""
     problems: list[Problem] = []
     wrong = [problem.key_path for problem in known]
-    for reads, check in CHECKS:
+    for reads, check in CHECKS if begins else [each for each in CHECKS if each[1] is not _weights]:
         if not any(_overlap(tuple(each.split(".")), key_path) for each in reads.split() for key_path in wrong):
             try:
                 problems += check(config)
@@ -107,6 +112,14 @@ def _arch(config: ConfigParser) -> list[Problem]:
     if problems:
         raise config.error(problems)
     return []
+
+
+def _weights(config: ConfigParser) -> list[Problem]:
+    if config.extra().initial_weights is not None:  # which replace those of arch
+        return []
+    arguments = config["arch"].get("args", {})
+    architecture: type[BaseModel] = getattr(architectures, config["arch"]["type"])
+    return _refusal(lambda: architecture.check_weights(**arguments), arguments, ("arch", "args"))
 
 
 def _model(config: ConfigParser) -> list[Problem]:
@@ -247,6 +260,7 @@ CHECKS: tuple[tuple[str, Callable[[ConfigParser], Iterable[Problem]]], ...] = (
     ("transforms data_loader", _transforms),
     ("views", _views),
     ("arch", _arch),
+    ("arch", _weights),
     ("arch labels freezing optimizer data_loader", _model),
     ("sampler labels data_loader", _sampler),
     ("mixing labels", _mixing),

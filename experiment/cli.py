@@ -47,6 +47,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     parser = CommandLine(description="Trains the model that a JSON config describes.")
     parser.add_argument("-c", "--config", type=Path, help="the config file (default: config.json)")
     parser.add_argument("-r", "--resume", help="a checkpoint or run folder to resume, or auto: the config's newest run")
+    parser.add_argument(
+        "--from",
+        dest="initial_weights",
+        metavar="RUN",
+        help="a run or checkpoint whose weights a new run begins with: its backbone, and its heads where they fit",
+    )
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or 1 (default: the best there is)")
     parser.add_argument("--lr", help="short for --set optimizer.args.lr=...")
     parser.add_argument("--bs", help="short for --set data_loader.args.batch_size=...")
@@ -65,10 +71,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     argv = sys.argv[1:] if argv is None else argv
     given = parser.parse(argv)
     overrides = [parse_override(text) for text in given.set]
-    for flag, key_path in (("lr", "optimizer.args.lr"), ("bs", "data_loader.args.batch_size")):
-        text = getattr(given, flag)
-        if text is not None:
-            overrides.append(Override(key_path, text, f"--{flag}"))
+    short = {"--lr": ("optimizer.args.lr", given.lr), "--bs": ("data_loader.args.batch_size", given.bs)}
+    short["--from"] = ("initial_weights", given.initial_weights)
+    overrides += [Override(key_path, text, flag) for flag, (key_path, text) in short.items() if text is not None]
     return Arguments(
         config=given.config,
         resume=given.resume,
@@ -96,6 +101,9 @@ def read_config_files(arguments: Arguments) -> Layers | None:
     Raises ConfigError; CheckpointError where there is no such run."""
     if arguments.run_to_resume is not None:
         refuse_missing(arguments.run_to_resume)
+    for override in arguments.overrides if arguments.resume is None else ():
+        if override.flag == "--from":
+            refuse_missing(Path(override.text))
     if arguments.config_file is None:
         return None
     layers = Layers.from_file(arguments.config_file)

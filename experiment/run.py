@@ -114,9 +114,9 @@ def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser
     return config, resume
 
 
-def print_config(config: ConfigParser) -> None:
+def print_config(config: ConfigParser, resume: ResumePoint | RunFolders | None) -> None:
     """The checked config, on stdout, as it would be kept with a run."""
-    check_config(config)
+    check_config(config, begins=resume is None)
     print(json.dumps(config.resolved, indent=4, ensure_ascii=False))
 
 
@@ -125,7 +125,7 @@ def open_session(
     config: ConfigParser, resume: ResumePoint | RunFolders | None, arguments: Arguments
 ) -> Iterator[Session]:
     """Checks the config, chooses the device, and joins the other processes while it is entered."""
-    labels = check_config(config)
+    labels = check_config(config, begins=resume is None)
     settings: RunSettings = config.extra()
     device = choose_device(arguments.device, settings.n_gpu)
     point = resume if isinstance(resume, ResumePoint) else None

@@ -41,7 +41,8 @@ class RunSettings:
     (several: torchrun); metrics: of the combined answer and of each attribute; wandb: track the run there; visualize:
     show the trackers the validation images that are most wrong; submit_dir: where test.py writes; info_dir: the folder
     of the evaluation's info.csv and images; label_fixes: a CSV of corrections (person, path, attribute, value) to what
-    the sources say.
+    the sources say; initial_weights: a run folder or a checkpoint (--from) whose weights a new run begins with, in the
+    place of those that arch names.
     """
 
     name: Annotated[str, Field(pattern=r"^[^\s/\\:*?\"<>|.][^/\\:*?\"<>|\x00]*$")]
@@ -53,6 +54,7 @@ class RunSettings:
     submit_dir: str = "submit/"
     info_dir: str | None = None
     label_fixes: str | None = None
+    initial_weights: str | None = None
 
 
 @dataclass(frozen=True)

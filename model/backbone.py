@@ -29,25 +29,17 @@ logger = logging.getLogger(__name__)
 _HUB_ANSWERS_WITHIN_SECONDS = 10
 
 
+WEIGHTS_ARGUMENTS = ("pretrained", "weights_file")
+"""What a model's JSON arguments say of the weights that it begins with."""
+
+
 def check_backbone(
-    model_name: str,
-    pretrained: bool = False,
-    weights_file: str | None = None,
-    pooling: str | None = None,
-    gradient_checkpointing: bool = False,
-    **options: Any,
+    model_name: str, pooling: str | None = None, gradient_checkpointing: bool = False, **options: Any
 ) -> None:
     """Checks the arguments of `build_backbone`, without memory for weights, in a few tenths of a second.
 
-    Raises ValueError if there is no such backbone, it has no such options, or has no weights to fetch or read."""
+    Raises ValueError if there is no such backbone, or it has no such options."""
     _check_name(model_name)
-    if weights_file is not None:
-        if not Path(weights_file).is_file():
-            raise ValueError(f"weights_file = {weights_file} is not a file")
-    elif pretrained and not is_model_pretrained(model_name) and model_name not in get_deprecated_models():
-        raise ValueError(
-            f"pretrained = true: timm has no pretrained weights of {model_name}; set it to false, or give weights_file"
-        )
     try:
         with torch.device("meta"):
             backbone = _create(model_name, pooling, options)
@@ -59,6 +51,17 @@ def check_backbone(
             f"model_name = {model_name} cannot be built with {given or 'its defaults'} ({_first_line(error)})"
         ) from error
     _adapt(backbone, model_name, pooling, gradient_checkpointing)
+
+
+def check_backbone_weights(model_name: str, pretrained: bool = False, weights_file: str | None = None) -> None:
+    """Raises ValueError if a known backbone has no weights to fetch, or there is no such file."""
+    if weights_file is not None:
+        if not Path(weights_file).is_file():
+            raise ValueError(f"weights_file = {weights_file} is not a file")
+    elif pretrained and not is_model_pretrained(model_name) and model_name not in get_deprecated_models():
+        raise ValueError(
+            f"pretrained = true: timm has no pretrained weights of {model_name}; set it to false, or give weights_file"
+        )
 
 
 def build_backbone(

@@ -11,7 +11,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
-from model.backbone import build_backbone, check_backbone
+from model.backbone import WEIGHTS_ARGUMENTS, build_backbone, check_backbone, check_backbone_weights
 from model.heads import HEADS_ARGUMENTS, LinearHeads, check_heads
 from utils.config.signatures import PositiveInt
 
@@ -87,7 +87,15 @@ class TimmModelMulti(BaseModel):
     def check_arguments(cls, **arguments: Any) -> None:
         """Raises ValueError for a backbone that timm does not have (with the nearest names) or cannot build so."""
         check_heads(arguments)
-        check_backbone(**{name: value for name, value in arguments.items() if name not in HEADS_ARGUMENTS})
+        others = (*HEADS_ARGUMENTS, *WEIGHTS_ARGUMENTS)
+        check_backbone(**{name: value for name, value in arguments.items() if name not in others})
+
+    @classmethod
+    def check_weights(cls, **arguments: Any) -> None:
+        """See BaseModel.check_weights."""
+        check_backbone_weights(
+            **{name: value for name, value in arguments.items() if name in ("model_name", *WEIGHTS_ARGUMENTS)}
+        )
 
     @classmethod
     def arguments_without_weights(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def import_checkpoint(arguments: Namespace) -> Path:
     try:
         renames = [_rename_from(text) for text in arguments.rename]
         config = ConfigParser.from_file(arguments.config, SECTIONS, cross_checks=cross_checks)
-        labels = check_config(config)
+        labels = check_config(config, begins=False)
         for note in config.notes:
             log.info("%s", note)
         run = import_run(config.resolved, labels, arguments.checkpoint, renames, arguments.output)

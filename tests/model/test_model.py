@@ -126,6 +126,11 @@ def test_img_size_rebuilds_a_model_of_one_size() -> None:
 # Arguments, before anything is built
 
 
+def check_all_arguments(**arguments: Any) -> None:
+    TimmModelMulti.check_arguments(**arguments)
+    TimmModelMulti.check_weights(**arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -142,7 +147,7 @@ def test_img_size_rebuilds_a_model_of_one_size() -> None:
 )
 def test_wrong_arguments_are_told_in_a_line(arguments: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ValueError, match=re.escape(words[0])) as caught:
-        TimmModelMulti.check_arguments(**arguments)
+        check_all_arguments(**arguments)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
