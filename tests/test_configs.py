@@ -18,6 +18,7 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from data_loader.records import LabelTable, Record
 from data_loader.transforms import AugmentationKey, build_transforms
 from experiment.checks import check_config
 from experiment.cli import parse_arguments
@@ -75,6 +76,26 @@ def test_names_are_distinct_and_each_has_a_row() -> None:
 def test_each_differs_from_the_default_in_more_than_its_name(path: Path) -> None:
     default = {**parsed(ROOT / "config.json").resolved, "name": ""}
     assert {**parsed(path).resolved, "name": ""} != default
+
+
+def test_ideas_validate_on_the_same_people() -> None:
+    """Whatever the training bins and the run's seed are."""
+    stream = np.random.default_rng(0)
+    records = []
+    for number in range(600):
+        raw = {"mask": "wear", "gender": ["male", "female"][stream.integers(2)], "age": str(stream.integers(18, 61))}
+        records.append(Record(Path(f"{number}.jpg"), f"{number}.jpg", f"p{number // 2}", raw, ""))
+    sides = set()
+    for call in (
+        "-c config.json",
+        "-c config.json --set seed=7",
+        "-c configs/age_58.json",
+        "-c configs/six_decades.json",
+    ):
+        config = of_call(call)
+        table = LabelTable.of(records, config.build("labels"))
+        sides.add(config.build("split").divide(table, config.extra().seed).validation_digest())
+    assert len(sides) == 1
 
 
 CALLS = re.findall(r"`((?:-c|--set) [^`]+)`", IN_ONE_LINE.partition("`python test.py")[0])

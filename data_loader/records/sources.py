@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from data_loader.records.image_root import IMAGE_EXTENSIONS, ImageRoot, relative_path_problem
+from data_loader.records.image_root import ImageRoot, relative_path_problem
 from data_loader.records.records import Part, Record
 from data_loader.records.tables import FORMULA_STARTS, find_column, plain, raise_problems, read_table
 from utils.errors import DataError
@@ -21,6 +21,7 @@ __all__ = ["AttributeTable", "CompetitionFolder"]
 
 logger = logging.getLogger(__name__)
 
+PHOTOGRAPH_EXTENSIONS = (".jpg", ".jpeg", ".png")
 STEMS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
 DEFAULT_SPLIT_VALUES: dict[str, Part] = {
     "train": "train",
@@ -106,7 +107,7 @@ class CompetitionFolder(BaseSource):
             found = set()
             for file in names:
                 stem, extension = os.path.splitext(file.lower())  # noqa: PTH122 (18,900 of them)
-                if file.startswith(".") or extension not in IMAGE_EXTENSIONS:
+                if file.startswith(".") or extension not in PHOTOGRAPH_EXTENSIONS:
                     continue
                 name = f"{folder}/{file}"
                 if stem in found and self.same_stem == "first":
