@@ -166,7 +166,9 @@ def test_a_head_whose_name_holds_loss_has_scores_that_rise(workplace: Workplace)
     }
     assert workplace.train("--config", workplace.write_config(changes), "--print-config").exit_code == 0
     changes["lr_scheduler"] = {**plateau, "args": {"mode": "min"}}
-    assert "mode must be" in workplace.train("--config", workplace.write_config(changes), "--print-config").err
+    outcome = workplace.train("--config", workplace.write_config(changes), "--print-config")
+    assert outcome.exit_code == 2
+    assert 'lr_scheduler.args.mode = "min"' in outcome.err
 
 
 def test_a_product_of_repeats_is_bounded(workplace: Workplace) -> None:
