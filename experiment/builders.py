@@ -23,7 +23,7 @@ from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Track
 from model import lr_scheduler as schedules
 from model import model as architectures
 from model import optim
-from model.loss.metric_learning import MetricLearningLoss, MetricLearningSettings
+from model.loss.metric_learning import MetricLearningLoss, MetricLearningSettings, program_arguments
 from model.loss.multi_head import MultiHeadLoss
 from model.optim import OptimizerSettings, build_optimizer, fused_argument
 from parse_config import ConfigParser
@@ -141,11 +141,11 @@ def build_criterion(config: ConfigParser, labels: LabelSpace, data_loader: Attri
 
 
 def build_metric_learning_loss(config: ConfigParser, name: str, num_classes: Mapping[str, int]) -> MetricLearningLoss:
-    """The loss on the embedding that stands under that name. Raises ConfigError."""
+    """The loss on the embedding of that name in the config. Raises ConfigError."""
     place = f"loss.metric_learning.{name}"
     settings: MetricLearningSettings = config.extra(place)
-    size = config["arch"]["args"]["embedding_size"]
-    loss = config.build(place, num_classes=num_classes[settings.head], embedding_size=size)
+    name_in_library, size = config["loss"]["metric_learning"][name]["type"], config["arch"]["args"]["embedding_size"]
+    loss = config.build(place, **program_arguments(name_in_library, num_classes[settings.head], size))
     return MetricLearningLoss(loss, settings.head, settings.weight, settings.build_miner())
 
 

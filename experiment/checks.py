@@ -28,7 +28,7 @@ from trainer.averaging import StochasticWeightAveraging
 from utils.config.signatures import constructor_problems, locate
 from utils.errors import ConfigError, KeyPath, Problem
 from utils.run_folders import obstacle_to_writing
-from utils.wording import not_one_of
+from utils.wording import first_line, not_one_of
 
 
 def check_config(config: ConfigParser, begins: bool = True) -> LabelSpace:
@@ -182,14 +182,18 @@ def _embedding(config: ConfigParser) -> list[Problem]:
     labels, losses = config.build("labels"), config["loss"].get("metric_learning") or {}
     size = config["arch"].get("args", {}).get("embedding_size")
     problems = []
-    for name, spec in losses.items():
+    for name in losses:
         key_path = ("loss", "metric_learning", name)
         if name in labels.heads:
             problems.append(Problem(key_path, "is named like a head; choose another name"))
-        found = config.extra(f"loss.metric_learning.{name}").problems(spec["type"], labels.heads)
+        found = config.extra(f"loss.metric_learning.{name}").problems(labels.heads)
         problems += [problem.under(key_path) for problem in found]
         if not found and size is not None:
-            build_metric_learning_loss(config, name, labels.num_classes)
+            loss = build_metric_learning_loss(config, name, labels.num_classes)
+            try:
+                loss(torch.randn(8, size), torch.arange(8) % 2)
+            except Exception as error:  # of the library: assertions, RuntimeErrors and more
+                problems.append(Problem(key_path, f"fails on a batch: {first_line(error)}"))
     if losses and size is None:
         wrong = "compares embeddings, and the model makes none; set arch.args.embedding_size, such as 128"
         problems.append(Problem(("loss", "metric_learning"), wrong))

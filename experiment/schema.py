@@ -19,8 +19,7 @@ from data_loader.transforms import TRANSFORMS
 from model import loss, metric, optim
 from model import lr_scheduler as schedules
 from model import model as architectures
-from model.loss.metric_learning import MetricLearningSettings
-from model.loss.metric_learning_names import LOSSES as METRIC_LEARNING_LOSSES
+from model.loss import metric_learning
 from model.optim import OptimizerSettings
 from parse_config import ByName, ConfigParser, Group, Many, One, Settings, listed
 from trainer import averaging
@@ -86,8 +85,6 @@ class ScheduleSettings:
 INPUT_SIZE_ARGUMENTS = ("height", "width", "size")
 """Of transforms, what data_loader.args.input_size fills in."""
 
-PROGRAMS_METRIC_LOSS_ARGUMENTS = ("num_classes", "embedding_size")
-
 SECTIONS = Group(
     {
         "labels": Settings(LabelSpace),
@@ -103,7 +100,11 @@ SECTIONS = Group(
             {
                 "heads": ByName(One(listed(loss), extra=HeadSettings)),
                 "metric_learning": ByName(
-                    One(METRIC_LEARNING_LOSSES, PROGRAMS_METRIC_LOSS_ARGUMENTS, extra=MetricLearningSettings),
+                    One(
+                        metric_learning.LOSSES,
+                        metric_learning.PROGRAMS_ARGUMENTS,
+                        extra=metric_learning.MetricLearningSettings,
+                    ),
                     optional=True,
                 ),
             },

@@ -1,26 +1,93 @@
-"""Losses that compare embeddings: those of pytorch-metric-learning, with its miners."""
+"""Losses that compare embeddings: those of pytorch-metric-learning, with its miners, by the names of its classes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import importlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from base.batch import UNKNOWN
-from model.loss.metric_learning_names import MINERS, WITHOUT_MINER, MinerName
 from utils.config.signatures import NonNegativeFloat, argument_problems, constructor_problems
 from utils.errors import Problem
 from utils.wording import not_one_of
+
+OBJECT_ARGUMENTS = (
+    "distance", "reducer", "collect_stats", "embedding_regularizer", "embedding_reg_weight", "weight_regularizer",
+    "weight_reg_weight", "weight_init_func", "mat_based_loss", "delta",
+)  # fmt: skip
+"""Arguments that a config may not give: objects of the library, and what is of use with them alone."""
+
+PROGRAMS_ARGUMENTS = ("num_classes", "embedding_size", "descriptors_dim", *OBJECT_ARGUMENTS)
+"""Those of a loss; the sizes follow from the run."""
+
+TAKES_ARC_COSINES = ("HistogramLoss", "TupletMarginLoss")
+"""The losses that fail, or have no finite gradient, where two images have the same embedding."""
+
+
+class LibraryClasses(Mapping[str, Callable[..., nn.Module]]):
+    """The classes of a module of pytorch-metric-learning, by name.
+
+    The library is imported when one is asked for: it imports scipy.stats, a tenth of what all of train.py imports."""
+
+    def __init__(self, module: str, left_out: Collection[str]) -> None:
+        self.module, self.left_out = module, left_out
+
+    @cached_property
+    def classes(self) -> dict[str, type[nn.Module]]:
+        held: Iterable[tuple[str, Any]] = vars(importlib.import_module(self.module)).items()
+        return {name: kind for name, kind in held if isinstance(kind, type) and name not in self.left_out}
+
+    def __getitem__(self, name: str) -> type[nn.Module]:
+        return self.classes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+
+LOSSES = LibraryClasses(
+    "pytorch_metric_learning.losses",
+    {
+        # bases and wrappers
+        "BaseLossWrapper", "BaseMetricLossFunction", "CrossBatchMemory", "EmbeddingRegularizerMixin", "GenericPairLoss",
+        "MultipleLosses", "SelfSupervisedLoss", "WeightRegularizerMixin",
+        "DynamicSoftMarginLoss",  # its second step fails
+        "InstanceLoss",  # takes a class for the number of an image
+        "ManifoldLoss",  # draws classes of its own
+        "SmoothAPLoss",  # needs equally many images of each class in every batch
+        "VICRegLoss",  # knows no labels
+    },
+)  # fmt: skip
+"""All of the library's but those that wrap other losses, and those that cannot train here."""
+
+MINERS = LibraryClasses("pytorch_metric_learning.miners", {"BaseMiner", "EmbeddingsAlreadyPackagedAsTriplets"})
+
+
+def program_arguments(name: str, num_classes: int, embedding_size: int) -> dict[str, Any]:
+    """What the program gives the loss of that name, as far as it has parameters for it."""
+    arguments: dict[str, Any] = {"num_classes": num_classes, "embedding_size": embedding_size}
+    arguments["descriptors_dim"] = embedding_size  # the same, of P2SGradLoss
+    if name in TAKES_ARC_COSINES:
+        from model.loss.bounded_cosine import BoundedCosineSimilarity
+
+        arguments["distance"] = BoundedCosineSimilarity()
+    return arguments
 
 
 class MetricLearningLoss(nn.Module):
     """A loss of pytorch-metric-learning on the embedding, by the labels of one head.
 
-    loss: an object of the library that takes embeddings and labels; head: whose labels; weight: in the sum of the
-    losses; miner: chooses the pairs or triplets of a batch that the loss looks at.
+    loss: an object of the library that takes embeddings and labels
+    head: whose labels
+    weight: in the sum of the losses
+    miner: chooses the pairs or triplets of a batch that the loss looks at
 
     It belongs to the batch as a whole, and needs large ones: images are compared within a batch. Where batches share a
     normaliser each counts by its number of known samples, as F1Loss does. A batch without two classes, or without two
@@ -75,7 +142,7 @@ class MetricLearningLoss(nn.Module):
 class MinerSpec(TypedDict):
     """`{"type": name, "args": {...}}` of a miner."""
 
-    type: MinerName
+    type: str
     args: NotRequired[dict[str, Any]]
 
 
@@ -87,27 +154,24 @@ class MetricLearningSettings:
     weight: NonNegativeFloat = 1.0
     miner: MinerSpec | None = None
 
-    def problems(self, loss_name: str, heads: Collection[str]) -> list[Problem]:
+    def problems(self, heads: Collection[str]) -> list[Problem]:
         """What is wrong beyond the signature, its key paths relative to the loss's own."""
         problems = []
         if self.head not in heads:
             problems.append(Problem(("head",), f'= "{self.head}" {not_one_of(self.head, heads)}'))
-        if self.miner is not None:
-            name, arguments = self.miner["type"], self.miner.get("args", {})
-            problems += argument_problems(MINERS[name], arguments, ("miner", "args")) or self._refusals()
-            if loss_name in WITHOUT_MINER:
-                problems.append(Problem(("miner",), f'= "{name}": {loss_name} takes no miner; remove it'))
-        return problems
+        if self.miner is None:
+            return problems
+        name, arguments, place = self.miner["type"], self.miner.get("args", {}), ("miner", "args")
+        if name not in MINERS:
+            return [*problems, Problem(("miner", "type"), f'= "{name}" {not_one_of(name, MINERS)}')]
+        wrong = argument_problems(MINERS[name], arguments, place, OBJECT_ARGUMENTS)
+        try:
+            if not wrong:
+                self.build_miner()
+        except (ValueError, TypeError) as error:
+            wrong = constructor_problems(MINERS[name], arguments, place, error)
+        return [*problems, *wrong]
 
     def build_miner(self) -> nn.Module | None:
-        """The miner, if there is one. Raises ValueError for arguments that contradict one another."""
+        """The miner, if there is one. Raises ValueError, TypeError for arguments that contradict one another."""
         return None if self.miner is None else MINERS[self.miner["type"]](**self.miner.get("args", {}))
-
-    def _refusals(self) -> list[Problem]:
-        try:
-            self.build_miner()
-        except ValueError as error:
-            assert self.miner is not None
-            name, arguments = self.miner["type"], self.miner.get("args", {})
-            return constructor_problems(MINERS[name], arguments, ("miner", "args"), error)
-        return []

@@ -263,6 +263,22 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
         {"optimizer": {"type": "SGDP"}},
         [("tiny.json: optimizer", "lr")],
     ),
+    "23-a-loss-that-takes-no-miner": (
+        {
+            "arch.args.embedding_size": 4,
+            "loss.metric_learning": {"near": {"type": "PNPLoss", "head": "age", "miner": {"type": "HDCMiner"}}},
+        },
+        [("tiny.json: loss.metric_learning.near", "not supported")],
+    ),
+    "23-a-loss-that-fails-on-its-first-batch": (
+        {
+            "arch.args.embedding_size": 4,
+            "loss.metric_learning": {
+                "near": {"type": "MarginLoss", "head": "age", "args": {"triplets_per_anchor": "some"}}
+            },
+        },
+        [("tiny.json: loss.metric_learning.near",)],
+    ),
     "36-a-split-by-no-attribute": (
         {"split.args.stratify": ["gendr"]},
         [('tiny.json: split.args.stratify names "gendr"', 'did you mean "gender"?')],

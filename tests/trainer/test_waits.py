@@ -24,8 +24,7 @@ from base.mixing import Mix
 from inference.predictor import Predictor
 from model import loss as losses
 from model.loss.head_loss import HeadLoss
-from model.loss.metric_learning import MetricLearningLoss
-from model.loss.metric_learning_names import LOSSES
+from model.loss.metric_learning import LOSSES, MetricLearningLoss
 from model.loss.multi_head import MultiHeadLoss
 from model.metric import f1
 from tests.trainer.conftest import LABELS, MakeTrainer, MemoryLoader, SmallModel

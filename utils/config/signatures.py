@@ -198,8 +198,9 @@ def _annotation(callable_: Callable[..., Any], parameter: inspect.Parameter) -> 
     if annotation is parameter.empty:
         has_plain_default = isinstance(default, (bool, int, float, str))
         annotation = type(default) if has_plain_default else Any
-        # Whoever leaves out annotations may well write 1 for 1.0.
-        annotation = int | float if annotation is int else annotation
+        # Whoever leaves out annotations may well write 1 for 1.0, and "all" where a number would do.
+        loose = {int: int | float, str: str | int | float}
+        annotation = loose.get(annotation, annotation)
     cleaned = _clean(annotation)
     if cleaned is _NOT_JSON:
         return Any

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from base.batch import EMBEDDING
 from model.loss import CrossEntropyLoss, F1Loss, FocalLoss, OrdinalLoss
-from model.loss.metric_learning import MetricLearningLoss
-from model.loss.metric_learning_names import LOSSES
+from model.loss.metric_learning import LOSSES, MetricLearningLoss
 from model.loss.multi_head import MultiHeadLoss
 
 CLASSES = {"mask": 3, "gender": 2, "age": 6}

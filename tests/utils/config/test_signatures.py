@@ -246,8 +246,8 @@ def test_right_arguments_are_taken(component: Callable[..., Any], arguments: dic
 
 def test_keyword_arguments_of_a_class_are_its_parents() -> None:
     assert argument_names(Child) == ["scale", "reduce", "count", "margin", "name"]
-    assert lines_of(Child, {"scale": 1, "reduce": 3, "margn": 1}) == [
-        "a.reduce = 3 is a whole number; text is expected",
+    assert lines_of(Child, {"scale": 1, "reduce": [3], "margn": 1}) == [
+        "a.reduce = [3] is a list; text or a number is expected",
         'a.margn is not an argument of Child; did you mean "margin"? (it takes scale, reduce, count, margin, name)',
     ]
     # A loss of pytorch-metric-learning passes its keyword arguments up through several parents.
