@@ -42,7 +42,7 @@ def load_initial_weights(model: BaseModel, labels: LabelSpace, path: Path, confi
     }
     match = match_model(model, found)
     if match.deeper or any(not name.startswith(HEADS) for name in match.missing):
-        raise CheckpointError(f"{file}: is not of {model.title()}: {'; '.join(match.problems())}")
+        raise CheckpointError(f"{file}: is not of {model.title()}: {'; '.join(match.problems(1))}")
     load_weights(model, model.state_dict() | match.weights, file)
     taken = sorted({name.rpartition(".")[0] for name in match.weights if name.startswith(HEADS)})
     new = sorted({name.rpartition(".")[0] for name in match.missing})

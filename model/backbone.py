@@ -214,7 +214,7 @@ def _read_weights(backbone: nn.Module, weights_file: str, model_name: str, new: 
     try:
         match = match_weights({name: own[name] for name in own if name not in new}, read_weights(path), backbone)
         if not match.is_complete:
-            raise CheckpointError(f"{path}: is not of {model_name}: {'; '.join(match.problems())}")
+            raise CheckpointError(f"{path}: is not of {model_name}: {'; '.join(match.problems(1))}")
         load_weights(backbone, own | match.weights, path)
     except CheckpointError as error:
         raise ValueError(f"weights_file = {error}") from None

@@ -32,8 +32,6 @@ RECOMPUTED = ("num_batches_tracked", "relative_position_index", "attn_mask")
 CONVERSIONS = ("checkpoint_filter_fn", "_filter_fn")
 """What timm calls the function, beside a model's class, that turns other names and layouts into today's."""
 
-LAYERS_SHOWN = 3
-
 
 @dataclass(frozen=True)
 class Match:
@@ -57,10 +55,13 @@ class Match:
         """Whether the file holds the whole model, and of no deeper one."""
         return not self.missing and not self.deeper
 
-    def problems(self) -> list[str]:
-        """What does not fit, layer by layer: at most eight lines."""
+    def problems(self, layers_shown: int = 3) -> list[str]:
+        """What does not fit: a line for each of the first layers that are missing or unused, and how many more."""
         unused = {name: self.unused[name] for name in self.deeper} or self.unused
-        return [*_layers("lacks", self.missing), *_layers("has, and the model does not,", unused)]
+        return [
+            *_layers("lacks", self.missing, layers_shown),
+            *_layers("has, and the model does not,", unused, layers_shown),
+        ]
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -181,11 +182,11 @@ def _match_by_order(expected: Mapping[str, Tensor], found: Mapping[str, Tensor])
     return None
 
 
-def _layers(text: str, tensors: Mapping[str, Tensor]) -> list[str]:
+def _layers(text: str, tensors: Mapping[str, Tensor], shown: int) -> list[str]:
     """A line for each of the first layers with the shapes of its tensors, and one for how many more there are."""
     layers: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
         layers.setdefault(layer, []).append(f"{kind} {tuple(tensor.shape)}")
     lines = [f"it {text} {layer}: {', '.join(kinds)}" for layer, kinds in layers.items()]
-    return lines if len(lines) <= LAYERS_SHOWN else [*lines[:LAYERS_SHOWN], f"... and {len(lines) - LAYERS_SHOWN} more"]
+    return lines if len(lines) <= shown else [*lines[:shown], f"... and {len(lines) - shown} more layers"]
