@@ -192,8 +192,8 @@ class AttributeTable(BaseSource):
 
     root: the folder that paths are relative to (default: the table's own)
     path_column: its cells may lack the file's extension
-    person_column: what keeps images of one person together; None, an empty cell, or no such column: each image stands
-        for itself
+    person_column: what keeps images of one person together; "auto": a column headed person, or a synonym of it; None,
+        an empty cell, or no such column: each image stands for itself
     columns: {attribute: column} where the two names differ, null for an attribute that this table does not give
     split_column: gives the side of each row; "auto": a column headed split, partition, set or subset, if there is one
         and its cells name sides; None: no column does
@@ -206,7 +206,7 @@ class AttributeTable(BaseSource):
         path: str,
         root: str | None = None,
         path_column: str = "path",
-        person_column: str | None = "person",
+        person_column: str | None = "auto",
         columns: dict[str, str | None] | None = None,
         split_column: str | None = "auto",
         split_values: dict[str, Part] | None = None,
@@ -228,7 +228,7 @@ class AttributeTable(BaseSource):
     def collect(self, problems: list[str], attributes: Iterable[str] = ()) -> list[Record]:
         needed = [*filter(None, self.columns.values())]
         needed += [name for name in (self.path_column,) if name != "path"]
-        needed += [name for name in (self.person_column,) if name not in (None, "person")]
+        needed += [name for name in (self.person_column,) if name not in (None, "auto", "person")]
         needed += [name for name in (self.split_column,) if name not in (None, "auto")]
         rows = read_table(self.path, needed)
         path_column, person_column, split_column, columns = self._columns(rows, [*attributes])
@@ -283,8 +283,10 @@ class AttributeTable(BaseSource):
                 "paths with path_column"
             )
         person = self.person_column
-        if person == "person":
+        if person == "auto":
             person = find("person", free, "person_column")
+        elif person not in header:  # "person" need not be there
+            person = None
         if person is None:
             logger.log(
                 logging.INFO if self.person_column is None else logging.WARNING,
