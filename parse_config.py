@@ -63,6 +63,7 @@ class ConfigParser:
         # A new type drops the arguments of the old one, so it must come before overrides of the new one's.
         for override in sorted(overrides, key=lambda each: each.place.split(".")[-1] != "type"):
             self._override(override)
+        layers.leave_other_data()
         self.notes = [*layers.notes, *layers.environment_notes()]
         problems = [
             problem

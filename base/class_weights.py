@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from pydantic import Field
@@ -38,3 +38,17 @@ def weights_by_rule(rule: Rule, counts: Tensor) -> Tensor:
         weights = (1 - BETA) / -torch.expm1(samples * math.log(BETA))
     weights = weights * counts.sum().clamp(min=1) / (weights * counts).sum().clamp(min=torch.finfo(torch.float64).tiny)
     return torch.where(counts > 0, weights, 1.0).float()
+
+
+FARTHEST = 2.0
+"""Given weights whose ratios differ from a rule's by more do not follow it."""
+
+
+def follow_some_rule(weights: Tensor, counts: Tensor) -> bool:
+    """Whether given weights (C,) are about those of some rule for these counts (C,), or about equal.
+
+    Weights of 0, and classes without a sample, say nothing."""
+    told = (counts > 0) & (weights > 0)
+    rules = [torch.ones_like(weights), *(weights_by_rule(rule, counts) for rule in get_args(Rule))]
+    ratios = [weights[told] / rule[told] for rule in rules]
+    return int(told.sum()) < 2 or any(float(ratio.max() / ratio.min()) <= FARTHEST for ratio in ratios)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,12 +60,13 @@ class ConfusionCounts:
 class Metrics:
     """The confusion counts of the joint class and of each attribute, and the metrics made of them.
 
-    They are named "<metric>" for the joint class and "<attribute>_<metric>" for each attribute.
+    They are named "<metric>" for the joint class, or the attributes' mean where there is none, and
+    "<attribute>_<metric>" for each attribute.
     """
 
     def __init__(self, labels: LabelSpace, functions: Mapping[str, Metric], device: torch.device) -> None:
         self.labels, self.functions = labels, functions
-        self.joint = ConfusionCounts(labels.num_joint_classes, device)
+        self.joint = ConfusionCounts(labels.num_joint_classes, device) if labels.has_joint_class else None
         self.attributes = {
             name: ConfusionCounts(len(attribute.class_names), device)
             for name, attribute in labels.predicted_attributes.items()
@@ -83,28 +85,45 @@ class Metrics:
         scoring_targets: true classes by attribute, (B,) int64, -1 = unknown
         """
         probabilities = {head: outputs[head].detach().float().softmax(dim=1) for head in self.labels.heads}
-        predicted = self.labels.joint_probabilities(probabilities).argmax(dim=1)
-        self.joint.update(self.labels.joint_classes(scoring_targets), predicted)
+        if self.joint is not None:
+            predicted = self.labels.joint_probabilities(probabilities).argmax(dim=1)
+            self.joint.update(self.labels.joint_classes(scoring_targets), predicted)
         for name, attribute_probabilities in self.labels.attribute_probabilities(probabilities).items():
             self.attributes[name].update(scoring_targets[name], attribute_probabilities.argmax(dim=1))
 
     def reduce(self) -> None:
         """Sums the counts over all processes; call it once, after the last batch."""
-        for counts in (self.joint, *self.attributes.values()):
+        for counts in self.attributes.values() if self.joint is None else (self.joint, *self.attributes.values()):
             distributed.all_reduce_sum(counts.counts)
 
     def values(self, prefix: str = "") -> dict[str, float]:
-        """Every metric by name, after `prefix` (such as "val/"). Where no label is known there is no metric."""
-        values = {f"{prefix}{name}": function(self.joint.matrix) for name, function in self.functions.items()}
-        for attribute, counts in self.attributes.items():
-            values |= {f"{prefix}{attribute}_{n}": function(counts.matrix) for n, function in self.functions.items()}
+        """Every metric by name, after `prefix` (such as "val/"). There is none of what has no known label, or has only
+        one class in truth: to predict it every time is no success."""
+        by_attribute = {name: self._of(counts) for name, counts in self.attributes.items()}
+        joint = _means(list(by_attribute.values())) if self.joint is None else self._of(self.joint)
+        values = {f"{prefix}{name}": value for name, value in joint.items()}
+        for attribute, own in by_attribute.items():
+            values |= {f"{prefix}{attribute}_{name}": value for name, value in own.items()}
+        return values
+
+    def _of(self, counts: ConfusionCounts) -> dict[str, float]:
+        matrix = counts.matrix
+        if int((matrix.sum(dim=1) > 0).sum()) < 2:
+            return {}
+        values = {name: function(matrix) for name, function in self.functions.items()}
         return {name: value for name, value in values.items() if value == value}
 
     def state_dict(self) -> dict[str, Any]:
-        attributes = {f"attribute {name}": counts.state_dict() for name, counts in self.attributes.items()}
-        return {"answer": self.joint.state_dict(), **attributes}
+        joint = {} if self.joint is None else {"answer": self.joint.state_dict()}
+        return joint | {f"attribute {name}": counts.state_dict() for name, counts in self.attributes.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.joint.load_state_dict(state["answer"])
+        if self.joint is not None:
+            self.joint.load_state_dict(state["answer"])
         for name, counts in self.attributes.items():
             counts.load_state_dict(state[f"attribute {name}"])
+
+
+def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for each in values for name in each)
+    return {name: statistics.fmean(each[name] for each in values if name in each) for name in names}

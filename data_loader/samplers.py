@@ -158,8 +158,9 @@ def _head_named(argument: str, name: str, label_space: LabelSpace) -> Head:
     """The head of that name; or an attribute, or the whole answer, as if a head predicted it. Raises ValueError."""
     attributes = {known: Head(known, (attribute,)) for known, attribute in label_space.attributes.items()}
     heads = attributes | label_space.heads
-    if name not in heads and name != "answer":
-        raise ValueError(f'{argument} names "{name}", which {not_one_of(name, [*heads, "answer"])}')
+    known = [*heads, "answer"] if label_space.has_joint_class else list(heads)
+    if name not in known:
+        raise ValueError(f'{argument} names "{name}", which {not_one_of(name, known)}')
     return heads[name] if name in heads else Head(name, label_space.joint_attributes)
 
 

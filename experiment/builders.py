@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
+from base.class_weights import follow_some_rule
 from base.label_space import LabelSpace
 from data_loader.cache import IMAGE_CACHE_FOLDER
 from data_loader.data_loaders import AttributeDataLoader
@@ -34,6 +36,11 @@ from trainer.sharpness_aware import SharpnessAware
 from utils import distributed
 from utils.random_streams import torch_seed
 from utils.run_folders import RunFolders
+
+logger = logging.getLogger(__name__)
+
+SHOWN_CLASSES = 30
+"""Of a head's classes in the log."""
 
 
 def read_label_table(config: ConfigParser, labels: LabelSpace) -> LabelTable:
@@ -223,8 +230,8 @@ def build_trackers(
 def describe_run(
     split: Split, labels: LabelSpace, data_loader: AttributeDataLoader, settings: TrainerSettings, learner: Learner
 ) -> list[str]:
-    """Lines for the log: the model, how much there is to learn from, what one update of the weights sees, and the class
-    weights that were computed from the training side."""
+    """Lines for the log: the model, how much there is to learn from, what one update of the weights sees, and of each
+    head its classes."""
     sides = [
         f"{len(side)} images of {side.num_persons} persons to {verb}"
         for side, verb in (
@@ -245,9 +252,32 @@ def describe_run(
     )
     criterion = learner.criterion
     assert isinstance(criterion, MultiHeadLoss)
-    computed = [
-        f"loss.heads.{name}: class_weights [{', '.join(f'{weight:.4g}' for weight in weights)}]"
-        for name, weights in criterion.computed_class_weights().items()
-    ]
     digest = f"split {split.digest()}, validation images {split.validation_digest()}"
-    return [learner.model.summary(), data, *([digest] if len(split.validation) else []), *computed]
+    heads = _describe_heads(data_loader.train, criterion)
+    return [learner.model.summary(), data, *([digest] if len(split.validation) else []), *heads]
+
+
+def _describe_heads(train: LabelTable, criterion: MultiHeadLoss) -> list[str]:
+    """Of each head, the training images by class and the class weights in force. Given weights that do not fit the
+    counts are warned of: they may be another data set's."""
+    lines, labels, counts_by_head = [], train.label_space, train.class_counts()
+    for head, (rule, weights) in criterion.class_weights().items():
+        names, counts = labels.heads[head].class_names, counts_by_head[head]
+        classes = [f"{name} {count}" for name, count in zip(names, counts.tolist(), strict=True)]
+        in_force = "no class weights"
+        if weights is not None:
+            shown = ", ".join(f"{weight:.4g}" for weight in weights.tolist()[:SHOWN_CLASSES])
+            in_force = f"class weights {shown} ({rule or 'given'})"
+        lines.append(f"head {head}: {', '.join(classes[:SHOWN_CLASSES])}; {in_force}")
+        if weights is not None and rule is None and not follow_some_rule(weights.cpu(), counts):
+            logger.warning(
+                "loss.heads.%s.args.class_weights are given, and far from what any rule makes of these counts; set "
+                '"sqrt" or "balanced", or null for none',
+                head,
+            )
+    if not labels.has_joint_class:
+        lines.append(
+            f"the attributes have {labels.num_combinations:,} combinations: each is scored by itself, and val/<metric> "
+            "is their mean"
+        )
+    return lines

@@ -81,19 +81,38 @@ def refuse_unusable_split(config: ConfigParser, split: Split) -> None:
 
 
 def _refuse_unknowable_monitors(config: ConfigParser, validation: LabelTable) -> None:
-    """Raises DataError where something watches a metric of the validation set whose labels are all unknown there."""
-    labels, known = validation.label_space, validation.scoring_targets
-    answers = labels.joint_classes(known)
-    without = [name for name, target in known.items() if (target == UNKNOWN).all()]
+    """Raises DataError where something watches a metric of the validation side that it has no labels for, or the run
+    goes by a metric of one class only. Such metrics there are none of, which is warned of."""
+    if not len(validation):
+        return
+    labels, targets = validation.label_space, validation.scoring_targets
+    classes = {f"{name}_": set(target.tolist()) - {UNKNOWN} for name, target in targets.items()}
+    if labels.has_joint_class:
+        classes[""] = set(labels.joint_classes(targets).tolist()) - {UNKNOWN}
+    else:
+        classes[""] = max(classes.values(), key=len)
+    metrics = config.extra().metrics
+    absent, of_one_class = (
+        {f"val/{prefix}{name}" for prefix, own in classes.items() if len(own) == number for name in metrics}
+        for number in (0, 1)
+    )
     losses = [name for name, target in validation.targets.items() if (target == UNKNOWN).all()]
-    absent = {f"val/{name}_{metric}" for name in without for metric in config.extra().metrics}
     absent |= {f"val/loss_{name}" for name in losses} | ({"val/loss"} if len(losses) == len(labels.heads) else set())
-    if (answers == UNKNOWN).all():
-        absent |= {f"val/{metric}" for metric in config.extra().metrics}
     for place, name in watched_metrics(config).items():
-        if len(validation) and name in absent:
+        if name in absent:
             wrong = f"watches {name}, but no validation image has the labels that it needs; watch another"
             raise DataError(f"{config.origin(place)}: {config.problem(place, wrong)}")
+        if name in of_one_class and not place.startswith("trainer.save_best"):
+            wrong = f"watches {name}, but all validation images are of one class, which tells nothing; watch another"
+            raise DataError(f"{config.origin(place)}: {config.problem(place, wrong)}")
+    if of_one_class:
+        single = {name: own for name in targets if len(own := classes[f"{name}_"]) == 1}
+        attributes = [f"{name} ({labels.attributes[name].class_names[min(own)]})" for name, own in single.items()]
+        logger.warning(
+            "the validation side knows one class only of %s: %s are left out, as one class is always right",
+            ", ".join(attributes) or "the answer",
+            ", ".join(sorted(of_one_class)),
+        )
 
 
 def _refuse_unlearnable(train: LabelTable) -> None:

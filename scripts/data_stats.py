@@ -72,7 +72,7 @@ def table(found: dict[str, Any]) -> list[str]:
     attributes = sides[0]["attributes"]
     for name in attributes:
         rows += _class_rows(name, [side["attributes"][name] for side in sides])
-    if len(attributes) > 1:
+    if len(attributes) > 1 and "answer" in sides[0]:
         rows += _class_rows("answer", [side["answer"] for side in sides])
     for name, classes in sides[0]["training_classes"].items():
         if name not in attributes or list(classes) != list(attributes[name]["classes"]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -17,36 +18,60 @@ NUM_IMAGES = 16
 
 
 class WorstImages:
-    """Of one pass over a set, the images whose true joint class is predicted with the least probability."""
+    """Of one pass over a set, the images whose true joint class is predicted with the least probability; without a
+    joint class, whose known attributes are, by the product of their probabilities."""
 
     def __init__(self, labels: LabelSpace) -> None:
         self.labels = labels
-        # (n,) each, on the device until they are asked for: probability of the truth, index, true and predicted class.
+        joint = {attribute.name: attribute for attribute in labels.joint_attributes}
+        self.attributes = joint or labels.predicted_attributes
+        # (n,), (n,), (n, A) and (n, A), on the device until they are asked for: probability of the truth (inf where it
+        # is unknown), index, true and predicted classes.
         self.columns: list[Tensor] | None = None
 
     def update(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
-        """Adds a batch and the model's outputs for it; images without a known joint class are skipped."""
+        """Adds a batch and the model's outputs for it; images whose truth is not known are skipped."""
         probabilities = {head: outputs[head].float().softmax(dim=1) for head in self.labels.heads}
-        joint = self.labels.joint_probabilities(probabilities)
-        truth = self.labels.joint_classes(batch.scoring_targets)
-        known = truth != UNKNOWN
-        given = joint.gather(1, torch.where(known, truth, 0).unsqueeze(1)).squeeze(1)
-        given = torch.where(known, given, torch.inf)
-        columns = [given, batch.indices, truth, joint.argmax(dim=1)]
+        truth = batch.scoring_targets
+        if self.labels.has_joint_class:
+            joint = self.labels.joint_probabilities(probabilities)
+            of_truth = _of_truth(joint, self.labels.joint_classes(truth))
+            predicted = self.labels.attribute_classes(joint.argmax(dim=1))
+        else:
+            tables = self.labels.attribute_probabilities(probabilities)
+            by_attribute = torch.stack([_of_truth(table, truth[name]) for name, table in tables.items()], dim=1)
+            known = by_attribute.isfinite()
+            of_truth = torch.where(known, by_attribute, 1).prod(dim=1).masked_fill(~known.any(dim=1), torch.inf)
+            predicted = {name: table.argmax(dim=1) for name, table in tables.items()}
+        classes = [torch.stack([each[name] for name in self.attributes], dim=1) for each in (truth, predicted)]
+        columns = [of_truth, batch.indices, *classes]
         if self.columns is not None:
             columns = [torch.cat(both) for both in zip(self.columns, columns, strict=True)]
         order = columns[0].argsort(stable=True)[:NUM_IMAGES]  # of equals the first, whatever the batches are
         self.columns = [column[order] for column in columns]
 
-    def _rows(self) -> list[tuple[float, int, int, int]]:
+    def _rows(self) -> list[tuple[float, int, list[int], list[int]]]:
         columns = [column.tolist() for column in self.columns or ()]
-        return [row for row in zip(*columns, strict=True) if row[2] != UNKNOWN]
+        return [row for row in zip(*columns, strict=True) if math.isfinite(row[0])]
+
+    def _name(self, classes: Sequence[int]) -> str:
+        pairs = zip(self.attributes.values(), classes, strict=True)
+        return " ".join("?" if number == UNKNOWN else attribute.class_names[number] for attribute, number in pairs)
 
     def images(self, read: Callable[[int], np.ndarray]) -> list[tuple[np.ndarray, str]]:
         """The worst first, uint8 (H, W, 3), each with its true and predicted class. Every process must call it."""
-        gathered = cast("list[list[tuple[float, int, int, int]]]", distributed.gather(self._rows()))
-        rows: list[tuple[float, int, int, int]] = sorted(row for rows in gathered for row in rows)[:NUM_IMAGES]
+        gathered = cast("list[list[tuple[float, int, list[int], list[int]]]]", distributed.gather(self._rows()))
+        rows = sorted(row for rows in gathered for row in rows)[:NUM_IMAGES]
         if not distributed.is_main_process():
             return []
-        names = self.labels.joint_class_names
-        return [(read(index), f"true: {names[true]}, predicted: {names[guess]}") for _, index, true, guess in rows]
+        return [
+            (read(index), f"true: {self._name(true)}, predicted: {self._name(predicted)}")
+            for _, index, true, predicted in rows
+        ]
+
+
+def _of_truth(probabilities: Tensor, truth: Tensor) -> Tensor:
+    """(B,), the probability of each true class; inf where it is unknown."""
+    known = truth != UNKNOWN
+    given = probabilities.gather(1, torch.where(known, truth, 0).unsqueeze(1)).squeeze(1)
+    return torch.where(known, given, torch.inf)

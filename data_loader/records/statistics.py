@@ -63,11 +63,15 @@ def label_statistics(sides: Mapping[str, LabelTable]) -> dict[str, dict[str, Any
         for name in numbers:
             attributes[name]["numbers"] = _number_statistics(numbers[name][side], bins[name])
         counts = table.class_counts()
+        joint = {}
+        if labels.has_joint_class:
+            classes = labels.joint_classes(table.scoring_targets).tolist()
+            joint = {"answer": _class_shares(classes, labels.joint_class_names)}
         found[side] = {
             "images": len(table),
             "persons": table.num_persons,
             "attributes": attributes,
-            "answer": _class_shares(labels.joint_classes(table.scoring_targets).tolist(), labels.joint_class_names),
+            **joint,
             "training_classes": {
                 name: dict(zip(head.class_names, counts[name].tolist(), strict=True))
                 for name, head in labels.heads.items()

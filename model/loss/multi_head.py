@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from base.batch import EMBEDDING
+from base.class_weights import Rule
 from model.loss.head_loss import HeadLoss
 from model.loss.metric_learning import MetricLearningLoss
 
@@ -96,13 +97,9 @@ class MultiHeadLoss(nn.Module):
         for name, loss in self._head_losses():
             loss.use_class_counts(counts[name])
 
-    def computed_class_weights(self) -> dict[str, list[float]]:
-        """By head, the class weights that were computed and not given."""
-        return {
-            name: loss.class_weights.tolist()
-            for name, loss in self._head_losses()
-            if loss.class_weight_rule is not None and loss.class_weights is not None
-        }
+    def class_weights(self) -> dict[str, tuple[Rule | None, Tensor | None]]:
+        """By head, the rule that computes its class weights (None: they are given) and the weights in force, (C,)."""
+        return {name: (loss.class_weight_rule, loss.class_weights) for name, loss in self._head_losses()}
 
     def effective_weights(self) -> dict[str, float]:
         """By name, what multiplies each loss: the fixed weights, with what was learned of them."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from base.class_weights import Rule, weights_by_rule
+from base.class_weights import Rule, follow_some_rule, weights_by_rule
 from model.loss import FocalLoss
 from utils.config.signatures import argument_problems
 
@@ -76,3 +76,27 @@ def test_the_config_check_refuses_others(value: Any, told: str) -> None:
 @pytest.mark.parametrize("value", [None, [1, 2.5], *RULES])
 def test_the_config_check_takes(value: Any) -> None:
     assert argument_problems(FocalLoss, {"class_weights": value}) == []
+
+
+COUNTS = [5000, 1000, 1000]
+
+
+@pytest.mark.parametrize(
+    ("weights", "counts", "follows"),
+    [
+        ([1.4, 7, 7], COUNTS, True),  # balanced
+        ([1, 2, 2.5], COUNTS, True),  # about sqrt
+        ([1, 1, 1], COUNTS, True),
+        ([3, 3, 3], [9, 9, 9], True),
+        ([1.4, 7, 7], [800, 800, 800], False),  # another data set's
+        ([7, 1.4, 1.4], COUNTS, False),  # the wrong way round
+        ([1, 50, 50], COUNTS, False),
+        ([0, 7, 7], COUNTS, True),  # a class that is switched off
+        ([1.4, 7, 100], [5000, 1000, 0], True),  # a class that is not there
+        ([1, 100], [0, 10], True),
+    ],
+)
+def test_given_weights_follow_a_rule_or_are_another_data_sets(
+    weights: list[float], counts: list[int], follows: bool
+) -> None:
+    assert follow_some_rule(torch.tensor(weights, dtype=torch.float32), torch.tensor(counts)) == follows

@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
-from base.metrics import ConfusionCounts
+from base.label_space import LabelSpace
+from base.metrics import ConfusionCounts, Metrics
+from model import metric
 
 
 def draw(count: int, num_classes: int, unknown_share: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,3 +75,36 @@ def test_matrix_is_a_copy() -> None:
 def test_a_state_of_other_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="3 classes, where 2"):
         ConfusionCounts(2).load_state_dict(ConfusionCounts(3).state_dict())
+
+
+MANY = LabelSpace({f"a{number}": {"classes": ["no", "yes", "perhaps"]} for number in range(20)})
+
+
+def draw_batch(count: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Logits by head, and true classes by attribute: a0 is always 1, a1 unknown."""
+    generator = torch.Generator().manual_seed(count)
+    outputs = {name: torch.rand(count, 3, generator=generator) for name in MANY.heads}
+    truth = {name: torch.randint(-1, 3, (count,), generator=generator) for name in MANY.attributes}
+    truth["a0"][:], truth["a1"][:] = 1, -1
+    return outputs, truth
+
+
+def test_without_a_joint_class_the_metric_is_the_attributes_mean() -> None:
+    """3^20 combinations. What knows one class or none has no metric."""
+    functions = {"f1": metric.f1, "accuracy": metric.accuracy}
+    metrics = Metrics(MANY, functions, torch.device("cpu"))
+    outputs, truth = draw_batch(80)
+    metrics.update(outputs, truth)
+    expected = {}
+    for name in list(MANY.attributes)[2:]:
+        known = truth[name] != -1
+        predicted = outputs[name].argmax(dim=1)[known]
+        expected[f"val/{name}_f1"] = f1_score(truth[name][known], predicted, average="macro")
+        expected[f"val/{name}_accuracy"] = accuracy_score(truth[name][known], predicted)
+    for name in functions:
+        expected[f"val/{name}"] = np.mean([value for key, value in expected.items() if key.endswith(f"_{name}")])
+    assert metrics.values("val/") == pytest.approx(expected)
+    again = Metrics(MANY, functions, torch.device("cpu"))
+    again.load_state_dict(metrics.state_dict())
+    assert again.values() == metrics.values()
+    assert {f"val/{name}" for name in Metrics.names(MANY, functions)} > set(expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -149,7 +150,8 @@ def test_an_impossible_fold_is_refused_before_the_first_is_trained(workplace: Wo
     for seed in (1, 2, 3):
         outcome = workplace.train("--config", workplace.write_config({**changes, "seed": seed}))
         assert outcome.exit_code == 3
-        assert "watches val/gender_accuracy, but no validation image has the labels" in outcome.err
+        assert "trainer.monitor" in outcome.err
+        assert "val/gender_accuracy" in outcome.err
         assert not workplace.runs
 
 
@@ -167,8 +169,7 @@ def test_a_head_whose_name_holds_loss_has_scores_that_rise(workplace: Workplace)
     assert workplace.train("--config", workplace.write_config(changes), "--print-config").exit_code == 0
     changes["lr_scheduler"] = {**plateau, "args": {"mode": "min"}}
     outcome = workplace.train("--config", workplace.write_config(changes), "--print-config")
-    assert outcome.exit_code == 2
-    assert 'lr_scheduler.args.mode = "min"' in outcome.err
+    outcome.check_refusal(2, ("tiny.json: lr_scheduler.args.mode", '"max"', "val/glossy_f1"))
 
 
 def test_a_product_of_repeats_is_bounded(workplace: Workplace) -> None:
@@ -177,3 +178,93 @@ def test_a_product_of_repeats_is_bounded(workplace: Workplace) -> None:
     workplace.train("--config", config, "--dry-run").check_refusal(
         3, ("sampler.args.times: some image is named by several", "1000000 times an epoch")
     )
+
+
+TABLE = {"type": "AttributeTable", "args": {"path": "table.csv"}}
+
+
+@pytest.mark.parametrize(
+    ("files", "argv", "info_dir"),
+    [
+        ([{"data": [TABLE]}], [], None),  # config.json's is the competition's
+        ([{"data": [TABLE], "info_dir": "own"}], [], "own"),
+        ([{"data": [TABLE]}], ["info_dir=own"], "own"),
+        ([{}], ['data=[{"type": "AttributeTable", "args": {"path": "table.csv"}}]'], None),
+        ([{"data": [TABLE], "info_dir": "own"}, {"seed": 1}], ["data.0.args.root=."], "own"),
+        (
+            [
+                {"data": [TABLE], "info_dir": "own"},
+                {"data": {"add": [{"type": "CompetitionFolder", "args": {"root": "data/train"}}]}},
+            ],
+            [],
+            "own",
+        ),
+        ([{"data": [TABLE], "info_dir": "own"}, {"data": [TABLE]}], [], None),
+        ([{"data": [TABLE]}, {"info_dir": "own"}], [], "own"),
+        ([{"data": [{"type": "CompetitionFolder", "args": {"root": "data/train"}}, TABLE]}], [], "data/eval"),
+        ([{"data": {"add": [TABLE]}}], [], "data/eval"),
+    ],
+)
+def test_the_evaluation_of_another_data_set_is_not_inherited(
+    workplace: Workplace, files: list[dict[str, object]], argv: list[str], info_dir: str | None
+) -> None:
+    write_table(workplace)
+    path = workplace.write_config({"trainer.save_best": []})
+    for number, values in enumerate(files):
+        path = workplace.write(f"{number}.json", json.dumps({"extends": str(path), **values}))
+    flags = [word for text in argv for word in ("--set", text)]
+    outcome = workplace.train("--config", path, *flags, "--print-config")
+    outcome.check_success()
+    assert json.loads(outcome.out)["info_dir"] == info_dir
+
+
+def test_models_whose_configs_name_different_evaluations(trained: Workplace) -> None:
+    """One of them was made for other images."""
+    path = trained.folder / trained.run / "model_best.pth"
+    content = read_checkpoint(path)
+    content["config"]["info_dir"] = None
+    write_checkpoint(path.with_name("other.pth"), content)
+    both = ("--resume", trained.run, f"{trained.run}/other.pth")
+    trained.test(*both).check_refusal(2, ("", "data/eval", "other.pth", "--info-dir", "--split"))
+    trained.test(*both, "--info-dir", "data/eval").check_success()
+    trained.test("--resume", f"{trained.run}/other.pth").check_refusal(2, ("--split test", "--info-dir"))
+
+
+@pytest.mark.parametrize(
+    ("class_weights", "in_force", "warned"),
+    [
+        ([1.4, 7, 7], "class weights 1.4, 7, 7 (given)", False),
+        ([7, 1, 1], "class weights 7, 1, 1 (given)", True),
+        ("balanced", "class weights 0.4667, 2.333, 2.333 (balanced)", False),
+        (None, "no class weights", False),
+    ],
+)
+def test_the_classes_and_their_weights_are_in_the_log(
+    workplace: Workplace, class_weights: object, in_force: str, warned: bool
+) -> None:
+    """Of six persons' seven photographs each: five, one and one."""
+    config = workplace.write_config({"loss.heads.mask.args.class_weights": class_weights})
+    outcome = workplace.train("--config", config)
+    outcome.check_success()
+    assert f"head mask: wear 30, incorrect 6, not_wear 6; {in_force}" in outcome.out
+    assert ("warning: loss.heads.mask.args.class_weights" in outcome.out) == warned
+
+
+def test_a_validation_of_one_class_is_no_success(workplace: Workplace) -> None:
+    """Whose metrics are left out; a run cannot go by them."""
+    rows = ["path,person,mask,gender,age"]
+    for path in sorted((workplace.train_root / "images").rglob("*.jpg")):
+        person, gender, _, _ = path.parent.name.rsplit("_", 3)
+        mask = "incorrect" if "incorrect" in path.name else "not_wear" if "normal" in path.name else "wear"
+        rows.append(f"{path.relative_to(workplace.folder)},{person},{mask},{gender},{20 if person > '000003' else 40}")
+    workplace.write("table.csv", "\n".join(rows))
+    changes = {"data": [TABLE], "split.args.stratify": [], "split.args.validation_share": 0.1}
+    config = workplace.write_config(changes)
+    outcome = workplace.train("--config", config)
+    outcome.check_success()
+    assert "one class only of gender (" in outcome.out
+    metrics = (workplace.save_dir / "log" / workplace.run.relative_to("saved/models") / "metrics.jsonl").read_text()
+    names = {name for name in json.loads(metrics.splitlines()[-1]) if name.startswith("val/") and "loss" not in name}
+    assert names == {"val/accuracy", "val/f1", "val/mask_accuracy", "val/mask_f1"}
+    outcome = workplace.train("--config", config, "--set", "trainer.monitor=max val/age_f1")
+    outcome.check_refusal(3, ("--set trainer.monitor", "val/age_f1", "watch another"))

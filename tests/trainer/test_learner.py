@@ -132,7 +132,9 @@ def test_a_sharpness_aware_epoch_counts_each_image_once(make_trainer: MakeTraine
     built = make_trainer(parts=sharp(0.05))
     built.trainer.learner.begin_epoch(1)
     metrics = built.trainer.train_epoch(1)
-    counted = built.trainer.train_metrics.metrics.joint.matrix.sum()
+    joint = built.trainer.train_metrics.metrics.joint
+    assert joint is not None
+    counted = joint.matrix.sum()
     batches = list(MemoryLoader().train_batches(1))
     known = sum(int(((b.scoring_targets["mask"] >= 0) & (b.scoring_targets["age"] >= 0)).sum()) for b in batches)
     assert counted == known

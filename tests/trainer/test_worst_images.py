@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from base.batch import UNKNOWN, Batch
+from base.label_space import LabelSpace
 from tests.trainer.conftest import LABELS
 from trainer.worst_images import NUM_IMAGES, WorstImages
 
@@ -45,3 +46,26 @@ def test_the_worst_of_all_whatever_the_batches_are(batch_size: int, levels: int)
 
 def test_there_are_none_where_nothing_was_seen() -> None:
     assert WorstImages(LABELS).images(lambda _index: np.zeros((1, 1, 3), np.uint8)) == []
+
+
+def test_without_a_joint_class_the_known_attributes_count() -> None:
+    labels = LabelSpace({f"a{number}": {"classes": ["no", "yes"]} for number in range(13)})
+    generator = torch.Generator().manual_seed(1)
+    truth = {name: torch.randint(-1, 2, (30,), generator=generator) for name in labels.attributes}
+    for column in truth.values():
+        column[7] = -1
+    outputs = {name: torch.rand(30, 2, generator=generator) for name in labels.heads}
+    worst = WorstImages(labels)
+    worst.update(outputs, Batch(torch.zeros(30, 3, 2, 2), {}, truth, torch.arange(30)))
+    tables = {name: output.softmax(dim=1) for name, output in outputs.items()}
+    of_truth = {
+        row: np.prod([tables[n][row, own[row]].item() for n, own in truth.items() if own[row] != UNKNOWN])
+        for row in range(30)
+        if row != 7
+    }
+    shown = worst.images(lambda index: np.full((1, 1, 3), index, np.uint8))
+    assert [int(image[0, 0, 0]) for image, _ in shown] == sorted(of_truth, key=of_truth.__getitem__)[:NUM_IMAGES]
+    true, predicted = shown[0][1].removeprefix("true: ").split(", predicted: ")
+    first = int(shown[0][0][0, 0, 0])
+    assert true.split() == [{-1: "?", 0: "no", 1: "yes"}[int(own[first])] for own in truth.values()]
+    assert predicted.split() == [["no", "yes"][int(own[first].argmax())] for own in outputs.values()]

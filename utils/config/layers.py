@@ -185,6 +185,25 @@ class Layers:
                 return None
         return place
 
+    def leave_other_data(self) -> None:
+        """Takes out an info_dir that was set for other data: by a file below the one that names the sources, none of
+        which is the competition's folder."""
+        sources, info_dir = self.values.get("data"), self.values.get("info_dir")
+        if not info_dir or not isinstance(sources, list) or not sources:
+            return
+        types = [each.get("type") for each in sources if isinstance(each, dict)]
+        owners = {self.origin(("data", number, "type")) for number in range(len(sources))}
+        laid = list(self._origins)
+        is_later = laid.index(("info_dir",)) > laid.index(("data",))
+        if "CompetitionFolder" in types or self.origin(("info_dir",)) in owners or is_later:
+            return
+        self.notes.append(
+            f"{self.origin(('data',))}: data are not those that info_dir = {shown(info_dir)} of "
+            f"{self.origin(('info_dir',))} was set for; it is left out: set info_dir beside data, or give test.py "
+            "--info-dir"
+        )
+        self._set(["info_dir"], None, self.origin(("data",)))
+
     def _refuse_credential(self, place: KeyPath, origin: str) -> None:
         self.told.append(place)
         self.problems.append(
