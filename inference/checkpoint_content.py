@@ -37,15 +37,15 @@ _WHERE_IT_IS: dict[str, type | tuple[type, ...]] = {
 def check_content(content: Mapping[str, Any], path: Path) -> None:
     """Raises CheckpointError for a checkpoint, read from `path`, that lacks what every one of this program has, or
     holds something of another kind in its place: its checksum tells that it is whole, not who made it."""
-    for place, kind in (_NEEDED | _WHERE_IT_IS).items():
-        *steps, last = place.split(".")
+    for key_path, kind in (_NEEDED | _WHERE_IT_IS).items():
+        *steps, last = key_path.split(".")
         part: Any = content
         for step in steps:
             part = part.get(step, {})
         if last in part and not isinstance(part[last], kind):
-            raise CheckpointError(f"{path}: cannot be used: its {place} is of another kind ({part[last]!r:.60})")
-        if last not in part and place in _NEEDED:
-            raise CheckpointError(f"{path}: lacks {place!r}, which every checkpoint of this program has")
+            raise CheckpointError(f"{path}: cannot be used: its {key_path} is of another kind ({part[last]!r:.60})")
+        if last not in part and key_path in _NEEDED:
+            raise CheckpointError(f"{path}: lacks {key_path!r}, which every checkpoint of this program has")
     for number, source in enumerate(content["config"].get("data", [])):
         arguments = source.get("args", {}) if isinstance(source, dict) else None
         if not isinstance(arguments, dict) or not all(

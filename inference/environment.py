@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def with_environment(arguments: Namespace) -> Namespace:
     """The arguments of test.py, with `resume`, `info_dir`, `answers` and `submit_dir` from the environment where they
-    are not given, each told in the log. `--split` asks for images that the evaluation's variables say nothing of.
+    are not given, each with a line in the log. `--split` asks for images that the evaluation's variables do not have.
 
     Raises ConfigError if there is nothing to resume; CheckpointError, DataError for a folder without what it should
     hold."""

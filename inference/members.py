@@ -35,7 +35,7 @@ class EnsembleMember:
     run_of_folds: Path | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What is told of it beside a submission: plain data."""
+        """What the file beside a submission has of it: plain data."""
         return {"checkpoint": str(self.path), "run": self.predictor.run_name, "weight": self.weight}
 
     @property

@@ -91,7 +91,7 @@ def write_probabilities(path: Path, ids: Sequence[str], labels: LabelSpace, by_a
 
 
 def origin_file(submission: Path) -> Path:
-    """Where it is told what made a submission."""
+    """The file beside a submission that has what made it."""
     return submission.with_name(f"{submission.name}.json")
 
 
@@ -102,7 +102,7 @@ def write_origin(submission: Path, labels: LabelSpace, members: Sequence[Mapping
 
 
 def read_origin(submission: Path) -> LabelSpace | None:
-    """The label space of a submission, as told beside it; None if nothing is. Raises DataError."""
+    """The label space in the file beside a submission; None if there is none. Raises DataError."""
     path = origin_file(submission)
     if not path.is_file():
         return None
