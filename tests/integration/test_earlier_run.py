@@ -35,7 +35,8 @@ def test_it_resumes_in_mid_epoch_and_ends_with_the_same_metrics(earlier: Workpla
     for epoch, uninterrupted in zip(resumed, whole, strict=True):
         losses = {name: value for name, value in uninterrupted.items() if "loss" in name or name == "lr"}
         assert {name: epoch[name] for name in losses} == pytest.approx(losses, rel=1e-3)
-        assert epoch.keys() >= uninterrupted.keys()
+        of_one_class = {"val/age_accuracy", "val/age_f1"}  # all validation images are of one age: left out since
+        assert epoch.keys() >= uninterrupted.keys() - of_one_class
 
 
 def test_it_answers_with_the_same_probabilities_once_it_is_finished(earlier: Workplace) -> None:
