@@ -40,8 +40,8 @@ class Batch:
 
     def tensors(self) -> list[Tensor]:
         """All that it holds, in a fixed order."""
-        partners = [] if self.mix is None else [self.mix.partners]
-        return [self.images, *self.targets.values(), *self.scoring_targets.values(), self.indices, *partners]
+        pairing = [] if self.mix is None else [self.mix.pairing]
+        return [self.images, *self.targets.values(), *self.scoring_targets.values(), self.indices, *pairing]
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with what `function` makes of each of its tensors."""
@@ -50,7 +50,7 @@ class Batch:
             {head: function(target) for head, target in self.targets.items()},
             {name: function(target) for name, target in self.scoring_targets.items()},
             function(self.indices),
-            None if self.mix is None else replace(self.mix, partners=function(self.mix.partners)),
+            None if self.mix is None else replace(self.mix, pairing=function(self.mix.pairing)),
         )
 
     def to(self, device: torch.device) -> Batch:

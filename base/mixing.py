@@ -17,28 +17,29 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Mix:
-    """How one batch is mixed: with whom, and how much of each image is its own.
+    """How one batch is mixed, as Zhang et al. (2018) and Yun et al. (2019) name it.
 
-    partners: (B,) int64, for each image the row of its partner in this batch; share: of each image's own labels, 0 to
-    1, the partner's have the rest; box: what is taken from the partner; None: all pixels are blended by the share.
+    pairing: (B,) int64, for each image the row in this batch of the image that it is mixed with
+    lam: 0 to 1, the weight of each image's own labels; the paired image's have 1 - lam
+    box: what is taken from the paired image; None: all pixels are blended, by lam
     """
 
-    partners: Tensor
-    share: float
+    pairing: Tensor
+    lam: float
     box: Box | None = None
 
     def images(self, images: Tensor) -> Tensor:
         """The mixed images of the float images (B, 3, H, W); laid out in memory as they are."""
         if self.box is None:
-            return images[self.partners].mul_(1 - self.share).add_(images * self.share)
+            return images[self.pairing].mul_(1 - self.lam).add_(images * self.lam)
         top, left, bottom, right = self.box
         mixed = images.clone()
-        mixed[:, :, top:bottom, left:right] = images[self.partners, :, top:bottom, left:right]
+        mixed[:, :, top:bottom, left:right] = images[self.pairing, :, top:bottom, left:right]
         return mixed
 
-    def partner_targets(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By head, the partners' classes (B,); an unknown one stays unknown, whatever the image's own is."""
-        return {head: target[self.partners] for head, target in targets.items()}
+    def paired_targets(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By head, the paired images' classes (B,); an unknown one stays unknown, whatever the image's own is."""
+        return {head: target[self.pairing] for head, target in targets.items()}
 
 
 class Mixing(Protocol):
@@ -51,8 +52,11 @@ class Mixing(Protocol):
     def plan(
         self, scoring_targets: Mapping[str, Tensor], image_hw: tuple[int, int], stream: np.random.Generator
     ) -> Mix | None:
-        """How to mix a batch of these classes, (B,) by attribute on the CPU, and images of that height and width; all
-        that is left to chance is drawn from `stream`. None: the batch stays as it is."""
+        """How to mix a batch; None: it stays as it is. All that is random is drawn from `stream`.
+
+        scoring_targets: by attribute, (B,) int64 on the CPU
+        image_hw: height and width of the images in pixels
+        """
 
 
 def plan_mix(

@@ -1,4 +1,4 @@
-"""MixUp and CutMix, and who is mixed with whom."""
+"""MixUp and CutMix, and which images are paired."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from utils.wording import not_one_of
 __all__ = ["CutMix", "MixUp"]
 
 Partners = TypedDict("Partners", {"attribute": str, "class": str})
-"""The images that partners are drawn from: those of one class of one attribute, as it is scored."""
+"""The images that others are paired with: those of one class of one attribute, as it is scored."""
 
-ShareRange = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+LamRange = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class BaseMixing(ABC):
-    """What the ways to mix have in common.
+    """What the ways to mix have in common. lam, the part that each image keeps of itself, is drawn once a batch.
 
-    batch_share: the share of batches that are mixed, the others stay as they are; alpha: the share that an image keeps
-    of itself is drawn from Beta(alpha, alpha), once a batch; share_range: instead of alpha, it is drawn evenly from
-    [lowest, highest]; partners: {"attribute": ..., "class": ...}, each image's partner is drawn from the batch's images
-    of this class (as it is scored, whatever the training bins and heads are), and a batch without any is not mixed
-    (None: the batch in random order).
+    batch_share: the part of the batches that is mixed; the others stay as they are
+    alpha: lam is drawn from Beta(alpha, alpha)
+    share_range: [lowest, highest], between which lam is drawn evenly, instead of by alpha
+    partners: {"attribute": ..., "class": ...}: each image is paired with one of this class, as it is scored, drawn from
+        the batch, and a batch without any is not mixed; None: with the batch in random order
 
-    Raises ValueError for alpha and share_range together, a range that falls, and names that there are none of.
+    Raises ValueError for alpha and share_range together, a range that falls, and names that do not exist.
     """
 
     default_alpha: float
@@ -44,11 +44,11 @@ class BaseMixing(ABC):
         label_space: LabelSpace | None = None,
         batch_share: Fraction = 1.0,
         alpha: PositiveFloat | None = None,
-        share_range: ShareRange | None = None,
+        share_range: LamRange | None = None,
         partners: Partners | None = None,
     ) -> None:
         if alpha is not None and share_range is not None:
-            raise ValueError(f"alpha = {alpha:g} goes without share_range: each says how the share is drawn; keep one")
+            raise ValueError(f"alpha = {alpha:g} goes without share_range: each says how lam is drawn; keep one")
         if share_range is not None and share_range[0] > share_range[1]:
             raise ValueError(f"share_range = {share_range} must be [lowest, highest]")
         self.batch_share = batch_share
@@ -61,20 +61,20 @@ class BaseMixing(ABC):
     ) -> Mix | None:
         """See base.mixing.Mixing."""
         if self.share_range is not None:
-            share = float(stream.uniform(self.share_range[0], self.share_range[1]))
+            lam = float(stream.uniform(self.share_range[0], self.share_range[1]))
         else:
-            share = float(stream.beta(self.alpha, self.alpha))
-        partners = self._partners(scoring_targets, stream)
-        share, box = self._cut(share, image_hw, stream)
-        if partners is None or share == 1:
+            lam = float(stream.beta(self.alpha, self.alpha))
+        pairing = self._pairing(scoring_targets, stream)
+        lam, box = self._cut(lam, image_hw, stream)
+        if pairing is None or lam == 1:
             return None
-        return Mix(partners, share, box)
+        return Mix(pairing, lam, box)
 
     @abstractmethod
-    def _cut(self, share: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:
-        """The box that the partner fills (None: blended), and the share that this leaves of the image."""
+    def _cut(self, lam: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:
+        """The box that the paired image fills (None: blended), and before it the lam that this comes to."""
 
-    def _partners(self, scoring_targets: Mapping[str, Tensor], stream: np.random.Generator) -> Tensor | None:
+    def _pairing(self, scoring_targets: Mapping[str, Tensor], stream: np.random.Generator) -> Tensor | None:
         batch = len(next(iter(scoring_targets.values())))
         if self.partner_class is None:
             return torch.from_numpy(stream.permutation(batch))
@@ -84,20 +84,20 @@ class BaseMixing(ABC):
 
 
 class MixUp(BaseMixing):
-    """Blends each image with its partner, and their labels alike (Zhang et al., 2018). alpha: by default 0.2."""
+    """Blends each image with its paired one, and their labels alike (Zhang et al., 2018). alpha: by default 0.2."""
 
     default_alpha = 0.2
 
-    def _cut(self, share: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:  # noqa: ARG002
-        return share, None
+    def _cut(self, lam: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:  # noqa: ARG002
+        return lam, None
 
 
 class CutMix(BaseMixing):
-    """Replaces a part of each image by its partner's, and as large a share of its labels (Yun et al., 2019).
+    """Replaces a part of each image by the paired one's, and as large a part of its labels (Yun et al., 2019).
 
     region: "box": a box of the image's proportions around a point drawn anywhere, cut off at the border;
     "left_right": one side of a vertical line, "top_bottom": of a horizontal one; which side is drawn. A share_range of
-    [0.5, 0.5] swaps halves. The labels are shared as the pixels are in the end, whatever was drawn.
+    [0.5, 0.5] swaps halves. lam is what the pixels come to in the end, whatever was drawn.
     alpha: by default 1.
     """
 
@@ -108,31 +108,31 @@ class CutMix(BaseMixing):
         label_space: LabelSpace | None = None,
         batch_share: Fraction = 1.0,
         alpha: PositiveFloat | None = None,
-        share_range: ShareRange | None = None,
+        share_range: LamRange | None = None,
         partners: Partners | None = None,
         region: Literal["box", "left_right", "top_bottom"] = "box",
     ) -> None:
         super().__init__(label_space, batch_share, alpha, share_range, partners)
         self.region = region
 
-    def _cut(self, share: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:
+    def _cut(self, lam: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:
         height, width = image_hw
         if self.region == "box":
-            box = random_box(share, height, width, stream)
+            box = random_box(lam, height, width, stream)
         elif self.region == "left_right":
-            left, right = _one_side(share, width, stream)
+            left, right = _one_side(lam, width, stream)
             box = (0, left, height, right)
         else:
-            top, bottom = _one_side(share, height, stream)
+            top, bottom = _one_side(lam, height, stream)
             box = (top, 0, bottom, width)
         top, left, bottom, right = box
         return 1 - (bottom - top) * (right - left) / (height * width), box
 
 
-def random_box(share: float, height: int, width: int, stream: np.random.Generator) -> Box:
-    """The box of Yun et al. (2019, eq. 2): sides sqrt(1 - share) of the image's, its centre uniform over the pixels."""
+def random_box(lam: float, height: int, width: int, stream: np.random.Generator) -> Box:
+    """The box of Yun et al. (2019, eq. 2): sides sqrt(1 - lam) of the image's, its centre uniform over the pixels."""
     x, y = (int(stream.integers(side)) for side in (width, height))
-    half = 0.5 * math.sqrt(1 - share)
+    half = 0.5 * math.sqrt(1 - lam)
     half_width, half_height = int(half * width), int(half * height)
     return max(y - half_height, 0), max(x - half_width, 0), min(y + half_height, height), min(x + half_width, width)
 
@@ -145,9 +145,9 @@ def check_mixings(mixings: Sequence[BaseMixing]) -> None:
         raise ValueError(f"the batch_share of all, {shares}, must be at most 1: a batch is mixed in one way")
 
 
-def _one_side(share: float, length: int, stream: np.random.Generator) -> tuple[int, int]:
-    """Where the partner's pixels begin and end along an axis of `length` pixels."""
-    taken = int((1 - share) * length + 0.5)
+def _one_side(lam: float, length: int, stream: np.random.Generator) -> tuple[int, int]:
+    """Where the paired image's pixels begin and end along an axis of `length` pixels."""
+    taken = int((1 - lam) * length + 0.5)
     return (0, taken) if stream.random() < 0.5 else (length - taken, length)
 
 

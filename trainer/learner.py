@@ -143,14 +143,14 @@ class Learner:
     def _loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, normalisers: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The criterion; of mixed images its mean over their own labels and their partners', by the share of each."""
+        """The criterion; of mixed images its mean over their own labels and the paired images', by lam."""
         loss, losses = self.criterion(outputs, batch.targets, normalisers)
         if batch.mix is None:
             return loss, losses
-        share = batch.mix.share
-        other_loss, others = self.criterion(outputs, batch.mix.partner_targets(batch.targets), normalisers)
-        mixed = {name: share * each + (1 - share) * others[name] for name, each in losses.items()}
-        return share * loss + (1 - share) * other_loss, mixed
+        lam = batch.mix.lam
+        other_loss, others = self.criterion(outputs, batch.mix.paired_targets(batch.targets), normalisers)
+        mixed = {name: lam * each + (1 - lam) * others[name] for name, each in losses.items()}
+        return lam * loss + (1 - lam) * other_loss, mixed
 
     def _update_weights(self) -> None:
         if self.settings.max_grad_norm is not None:
@@ -186,8 +186,8 @@ class Learner:
         weights = self.criterion.sample_weight_sums(batch.targets)
         if batch.mix is None:
             return weights
-        share, others = batch.mix.share, self.criterion.sample_weight_sums(batch.mix.partner_targets(batch.targets))
-        return {name: share * weight + (1 - share) * others[name] for name, weight in weights.items()}
+        lam, others = batch.mix.lam, self.criterion.sample_weight_sums(batch.mix.paired_targets(batch.targets))
+        return {name: lam * weight + (1 - lam) * others[name] for name, weight in weights.items()}
 
     def inputs(self, batch: Batch) -> Tensor:
         """The batch's images as the model takes them: normalised, and mixed where they are to be.

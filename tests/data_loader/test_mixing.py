@@ -55,8 +55,8 @@ def _batch() -> tuple[Tensor, Tensor, Tensor]:
 
 def _check_labels(mix: Mix, labels: Tensor, soft_labels: Tensor, logits: Tensor) -> None:
     """Two terms of cross entropy are that of the soft labels."""
-    partners = mix.partner_targets({"mask": labels})["mask"]
-    two_terms = mix.share * cross_entropy(logits, labels) + (1 - mix.share) * cross_entropy(logits, partners)
+    partners = mix.paired_targets({"mask": labels})["mask"]
+    two_terms = mix.lam * cross_entropy(logits, labels) + (1 - mix.lam) * cross_entropy(logits, partners)
     assert torch.allclose(two_terms, cross_entropy(logits, soft_labels), atol=1e-6)
 
 
@@ -101,9 +101,9 @@ def test_mixed_images_stay_as_they_lie_in_memory(rule: MixUp | CutMix) -> None:
 def test_shares_follow_the_papers_distributions() -> None:
     streams = [numpy_stream(0, "test", number) for number in range(2000)]
     for rule, alpha in ((MixUp(), 0.2), (MixUp(alpha=3), 3.0)):
-        shares = [_plan(rule, stream, 8).share for stream in streams]
+        shares = [_plan(rule, stream, 8).lam for stream in streams]
         assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.01
-    shares = [_plan(MixUp(share_range=[0.3, 0.5]), stream, 8).share for stream in streams]
+    shares = [_plan(MixUp(share_range=[0.3, 0.5]), stream, 8).lam for stream in streams]
     assert stats.kstest(shares, stats.uniform(0.3, 0.2).cdf).pvalue > 0.01
     boxes = [random_box(0.75, 100, 60, stream) for stream in streams]
     inside = [(top, left) for top, left, bottom, right in boxes if (bottom - top, right - left) == (50, 30)]
@@ -118,11 +118,11 @@ def test_halves_are_swapped_along_a_line(region: Any, axis: int) -> None:
     sides: Counter[str] = Counter()
     for number in range(200):
         mix = _plan(rule, numpy_stream(1, "test", number), 6)
-        assert mix.share == 0.5
+        assert mix.lam == 0.5
         mixed = mix.images(images)
         lines = mixed[:, 0, 0] if axis == 1 else mixed[:, 0, :, 0]
         half = HW[axis] // 2
-        own, partner = torch.arange(6.0).view(6, 1).expand(6, half), mix.partners.view(6, 1).expand(6, half)
+        own, partner = torch.arange(6.0).view(6, 1).expand(6, half), mix.pairing.view(6, 1).expand(6, half)
         if torch.equal(lines, torch.cat([own, partner], 1).float()):
             sides["second"] += 1
         elif torch.equal(lines, torch.cat([partner, own], 1).float()):
@@ -138,14 +138,14 @@ def test_labels_are_shared_as_the_pixels_are(region: Any) -> None:
     targets = {"mask": torch.tensor([0, 1])}
     for number in range(100):
         mix = CutMix(region=region).plan(targets, (13, 7), numpy_stream(2, "test", number))
-        if mix is not None and mix.partners.tolist() == [1, 0]:
-            assert 0 <= mix.share < 1
-            assert float(mix.images(images)[1].mean()) == pytest.approx(mix.share, abs=1e-6)
+        if mix is not None and mix.pairing.tolist() == [1, 0]:
+            assert 0 <= mix.lam < 1
+            assert float(mix.images(images)[1].mean()) == pytest.approx(mix.lam, abs=1e-6)
 
 
 def test_unknown_classes_stay_unknown() -> None:
     mix = _plan(MixUp(), _Draws(0.4), 6)
-    assert {head: target.tolist() for head, target in mix.partner_targets(TARGETS).items()} == {
+    assert {head: target.tolist() for head, target in mix.paired_targets(TARGETS).items()} == {
         "mask": [-1, 0, 1, 2, 0, 1],
         "age": [0, 2, 0, -1, 1, 2],
     }
@@ -157,8 +157,8 @@ def test_partners_of_one_class(labels: LabelSpace) -> None:
     for number in range(300):
         mix = rule.plan(TARGETS, HW, numpy_stream(3, "test", number))
         if mix is not None:
-            assert len(mix.partners) == 6
-            partners.update(mix.partners.tolist())
+            assert len(mix.pairing) == 6
+            partners.update(mix.pairing.tolist())
     assert partners.keys() == {0, 4}
     assert abs(partners[0] / partners.total() - 0.5) < 0.05
     no_seniors = {**TARGETS, "age": torch.tensor([1, 0, -1, 1, 0, 0])}
@@ -167,7 +167,7 @@ def test_partners_of_one_class(labels: LabelSpace) -> None:
 
 def test_every_image_is_a_partner_once() -> None:
     permutations = {
-        tuple(_plan(MixUp(alpha=5), numpy_stream(4, "test", number), 4).partners.tolist()) for number in range(500)
+        tuple(_plan(MixUp(alpha=5), numpy_stream(4, "test", number), 4).pairing.tolist()) for number in range(500)
     }
     assert permutations == set(itertools.permutations(range(4)))
 
@@ -189,7 +189,7 @@ def test_chance_is_a_function_of_its_key() -> None:
     def describe(*key: int) -> tuple[float, list[int]]:
         mix = plan_mix([MixUp(alpha=5)], TARGETS, HW, *key)
         assert mix is not None
-        return mix.share, mix.partners.tolist()
+        return mix.lam, mix.pairing.tolist()
 
     assert describe(1, 2, 3, 0) == describe(1, 2, 3, 0)
     keys = [(1, 2, 3, 0), (0, 2, 3, 0), (1, 0, 3, 0), (1, 2, 0, 0), (1, 2, 3, 1)]

@@ -87,11 +87,11 @@ def test_mixed_gradient_is_that_of_soft_labels(make_trainer: MakeTrainer, box: b
         if box:
             mixed = torch.cat([others[..., : IMAGE_SIDE // 2], images[..., IMAGE_SIDE // 2 :]], dim=3)
         else:
-            mixed = mix.share * images + (1 - mix.share) * others
+            mixed = mix.lam * images + (1 - mix.lam) * others
         outputs = model(mixed)
         for head, (total, weight) in sums.items():
-            soft = _one_hot(batch.targets[head], class_weights[head]) * mix.share
-            soft = soft + _one_hot(batch.targets[head].roll(1), class_weights[head]) * (1 - mix.share)
+            soft = _one_hot(batch.targets[head], class_weights[head]) * mix.lam
+            soft = soft + _one_hot(batch.targets[head].roll(1), class_weights[head]) * (1 - mix.lam)
             sums[head] = [total - (soft * F.log_softmax(outputs[head], dim=1)).sum(), weight + soft.sum()]
     loss = 0.4 * sums["mask"][0] / sums["mask"][1] + 0.6 * sums["age"][0] / sums["age"][1]
     loss.backward()

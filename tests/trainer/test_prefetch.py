@@ -46,7 +46,7 @@ def assert_same(found: Batch, expected: Batch) -> None:
     assert found.scoring_targets.keys() == expected.scoring_targets.keys()
     assert (found.mix is None) == (expected.mix is None)
     if found.mix is not None and expected.mix is not None:
-        assert (found.mix.share, found.mix.box) == (expected.mix.share, expected.mix.box)
+        assert (found.mix.lam, found.mix.box) == (expected.mix.lam, expected.mix.box)
 
 
 def test_on_the_cpu_they_are_handed_on() -> None:
