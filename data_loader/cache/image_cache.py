@@ -209,7 +209,9 @@ class ArrayBuild:
         self.handle, self._earlier = handle, earlier
         self._rows = {path: row for row, path in enumerate(self.files)}
         self._of_thread = threading.local()
-        write_at(handle, memoryview(array_header(self.shape)), 0)
+        header = array_header(self.shape)
+        self._offset = len(header)
+        write_at(handle, memoryview(header), 0)
 
     def close(self) -> None:
         if self.handle >= 0:
@@ -237,8 +239,7 @@ class ArrayBuild:
         self._write_row(path, np.ascontiguousarray(image))
 
     def _write_row(self, path: str, image: np.ndarray) -> None:
-        offset = len(array_header(self.shape)) + self._rows[path] * image.nbytes
-        write_at(self.handle, image.data.cast("B"), offset)
+        write_at(self.handle, image.data.cast("B"), self._offset + self._rows[path] * image.nbytes)
 
 
 def _prepare(path: str, builds: Sequence[ArrayBuild]) -> None:

@@ -67,25 +67,17 @@ class MemoryCache(ImageCache):
 
 def available_memory(root: Path = Path("/")) -> int:
     """Bytes that may be taken without swapping: the least of what the machine has and what each control group around
-    this process (versions 1 and 2) leaves below its limit, file pages that can be dropped counting as free."""
+    this process (version 2) leaves below its limit, file pages that can be dropped counting as free."""
     meminfo = dict(line.split(":", 1) for line in _text(root / "proc/meminfo").splitlines())
-    found = [int(meminfo["MemAvailable"].split()[0]) * 1024]
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            base = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        here = base / group.lstrip("/")
-        for folder in (here, *here.parents):  # a container may see its own group as the root
-            limit, used = (_text(folder / name).strip() for name in names[:2])
-            if folder.is_relative_to(base) and limit.isdigit() and used.isdigit():
-                statistics = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
-                found.append(max(0, int(limit) - int(used) + int(statistics.get(names[2], 0))))
-    return min(found)
+    left = int(meminfo["MemAvailable"].split()[0]) * 1024
+    base = root / "sys/fs/cgroup"
+    group = base / _text(root / "proc/self/cgroup").strip().rpartition("::")[2].lstrip("/")
+    for folder in (group, *group.parents):  # a container may see its own group as the root
+        limit, used = _text(folder / "memory.max").strip(), _text(folder / "memory.current").strip()
+        if folder.is_relative_to(base) and limit.isdigit() and used.isdigit():
+            statistics = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+            left = min(left, int(limit) - int(used) + int(statistics.get("inactive_file", 0)))
+    return max(0, left)
 
 
 def _text(path: Path) -> str:

@@ -101,12 +101,12 @@ def test_a_second_process_waits_and_finds_it_done(
     assert_right(images, paths)
 
 
-def test_a_signal_ends_the_waiting(paths: list[Path], folder: Path) -> None:
+def test_a_signal_ends_the_waiting(paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"):
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        with pytest.raises(StopSignal, match="SIGTERM"):
-            cached(paths, folder)
+    monkeypatch.setattr(disk.logger, "info", lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # when it waits
+    with FileLock(folder / ".lock"), pytest.raises(StopSignal, match="SIGTERM"):
+        cached(paths, folder)
+    monkeypatch.undo()
     assert_right(cached(paths, folder), paths)
 
 
@@ -205,14 +205,15 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     """images: that the disk has room for."""
     cached(paths[:4], folder, PREFIXES[1])
     before = names(folder)
-    room, real = int(images * 960), os.pwrite
+    room, real, one_at_a_time = int(images * 960), os.pwrite, threading.Lock()
 
     def pwrite(handle: int, data: memoryview, offset: int) -> int:
         nonlocal room
-        if room == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = real(handle, data[:room], offset)  # as much as there is room for
-        room -= written
+        with one_at_a_time:
+            if room == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written = real(handle, data[:room], offset)  # as much as there is room for
+            room -= written
         return written
 
     with monkeypatch.context() as full:

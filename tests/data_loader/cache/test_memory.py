@@ -89,15 +89,6 @@ def write(path: Path, text: str) -> None:
             GIB,
         ),
         ("0::/../x\n", {"memory.max": f"{GIB}", "memory.current": f"{2 * GIB}"}, 0),
-        (
-            "3:cpu:/\n4:cpuset,memory:/docker/12\n",
-            {
-                "memory/memory.limit_in_bytes": f"{4 * GIB}",
-                "memory/memory.usage_in_bytes": f"{2 * GIB}",
-                "memory/memory.stat": f"total_inactive_file {GIB}\n",
-            },
-            3 * GIB,
-        ),
     ],
 )
 def test_available_memory_is_the_least_of_machine_and_control_groups(
