@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
 
         config, resume = run.configure(arguments, files)
         if arguments.print_config:
-            run.print_config(config, resume)
+            run.print_config(config, resume, short=arguments.print_config == "short")
             return None
         with run.open_session(config, resume, arguments) as session:
             folds = splits_of(config, read_label_table(config, session.labels))

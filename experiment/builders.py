@@ -32,7 +32,6 @@ from parse_config import ConfigParser
 from trainer.compute import kept_computes
 from trainer.learner import Learner
 from trainer.schedule import Schedule
-from trainer.sharpness_aware import SharpnessAware
 from utils import distributed
 from utils.random_streams import torch_seed
 from utils.run_folders import RunFolders
@@ -99,14 +98,13 @@ def build_learner(
     seed = config.extra().seed
     criterion = build_criterion(config, labels, data_loader).to(device)
     extra: OptimizerSettings = config.extra("optimizer")
-    fused = fused_argument(getattr(optim, config["optimizer"]["type"]), config["optimizer"].get("args", {}), device)
+    fused = fused_argument(getattr(optim, config["optimizer"]["type"]), config["optimizer"]["args"], device)
     optimizer = build_optimizer(
         lambda groups: config.build("optimizer", params=groups, **fused), model, criterion.parameters(), extra
     )
     updates_per_epoch = -(-data_loader.steps_per_epoch // settings.accumulation_steps)
-    sharpness_aware = None
-    if extra.sharpness_aware is not None:
-        sharpness_aware = SharpnessAware([model, criterion], **extra.sharpness_aware)
+    if config["optimizer"]["lookahead"] is not None:
+        optimizer = config.build("optimizer.lookahead", optimizer=optimizer)
     return Learner(
         settings,
         model=model,
@@ -118,7 +116,7 @@ def build_learner(
         batch_sizes=whole_batches(config, data_loader),
         schedule=build_schedule(config, optimizer, updates_per_epoch),
         freezing=config.build("freezing"),
-        sharpness_aware=sharpness_aware,
+        sharpness_aware=config.build("optimizer.sharpness_aware", modules=[model, criterion]),
         averaging=config.build("weight_averaging"),
         computes={} if resume is None else kept_computes(resume.content, resume.path),
     )
@@ -126,7 +124,7 @@ def build_learner(
 
 def whole_batches(config: ConfigParser, data_loader: AttributeDataLoader) -> tuple[int, int]:
     """Images of a whole batch of this process, in training and in validation; of a set that is smaller, all of it."""
-    batch_size = config["data_loader"].get("args", {}).get("valid_batch_size") or data_loader.batch_size
+    batch_size = config["data_loader"]["args"]["valid_batch_size"] or data_loader.batch_size
     share = range(distributed.rank(), data_loader.num_validation, distributed.world_size())
     return data_loader.batch_size, min(batch_size, len(share))
 
@@ -136,7 +134,7 @@ def build_criterion(config: ConfigParser, labels: LabelSpace, data_loader: Attri
     themselves begins as the seed says."""
     torch.manual_seed(torch_seed(config.extra().seed, "criterion"))
     heads = config.build("loss.heads")
-    names = config["loss"].get("metric_learning") or {}
+    names = config["loss"]["metric_learning"] or {}
     criterion = MultiHeadLoss(
         heads,
         {name: config.extra(f"loss.heads.{name}").weight for name in heads},
@@ -149,16 +147,16 @@ def build_criterion(config: ConfigParser, labels: LabelSpace, data_loader: Attri
 
 def build_metric_learning_loss(config: ConfigParser, name: str, num_classes: Mapping[str, int]) -> MetricLearningLoss:
     """The loss on the embedding of that name in the config. Raises ConfigError."""
-    place = f"loss.metric_learning.{name}"
-    settings: MetricLearningSettings = config.extra(place)
+    key_path = f"loss.metric_learning.{name}"
+    settings: MetricLearningSettings = config.extra(key_path)
     name_in_library, size = config["loss"]["metric_learning"][name]["type"], config["arch"]["args"]["embedding_size"]
-    loss = config.build(place, **program_arguments(name_in_library, num_classes[settings.head], size))
-    return MetricLearningLoss(loss, settings.head, settings.weight, settings.build_miner())
+    loss = config.build(key_path, **program_arguments(name_in_library, num_classes[settings.head], size))
+    return MetricLearningLoss(loss, settings.head, settings.weight, config.build(f"{key_path}.miner"))
 
 
 def build_schedule(config: ConfigParser, optimizer: torch.optim.Optimizer, updates_per_epoch: int) -> Schedule | None:
     """The learning rate's schedule, if the config has one."""
-    if config.resolved.get("lr_scheduler") is None:
+    if config["lr_scheduler"] is None:
         return None
     extra: ScheduleSettings = config.extra("lr_scheduler")
     interval = extra.interval or schedules.default_interval(config["lr_scheduler"]["type"])
@@ -192,11 +190,12 @@ def build_scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, tota
 
 
 def _scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
-    """torch's scheduler; one that must know how many times it steps, and is not told, is told `total_steps`."""
-    arguments = config["lr_scheduler"].get("args", {})
-    told = any(key in arguments for key in ("total_steps", "epochs", "steps_per_epoch"))
-    steps = {} if told else {"total_steps": total_steps}
-    steps |= {name: total_steps for name in schedules.RUNS_ARGUMENTS if name not in arguments}
+    """torch's scheduler; one whose number of steps the config leaves open takes `total_steps`."""
+    arguments = config["lr_scheduler"]["args"]
+    given = any(arguments.get(key) is not None for key in ("total_steps", "epochs", "steps_per_epoch"))
+    steps = dict.fromkeys(
+        schedules.RUNS_ARGUMENTS if given else (*schedules.RUNS_ARGUMENTS, "total_steps"), total_steps
+    )
     try:
         scheduler = config.build("lr_scheduler", optimizer=optimizer, **steps)
     except ArithmeticError as error:  # OneCycleLR, where its warm-up would take one step

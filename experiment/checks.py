@@ -12,9 +12,7 @@ from typing import Any
 import torch
 
 from base.base_model import BaseModel
-from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
-from data_loader.data_loaders import DEFAULT_BATCH_SIZE
 from data_loader.mixing import check_mixings
 from data_loader.transforms import transform_problems
 from experiment.builders import build_metric_learning_loss, try_scheduler
@@ -78,27 +76,26 @@ def _data(config: ConfigParser) -> list[Problem]:
 
 
 def _split(config: ConfigParser) -> list[Problem]:
-    arguments = config["split"].get("args", {})
+    arguments = config["split"]["args"]
     return _refusal(lambda: config.build("split").check_config(config.build("labels")), arguments, ("split", "args"))
 
 
 def _transforms(config: ConfigParser) -> list[Problem]:
-    input_size = config["data_loader"].get("args", {}).get("input_size")
+    input_size = config["data_loader"]["args"]["input_size"]
     return [problem.under(("transforms",)) for problem in transform_problems(config["transforms"], input_size)]
 
 
 def _views(config: ConfigParser) -> list[Problem]:
-    views = config.resolved.get("views")
+    views = config["views"]
     return [] if views is None else [problem.under(("views",)) for problem in tta_problems(views)]
 
 
 def _sampler(config: ConfigParser) -> list[Problem]:
     sampler = config.build("sampler", label_space=config.build("labels"))
-    arguments = config["data_loader"].get("args", {})
+    loader = config["data_loader"]["args"]
     if sampler is None:
         return []
-    batch_size, shuffle = arguments.get("batch_size", DEFAULT_BATCH_SIZE), arguments.get("shuffle", True)
-    return _refusal(lambda: sampler.check_loader(batch_size, shuffle), (), ())
+    return _refusal(lambda: sampler.check_loader(loader["batch_size"], loader["shuffle"]), (), ())
 
 
 def _mixing(config: ConfigParser) -> list[Problem]:
@@ -106,7 +103,7 @@ def _mixing(config: ConfigParser) -> list[Problem]:
 
 
 def _arch(config: ConfigParser) -> list[Problem]:
-    arguments = config["arch"].get("args", {})
+    arguments = config["arch"]["args"]
     architecture: type[BaseModel] = getattr(architectures, config["arch"]["type"])
     problems = _refusal(lambda: architecture.check_arguments(**arguments), arguments, ("arch", "args"))
     if problems:
@@ -117,7 +114,7 @@ def _arch(config: ConfigParser) -> list[Problem]:
 def _weights(config: ConfigParser) -> list[Problem]:
     if config.extra().initial_weights is not None:  # which replace those of arch
         return []
-    arguments = config["arch"].get("args", {})
+    arguments = config["arch"]["args"]
     architecture: type[BaseModel] = getattr(architectures, config["arch"]["type"])
     return _refusal(lambda: architecture.check_weights(**arguments), arguments, ("arch", "args"))
 
@@ -141,7 +138,7 @@ def _stages(config: ConfigParser, model: BaseModel) -> list[Problem]:
 
 
 def _input_size(config: ConfigParser, model: BaseModel) -> list[Problem]:
-    size = config["data_loader"].get("args", {}).get("input_size")
+    size = config["data_loader"]["args"]["input_size"]
     if size is None:
         return []
     height, width = (size, size) if isinstance(size, int) else size
@@ -165,7 +162,7 @@ def _loss(config: ConfigParser) -> list[Problem]:
             wrong = f'is a loss for no head; "{name}" {not_one_of(name, labels.heads)}'
             problems.append(Problem(key_path, wrong))
             continue
-        head, arguments = labels.heads[name], config["loss"]["heads"][name].get("args", {})
+        head, arguments = labels.heads[name], config["loss"]["heads"][name]["args"]
         check = partial(head_loss.check_num_classes, head.num_classes, head.class_names)
         problems += _refusal(check, arguments, (*key_path, "args"))
     untrained = [name for name in labels.heads if name not in losses]
@@ -179,16 +176,17 @@ def _loss(config: ConfigParser) -> list[Problem]:
 
 def _embedding(config: ConfigParser) -> list[Problem]:
     """Of the losses on the embedding, and of an embedding that nothing would train."""
-    labels, losses = config.build("labels"), config["loss"].get("metric_learning") or {}
-    size = config["arch"].get("args", {}).get("embedding_size")
+    labels, losses = config.build("labels"), config["loss"]["metric_learning"] or {}
+    size = config["arch"]["args"].get("embedding_size")
     problems = []
     for name in losses:
         key_path = ("loss", "metric_learning", name)
         if name in labels.heads:
             problems.append(Problem(key_path, "is named like a head; choose another name"))
-        found = config.extra(f"loss.metric_learning.{name}").problems(labels.heads)
-        problems += [problem.under(key_path) for problem in found]
-        if not found and size is not None:
+        head = config["loss"]["metric_learning"][name]["head"]
+        if head not in labels.heads:
+            problems.append(Problem((*key_path, "head"), f'= "{head}" {not_one_of(head, labels.heads)}'))
+        elif size is not None:
             loss = build_metric_learning_loss(config, name, labels.num_classes)
             try:
                 loss(torch.randn(8, size), torch.arange(8) % 2)
@@ -209,7 +207,7 @@ def _optimizer(config: ConfigParser) -> list[Problem]:
     except ConfigError:
         raise
     except Exception as error:  # of either library: assertions, RuntimeErrors and more
-        kind, arguments = getattr(optim, config["optimizer"]["type"]), config["optimizer"].get("args", {})
+        kind, arguments = getattr(optim, config["optimizer"]["type"]), config["optimizer"]["args"]
         raise config.error(constructor_problems(kind, arguments, ("optimizer", "args"), error)) from error
     return []
 
@@ -217,12 +215,12 @@ def _optimizer(config: ConfigParser) -> list[Problem]:
 def _schedule(config: ConfigParser) -> list[Problem]:
     """The schedule is dry-run with an optimizer of one number, to hear what it says of its arguments."""
     optimizer = config.build("optimizer", params=[torch.nn.Parameter(torch.zeros(1))])
-    spec, epochs = config.resolved.get("lr_scheduler"), config["trainer"]["epochs"]
+    spec, epochs = config["lr_scheduler"], config["trainer"]["epochs"]
     if spec is None:
         return []
     try_scheduler(config, optimizer)
-    name, warmup_epochs = spec["type"], spec.get("warmup_epochs", 0)
-    if schedules.needs_metric(name) and spec.get("metric") is None:
+    name, warmup_epochs = spec["type"], spec["warmup_epochs"]
+    if schedules.needs_metric(name) and spec["metric"] is None:
         wrong = f'is missing: {name} looks at a metric after each epoch, such as "val/loss"'
         return [Problem(("lr_scheduler", "metric"), wrong)]
     if schedules.warms_up(name) and warmup_epochs:
@@ -230,7 +228,7 @@ def _schedule(config: ConfigParser) -> list[Problem]:
         return [config.problem("lr_scheduler.warmup_epochs", wrong)]
     if 0 < epochs <= warmup_epochs:
         return [config.problem("lr_scheduler.warmup_epochs", f"must be below trainer.epochs = {epochs}")]
-    if schedules.needs_metric(name) and spec.get("interval") == "step":
+    if schedules.needs_metric(name) and spec["interval"] == "step":
         return [config.problem("lr_scheduler.interval", f'must be "epoch": {name} looks at an epoch\'s metric')]
     return []
 
@@ -243,7 +241,7 @@ def _averaging(config: ConfigParser) -> list[Problem]:
 
 
 def _folders(config: ConfigParser) -> list[Problem]:
-    obstacle = obstacle_to_writing(Path(config["trainer"].get("save_dir", TrainerSettings.save_dir)))
+    obstacle = obstacle_to_writing(Path(config["trainer"]["save_dir"]))
     return [config.problem("trainer.save_dir", f"cannot be written: {obstacle}")] if obstacle else []
 
 

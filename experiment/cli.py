@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from utils.command_line import CommandLine
 from utils.config.layers import Layers, Override
@@ -26,7 +27,7 @@ class Arguments:
     resume: str | None = None
     device: str | None = None
     overrides: tuple[Override, ...] = ()
-    print_config: bool = False
+    print_config: Literal["full", "short"] | None = None
     dry_run: bool = False
     fold: int | None = None
     command: str = field(default="train.py", compare=False)
@@ -66,7 +67,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     parser.add_argument(
         "--fold", type=int, help="of a run of folds, train this one alone: machines may share the folds"
     )
-    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    parser.add_argument(
+        "--print-config",
+        nargs="?",
+        choices=("full", "short"),
+        const="full",
+        help="print the resolved config and stop; short: only what differs from the defaults",
+    )
     parser.add_argument("--dry-run", action="store_true", help="build everything, push one batch through, and stop")
     argv = sys.argv[1:] if argv is None else argv
     given = parser.parse(argv)

@@ -13,7 +13,8 @@ from data_loader.splits import Split
 from experiment.monitored import refuse_unusable_split
 from experiment.schema import SECTIONS
 from inference.out_of_fold import FoldScores, join_folds
-from parse_config import ConfigParser, Override
+from parse_config import ConfigParser
+from utils.config.layers import Override
 from utils.errors import ConfigError
 from utils.run_folders import RunFolders, read_kept_config
 
@@ -32,13 +33,13 @@ class Fold:
 def is_run_of_folds(config: Mapping[str, Any]) -> bool:
     """True for a config that trains all folds of its split in turn, each a model of its own."""
     split = config["split"]
-    return split["type"] == "KFoldSplit" and split.get("args", {}).get("fold") is None
+    return split["type"] == "KFoldSplit" and split["args"].get("fold") is None
 
 
 def with_all_folds(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of the run that a fold with this config belongs to."""
-    arguments = {key: value for key, value in config["split"]["args"].items() if key != "fold"}
-    return {**config, "split": {**config["split"], "args": arguments}}
+    split = config["split"]
+    return {**config, "split": {**split, "args": {**split["args"], "fold": None}}}
 
 
 def splits_of(config: ConfigParser, table: LabelTable) -> list[Fold]:

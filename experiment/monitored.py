@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from base.base_trainer import TrainerSettings
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from base.metrics import Metrics
 from data_loader.records import LabelTable
 from data_loader.splits import Split
-from experiment.schema import metric_functions, named_metrics
+from experiment.schema import metric_functions
 from model import metric
 from model.lr_scheduler import needs_metric
-from parse_config import ConfigParser, listed
+from parse_config import ConfigParser
+from utils.config.sections import exported
 from utils.errors import DataError, Problem
 from utils.wording import not_one_of
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 def loss_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
     """The losses that an epoch gives: the whole, each head's, and those on the embedding."""
-    metric_learning = config["loss"].get("metric_learning") or {}
+    metric_learning = config["loss"]["metric_learning"] or {}
     return ["loss", *(f"loss_{name}" for name in (*labels.heads, *metric_learning))]
 
 
@@ -35,20 +35,20 @@ def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
 def watched_metrics(config: ConfigParser) -> dict[str, str]:
     """By place in the config, each metric that something looks at: the monitor, the further bests, the schedule."""
     trainer = config["trainer"]
-    texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
-    texts |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer.get("save_best", []))}
+    texts = {"trainer.monitor": trainer["monitor"]}
+    texts |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer["save_best"])}
     off = ("trainer.monitor", "off")
     watched = {place: text.partition(" ")[2] for place, text in texts.items() if (place, text) != off}
-    looked_at = (config.resolved.get("lr_scheduler") or {}).get("metric")
+    looked_at = (config["lr_scheduler"] or {}).get("metric")
     return watched if looked_at is None else watched | {"lr_scheduler.metric": looked_at}
 
 
 def metric_problems(config: ConfigParser) -> list[Problem]:
     """Metrics that there are none of, and a schedule that would follow its metric the wrong way."""
     labels = config.build("labels")
-    unknown = [name for name in named_metrics(config) if name not in listed(metric)]
+    unknown = [name for name in config["metrics"] if name not in exported(metric)]
     problems = [
-        config.problem("metrics", f"names {name!r}, which {not_one_of(name, listed(metric))}") for name in unknown
+        config.problem("metrics", f"names {name!r}, which {not_one_of(name, exported(metric))}") for name in unknown
     ]
     known = metric_names(config, labels)
     if config["split"]["type"] == "NoSplit":
@@ -60,12 +60,12 @@ def metric_problems(config: ConfigParser) -> list[Problem]:
                 problems.append(config.problem(place, not_one_of(name, known)))
             elif needs_metric(config["lr_scheduler"]["type"]):
                 wanted = "min" if name.partition("/")[2] in loss_names(config, labels) else "max"
-                if config["lr_scheduler"].get("args", {}).get("mode", "min") != wanted:
+                if config["lr_scheduler"]["args"]["mode"] != wanted:
                     wrong = f'must be "{wanted}" for {name}, or the rate falls as it gets better'
                     problems.append(config.problem("lr_scheduler.args.mode", wrong))
             continue
-        texts = {"trainer.monitor": trainer.get("monitor", TrainerSettings.monitor)}
-        mode = texts.get(place, "").split(" ")[0] or trainer["save_best"][int(place.split(".")[-1])].split(" ")[0]
+        text = trainer["monitor"] if place == "trainer.monitor" else trainer["save_best"][int(place.split(".")[-1])]
+        mode = text.split(" ")[0]
         if mode not in ("min", "max") or not name:
             problems.append(config.problem(place, 'must be "min <metric>" or "max <metric>" ("off" watches nothing)'))
         elif name not in known:

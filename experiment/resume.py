@@ -13,9 +13,10 @@ from typing import Any
 from experiment.folds import is_run_of_folds
 from parse_config import ConfigParser
 from trainer.checkpoint import candidates, read_resumable
+from utils.config.former_defaults import upgraded
 from utils.errors import CheckpointError, ConfigError, DataError, StopSignal
 from utils.run_folders import CONFIG_FILE, RunFolders, fold_number, folds_in, read_kept_config, runs_with_config
-from utils.wording import shown
+from utils.wording import format_value
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
             f"{path / CONFIG_FILE}: is missing or damaged, and a run of folds resumes by it; put it back, or name one "
             f"fold, such as {next(iter(folds_in(path).values()))}"
         )
-    file, content = read_resumable(path, logger)
+    file, content = _read(path)
     if "imported_from" in content:
         raise CheckpointError(
             f"{file}: was imported from {content['imported_from']}, without an optimizer's state to resume with; "
@@ -83,6 +84,12 @@ def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
         )
     folders = _folders_of(path if path.is_dir() else path.parent, content["config"]["name"], content["run_name"])
     return ResumePoint(folders, content, file), content["config"]
+
+
+def _read(path: Path) -> tuple[Path, dict[str, Any]]:
+    """As `read_resumable`, with the config in this version's form."""
+    file, content = read_resumable(path, logger)
+    return file, {**content, "config": upgraded(content["config"])}
 
 
 def refuse_other_data(resume: ResumePoint, split_digest: str) -> None:
@@ -106,7 +113,7 @@ def refuse_other_augmentation(resume: ResumePoint, config: Mapping[str, Any]) ->
 
 def cache_of(config: Mapping[str, Any]) -> str | None:
     """data_loader.args.cache, None where the config does not give it."""
-    return config["data_loader"].get("args", {}).get("cache")
+    return config["data_loader"]["args"].get("cache")
 
 
 def replace_device_cache(config: ConfigParser, resume: ResumePoint | RunFolders | None) -> None:
@@ -125,7 +132,7 @@ def resume_point_in(folders: RunFolders) -> ResumePoint | None:
     """Where the run or the fold in these folders resumes; None if it has saved nothing. Raises CheckpointError."""
     if not folders.models.is_dir() or not any(candidate.exists() for candidate in candidates(folders.models)):
         return None
-    file, content = read_resumable(folders.models, logger)
+    file, content = _read(folders.models)
     return ResumePoint(folders, content, file)
 
 
@@ -173,14 +180,15 @@ def _from_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def newest_run(save_dir: Path, config: dict[str, Any]) -> ResumePoint | RunFolders | None:
+def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
     """The newest run of this config that has a checkpoint: what `--resume auto` resumes, if there is one."""
-    for folders, kept_config in runs_with_config(save_dir, config["name"]):
-        if cache_of(kept_config) == "device" != cache_of(config):
+    for folders, kept_config in runs_with_config(Path(config["trainer"]["save_dir"]), config["name"]):
+        if cache_of(kept_config) == "device" != cache_of(config.resolved):
             continue
-        if any(not _may_change(key_path) for key_path, _, _ in differences(kept_config, config)):
+        changes = differences(config.completed(kept_config), config.resolved)
+        if any(not _may_change(key_path) for key_path, _, _ in changes):
             continue
-        if is_run_of_folds(config):
+        if is_run_of_folds(config.resolved):
             return folders
         if (point := resume_point_in(folders)) is not None:
             return point
@@ -190,9 +198,9 @@ def newest_run(save_dir: Path, config: dict[str, Any]) -> ResumePoint | RunFolde
 def refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:
     """Raises ConfigError for what a config changes of a run that has begun, and that the run depends on."""
     lines = []
-    for key_path, before, now in forbidden_changes(trained, config.resolved):
-        earlier = "without it" if before is None else f"with {shown(before)}"
-        lines.append(f"{config.origin(key_path)}: {key_path} = {shown(now)}, and the run was trained {earlier}")
+    for key_path, before, now in forbidden_changes(config.completed(trained), config.resolved):
+        earlier = "without it" if before is None else f"with {format_value(before)}"
+        lines.append(f"{config.origin(key_path)}: {key_path} = {format_value(now)}, and the run was trained {earlier}")
     if lines:
         raise ConfigError("\n".join([*lines, "resume without these changes, or begin a new run (without --resume)"]))
 

@@ -88,7 +88,7 @@ class Session:
 
     def open_log(self, file: Path | None = None) -> None:
         """What is logged from here on goes to `file`, too; None: to the console alone."""
-        verbosity = self.config["trainer"].get("verbosity", TrainerSettings.verbosity)
+        verbosity = self.config["trainer"]["verbosity"]
         open_log(file, verbosity, distributed.rank())
 
 
@@ -109,15 +109,15 @@ def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser
     if resume is not None:
         refuse_another_run(config, trained)
     elif arguments.resume == "auto":
-        resume = newest_run(Path(config["trainer"].get("save_dir", TrainerSettings.save_dir)), config.resolved)
+        resume = newest_run(config)
     replace_device_cache(config, resume)
     return config, resume
 
 
-def print_config(config: ConfigParser, resume: ResumePoint | RunFolders | None) -> None:
-    """The checked config, on stdout, as it would be kept with a run."""
+def print_config(config: ConfigParser, resume: ResumePoint | RunFolders | None, short: bool) -> None:
+    """The checked config, on stdout, as it would be kept with a run; short: only what differs from the defaults."""
     check_config(config, begins=resume is None)
-    print(json.dumps(config.resolved, indent=4, ensure_ascii=False))
+    print(json.dumps(config.short if short else config.resolved, indent=4, ensure_ascii=False))
 
 
 @contextmanager

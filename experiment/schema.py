@@ -21,9 +21,12 @@ from model import lr_scheduler as schedules
 from model import model as architectures
 from model.loss import metric_learning
 from model.optim import OptimizerSettings
-from parse_config import ByName, ConfigParser, Group, Many, One, Settings, listed
+from parse_config import ConfigParser
 from trainer import averaging
 from trainer.freezing import Freezing
+from trainer.sharpness_aware import SharpnessAware
+from utils.config.former_defaults import CONFIG_FORMAT
+from utils.config.sections import NamedSections, Sections, Settings, TypedList, TypedSection, exported
 from utils.config.signatures import NonNegativeFloat, NonNegativeInt
 
 PROGRAMS_LOADER_ARGUMENTS = (
@@ -36,12 +39,18 @@ PROGRAMS_LOADER_ARGUMENTS = (
 class RunSettings:
     """The plain keys of a config.
 
-    name: runs are kept under it; seed: every random draw follows from it; n_gpu: GPUs of this process, 0 for the CPU
-    (several: torchrun); metrics: of the combined answer and of each attribute; wandb: track the run there; visualize:
-    show the trackers the validation images that are most wrong; submit_dir: where test.py writes; info_dir: the folder
-    of the evaluation's info.csv and images; label_fixes: a CSV of corrections (person, path, attribute, value) to what
-    the sources say; initial_weights: a run folder or a checkpoint (--from) whose weights a new run begins with, in the
-    place of those that arch names.
+    name: runs are kept under it;
+    seed: every random draw follows from it;
+    n_gpu: GPUs of this process, 0 for the CPU (several: torchrun);
+    metrics: of the joint class and of each attribute;
+    wandb: track the run there;
+    visualize: show the trackers the validation images that are most wrong;
+    submit_dir: where test.py writes;
+    info_dir: the folder of the evaluation's info.csv and images;
+    label_fixes: a CSV of corrections (person, path, attribute, value) to what the sources say;
+    initial_weights: a run folder or a checkpoint (--from) whose weights a new run begins with, in the place of those
+        that arch names;
+    config_format: written into saved configs, which hold every default.
     """
 
     name: Annotated[str, Field(pattern=r"^[^\s/\\:*?\"<>|.][^/\\:*?\"<>|\x00]*$")]
@@ -54,83 +63,99 @@ class RunSettings:
     info_dir: str | None = None
     label_fixes: str | None = None
     initial_weights: str | None = None
+    config_format: Annotated[int, Field(ge=CONFIG_FORMAT, le=CONFIG_FORMAT)] = CONFIG_FORMAT
 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """Beside a head's loss: its weight in the sum."""
+    """Beside a head's loss.
+
+    weight: in the sum of the losses.
+    """
 
     weight: NonNegativeFloat = 1.0
 
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Beside the losses: whether their weights are "fixed", or "learned" with the model (by how uncertain each head
-    is; Kendall et al. 2018), beginning with those given."""
+    """Beside the losses.
+
+    head_weights: "fixed", or "learned" with the model (by how uncertain each head is; Kendall et al. 2018), beginning
+    with those given.
+    """
 
     head_weights: Literal["fixed", "learned"] = "fixed"
 
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Beside a schedule: when it advances (by default each epoch, OneCycleLR each step), and the metric it looks at.
+    """Beside a schedule.
 
-    warmup_epochs: over so many epochs at the beginning, or a part of one, the rate rises to the schedule's."""
+    interval: when it advances; null: each epoch, OneCycleLR each step;
+    metric: that ReduceLROnPlateau looks at, such as "val/loss";
+    warmup_epochs: over so many epochs at the beginning, or a part of one, the rate rises to the schedule's.
+    """
 
     interval: Literal["epoch", "step"] | None = None
     metric: str | None = None
     warmup_epochs: NonNegativeFloat = 0.0
 
 
-INPUT_SIZE_ARGUMENTS = ("height", "width", "size")
-"""Of transforms, what data_loader.args.input_size fills in."""
-
-SECTIONS = Group(
+TRANSFORM = TypedSection(
+    TRANSFORMS,
+    deferred=("height", "width", "size"),  # data_loader.args.input_size
+    nested="transforms",
+    defaults={"Normalize": {"mean": None, "std": None}},  # the backbone's own
+)
+HEAD_LOSS = TypedSection(exported(loss), extra=HeadSettings)
+EMBEDDING_LOSS = TypedSection(
+    metric_learning.LOSSES,
+    metric_learning.PROGRAMS_ARGUMENTS,
+    extra=metric_learning.MetricLearningSettings,
+    parts={"miner": TypedSection(metric_learning.MINERS, metric_learning.OBJECT_ARGUMENTS, optional=True)},
+)
+OPTIMIZER = TypedSection(
+    exported(optim),
+    optim.PROGRAMS_ARGUMENTS,
+    extra=OptimizerSettings,
+    parts={
+        "lookahead": Settings(optim.lookahead, ("optimizer",), optional=True),
+        "sharpness_aware": Settings(SharpnessAware, ("modules",), optional=True),
+    },
+)
+SCHEDULE = TypedSection(
+    exported(schedules),
+    ("optimizer", "last_epoch"),
+    extra=ScheduleSettings,
+    deferred=schedules.RUNS_ARGUMENTS,
+    optional=True,
+)
+SECTIONS = Sections(
     {
         "labels": Settings(LabelSpace),
-        "data": Many(listed(sources)),
-        "split": One(listed(splits)),
-        "transforms": Group({side: Many(TRANSFORMS, filled=INPUT_SIZE_ARGUMENTS) for side in ("train", "eval")}),
-        "mixing": Many(listed(mixing), ("label_space",), optional=True),
-        "sampler": One(listed(samplers), ("label_space",), optional=True),
-        "data_loader": One(listed(loaders), PROGRAMS_LOADER_ARGUMENTS),
-        "arch": One(listed(architectures), ("num_classes",)),
+        "data": TypedList(TypedSection(exported(sources))),
+        "split": TypedSection(exported(splits)),
+        "transforms": Sections({"train": TypedList(TRANSFORM), "eval": TypedList(TRANSFORM)}),
+        "mixing": TypedList(TypedSection(exported(mixing), ("label_space",)), optional=True),
+        "sampler": TypedSection(exported(samplers), ("label_space",), optional=True),
+        "data_loader": TypedSection(exported(loaders), PROGRAMS_LOADER_ARGUMENTS),
+        "arch": TypedSection(exported(architectures), ("num_classes",)),
         "freezing": Settings(Freezing, optional=True),
-        "loss": Group(
-            {
-                "heads": ByName(One(listed(loss), extra=HeadSettings)),
-                "metric_learning": ByName(
-                    One(
-                        metric_learning.LOSSES,
-                        metric_learning.PROGRAMS_ARGUMENTS,
-                        extra=metric_learning.MetricLearningSettings,
-                    ),
-                    optional=True,
-                ),
-            },
+        "loss": Sections(
+            {"heads": NamedSections(HEAD_LOSS), "metric_learning": NamedSections(EMBEDDING_LOSS, optional=True)},
             LossSettings,
         ),
-        "optimizer": One(listed(optim), optim.PROGRAMS_ARGUMENTS, extra=OptimizerSettings),
-        "lr_scheduler": One(
-            listed(schedules),
-            ("optimizer", "last_epoch"),
-            extra=ScheduleSettings,
-            filled=schedules.RUNS_ARGUMENTS,
-            optional=True,
-        ),
-        "weight_averaging": One(listed(averaging), optional=True),
-        "views": ByName(Many(TRANSFORMS), optional=True),
+        "optimizer": OPTIMIZER,
+        "lr_scheduler": SCHEDULE,
+        "weight_averaging": TypedSection(exported(averaging), optional=True),
+        "views": NamedSections(TypedList(TRANSFORM), optional=True),
         "trainer": Settings(TrainerSettings),
     },
     RunSettings,
 )
 
 
-def named_metrics(config: ConfigParser) -> tuple[str, ...]:
-    return tuple(config.resolved.get("metrics", RunSettings.metrics))
-
-
 def metric_functions(config: ConfigParser) -> dict[str, Metric]:
     """The metrics that the config names."""
-    known = listed(metric)
-    return {name: known[name] for name in named_metrics(config) if name in known}
+    known = exported(metric)
+    return {name: known[name] for name in config["metrics"] if name in known}

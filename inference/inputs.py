@@ -18,7 +18,7 @@ from inference.members import EnsembleMember
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor
 from inference.submission import align, read_answers
-from parse_config import listed
+from utils.config.sections import exported
 from utils.errors import CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def files_read(
         tables.append(Path(answers))
     for member in members:
         for source in member.predictor.config.get("data", []):
-            arguments = source.get("args", {})
+            arguments = source["args"]
             table, root = arguments.get("path"), arguments.get("root")
             tables += [Path(table)] if table else []
             tables += [Path(root) / TRAINING_TABLE] if root else []
@@ -107,8 +107,8 @@ def read_truth(answers: str | None, labels: LabelSpace, records: Sequence[Record
 def _side(predictor: Predictor, side: str) -> list[Record]:
     """Raises DataError where the data no longer divides as it did when the model was trained."""
     config, labels = predictor.config, predictor.labels
-    built = [listed(sources)[spec["type"]](**spec.get("args", {})) for spec in config["data"]]
-    rule = listed(splits)[config["split"]["type"]](**config["split"].get("args", {}))
+    built = [exported(sources)[spec["type"]](**spec["args"]) for spec in config["data"]]
+    rule = exported(splits)[config["split"]["type"]](**config["split"]["args"])
     if isinstance(rule, splits.KFoldSplit) and rule.fold is None:
         raise ConfigError(
             f"--split {side}: the model's split has {rule.folds} folds, and it is of none of them; name --info-dir"

@@ -72,7 +72,7 @@ def predict_fold(folders: RunFolders, images: LabelTable, device: torch.device) 
     Returns the images that it predicts: all but those that training skipped as unreadable."""
     file = folders.models / OUT_OF_FOLD_FILE
     predictor = Predictor.from_checkpoint(find_checkpoint(folders.models), device, PRESETS["none"])
-    if predictor.config["data_loader"].get("args", {}).get("on_bad_image") == "skip":
+    if predictor.config["data_loader"]["args"].get("on_bad_image") == "skip":
         remembered = None if predictor.save_dir is None else predictor.save_dir / CHECKED_IMAGES_FILE
         bad = set(check_images([record.path for record in images.records], remembered, "skip"))
         images = images.without(bad)

@@ -27,6 +27,7 @@ from inference.tta_presets import PRESETS
 from logger.log import progress_bar
 from model.model import build_without_weights
 from utils.checkpoint.checkpoint_file import read_checkpoint
+from utils.config.former_defaults import upgraded
 from utils.errors import CheckpointError
 from utils.run_folders import read_kept_config, refuse_missing
 from utils.signals import StopSignals
@@ -105,6 +106,7 @@ class Predictor:
         """Raises CheckpointError if the file is missing, damaged, hostile, or its weights do not fit its own config."""
         content = read_checkpoint(path)
         check_content(content, path)
+        content = {**content, "config": upgraded(content["config"])}
         try:
             labels = LabelSpace(**content["labels"])
             preprocessing = Preprocessing.from_config(content["preprocessing"])

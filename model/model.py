@@ -25,7 +25,7 @@ def build_without_weights(arch: Mapping[str, Any], num_classes: Mapping[str, int
     if arch["type"] not in __all__:
         raise ValueError(f"the model {arch['type']!r} is not one of {', '.join(__all__)}")
     architecture: type[BaseModel] = globals()[arch["type"]]
-    return architecture(num_classes, **architecture.arguments_without_weights(arch.get("args", {})))
+    return architecture(num_classes, **architecture.arguments_without_weights(arch["args"]))
 
 
 Rate = Annotated[float, Field(ge=0, lt=1)]

@@ -12,10 +12,10 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import torch
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field
 from timm.optim import (
     MADGRAD,
     SGDP,
@@ -41,7 +41,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from base.base_model import BaseModel
-from utils.config.signatures import PositiveFloat, PositiveInt
+from utils.config.signatures import PositiveInt
 
 __all__ = [  # noqa: RUF022 - torch's come first
     "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop",
@@ -54,25 +54,14 @@ PROGRAMS_ARGUMENTS = ("params", "capturable", "differentiable", "maximize", "ada
 have a successor (Muon's adamw_lr)."""
 
 
-@with_config(ConfigDict(extra="forbid", strict=True))
-class LookaheadSettings(TypedDict, total=False):
-    """timm's Lookahead (Zhang et al. 2019): every k updates the weights go back to slow_weights + alpha * (weights -
+def lookahead(optimizer: Optimizer, alpha: Annotated[float, Field(gt=0, le=1)] = 0.5, k: PositiveInt = 6) -> Lookahead:
+    """timm's Lookahead (Zhang et al. 2019): every k updates the weights become slow_weights + alpha * (weights -
     slow_weights), which are the new slow weights. Its first slow weights are those after k updates.
 
-    alpha: above 0, at most 1; default 0.5
-    k: updates; default 6
+    alpha: the part of the way that the slow weights go;
+    k: updates between two such steps.
     """
-
-    alpha: Annotated[float, Field(gt=0, le=1)]
-    k: PositiveInt
-
-
-@with_config(ConfigDict(extra="forbid", strict=True))
-class SharpnessAwareSettings(TypedDict, total=False):
-    """See trainer/sharpness_aware.py. rho: default 0.05; adaptive: default false."""
-
-    rho: PositiveFloat
-    adaptive: bool
+    return Lookahead(optimizer, alpha, k)
 
 
 @dataclass(frozen=True)
@@ -80,16 +69,13 @@ class OptimizerSettings:
     """Beside an optimizer's type and args.
 
     decay_norms_and_biases: false takes weight decay off norms, biases and other parameters of one dimension, and off
-        those that the model itself exempts
+    those that the model itself exempts;
     layer_decay: each stage of the backbone learns with this times the rate of the one above it, the topmost with this
-        times the heads' rate, which is lr; None: all learn with lr
-    lookahead, sharpness_aware: {} turns them on with their defaults
+    times the heads' rate, which is lr; null: all learn with lr.
     """
 
     decay_norms_and_biases: bool = True
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
-    lookahead: LookaheadSettings | None = None
-    sharpness_aware: SharpnessAwareSettings | None = None
 
 
 def build_optimizer(
@@ -112,7 +98,7 @@ def build_optimizer(
     optimizer = make(groups)
     for group in optimizer.param_groups:
         group["lr"] *= group.get("lr_scale", 1.0)
-    return optimizer if settings.lookahead is None else Lookahead(optimizer, **settings.lookahead)
+    return optimizer
 
 
 def parameter_groups(
@@ -188,5 +174,6 @@ def fused_argument(
     kernel for all parameters, where it has that and the config leaves it open; {} otherwise.
 
     On a CPU the fused step rounds differently from the plain one, and gains little beside the model."""
-    open_to = inspect.signature(optimizer).parameters.keys() - arguments.keys()
+    given = {name for name, value in arguments.items() if value is not None}
+    open_to = inspect.signature(optimizer).parameters.keys() - given
     return {"fused": True} if device.type == "cuda" and {"fused", "foreach"} <= open_to else {}

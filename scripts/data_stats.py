@@ -40,7 +40,7 @@ def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]
     divided = split.divide(read_label_table(config, labels), config.extra().seed)
     sides = {"train": divided.train, "validation": divided.validation, "test": divided.test}
     cache = Path(config.build("trainer").save_dir) / CHECKED_IMAGES_FILE
-    policy = config["data_loader"].get("args", {}).get("on_bad_image", "refuse")
+    policy = config["data_loader"]["args"]["on_bad_image"]
     paths = [record.path for side in sides.values() for record in side.records]
     bad = set(check_images(paths, cache, policy, show_progress=True))
     sides = {name: side.without(bad) for name, side in sides.items()}

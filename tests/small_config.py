@@ -14,7 +14,8 @@ import pytest
 from torch.optim import SGD, Adam, lr_scheduler
 
 from experiment.cli import parse_override
-from parse_config import ByName, ConfigParser, Group, Many, One, Settings
+from parse_config import ConfigParser
+from utils.config.sections import NamedSections, Sections, Settings, TypedList, TypedSection
 from utils.config.signatures import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from utils.errors import ConfigError, InvalidConfig, Problem, run_command
 
@@ -86,15 +87,19 @@ TRANSFORMS = {
     for name, value in vars(albumentations).items()
     if isinstance(value, type) and issubclass(value, albumentations.ImageOnlyTransform)
 }
-SECTIONS = Group(
+SECTIONS = Sections(
     {
         "labels": Settings(Labels),
-        "data": Many({"Folder": Folder}),
-        "transforms": Group({"train": Many(TRANSFORMS), "eval": Many(TRANSFORMS)}),
-        "data_loader": One({"Loader": make_loader}, ("records",)),
-        "loss": Group({"heads": ByName(One({"Focal": Focal, "CrossEntropy": CrossEntropy}, extra=HeadSettings))}),
-        "optimizer": One({"Adam": Adam, "SGD": SGD}, ("params",)),
-        "lr_scheduler": One(
+        "data": TypedList(TypedSection({"Folder": Folder})),
+        "transforms": Sections(
+            {"train": TypedList(TypedSection(TRANSFORMS)), "eval": TypedList(TypedSection(TRANSFORMS))}
+        ),
+        "data_loader": TypedSection({"Loader": make_loader}, ("records",)),
+        "loss": Sections(
+            {"heads": NamedSections(TypedSection({"Focal": Focal, "CrossEntropy": CrossEntropy}, extra=HeadSettings))}
+        ),
+        "optimizer": TypedSection({"Adam": Adam, "SGD": SGD}, ("params",)),
+        "lr_scheduler": TypedSection(
             {"StepLR": lr_scheduler.StepLR, "OneCycleLR": lr_scheduler.OneCycleLR},
             ("optimizer", "last_epoch"),
             extra=ScheduleSettings,

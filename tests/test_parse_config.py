@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import torch
 
-from parse_config import ConfigParser, Override, listed
+from parse_config import ConfigParser
 from tests.small_config import (
     CONFIG,
     SECTIONS,
@@ -30,6 +30,8 @@ from tests.small_config import (
     write,
 )
 from utils.config.editor_schema import editor_schema
+from utils.config.layers import Override
+from utils.config.sections import exported
 from utils.errors import ConfigError
 
 
@@ -159,7 +161,10 @@ ACCEPTED: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize(("place", "value"), ACCEPTED.values(), ids=ACCEPTED)
 def test_right_configs_are_taken_as_they_are(place: str, value: Any) -> None:
     write("x.json", edited(place, value))
-    assert read("x.json").resolved == edited(place, value)
+    config = read("x.json")
+    assert jsonschema.Draft202012Validator(SECTIONS.schema()).is_valid(config.resolved)
+    for again in (config.short, config.resolved):
+        assert ConfigParser.from_dict(again, SECTIONS, "again").resolved == config.resolved
 
 
 def test_schema_is_valid_and_each_type_is_described() -> None:
@@ -236,7 +241,7 @@ def test_building() -> None:
     assert config.extra("lr_scheduler") == ScheduleSettings("step")
     assert config.extra() == RunSettings("Test")
     assert config.build("trainer") == TrainerSettings(3)
-    assert config["trainer"] == {"epochs": 3}
+    assert config.short["trainer"] == {"epochs": 3}
 
 
 def test_building_what_is_left_out() -> None:
@@ -276,7 +281,7 @@ def test_problem_lines_for_others() -> None:
     assert str(error).splitlines() == [
         'config.json: data.0.args.root = "a" is empty',
         '--set trainer.monitor=min val/los: trainer.monitor = "min val/los" is not one of min val/loss',
-        "config.json: trainer.save_dir cannot be written",
+        'config.json: trainer.save_dir = "saved/" cannot be written',
     ]
 
 
@@ -294,7 +299,7 @@ def test_a_config_at_hand_is_copied_and_named() -> None:
 def test_listed_takes_only_what_a_module_lists() -> None:
     module = types.ModuleType("losses")
     module.__dict__.update(Focal=Focal, json=json, __all__=["Focal"])
-    assert listed(module) == {"Focal": Focal}
+    assert exported(module) == {"Focal": Focal}
 
 
 def test_all_problems_at_once_in_the_order_of_the_file_and_always_the_same() -> None:

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from utils.config.former_defaults import upgraded
 from utils.errors import CheckpointError, ConfigError, StorageFullError
 from utils.files import FULL, write_atomically
 
@@ -146,9 +147,9 @@ def runs_with_config(save_dir: Path, name: str) -> Iterator[tuple[RunFolders, di
 
 
 def read_kept_config(folder: Path) -> dict[str, Any] | None:
-    """The resolved config that a run kept in its folder; None if there is none, or it is damaged."""
+    """The config that a run kept in its folder, in this version's form; None if there is none, or it is damaged."""
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return config if isinstance(config, dict) else None
+    return upgraded(config) if isinstance(config, dict) else None

@@ -1,4 +1,4 @@
-"""The words that messages share: how a value is shown, what kind it is, which name was probably meant."""
+"""The words that messages share: how a value is formatted, what kind it is, which name was probably meant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LONGEST_VALUE = 100
 LONGEST_LIST = 40
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """The value as JSON has it, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 4] + " ..."

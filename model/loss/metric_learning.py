@@ -6,15 +6,13 @@ import importlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from base.batch import UNKNOWN
-from utils.config.signatures import NonNegativeFloat, argument_problems, constructor_problems
-from utils.errors import Problem
-from utils.wording import not_one_of
+from utils.config.signatures import NonNegativeFloat
 
 OBJECT_ARGUMENTS = (
     "distance", "reducer", "collect_stats", "embedding_regularizer", "embedding_reg_weight", "weight_regularizer",
@@ -139,39 +137,13 @@ class MetricLearningLoss(nn.Module):
         return loss + nothing
 
 
-class MinerSpec(TypedDict):
-    """`{"type": name, "args": {...}}` of a miner."""
-
-    type: str
-    args: NotRequired[dict[str, Any]]
-
-
 @dataclass(frozen=True)
 class MetricLearningSettings:
-    """Beside a metric-learning loss's type and args: the head whose labels it goes by, its weight, and a miner."""
+    """Beside a metric-learning loss's type, args and miner.
+
+    head: the head whose labels it goes by;
+    weight: in the sum of the losses.
+    """
 
     head: str
     weight: NonNegativeFloat = 1.0
-    miner: MinerSpec | None = None
-
-    def problems(self, heads: Collection[str]) -> list[Problem]:
-        """What is wrong beyond the signature, its key paths relative to the loss's own."""
-        problems = []
-        if self.head not in heads:
-            problems.append(Problem(("head",), f'= "{self.head}" {not_one_of(self.head, heads)}'))
-        if self.miner is None:
-            return problems
-        name, arguments, place = self.miner["type"], self.miner.get("args", {}), ("miner", "args")
-        if name not in MINERS:
-            return [*problems, Problem(("miner", "type"), f'= "{name}" {not_one_of(name, MINERS)}')]
-        wrong = argument_problems(MINERS[name], arguments, place, OBJECT_ARGUMENTS)
-        try:
-            if not wrong:
-                self.build_miner()
-        except (ValueError, TypeError) as error:
-            wrong = constructor_problems(MINERS[name], arguments, place, error)
-        return [*problems, *wrong]
-
-    def build_miner(self) -> nn.Module | None:
-        """The miner, if there is one. Raises ValueError, TypeError for arguments that contradict one another."""
-        return None if self.miner is None else MINERS[self.miner["type"]](**self.miner.get("args", {}))

@@ -18,7 +18,7 @@ from base.label_space import LabelSpace
 from base.mixing import Mix, plan_mix
 from data_loader import mixing
 from data_loader.mixing import CutMix, MixUp, check_mixings, random_box
-from parse_config import Many, listed
+from utils.config.sections import TypedList, TypedSection, exported
 from utils.errors import InvalidConfig
 from utils.random_streams import numpy_stream
 
@@ -205,7 +205,7 @@ def test_nothing_is_drawn_from_torchs_own_generator() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-SECTION = Many(listed(mixing), ("label_space",))
+SECTION = TypedList(TypedSection(exported(mixing), ("label_space",)))
 
 
 @pytest.mark.parametrize(

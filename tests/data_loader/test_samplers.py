@@ -22,8 +22,8 @@ from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records import LabelTable, Record
 from data_loader.samplers import EpochOrder, MPerClassSampler, RepeatSampler, WeightedSampler
 from data_loader.transforms import AugmentationKey, Pipeline, TransformLists
-from parse_config import One, listed
 from tests.data_loader.label_tables import split_of
+from utils.config.sections import TypedSection, exported
 from utils.errors import DataError, InvalidConfig
 from utils.random_streams import numpy_stream, python_stream
 
@@ -286,7 +286,7 @@ def test_what_does_not_suit_a_sampler_is_refused(image_records: list[Record], la
     assert _loader(image_records, labels, sampler, batch_size=6).steps_per_epoch == 3
 
 
-SECTION = One(listed(samplers), ("label_space",), optional=True)
+SECTION = TypedSection(exported(samplers), ("label_space",), optional=True)
 
 
 @pytest.mark.parametrize(

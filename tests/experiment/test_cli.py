@@ -26,7 +26,7 @@ def test_the_command_line() -> None:
         Override("data_loader.args.batch_size", "8", "--bs"),
     )
     given = parse_arguments(argv)
-    assert given == Arguments(Path("a.json"), "auto", "cuda:1", overrides, print_config=True, dry_run=True)
+    assert given == Arguments(Path("a.json"), "auto", "cuda:1", overrides, print_config="full", dry_run=True)
     assert shlex.split(given.command) == ["train.py", *argv]
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from experiment.schema import SECTIONS
-from parse_config import ConfigParser, Override
+from parse_config import ConfigParser
 from scripts.make_demo_data import make_demo_data
 from utils.checkpoint.checkpoint_file import read_checkpoint
+from utils.config.layers import Override
 from utils.errors import run_command
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from model import lr_scheduler as schedules
-from utils.config.sections import One, listed
+from utils.config.sections import TypedSection, exported
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "StepLR": {"step_size": 5, "gamma": 0.1},
@@ -24,7 +24,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "ConstantLR": {},
     "PolynomialLR": {"total_iters": 5},
 }
-SECTION = One(listed(schedules), ("optimizer", "last_epoch"), filled=schedules.RUNS_ARGUMENTS)
+SECTION = TypedSection(exported(schedules), ("optimizer", "last_epoch"), deferred=schedules.RUNS_ARGUMENTS)
 
 
 def two_rates(kind: type[Optimizer] = SGD, **arguments: Any) -> Optimizer:
@@ -128,12 +128,16 @@ def test_a_dry_run_ends_where_a_schedule_says_that_it_ends() -> None:
 
 
 def test_what_a_schedule_needs_is_asked_for_unless_the_run_tells_it() -> None:
-    lacks = {name: [line.text for line in SECTION.problems({"type": name}, ("lr_scheduler",))] for name in ARGUMENTS}
-    assert {name: len(lines) for name, lines in lacks.items() if lines} == {
+    lacking = {name: [each.key_path for each in SECTION.problems({"type": name}, ())] for name in ARGUMENTS}
+    assert {name: len(lines) for name, lines in lacking.items() if lines} == {
         "StepLR": 1, "MultiStepLR": 1, "OneCycleLR": 1, "ExponentialLR": 1, "CosineAnnealingWarmRestarts": 1,
     }  # fmt: skip
     optimizer = two_rates()
     supplied = {"optimizer": optimizer, "T_max": 7, "total_steps": 7}
-    assert SECTION.build({"type": "CosineAnnealingLR"}, (), supplied).T_max == 7
-    assert SECTION.build({"type": "CosineAnnealingLR", "args": {"T_max": 3}}, (), supplied).T_max == 3
-    assert SECTION.build({"type": "CosineAnnealingWarmRestarts", "args": {"T_0": 3}}, (), supplied).T_0 == 3
+
+    def built(name: str, **arguments: Any) -> Any:
+        return SECTION.build(SECTION.with_defaults({"type": name, "args": arguments}), (), supplied)
+
+    assert built("CosineAnnealingLR").T_max == 7
+    assert built("CosineAnnealingLR", T_max=3).T_max == 3
+    assert built("CosineAnnealingWarmRestarts", T_0=3).T_0 == 3

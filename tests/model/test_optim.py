@@ -14,14 +14,14 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
+from experiment.schema import OPTIMIZER
 from model import optim
 from model.model import BaselineCNN
 from model.optim import OptimizerSettings, build_optimizer, parameter_groups
 from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
-from utils.config.sections import One, listed
 from utils.config.signatures import convert_arguments
 
-SECTION = One(listed(optim), optim.PROGRAMS_ARGUMENTS, extra=OptimizerSettings)
+SECTION = OPTIMIZER
 
 # Arguments under which an optimizer keeps the most state; the others have one kind of it.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -111,22 +111,24 @@ def test_every_optimizer_lowers_a_loss(name: str) -> None:
 @pytest.mark.parametrize("name", optim.__all__)
 def test_every_optimizer_resumes_exactly_from_a_checkpoint_file(name: str, lookahead: bool, tmp_path: Path) -> None:
     """Before and after a frozen part thaws, between two of Lookahead's looks; weights and file, bit for bit."""
-    settings = {"lookahead": {"k": 3}} if lookahead else {}
     steps = 7
+
+    def make(net: Net) -> torch.optim.Optimizer:
+        return optim.lookahead(built(name, net), k=3) if lookahead else built(name, net)
 
     def save(net: Net, optimizer: torch.optim.Optimizer, file: str) -> Path:
         write_checkpoint(tmp_path / file, {"model": net.state_dict(), "optimizer": optimizer.state_dict()})
         return tmp_path / file
 
     net = make_net()
-    optimizer = built(name, net, **settings)
+    optimizer = make(net)
     saved = []
     for number in range(steps):
         take_step(net, optimizer, number)
         saved.append(save(net, optimizer, f"{number}.pth"))
     for stopped_after in (0, 1, 2, 4):
         again = make_net()
-        resumed = built(name, again, **settings)
+        resumed = make(again)
         content = read_checkpoint(saved[stopped_after])
         again.load_state_dict(content["model"])
         resumed.load_state_dict(content["optimizer"])
@@ -280,12 +282,8 @@ def test_lookahead_is_its_definition() -> None:
     alpha, k, target = 0.3, 3, torch.tensor([1.0, -2.0])
     net = make_net()
     weight = nn.Parameter(torch.zeros(2))
-    optimizer = build_optimizer(
-        lambda groups: optim.SGD(groups, lr=0.1, momentum=0.9),
-        net,
-        [weight],
-        OptimizerSettings(lookahead={"alpha": alpha, "k": k}),
-    )
+    plain = build_optimizer(lambda groups: optim.SGD(groups, lr=0.1, momentum=0.9), net, [weight])
+    optimizer = optim.lookahead(plain, alpha, k)
     fast, velocity, slow = torch.zeros(2), torch.zeros(2), None
     for number in range(1, 13):
         optimizer.zero_grad()
@@ -303,9 +301,10 @@ def test_fused_steps_on_a_gpu_where_there_are_and_nothing_else_is_asked_for() ->
     fused = {"SGD", "Adam", "AdamW", "Adagrad"}  # as torch's manual lists them
     for name in optim.__all__:
         kind, added = getattr(optim, name), {"fused": True} if name in fused else {}
-        assert optim.fused_argument(kind, {"lr": 0.1}, torch.device("cuda")) == added
+        for left_open in ({"lr": 0.1}, {"fused": None, "foreach": None}):
+            assert optim.fused_argument(kind, left_open, torch.device("cuda")) == added
         assert optim.fused_argument(kind, {"lr": 0.1}, torch.device("cpu")) == {}
-        for asked in ({"fused": False}, {"fused": None}, {"foreach": True}, {"foreach": False}):
+        for asked in ({"fused": False}, {"foreach": True}, {"foreach": False}):
             assert optim.fused_argument(kind, asked, torch.device("cuda")) == {}
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import StepLR
 
-from model.optim import AdamP, OptimizerSettings, build_optimizer
+from model.optim import AdamP, OptimizerSettings, build_optimizer, lookahead
 from tests.trainer.conftest import MakeTrainer, MemoryLoader, SmallModel
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
@@ -51,11 +51,12 @@ def test_accumulation_equals_one_large_batch(make_trainer: MakeTrainer) -> None:
 
 def test_a_run_with_everything_that_touches_the_step_resumes_exactly(make_trainer: MakeTrainer) -> None:
     """Lookahead, groups without decay, sharpness-awareness, a warm-up that a schedule follows, accumulation."""
-    settings = OptimizerSettings(decay_norms_and_biases=False, lookahead={"k": 2})
+    settings = OptimizerSettings(decay_norms_and_biases=False)
     models: list[SmallModel] = []
 
     def optimizer(_: Any, lr: float) -> torch.optim.Optimizer:
-        return build_optimizer(lambda groups: AdamP(groups, lr, weight_decay=0.1), models[-1], settings=settings)
+        plain = build_optimizer(lambda groups: AdamP(groups, lr, weight_decay=0.1), models[-1], settings=settings)
+        return lookahead(plain, k=2)
 
     def run(folder: str, resume: dict[str, Any] | None = None) -> Any:
         torch.manual_seed(0)

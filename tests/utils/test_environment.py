@@ -93,7 +93,7 @@ def test_an_error_names_the_variable() -> None:
 def test_a_table_is_left_as_it_is_and_the_log_says_so(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(f'{{"extends": "{ROOT / "config.json"}", {_json(TABLE)}}}', encoding="utf-8")
     config = ConfigParser.from_file(tmp_path / "x.json", SECTIONS, environment=True)
-    assert config["data"] == [{"type": "AttributeTable", "args": {"path": "x.csv"}}]
+    assert config.short["data"] == [{"type": "AttributeTable", "args": {"path": "x.csv"}}]
     assert config.notes[-1] == (
         "environment variable SM_CHANNEL_TRAIN = /opt/sm_channel_train is not used: "
         "data.0 is no CompetitionFolder, but AttributeTable"

@@ -7,14 +7,14 @@ from typing import Any
 
 from utils.config.layers import NAMED_FREELY
 from utils.config.list_edits import edit_schema
-from utils.config.sections import Group
+from utils.config.sections import Sections
 
-NULLABLE = {place[-1] for place in NAMED_FREELY}
+NULLABLE = {key_path[-1] for key_path in NAMED_FREELY}
 EDIT = "edit"
 """The definition of an edit of a list of plain values."""
 
 
-def editor_schema(sections: Group) -> dict[str, Any]:
+def editor_schema(sections: Sections) -> dict[str, Any]:
     """The schema (draft 2020-12) of a file. One that extends another may leave out whatever the other says, and edit
     the other's lists."""
     complete = sections.schema()

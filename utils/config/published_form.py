@@ -12,7 +12,7 @@ from typing import Any
 
 from utils.config.json_text import read_json
 from utils.errors import InvalidConfig, Problem
-from utils.wording import shown
+from utils.wording import format_value
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "config.json"
 HEADS = ("mask", "gender", "age")
@@ -49,7 +49,8 @@ def _loss(config: dict[str, Any], translated: dict[str, Any], notes: list[str], 
     if config.get("loss", "all_loss") != "all_loss":
         problems.append(
             Problem(
-                ("loss",), f'= {shown(config["loss"])} must be "all_loss"; to name one loss a head, write loss.heads'
+                ("loss",),
+                f'= {format_value(config["loss"])} must be "all_loss"; to name one loss a head, write loss.heads',
             )
         )
     triples = config.get("loss_name")
@@ -57,14 +58,14 @@ def _loss(config: dict[str, Any], translated: dict[str, Any], notes: list[str], 
         problems.append(
             Problem(
                 ("loss_name",),
-                f"= {shown(triples)} must hold three [loss, class weights, head weight], for {', '.join(HEADS)}",
+                f"= {format_value(triples)} must hold three [loss, class weights, head weight], for {', '.join(HEADS)}",
             )
         )
         return
     heads, on_embedding = {}, {}
     for number, (head, triple) in enumerate(zip(HEADS, triples, strict=True)):
         if not isinstance(triple, list) or len(triple) != 3 or not isinstance(triple[0], str):
-            wrong = f"= {shown(triple)} ({head}) must be [loss, class weights, head weight]"
+            wrong = f"= {format_value(triple)} ({head}) must be [loss, class weights, head weight]"
             problems.append(Problem(("loss_name", number), wrong))
             continue
         name, class_weights, weight = triple
@@ -98,14 +99,16 @@ def _add_embedding(translated: dict[str, Any], notes: list[str]) -> None:
     if isinstance(arch, dict) and isinstance(arch.get("args", {}), dict):
         arguments = {"embedding_size": EMBEDDING_SIZE, **arch.get("args", {})}
         translated["arch"] = {**arch, "args": arguments}
-        notes.append(f"the embedding's size is now arch.args.embedding_size = {shown(arguments['embedding_size'])}")
+        notes.append(
+            f"the embedding's size is now arch.args.embedding_size = {format_value(arguments['embedding_size'])}"
+        )
 
 
 def _labels(config: dict[str, Any], translated: dict[str, Any], notes: list[str], problems: list[Problem]) -> None:
     translated["labels"] = copy.deepcopy(translated["labels"])
     age = translated["labels"]["attributes"]["age"]
     age.pop("training_bins", None)
-    age_weights = config["loss_name"][2][1]  # their number says how many ages are told apart
+    age_weights = config["loss_name"][2][1]  # their number says how many ages are reported apart
     count = len(age_weights) if isinstance(age_weights, list) else 0
     if count == len(DECADES) + 1:
         age["training_bins"] = DECADES
@@ -114,7 +117,7 @@ def _labels(config: dict[str, Any], translated: dict[str, Any], notes: list[str]
         problems.append(
             Problem(
                 ("loss_name", 2),
-                f"= {shown(config['loss_name'][2])} (age): {count} class weights; 3 (<30, 30-59, >=60) or "
+                f"= {format_value(config['loss_name'][2])} (age): {count} class weights; 3 (<30, 30-59, >=60) or "
                 "6 (by decades) are expected",
             )
         )
@@ -124,12 +127,14 @@ def _data(config: dict[str, Any], translated: dict[str, Any], notes: list[str], 
     loader = config.get("data_loader")
     arguments = loader.get("args", {}) if isinstance(loader, dict) else None
     if not isinstance(loader, dict) or loader.get("type") != "setup" or not isinstance(arguments, dict):
-        wrong = f'= {shown(loader)} must be {{"type": "setup", "args": {{...}}}} beside loss_name'
+        wrong = f'= {format_value(loader)} must be {{"type": "setup", "args": {{...}}}} beside loss_name'
         problems.append(Problem(("data_loader",), wrong))
         return
     stage = arguments.get("stage", "train")
     if stage not in ("train", "eval"):
-        problems.append(Problem(("data_loader", "args", "stage"), f'= {shown(stage)} is not one of "train", "eval"'))
+        problems.append(
+            Problem(("data_loader", "args", "stage"), f'= {format_value(stage)} is not one of "train", "eval"')
+        )
     folder = next((arguments[key] for key in FOLDER_KEYS if key in arguments), None)
     if folder is None:
         beside_info = Path(str(config.get("info_dir", translated.get("info_dir", "data/eval")))).parent / "train"

@@ -36,9 +36,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from utils.config.problems import explain, resolved_schema
+from utils.config.pydantic_errors import explain, resolved_schema
 from utils.errors import InvalidConfig, KeyPath, Problem
-from utils.wording import shown
+from utils.wording import format_value
 
 __all__ = [
     "Fraction",
@@ -52,6 +52,7 @@ __all__ = [
     "arguments_schema",
     "constructor_problems",
     "convert_arguments",
+    "default_arguments",
     "locate",
 ]
 
@@ -68,22 +69,22 @@ _OBJECTS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 def argument_problems(
     callable_: Callable[..., Any],
     arguments: Mapping[str, Any],
-    place: KeyPath = (),
-    supplied: tuple[str, ...] = (),
+    key_path: KeyPath = (),
+    injected: tuple[str, ...] = (),
     also_known: tuple[str, ...] | None = None,
-    filled: tuple[str, ...] = (),
+    deferred: tuple[str, ...] = (),
 ) -> list[Problem]:
     """What is wrong with JSON `arguments` for `callable_`, in the order of `arguments`.
 
-    place: where they stand in the config; supplied: parameters that the program passes;
-    filled: parameters that may be left out, since the program then fills them in; also_known: the other keys of the
+    key_path: where they stand in the config; injected: parameters that the program passes;
+    deferred: parameters that may be left out, since the program then passes them; also_known: the other keys of the
     object that these arguments stand in; where given, they are spoken of as keys."""
     try:
-        _adapter(callable_, supplied, filled).validate_json(json.dumps(arguments))
+        _adapter(callable_, injected, deferred).validate_json(json.dumps(arguments))
     except ValidationError as error:
-        schema = _own_schema(callable_, supplied, filled)
-        taken = tuple(name for name in supplied if name in _parameters(callable_))
-        return explain(error, dict(arguments), place, schema, callable_.__name__, taken, also_known)
+        schema = _own_schema(callable_, injected, deferred)
+        taken = tuple(name for name in injected if name in _parameters(callable_))
+        return explain(error, dict(arguments), key_path, schema, callable_.__name__, taken, also_known)
     return []
 
 
@@ -94,30 +95,32 @@ def convert_arguments(callable_: Callable[..., Any], arguments: Mapping[str, Any
 
 
 def constructor_problems(
-    callable_: Callable[..., Any], arguments: Mapping[str, Any], place: KeyPath, error: Exception
+    callable_: Callable[..., Any], arguments: Mapping[str, Any], key_path: KeyPath, error: Exception
 ) -> list[Problem]:
-    """What a constructor's own ValueError or TypeError says of its arguments, at `place` of the config."""
-    located = locate(error, arguments, place)
+    """What a constructor's own ValueError or TypeError says of its arguments, at `key_path` of the config."""
+    located = locate(error, arguments, key_path)
     if located:
         return located
     if isinstance(error.__cause__, ValidationError):  # albumentations checks its arguments with pydantic, too
-        return explain(error.__cause__, dict(arguments), place, {}, callable_.__name__, (), None)
+        return explain(error.__cause__, dict(arguments), key_path, {}, callable_.__name__, (), None)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     message = lines[0]
-    meant = [name for name, value in arguments.items() if _speaks_of(message, name, value)]
+    defaults = default_arguments(callable_)
+    given = {name: value for name, value in arguments.items() if name not in defaults or value != defaults[name]}
+    meant = [name for name, value in given.items() if _speaks_of(message, name, value)]
     if len(meant) == 1:
-        refused = shown(arguments[meant[0]])
-        return [Problem((*place, meant[0]), f"= {refused}: {callable_.__name__} refuses it: {message}")]
-    return [Problem(place, f"= {shown(arguments)}: {callable_.__name__} refuses them: {message}")]
+        refused = format_value(arguments[meant[0]])
+        return [Problem((*key_path, meant[0]), f"= {refused}: {callable_.__name__} refuses it: {message}")]
+    return [Problem(key_path, f"= {format_value(given)}: {callable_.__name__} refuses them: {message}")]
 
 
-def locate(error: Exception, arguments: Collection[str], place: KeyPath) -> list[Problem]:
+def locate(error: Exception, arguments: Collection[str], key_path: KeyPath) -> list[Problem]:
     """The problems of an error of our own, whose message begins with an argument ("gamma = -1 must be at least 0") or
-    which is an InvalidConfig; none of other errors. place: where the arguments are in the config."""
+    which is an InvalidConfig; none of other errors. key_path: where the arguments are in the config."""
     if isinstance(error, InvalidConfig):
-        return [problem.under(place) for problem in error.problems]
+        return [problem.under(key_path) for problem in error.problems]
     argument, _, text = str(error).partition(" ")
-    return [Problem((*place, argument), text)] if argument in arguments else []
+    return [Problem((*key_path, argument), text)] if argument in arguments else []
 
 
 def _speaks_of(message: str, name: str, value: Any) -> bool:
@@ -127,23 +130,33 @@ def _speaks_of(message: str, name: str, value: Any) -> bool:
     return any(re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w.])", message) for word in words)
 
 
-def argument_names(callable_: Callable[..., Any], supplied: tuple[str, ...] = ()) -> list[str]:
+def argument_names(callable_: Callable[..., Any], injected: tuple[str, ...] = ()) -> list[str]:
     """The arguments that a config may give."""
-    return [name for name in _parameters(callable_) if name not in supplied]
+    return [name for name in _parameters(callable_) if name not in injected]
+
+
+def default_arguments(callable_: Callable[..., Any], injected: tuple[str, ...] = ()) -> dict[str, Any]:
+    """By argument that a config may give, its default as JSON has it, in the order of the signature. Arguments without
+    one, and those whose default JSON cannot hold, are not in it."""
+    return {
+        name: json.loads(json.dumps(parameter.default))
+        for name, parameter in _parameters(callable_).items()
+        if name not in injected and _is_json(parameter.default)
+    }
 
 
 def arguments_schema(
-    callable_: Callable[..., Any], supplied: tuple[str, ...] = (), filled: tuple[str, ...] = ()
+    callable_: Callable[..., Any], injected: tuple[str, ...] = (), deferred: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """The JSON Schema of the arguments, without references; the docstring's first line is its description."""
-    schema = dict(_own_schema(callable_, supplied, filled))
+    schema = dict(_own_schema(callable_, injected, deferred))
     first_line = (inspect.getdoc(callable_) or "").partition("\n")[0].strip()
     return {"description": first_line, **schema} if first_line else schema
 
 
 @functools.cache
-def _own_schema(callable_: Callable[..., Any], supplied: tuple[str, ...], filled: tuple[str, ...]) -> dict[str, Any]:
-    schema = resolved_schema(_adapter(callable_, supplied, filled).json_schema())
+def _own_schema(callable_: Callable[..., Any], injected: tuple[str, ...], deferred: tuple[str, ...]) -> dict[str, Any]:
+    schema = resolved_schema(_adapter(callable_, injected, deferred).json_schema())
     for name, parameter in _parameters(callable_).items():
         if name in schema.get("properties", {}) and _is_json(parameter.default):
             schema["properties"][name].setdefault("default", parameter.default)
@@ -151,13 +164,13 @@ def _own_schema(callable_: Callable[..., Any], supplied: tuple[str, ...], filled
 
 
 @functools.cache
-def _adapter(callable_: Callable[..., Any], supplied: tuple[str, ...], filled: tuple[str, ...]) -> TypeAdapter[Any]:
+def _adapter(callable_: Callable[..., Any], injected: tuple[str, ...], deferred: tuple[str, ...]) -> TypeAdapter[Any]:
     """A strict typed dict of the arguments: unlike a model it has no names of its own that a parameter could hide."""
     fields = {}
     for name, parameter in _parameters(callable_).items():
-        if name not in supplied:
+        if name not in injected:
             annotation = _annotation(callable_, parameter)
-            required = parameter.default is inspect.Parameter.empty and name not in filled
+            required = parameter.default is inspect.Parameter.empty and name not in deferred
             fields[name] = annotation if required else typing_extensions.NotRequired[annotation]
     return TypeAdapter(_typed_dict(callable_.__name__, fields))
 

@@ -15,22 +15,17 @@ from pytorch_metric_learning import losses as library_losses
 from torch import nn
 from torch.nn import functional as F
 
-from model.loss.metric_learning import (
-    LOSSES,
-    MINERS,
-    PROGRAMS_ARGUMENTS,
-    MetricLearningLoss,
-    MetricLearningSettings,
-    program_arguments,
-)
-from parse_config import ByName, ConfigParser, Group, One
+from experiment.schema import EMBEDDING_LOSS
+from model.loss.metric_learning import LOSSES, MINERS, MetricLearningLoss, program_arguments
+from parse_config import ConfigParser
+from utils.config.sections import NamedSections, Sections
 from utils.errors import ConfigError
 
 CLASSES, SIZE = 4, 6
 NEEDED: dict[str, Any] = {"RankedListLoss": {"margin": 0.4, "Tn": 1.0}}
 FIVE = ["ArcFaceLoss", "NTXentLoss", "ProxyAnchorLoss", "SupConLoss", "TripletMarginLoss"]
 WITH_CENTRES = ("ArcFaceLoss", "ProxyAnchorLoss")
-SECTIONS = Group({"losses": ByName(One(LOSSES, PROGRAMS_ARGUMENTS, extra=MetricLearningSettings), optional=True)})
+SECTIONS = Sections({"losses": NamedSections(EMBEDDING_LOSS, optional=True)})
 ENTRY: dict[str, Any] = {
     "type": "TripletMarginLoss",
     "args": {"margin": 0.1},
@@ -47,9 +42,9 @@ each_loss = pytest.mark.parametrize("name", FIVE)
 
 def library_loss(name: str, **arguments: Any) -> nn.Module:
     """As a config builds it."""
-    section = One(LOSSES, PROGRAMS_ARGUMENTS)
+    entry = EMBEDDING_LOSS.with_defaults({"type": name, "args": arguments, "head": "age"})
     torch.manual_seed(7)
-    loss = section.build({"type": name, "args": arguments}, (), program_arguments(name, CLASSES, SIZE))
+    loss = EMBEDDING_LOSS.build(entry, (), program_arguments(name, CLASSES, SIZE))
     assert isinstance(loss, nn.Module)
     return loss
 
@@ -298,9 +293,8 @@ def test_an_entry_is_built() -> None:
     loss, settings = config.build("losses.near"), config.extra("losses.near")
     assert (type(loss).__name__, loss.margin) == ("TripletMarginLoss", 0.1)
     assert (settings.head, settings.weight) == ("age", 0.5)
-    miner = settings.build_miner()
+    miner = config.build("losses.near.miner")
     assert (type(miner).__name__, miner.epsilon) == ("MultiSimilarityMiner", 0.2)
-    assert settings.problems(["mask", "age"]) == []
 
 
 def test_every_loss_and_every_miner_of_the_library_trains_as_it_comes() -> None:
@@ -329,6 +323,13 @@ def test_every_loss_and_every_miner_of_the_library_trains_as_it_comes() -> None:
             for name in ("DynamicSoftMarginLoss", "InstanceLoss", "ManifoldLoss", "SmoothAPLoss", "MultipleLosses")
         ),
         ({"miner": {"type": "HDCMiner", "arg": {}}}, ("miner", "arg"), '"args"'),
+        ({"miner": {"type": "HardMiner"}}, ("miner", "type"), "BatchHardMiner"),
+        (
+            {"miner": {"type": "HDCMiner", "args": {"percentage": 2}}},
+            ("miner", "args", "percentage"),
+            "filter_percentage",
+        ),
+        ({"miner": {"type": "HDCMiner", "args": {"distance": 2}}}, ("miner", "args", "distance"), "remove"),
         ({"weight": -1}, ("weight",), "at least 0"),
         ({"heads": "age"}, ("heads",), '"head"'),
     ],
@@ -340,17 +341,8 @@ def test_what_is_refused(changes: dict[str, Any], key_path: tuple[str, ...], wor
     assert word in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("head", "miner", "key_path", "word"),
-    [
-        ("aeg", None, ("head",), '"age"'),
-        ("age", {"type": "HardMiner"}, ("miner", "type"), "BatchHardMiner"),
-        ("age", {"type": "HDCMiner", "args": {"percentage": 2}}, ("miner", "args", "percentage"), "filter_percentage"),
-        ("age", {"type": "HDCMiner", "args": {"distance": 2}}, ("miner", "args", "distance"), "remove"),
-        ("age", {"type": "BatchEasyHardMiner", "args": {"pos_strategy": "hrad"}}, ("miner", "args"), "hrad"),
-    ],
-)
-def test_what_is_refused_beyond_the_signature(head: str, miner: Any, key_path: tuple[str, ...], word: str) -> None:
-    (problem,) = MetricLearningSettings(head, miner=miner).problems(["mask", "age"])
-    assert problem.key_path[: len(key_path)] == key_path
-    assert word in str(problem)
+def test_what_a_miner_itself_refuses_is_located() -> None:
+    config = read(miner={"type": "BatchEasyHardMiner", "args": {"pos_strategy": "hrad"}})
+    with pytest.raises(ConfigError, match="hrad") as caught:
+        config.build("losses.near.miner")
+    assert caught.value.problems[0].key_path[:4] == ("losses", "near", "miner", "args")

@@ -43,13 +43,13 @@ EDITS: dict[str, tuple[dict[str, Any], list[Any]]] = {
 
 @pytest.mark.parametrize(("edit", "expected"), EDITS.values(), ids=EDITS)
 def test_edits_of_a_file_and_of_a_flag(edit: dict[str, Any], expected: list[Any]) -> None:
-    assert read(child(edit))["transforms"] == {"train": expected, "eval": []}
-    assert read("config.json", f"transforms.train={json.dumps(edit)}")["transforms"]["train"] == expected
+    assert read(child(edit)).short["transforms"] == {"train": expected, "eval": []}
+    assert read("config.json", f"transforms.train={json.dumps(edit)}").short["transforms"]["train"] == expected
 
 
 def test_plain_values_go_by_themselves_and_a_list_replaces() -> None:
     config = read(child([NEW], metrics={"remove": ["accuracy"], "add": ["recall"], "before": "f1"}))
-    assert (config["transforms"]["train"], config["metrics"]) == ([NEW], ["recall", "f1"])
+    assert (config.short["transforms"]["train"], config["metrics"]) == ([NEW], ["recall", "f1"])
     assert edited([1, True, 2], {"remove": [1]}, ()) == [(1, True), (2, 2)]  # Python holds True for 1
 
 
@@ -57,7 +57,7 @@ def test_a_file_edits_what_another_has_edited() -> None:
     child({"add": [NEW], "before": "Solarize"})
     write("grandchild.json", {"extends": "child.json", "transforms": {"train": {"remove": ["Blur"]}}})
     config = read("grandchild.json", 'transforms.train={"add": [{"type": "ToGray"}], "after": "Posterize"}')
-    assert config["transforms"]["train"] == [NEW, {"type": "ToGray"}, BASE[1]]
+    assert config.short["transforms"]["train"] == [NEW, {"type": "ToGray"}, BASE[1]]
     origins = [
         "child.json",
         '--set transforms.train={"add": [{"type": "ToGray"}], "after": "Posterize"}',
@@ -71,7 +71,7 @@ def test_a_file_edits_what_another_has_edited() -> None:
 def test_a_part_to_be_mixed_in() -> None:
     write("part.json", {"transforms": {"train": {"add": [NEW]}}})
     write("mixed.json", {"extends": ["config.json", "part.json"]})
-    assert read("mixed.json")["transforms"]["train"] == [*BASE, NEW]
+    assert read("mixed.json").short["transforms"]["train"] == [*BASE, NEW]
 
 
 def test_each_entry_keeps_what_has_set_it_wherever_it_moves() -> None:
@@ -106,7 +106,7 @@ def test_an_error_in_an_added_entry_names_the_file_that_added_it() -> None:
     write("grandchild.json", {"extends": "child.json", "transforms": {"train": {"remove": ["Solarize"]}}})
     [line] = lines_of(lambda: read("grandchild.json"))
     assert line.startswith('child.json: transforms.train.1.type = "Bluur" is not one of')
-    assert read("child.json", "transforms.train.1.type=ToGray")["transforms"]["train"][1] == {"type": "ToGray"}
+    assert read("child.json", "transforms.train.1.type=ToGray").short["transforms"]["train"][1] == {"type": "ToGray"}
 
 
 REFUSED: dict[str, tuple[Any, list[str]]] = {

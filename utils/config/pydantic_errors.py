@@ -1,4 +1,4 @@
-"""pydantic's findings in the user's terms: the place, the value, what is expected, the nearest right name."""
+"""pydantic's findings in the user's terms: the key path, the value, what is expected, the nearest right name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from utils.errors import KeyPath, Problem
-from utils.wording import did_you_mean, kind, shown
+from utils.wording import did_you_mean, format_value, kind
 
 _NOUNS = {
     "int_type": "a whole number",
@@ -41,7 +41,7 @@ _CHOICES = ("literal_error", "enum")
 
 @dataclass(frozen=True)
 class _Finding:
-    place: KeyPath
+    key_path: KeyPath
     value: Any
     error: Any
 
@@ -50,10 +50,10 @@ class _Finding:
         return str(self.error["type"])
 
 
-def position(place: KeyPath, root: Any) -> tuple[float, ...]:
+def position(key_path: KeyPath, root: Any) -> tuple[float, ...]:
     """Sorts places in the order of the values in `root`; what is not there comes last in its object."""
     numbers: list[float] = []
-    for step in place:
+    for step in key_path:
         steps = list(root) if isinstance(root, dict) else list(range(len(root))) if isinstance(root, list) else []
         if step not in steps:
             return (*numbers, float("inf"))
@@ -65,34 +65,37 @@ def position(place: KeyPath, root: Any) -> tuple[float, ...]:
 def explain(
     error: ValidationError,
     arguments: dict[str, Any],
-    place: KeyPath,
+    key_path: KeyPath,
     schema: dict[str, Any],
     owner: str,
-    supplied: tuple[str, ...],
+    injected: tuple[str, ...],
     also_known: tuple[str, ...] | None,
 ) -> list[Problem]:
-    """A line for each place that is wrong, in the order of `arguments`.
+    """A line for each key path that is wrong, in the order of `arguments`.
 
-    schema: of the arguments, for the names that each place takes; owner: the callable's name; supplied: the parameters
-    that the program passes; also_known: see `argument_problems`."""
+    schema: of the arguments, for the names that each key path takes;
+    owner: the callable's name;
+    injected: the parameters that the program passes;
+    also_known: see `argument_problems`.
+    """
     findings = _findings([(step["loc"], step) for step in error.errors(include_url=False)], arguments, ())
     by_place: dict[KeyPath, list[_Finding]] = {}
     for finding in findings:
-        by_place.setdefault(finding.place, []).append(finding)
+        by_place.setdefault(finding.key_path, []).append(finding)
     problems = []
     for where in sorted(by_place, key=lambda each: position(each, arguments)):
         first = by_place[where][0]
         if first.type == "missing":
             needs = "" if len(where) > 1 or also_known is not None else f"; {owner} needs it"
-            problems.append(Problem((*place, *where), f"is missing{needs}"))
+            problems.append(Problem((*key_path, *where), f"is missing{needs}"))
         elif first.type == "extra_forbidden":
-            problems.append(Problem((*place, *where), _unknown_key(where, schema, owner, supplied, also_known)))
+            problems.append(Problem((*key_path, *where), _unknown_key(where, schema, owner, injected, also_known)))
         else:
-            problems.append(Problem((*place, *where), f"= {_value_text(by_place[where])}"))
+            problems.append(Problem((*key_path, *where), f"= {_value_text(by_place[where])}"))
     return problems
 
 
-def _findings(errors: list[tuple[tuple[Any, ...], Any]], value: Any, place: KeyPath) -> list[_Finding]:
+def _findings(errors: list[tuple[tuple[Any, ...], Any]], value: Any, key_path: KeyPath) -> list[_Finding]:
     """Errors with pydantic's locations, relative to `value` -> findings at places that the user knows.
 
     A location also holds the names of a union's members, which no user has written: of the members that fit so far
@@ -104,33 +107,33 @@ def _findings(errors: list[tuple[tuple[Any, ...], Any]], value: Any, place: KeyP
         head: Any = location[0] if location else None
         known = head in value if isinstance(value, dict) else isinstance(value, list) and head in range(len(value))
         if not location:
-            here.append(_Finding(place, value, error))
+            here.append(_Finding(key_path, value, error))
         elif len(location) == 1 and error["type"] in ("missing", "extra_forbidden"):
             here.append(
-                _Finding((*place, head), value, error) if isinstance(value, dict) else _short(place, value, error)
+                _Finding((*key_path, head), value, error) if isinstance(value, dict) else _short(key_path, value, error)
             )
         elif known:
             inside.setdefault(head, []).append((location[1:], error))
         else:
             members.setdefault(head, []).append((location[1:], error))
     for head, group in inside.items():
-        here += _findings(group, value[head], (*place, head))
-    found = [_findings(group, value, place) for group in members.values()]
-    deeper = [member for member in found if any(finding.place != place for finding in member)]
+        here += _findings(group, value[head], (*key_path, head))
+    found = [_findings(group, value, key_path) for group in members.values()]
+    deeper = [member for member in found if any(finding.key_path != key_path for finding in member)]
     return here + (min(deeper, key=len) if deeper else [finding for member in found for finding in member])
 
 
-def _short(place: KeyPath, value: list[Any], error: Any) -> _Finding:
+def _short(key_path: KeyPath, value: list[Any], error: Any) -> _Finding:
     """A list that lacks an entry, as an error of the list."""
     context = {"actual_length": len(value), "min_length": error["loc"][-1] + 1}
-    return _Finding(place, value, {**error, "type": "too_short", "ctx": context})
+    return _Finding(key_path, value, {**error, "type": "too_short", "ctx": context})
 
 
 def _unknown_key(
-    where: KeyPath, schema: dict[str, Any], owner: str, supplied: tuple[str, ...], also_known: tuple[str, ...] | None
+    where: KeyPath, schema: dict[str, Any], owner: str, injected: tuple[str, ...], also_known: tuple[str, ...] | None
 ) -> str:
     name, inner = str(where[-1]), len(where) > 1
-    if name in supplied and not inner:
+    if name in injected and not inner:
         return "is set by the program; remove it"
     known = _names_at(schema, where[:-1])
     if inner or also_known is not None:
@@ -141,15 +144,15 @@ def _unknown_key(
     return f"is not an argument of {owner}{did_you_mean(name, known)} ({takes})"
 
 
-def _names_at(schema: dict[str, Any], place: KeyPath) -> list[str]:
-    """The keys that the schema knows of at a place."""
-    if not place:
+def _names_at(schema: dict[str, Any], key_path: KeyPath) -> list[str]:
+    """The keys that the schema knows of at a key path."""
+    if not key_path:
         own = list(schema.get("properties", {}))
         return own + [name for member in schema.get("anyOf", []) for name in _names_at(member, ())]
-    step, rest = place[0], place[1:]
+    step, rest = key_path[0], key_path[1:]
     inner = schema.get("properties", {}).get(step) or schema.get("additionalProperties") or schema.get("items")
     names = _names_at(inner, rest) if isinstance(inner, dict) else []
-    return names + [name for member in schema.get("anyOf", []) for name in _names_at(member, place)]
+    return names + [name for member in schema.get("anyOf", []) for name in _names_at(member, key_path)]
 
 
 def _value_text(findings: list[_Finding]) -> str:
@@ -173,7 +176,7 @@ def _value_text(findings: list[_Finding]) -> str:
     if limits:
         longest = [limit for limit in limits if "entries" in limit][-1:]  # [] lacks entry 0 and entry 1: say it once
         others = [limit for limit in limits if "entries" not in limit]
-        return f"{shown(value)}: {' or '.join(dict.fromkeys(others + longest))}"
+        return f"{format_value(value)}: {' or '.join(dict.fromkeys(others + longest))}"
     if "a number" in nouns:
         nouns = [noun for noun in nouns if noun != "a whole number"]
     nouns = list(dict.fromkeys(nouns))
@@ -182,8 +185,8 @@ def _value_text(findings: list[_Finding]) -> str:
     if choices and isinstance(value, str):
         meant = did_you_mean(value, [part.strip('" ') for part in choices[0].removeprefix("one of ").split(",")])
     if nouns == choices:
-        return f"{shown(value)} is not {' or '.join(nouns)}{meant}"
-    return f"{shown(value)} is {kind(value)}; {' or '.join(nouns)} is expected{meant}"
+        return f"{format_value(value)} is not {' or '.join(nouns)}{meant}"
+    return f"{format_value(value)} is {kind(value)}; {' or '.join(nouns)} is expected{meant}"
 
 
 def _plain(number: Any) -> Any:
