@@ -46,6 +46,11 @@ class BaseDataLoader(ABC):
 
     @property
     @abstractmethod
+    def images_per_epoch(self) -> int:
+        """What an epoch shows, over all processes; images that a sampler repeats count as often as they come."""
+
+    @property
+    @abstractmethod
     def steps_per_epoch(self) -> int:
         """Training batches of one epoch on each process: the same number on all."""
 

@@ -124,7 +124,6 @@ class AttributeDataLoader(BaseDataLoader):
 
     @property
     def images_per_epoch(self) -> int:
-        """What an epoch shows, over all processes; images that a sampler repeats count as often as they come."""
         return self._sampler.num_samples
 
     @property

@@ -24,11 +24,11 @@ from data_loader.records.records import Record
 from inference.checkpoint_content import check_content
 from inference.tta import Tta, tta_pipelines
 from inference.tta_presets import PRESETS
-from logger.log import progress_bar
 from model.model import build_without_weights
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.config.former_defaults import upgraded
 from utils.errors import CheckpointError
+from utils.progress import with_progress
 from utils.run_folders import read_kept_config, refuse_missing
 from utils.signals import StopSignals
 from utils.wording import first_line
@@ -181,7 +181,10 @@ def predict(
         _image_cache(predictors, verbosity),
     )
     batches_by_model: list[list[Probabilities]] = [[] for _ in predictors]
-    for images, _ in progress_bar(batches, len(batches), "test", verbosity):
+    batches_with_progress = with_progress(
+        batches, len(records), "predicting", verbosity > 0, images_of=lambda batch: len(batch.indices)
+    )
+    for images, _ in batches_with_progress:
         variants = iter(images)
         for predictor, predicted in zip(predictors, batches_by_model, strict=True):
             predicted.append(predictor.predict_batch(list(itertools.islice(variants, len(predictor.pipelines)))))

@@ -1,13 +1,11 @@
-"""The text log of a run: lines on the console, all of them with their times in a file, and progress bars."""
+"""The text log of a run: lines on the console, and all of them with their times in a file."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -18,8 +16,6 @@ PACKAGES = ("base", "data_loader", "experiment", "inference", "model", "trainer"
 """Their modules log to `logging.getLogger(__name__)`, which says the same things in the same places."""
 
 _CONSOLE_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
-
-Item = TypeVar("Item")
 
 
 def open_log(path: Path | None, verbosity: int, rank: int = 0) -> logging.Logger:
@@ -61,18 +57,6 @@ def close_log() -> None:
                 logger.removeHandler(handler)
                 handler.close()
         logger.propagate = True
-
-
-def progress_bar(
-    iterable: Iterable[Item] | None, total: int | None, description: str, verbosity: int, initial: int = 0
-) -> tqdm[Item]:
-    """A bar on stderr over `iterable` (None: the caller updates it), of which `initial` steps were done before.
-
-    It is silent under verbosity 0 and where stderr is no terminal, and leaves nothing on the screen when it ends."""
-    disable = True if verbosity == 0 else None  # None: tqdm looks whether the stream is a terminal
-    return tqdm(
-        iterable, total=total, initial=initial, desc=description, disable=disable, leave=False, dynamic_ncols=True
-    )
 
 
 class _ConsoleHandler(logging.Handler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,7 +19,6 @@ from base.batch import Batch
 from base.label_space import LabelSpace
 from base.metrics import Metric, Metrics
 from base.mixing import Mixing, plan_mix
-from logger.log import progress_bar
 from logger.trackers import Trackers
 from trainer.checkpoint import BEST, Checkpoints
 from trainer.epoch_metrics import EpochMetrics, describe, summary
@@ -29,6 +29,7 @@ from trainer.worst_images import WorstImages
 from utils import distributed
 from utils.errors import CheckpointError, DivergenceError, StorageFullError
 from utils.images import read_rgb
+from utils.progress import with_progress
 from utils.signals import StopSignals
 
 
@@ -64,12 +65,14 @@ class Trainer(BaseTrainer):
         self.other_monitors = [Monitor(text) for text in settings.save_best]
         self.early_stopping = EarlyStopping(settings.early_stop)
         self.batches_done = 0  # of the epoch in progress
+        self.epoch_began = time.perf_counter()
         self.stop_agreed = False  # by all processes
         self.train_metrics = self._new_metrics()  # of the epoch in progress
 
     # --- the epoch ---
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
+        self.epoch_began = time.perf_counter()
         self.learner.begin_epoch(epoch)
         with closing(self._updates(epoch)) as updates:
             for micro_batches in updates:
@@ -88,17 +91,21 @@ class Trainer(BaseTrainer):
         total = self.data_loader.steps_per_epoch
         if self.batches_done >= total:
             return
-        batches = iter(
-            progress_bar(
-                on_device(self._planned_batches(epoch, self.batches_done), self.learner.device),
-                total,
-                f"epoch {epoch}/{self.epochs}",
-                self.settings.verbosity if distributed.is_main_process() else 0,
-                initial=self.batches_done,
-            )
+        images = self.data_loader.images_per_epoch
+        batches = self._with_progress(
+            on_device(self._planned_batches(epoch, self.batches_done), self.learner.device),
+            images,
+            f"epoch {epoch}/{self.epochs}",
+            done=round(images * self.batches_done / total),
         )
         while micro_batches := list(itertools.islice(batches, self.settings.accumulation_steps)):
             yield micro_batches
+
+    def _with_progress(self, batches: Iterator[Batch], images: int, description: str, done: int = 0) -> Iterator[Batch]:
+        """images, done: over all processes, which are about as fast as this one."""
+        is_shown = self.settings.verbosity > 0 and distributed.is_main_process()
+        processes = distributed.world_size()
+        return with_progress(batches, images, description, is_shown, done, lambda batch: len(batch) * processes)
 
     def _planned_batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
         """The epoch's batches, with what their images are to be mixed with decided before they go to the device."""
@@ -119,7 +126,8 @@ class Trainer(BaseTrainer):
         metrics = self._new_metrics()
         worst = WorstImages(self.labels) if self.visualize else None
         with torch.inference_mode(), closing(self._validation_batches()) as batches:
-            for number, batch in enumerate(batches):
+            description = f"validation {epoch}/{self.epochs}"
+            for number, batch in enumerate(self._with_progress(batches, self.data_loader.num_validation, description)):
                 # Some of the losses on embeddings draw the pairs that they look at.
                 self.learner.seed_generators("validation", epoch, number)
                 images = self.learner.inputs(batch)
@@ -153,8 +161,9 @@ class Trainer(BaseTrainer):
         self.completed_epochs, self.batches_done, self.train_metrics = epoch, 0, self._new_metrics()
         with self._full_disk_tolerated(final=self.finished):
             self.trackers.log_metrics(epoch, metrics)
-        self.log.info("epoch %d/%d: %s%s", epoch, self.epochs, describe(summary(metrics)), " (best)" if better else "")
-        self.log.debug("epoch %d in full: %s", epoch, describe(metrics))
+        reported = describe(metrics if self.settings.verbosity == 2 else summary(metrics))
+        seconds = time.perf_counter() - self.epoch_began
+        self.log.info("epoch %d/%d: %s, %.1f s%s", epoch, self.epochs, reported, seconds, " (best)" if better else "")
         self.save(names, final=self.finished)
         if self.stopped_early:
             best = f"{self.monitor.metric} = {self.monitor.best:.4f}" if self.monitor.best is not None else "none"
@@ -212,7 +221,7 @@ class Trainer(BaseTrainer):
             text = f"{self.checkpoints.folder}: could not be written ({error.strerror}); free some space"
             if final:
                 raise StorageFullError(text) from None
-            self.log.warning("%s. Training continues, and the earlier checkpoints remain", text)
+            self.log.warning("%s. Training continues%s", text, self._earlier_checkpoints())
 
     def _refuse_divergence(self, epoch: int, metrics: Mapping[str, float]) -> None:
         wrong = [name for name, value in metrics.items() if "loss_" in name and not math.isfinite(value)]
@@ -220,8 +229,11 @@ class Trainer(BaseTrainer):
             names = ", ".join(name.split("loss_", 1)[1] for name in wrong)
             raise DivergenceError(
                 f"epoch {epoch}: the loss of {names} is no longer finite; lower optimizer.args.lr or set "
-                "trainer.max_grad_norm. The earlier checkpoints remain"
+                f"trainer.max_grad_norm{self._earlier_checkpoints()}"
             )
+
+    def _earlier_checkpoints(self) -> str:
+        return "; the earlier checkpoints remain" if self.checkpoints.has_last() else "; nothing has been saved yet"
 
     def _new_metrics(self) -> EpochMetrics:
         device = self.learner.device

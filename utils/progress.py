@@ -1,10 +1,10 @@
-"""How far long work is."""
+"""How far long work is: a bar on a terminal, and elsewhere a line of the log a minute."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -16,13 +16,34 @@ Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 60
 
 
-def with_progress(items: Iterable[Item], total: int, description: str, is_shown: bool) -> Iterator[Item]:
-    """Passes the items on, with a bar on a terminal, and elsewhere with a line of the log a minute."""
-    bar = tqdm(items, total=total, desc=description, leave=False, disable=None if is_shown else True)
+def with_progress(
+    items: Iterable[Item],
+    total: int,
+    description: str,
+    is_shown: bool,
+    done: int = 0,
+    images_of: Callable[[Item], int] = lambda _: 1,
+) -> Iterator[Item]:
+    """Passes the items on, and tells how many images are done, how fast, and how long the rest will take.
+
+    total: images of the whole work
+    is_shown: False tells nothing
+    done: images that were done before
+    images_of: how many images an item stands for"""
     started = last_line = time.monotonic()
-    for done, item in enumerate(bar, start=1):
-        yield item
-        now = time.monotonic()
-        if is_shown and bar.disable and now >= last_line + SECONDS_BETWEEN_LINES:
-            last_line, rate = now, done / (now - started)
-            logger.info("%s: %d of %d, %.0f/s, %.0f s left", description, done, total, rate, (total - done) / rate)
+    before = done
+    disable = None if is_shown else True  # None: tqdm looks whether stderr is a terminal
+    with tqdm(
+        total=total, initial=done, desc=description, unit="image", leave=False, disable=disable, dynamic_ncols=True
+    ) as bar:
+        for item in items:
+            yield item
+            done += images_of(item)
+            bar.update(images_of(item))
+            now = time.monotonic()
+            if is_shown and bar.disable and now >= last_line + SECONDS_BETWEEN_LINES:
+                last_line, rate = now, (done - before) / (now - started)
+                seconds_left = max(0, total - done) / rate
+                logger.info(
+                    "%s: %d of %d images, %.0f images/s, %.0f s left", description, done, total, rate, seconds_left
+                )

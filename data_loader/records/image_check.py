@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import PIL
-from tqdm import tqdm
 
 from data_loader.records.file_signatures import NO_SIGNATURE, FileSignature, absolute_paths, signatures_of
 from utils.errors import DataError
 from utils.files import write_atomically
 from utils.images.decoding import DECODING_RULES, ImageFinding, inspect_image
+from utils.progress import with_progress
 
 CHECKED_IMAGES_FILE = "checked_images.json"
 """In a config's save_dir: what all its runs know of images."""
@@ -95,14 +95,12 @@ def _is_missing(key: str) -> bool:
 def _inspect_all(files: Mapping[str, Path], findings: dict[str, ImageFinding], show_progress: bool) -> None:
     """Adds to `findings`; decoders release the interpreter's lock, so that threads are enough."""
     pool = ThreadPoolExecutor(max_workers=number_of_cores())
-    bar = tqdm(total=len(files), desc="checking images", leave=False, disable=None if show_progress else True)
     try:
-        for key, finding in zip(files, pool.map(inspect_image, files.values()), strict=True):
+        inspected = with_progress(pool.map(inspect_image, files.values()), len(files), "checking images", show_progress)
+        for key, finding in zip(files, inspected, strict=True):
             findings[key] = finding
-            bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
-        bar.close()
 
 
 def number_of_cores() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from logger.log import LOG_NAME, close_log, open_log, progress_bar
+from logger.log import LOG_NAME, close_log, open_log
 
 
 @pytest.fixture(autouse=True)
@@ -108,27 +108,6 @@ def test_a_closed_pipe_stops_nothing(monkeypatch: pytest.MonkeyPatch, capsys: py
         patch.setattr(sys, "stdout", ClosedPipe())
         log.info("to no one")
     assert capsys.readouterr().err == ""
-
-
-class Terminal(StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("stream", "verbosity", "shown"), [(Terminal, 1, True), (Terminal, 0, False), (StringIO, 2, False)]
-)
-def test_progress_bars_show_only_on_a_terminal_that_wants_them(
-    monkeypatch: pytest.MonkeyPatch, stream: type[StringIO], verbosity: int, shown: bool
-) -> None:
-    stderr = stream()
-    monkeypatch.setattr(sys, "stderr", stderr)
-    bar = progress_bar(iter("cde"), total=5, description="epoch 2", verbosity=verbosity, initial=2)
-    assert list(bar) == ["c", "d", "e"]
-    assert ("epoch 2" in stderr.getvalue()) == shown
-    assert ("2/5" in stderr.getvalue()) == shown
-    if not shown:
-        assert stderr.getvalue() == ""
 
 
 @pytest.mark.parametrize("module", ["data_loader.splits", "inference.predictor", "experiment.resume"])

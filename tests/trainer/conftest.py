@@ -88,6 +88,10 @@ class MemoryLoader(BaseDataLoader):
         return [None] * (self.total - self.num_train)  # type: ignore[list-item]
 
     @property
+    def images_per_epoch(self) -> int:
+        return self.num_train
+
+    @property
     def steps_per_epoch(self) -> int:
         return self.num_train // self.batch_size
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -237,8 +239,9 @@ def test_clipping_bounds_the_step(make_trainer: MakeTrainer, precision: str) -> 
 
 def test_a_diverged_run_stops_and_says_which_head(make_trainer: MakeTrainer) -> None:
     built = make_trainer("run", lr=1e30, optimizer=torch.optim.SGD)
-    with pytest.raises(DivergenceError, match=r"loss of .*(mask|age).* no longer finite"):
+    with pytest.raises(DivergenceError, match=r"loss of .*(mask|age).* no longer finite") as caught:
         built.trainer.train()
+    assert "remain" not in str(caught.value)  # there are no checkpoints
     assert not (built.folder / "last.pth").exists()
 
 
@@ -248,9 +251,21 @@ def test_a_validation_that_diverges_leaves_the_earlier_checkpoint(
     values = {1: 0.5, 2: math.nan}
     monkeypatch.setattr(Trainer, "validate", lambda _self, epoch: {"val/loss": 1.0, "val/loss_mask": values[epoch]})
     built = make_trainer("run")
-    with pytest.raises(DivergenceError, match="epoch 2: the loss of mask"):
+    with pytest.raises(DivergenceError, match=r"epoch 2: the loss of mask.*checkpoints remain"):
         built.trainer.train()
     assert read_checkpoint(built.folder / "last.pth")["completed_epochs"] == 1
+
+
+@pytest.mark.parametrize("verbosity", [1, 2])
+def test_an_epoch_is_one_line_with_its_time(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, verbosity: int
+) -> None:
+    built = make_trainer("run", epochs=2, verbosity=verbosity)
+    with caplog.at_level(logging.DEBUG):
+        built.trainer.train()
+    lines = [message for message in caplog.messages if message.startswith("epoch ")]
+    assert [re.match(r"epoch (\d)/2: .* [\d.]+ s\b", line)[1] for line in lines] == ["1", "2"]  # type: ignore[index]
+    assert ("train/mask_f1" in lines[0]) == (verbosity == 2)
 
 
 def test_ctrl_c_is_another_exit_code(make_trainer: MakeTrainer) -> None:
