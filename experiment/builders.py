@@ -21,7 +21,10 @@ from data_loader.splits import Split
 from experiment.initial_weights import load_initial_weights
 from experiment.resume import ResumePoint
 from experiment.schema import ScheduleSettings
-from logger.trackers import JsonLinesTracker, TensorBoardTracker, Tracker, Trackers, WandbTracker
+from logger.json_lines_tracker import JsonLinesTracker
+from logger.tensorboard_tracker import TensorBoardTracker
+from logger.tracker import Tracker, Trackers
+from logger.wandb_tracker import WandbTracker
 from model import lr_scheduler as schedules
 from model import model as architectures
 from model import optim

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from collections.abc import Set
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,8 +28,9 @@ def open_log(path: Path | None, verbosity: int, rank: int = 0) -> logging.Logger
     """
     consoles = [handler for handler in logging.getLogger(LOG_NAME).handlers if isinstance(handler, _ConsoleHandler)]
     earlier = [record for console in consoles for record in console.unfiled or []]
+    warned = {text for console in consoles for text in (*console.warned_before, *console.warned)}
     close_log()
-    console = _ConsoleHandler(rank)
+    console = _ConsoleHandler(rank, warned)
     console.setLevel(_CONSOLE_LEVELS[max(0, min(verbosity, 2))])
     handlers: list[logging.Handler] = [console]
     if path is not None and rank == 0:
@@ -60,16 +62,23 @@ def close_log() -> None:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Lines on stdout that go above a progress bar instead of through it."""
+    """Lines on stdout that go above a progress bar instead of through it.
 
-    def __init__(self, rank: int) -> None:
+    warned_before: what other folds of the run have warned of already, which is not repeated here"""
+
+    def __init__(self, rank: int, warned_before: Set[str] = frozenset()) -> None:
         super().__init__()
         self._rank = rank
-        self.unfiled: list[logging.LogRecord] | None = []  # what was said since the log was opened without a file
+        self.warned_before, self.warned = warned_before, set[str]()
+        self.unfiled: list[logging.LogRecord] | None = []  # what was logged since the log was opened without a file
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.unfiled is not None:
             self.unfiled.append(record)
+        if record.levelno >= logging.WARNING:
+            self.warned.add(record.getMessage())
+            if record.getMessage() in self.warned_before:
+                return
         try:
             origin = f"[rank {self._rank}] " if self._rank else ""
             level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""

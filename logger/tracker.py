@@ -1,12 +1,16 @@
-"""What every tracker does, so that a trainer can tell several of them the same thing."""
+"""What every tracker does, and `Trackers`, several of them as one."""
 
 from __future__ import annotations
 
+import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+
+from logger.log import LOG_NAME
 
 CaptionedImage = tuple[np.ndarray, str]
 """A picture, uint8 (H, W, 3), and its caption."""
@@ -15,19 +19,22 @@ CaptionedImage = tuple[np.ndarray, str]
 class Tracker(ABC):
     """Takes a run's numbers and pictures, an epoch at a time, and keeps or sends them.
 
-    One process of a run builds trackers, the main one. A method may raise whatever its world raises: `Trackers` drops
+    One process of a run builds trackers, the main one. A method may raise whatever its library raises: `Trackers` drops
     an optional tracker that does, and lets the error of any other pass.
     """
 
     name: ClassVar[str]
     optional: ClassVar[bool] = True
 
+    def start(self) -> None:  # noqa: B027
+        """Called once, before anything is logged: where a tracker connects to its server."""
+
     @abstractmethod
     def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """All numbers of an epoch, by name, such as "val/f1"; called once an epoch, the epochs rising."""
 
     def log_images(self, epoch: int, name: str, images: Sequence[CaptionedImage]) -> None:  # noqa: B027
-        """Pictures of an epoch, told before its metrics. A tracker that cannot show pictures passes over them."""
+        """Pictures of an epoch, logged before its metrics. A tracker that cannot show pictures ignores them."""
 
     @abstractmethod
     def close(self, exit_code: int) -> None:
@@ -36,3 +43,63 @@ class Tracker(ABC):
     def state(self) -> dict[str, Any]:
         """Plain data for the checkpoint: what a resumed run must hand to the constructor."""
         return {}
+
+
+class Trackers(Tracker):
+    """Several trackers as one; none of them is what processes other than the main one hold.
+
+    An optional tracker that raises is dropped with one warning in the log, and training continues. The error of any
+    other (OSError of the JSON lines when the disk is full) passes, once all the rest have been called.
+    """
+
+    name = "all"
+
+    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers = list(trackers)
+        self._all = tuple(trackers)
+        self.start()
+
+    def start(self) -> None:
+        self._call(lambda tracker: tracker.start())
+
+    def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        self._call(lambda tracker: tracker.log_metrics(epoch, metrics))
+
+    def log_images(self, epoch: int, name: str, images: Sequence[CaptionedImage]) -> None:
+        self._call(lambda tracker: tracker.log_images(epoch, name, images))
+
+    def close(self, exit_code: int) -> None:
+        self._call(lambda tracker: tracker.close(exit_code))
+        self._trackers = []
+
+    def state(self) -> dict[str, Any]:
+        """By tracker's name, of those that have any; of a dropped one too: a resumed run may find its server back."""
+        return {tracker.name: state for tracker in self._all if (state := tracker.state())}
+
+    def _call(self, method: Callable[[Tracker], None]) -> None:
+        failure: Exception | None = None
+        for tracker in list(self._trackers):
+            try:
+                method(tracker)
+            except Exception as error:
+                if not tracker.optional:
+                    failure = failure or error
+                    continue
+                self._trackers.remove(tracker)
+                logging.getLogger(LOG_NAME).warning(
+                    "%s failed (%s: %s) and is left out from here on; metrics.jsonl keeps everything",
+                    tracker.name,
+                    type(error).__name__,
+                    _reason(error),
+                )
+        if failure is not None:
+            raise failure
+
+
+def _reason(error: Exception) -> str:
+    """The error in a line, without the keys that the environment holds."""
+    reason = (str(error).strip().splitlines() or [""])[0]
+    for name, value in os.environ.items():
+        if value and name.endswith(("_KEY", "_TOKEN", "_PASSWORD")):
+            reason = reason.replace(value, "***")
+    return reason

@@ -7,9 +7,9 @@ import netrc
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from logger.log import LOG_NAME
@@ -22,15 +22,12 @@ FINISH_SECONDS = 60
 
 _CREDENTIAL = re.compile(r"(api_?key|password|passwd|secret|credentials?|(^|_)token)$", re.IGNORECASE)
 
-Result = TypeVar("Result")
-
 
 class WandbTracker(Tracker):
     """One wandb run, whose x axis is the epoch and whose summary shows the best of each validation metric.
 
-    Where no credentials are found and WANDB_MODE is not set, the run is recorded offline, for `wandb sync` to send. A
-    wandb that fails, at any point, is named in one warning and then left alone. Raises ConfigError where the package is
-    not installed.
+    Where no credentials are found and WANDB_MODE is not set, the run is recorded offline, for `wandb sync` to send.
+    Raises ConfigError where the package is not installed.
     """
 
     name = "wandb"
@@ -55,26 +52,32 @@ class WandbTracker(Tracker):
                 'wandb = true needs the package "wandb": install it with "pip install wandb", or set it to false'
             ) from error
         self._wandb = wandb
+        self._project, self._run_name, self._directory, self._config = project, run_name, directory, config
         self._run_id = resume_id or uuid.uuid4().hex[:8]
         self._monitor = monitor.split()
         self._defined: set[str] = set()
         self._pictures: dict[str, list[CaptionedImage]] = {}
         self._pictures_epoch = 0
         self._run: Any = None
-        self._run = self._attempt(lambda: self._start(project, run_name, directory, config))
 
-    def _start(self, project: str, run_name: str, directory: Path, config: Mapping[str, Any]) -> Any:
-        directory.mkdir(parents=True, exist_ok=True)
+    def start(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
         settings = self._wandb.setup(settings=self._wandb.Settings(silent=True, console="off")).settings
         mode_is_chosen = bool(os.environ.get("WANDB_MODE")) or settings.mode != "online"
-        run = self._wandb.init(
-            project=project,
-            name=run_name,
+        is_offline = not mode_is_chosen and not _has_credentials(settings)
+        if is_offline:
+            logging.getLogger(LOG_NAME).info(
+                "wandb: offline, for there is no WANDB_API_KEY; `wandb sync` sends what %s keeps",
+                self._directory / "wandb",
+            )
+        self._run = self._wandb.init(
+            project=self._project,
+            name=self._run_name,
             id=self._run_id,
             resume="allow",
-            dir=str(directory),
-            config=_without_credentials(config),
-            mode=None if mode_is_chosen or _has_credentials(settings) else "offline",
+            dir=str(self._directory),
+            config=_without_credentials(self._config),
+            mode="offline" if is_offline else None,
             settings=self._wandb.Settings(
                 silent=True,
                 console="off",
@@ -85,21 +88,16 @@ class WandbTracker(Tracker):
                 finish_timeout=FINISH_SECONDS,
             ),
         )
-        run.define_metric("epoch")
-        run.define_metric("*", step_metric="epoch")
-        return run
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        if self._run is not None:
-            self._attempt(lambda: self._log(epoch, metrics))
-
-    def _log(self, epoch: int, metrics: Mapping[str, float]) -> None:
         for name in metrics:
             if name.startswith("val/") and name not in self._defined:
                 self._run.define_metric(name, step_metric="epoch", summary=self._better(name))
                 self._defined.add(name)
         row = {"epoch": epoch, **metrics, **self._take_pictures()}
-        # The epoch is the step too, so that epochs a resumed run repeats do not stand there twice
+        # The epoch is the step too, so that epochs a resumed run repeats are not there twice.
         self._run.log(row, step=epoch, commit=True)
 
     def _better(self, name: str) -> str:
@@ -109,9 +107,8 @@ class WandbTracker(Tracker):
 
     def log_images(self, epoch: int, name: str, images: Sequence[CaptionedImage]) -> None:
         """Kept until the metrics of the epoch, or the end, and sent with them."""
-        if self._run is not None:
-            self._pictures[name] = list(images)
-            self._pictures_epoch = epoch
+        self._pictures[name] = list(images)
+        self._pictures_epoch = epoch
 
     def _take_pictures(self) -> dict[str, Any]:
         pictures, self._pictures = self._pictures, {}
@@ -121,31 +118,12 @@ class WandbTracker(Tracker):
         }
 
     def close(self, exit_code: int) -> None:
-        if self._run is not None:
-            self._attempt(lambda: self._finish(exit_code))
-            self._run = None
-
-    def _finish(self, exit_code: int) -> None:
         if self._pictures:
             self._run.log({"epoch": self._pictures_epoch, **self._take_pictures()})
         self._run.finish(exit_code=exit_code)
 
     def state(self) -> dict[str, Any]:
-        """The run's id, also where wandb failed: the resumed run may meet it in better health."""
         return {"run_id": self._run_id}
-
-    def _attempt(self, action: Callable[[], Result]) -> Result | None:
-        try:
-            return action()
-        except Exception as error:  # a server, a network or a disk of theirs is not to end a run of ours
-            self._run = None
-            reason = (str(error).strip().splitlines() or [""])[0]
-            key = os.environ.get("WANDB_API_KEY")
-            logging.getLogger(LOG_NAME).warning(
-                f"wandb failed ({type(error).__name__}: {reason.replace(key, '***') if key else reason}) "
-                "and is left out from here on; metrics.jsonl keeps everything"
-            )
-            return None
 
 
 def _has_credentials(settings: Any) -> bool:

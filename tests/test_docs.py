@@ -88,7 +88,7 @@ def test_what_the_page_adds_trains_together(tmp_path: Path) -> None:
 
 
 def test_the_tracker_of_the_page_tracks(capsys: pytest.CaptureFixture[str]) -> None:
-    from logger.trackers import Trackers
+    from logger.tracker import Trackers
 
     (section,) = (section for section in SECTIONS if section.startswith("A tracker"))
     namespace: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from base.batch import Batch
 from base.label_space import LabelSpace
 from base.metrics import Metric, Metrics
 from base.mixing import Mixing, plan_mix
-from logger.trackers import Trackers
+from logger.tracker import Trackers
 from trainer.checkpoint import BEST, Checkpoints
 from trainer.epoch_metrics import EpochMetrics, describe, summary
 from trainer.learner import Learner

@@ -1,0 +1,1 @@
+"""What knows nothing of the rest: configs, images, checkpoints, processes, files, errors, signals."""

@@ -13,6 +13,8 @@ COMPUTE_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16"
 def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
     """The device that `--device` names, or else this process's GPU if there is one and `n_gpu` is not 0, or the CPU.
 
+    name: cpu, cuda, cuda:1, or 1 for the same
+
     Raises ConfigError for a device that is not there."""
     if name is None:
         if n_gpu == 0 or not torch.cuda.is_available():
@@ -23,8 +25,14 @@ def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
                 f"{torch.cuda.device_count()}; start as many processes (torchrun --nproc-per-node), or use --device cpu"
             )
         return torch.device("cuda", distributed.local_rank())
+    numbers = name.split(",")
+    if len(numbers) > 1 and all(number.strip().isdecimal() for number in numbers):
+        raise ConfigError(
+            f"--device {name}: a process computes on one GPU; for these: CUDA_VISIBLE_DEVICES={name} torchrun "
+            f"--nproc-per-node={len(numbers)} train.py ..., without --device"
+        )
     try:
-        device = torch.device(name)
+        device = torch.device(f"cuda:{name}" if name.isdecimal() else name)
     except RuntimeError:
         raise ConfigError(f"--device {name}: is not a device; name cpu, cuda or cuda:<number>") from None
     if device.type == "cuda":

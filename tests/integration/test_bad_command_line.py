@@ -52,6 +52,8 @@ def test_67_auto_with_nothing_to_go_on_with_begins(workplace: Workplace) -> None
 DEVICES = {
     "68-cuda": ("cuda", "there is no CUDA device here; use --device cpu"),
     "68-a-second-one": ("cuda:1", "there is no CUDA device here; use --device cpu"),
+    "68-a-number": ("1", "there is no CUDA device here"),
+    "68-several": ("0,1", "CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc-per-node=2"),
     "68-no-device": ("gpu", "is not a device; name cpu, cuda or cuda:<number>"),
     "68-no-number": ("cuda:x", "is not a device; name cpu, cuda or cuda:<number>"),
     "68-another-kind": ("mps", "only cpu and cuda are supported"),

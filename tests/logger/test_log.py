@@ -131,3 +131,18 @@ def test_what_was_said_before_the_run_had_a_folder_is_in_its_file(tmp_path: Path
     text = (tmp_path / "info.log").read_text()
     assert text.index("said early") < text.index("said late")
     assert text.count("said early") == 1
+
+
+def test_a_warning_that_an_earlier_fold_gave_is_not_repeated_on_the_console(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fold in range(3):
+        log = open_log(tmp_path / f"fold_{fold}" / "info.log", verbosity=1)
+        log.warning("doubtful images")
+        log.warning("fold %d lacks a class", fold)
+    close_log()
+    out = capsys.readouterr().out
+    assert out.count("doubtful images") == 1
+    assert out.count("lacks a class") == 3
+    for file in tmp_path.rglob("info.log"):
+        assert file.read_text().count("doubtful images") == 1

@@ -20,7 +20,8 @@ from base.label_space import LabelSpace
 from base.mixing import Mixing
 from base.preprocessing import Preprocessing
 from data_loader.records import LabelTable, Record
-from logger.trackers import JsonLinesTracker, Trackers
+from logger.json_lines_tracker import JsonLinesTracker
+from logger.tracker import Trackers
 from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
 from model.metric import accuracy, f1

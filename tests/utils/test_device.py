@@ -65,3 +65,10 @@ def test_a_process_more_than_there_are_gpus_is_refused(monkeypatch: pytest.Monke
         with pytest.raises(ConfigError, match=re.escape(told)):
             choose_device(name)
     assert choose_device(None, n_gpu=0) == choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("name", "number"), [("0", 0), ("1", 1), ("cuda:1", 1)])
+def test_a_number_alone_is_that_gpu(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(name) == torch.device("cuda", number)

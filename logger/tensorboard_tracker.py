@@ -1,0 +1,44 @@
+"""TensorBoard's event files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from logger.tracker import CaptionedImage, Tracker
+from utils.errors import ConfigError
+
+
+class TensorBoardTracker(Tracker):
+    """Scalars and pictures as TensorBoard's event files.
+
+    Raises ConfigError where the package is not installed.
+    """
+
+    name = "tensorboard"
+
+    def __init__(self, log_dir: Path, purge_epoch: int | None = None) -> None:
+        """Events of `purge_epoch` and later that an earlier start left in `log_dir` are no longer shown."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError(
+                'trainer.tensorboard = true needs the package "tensorboard": '
+                'install it with "pip install tensorboard", or set it to false'
+            ) from error
+        self._writer = SummaryWriter(str(log_dir), purge_step=purge_epoch)
+
+    def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+    def log_images(self, epoch: int, name: str, images: Sequence[CaptionedImage]) -> None:
+        """The pictures as name/0, name/1, ...; the captions as a list, name/captions."""
+        for index, (image, _) in enumerate(images):
+            self._writer.add_image(f"{name}/{index}", image, epoch, dataformats="HWC")
+        captions = "\n".join(f"{index}. {caption}" for index, (_, caption) in enumerate(images))
+        self._writer.add_text(f"{name}/captions", captions, epoch)
+
+    def close(self, exit_code: int) -> None:  # noqa: ARG002
+        self._writer.close()

@@ -1,0 +1,62 @@
+"""TensorBoard's event files, read back with its own event accumulator."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from logger.tensorboard_tracker import TensorBoardTracker
+from utils.errors import ConfigError
+from utils.images.decoding import decode_rgb
+
+
+def _events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "tensors": 0, "scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_tensorboard_reads_back_scalars_and_pictures(tmp_path: Path) -> None:
+    tracker = TensorBoardTracker(tmp_path)
+    picture = np.zeros((5, 7, 3), np.uint8)
+    picture[0, 0] = (255, 0, 10)
+    for epoch in (1, 2, 3):
+        tracker.log_images(epoch, "worst", [(picture, "true 3, said 5"), (picture, "two")])
+        tracker.log_metrics(epoch, {"val/f1": 0.1 * epoch, "train/loss": 1 / (epoch + 2)})
+    tracker.close(0)
+    events = _events(tmp_path)
+    scalars = [(event.step, event.value) for event in events.Scalars("val/f1")]
+    assert scalars == [(epoch, pytest.approx(0.1 * epoch)) for epoch in (1, 2, 3)]
+    assert sorted(events.Tags()["scalars"]) == ["train/loss", "val/f1"]
+    stored = events.Images("worst/0")[-1]
+    assert (stored.step, stored.width, stored.height) == (3, 7, 5)
+    np.testing.assert_array_equal(decode_rgb(stored.encoded_image_string, "stored"), picture)
+    assert len(events.Images("worst/1")) == 3
+    assert b"true 3, said 5" in events.Tensors("worst/captions/text_summary")[0].tensor_proto.string_val[0]
+
+
+def test_tensorboard_forgets_the_epochs_that_a_resumed_run_repeats(tmp_path: Path) -> None:
+    first = TensorBoardTracker(tmp_path)
+    for epoch in (1, 2, 3, 4):
+        first.log_metrics(epoch, {"val/f1": epoch})
+    first.close(75)
+    resumed = TensorBoardTracker(tmp_path, purge_epoch=3)
+    for epoch in (3, 4, 5):
+        resumed.log_metrics(epoch, {"val/f1": 10 * epoch})
+    resumed.close(0)
+    files = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert len(files) == 2
+    values = [(event.step, event.value) for event in _events(tmp_path).Scalars("val/f1")]
+    assert values == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match="pip install tensorboard"):
+        TensorBoardTracker(tmp_path)
