@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from inference.cli import parse_arguments
 from logger.log import close_log, open_log
 from utils.allocator import keep_freed_memory
-from utils.errors import run_command
+from utils.errors import importing, run_command
 
 if TYPE_CHECKING:
     from inference.run import TestResult
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> TestResult:
 
 def answer(arguments: Namespace) -> TestResult:
     """Predicts the images that the command line means, writes the answers, and scores them where the truth is known."""
-    from inference import inputs, run  # import torch, timm and albumentations, which takes seconds
+    with importing():  # of torch, timm and albumentations: it takes seconds
+        from inference import inputs, run
 
     members = run.load_models(arguments)
     ensemble = run.ensemble_of(members)

@@ -10,7 +10,7 @@ from experiment.cli import parse_arguments, read_config_files
 from logger.log import close_log, open_log
 from utils.allocator import keep_freed_memory
 from utils.environment import environment_number
-from utils.errors import run_command
+from utils.errors import importing, run_command
 
 if TYPE_CHECKING:
     from experiment.run import RunResult
@@ -28,9 +28,10 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
         log = open_log(None, verbosity=0 if arguments.print_config else 1, rank=environment_number("RANK", 0))
         log.info("config: %s", arguments.config_file or f"that of {arguments.run_to_resume}")
 
-        from experiment import run  # imports torch, timm and albumentations, which takes seconds
-        from experiment.builders import read_label_table
-        from experiment.folds import splits_of
+        with importing():  # of torch, timm and albumentations: it takes seconds
+            from experiment import run
+            from experiment.builders import read_label_table
+            from experiment.folds import splits_of
 
         config, resume = run.configure(arguments, files)
         if arguments.print_config:

@@ -1,4 +1,17 @@
-"""The errors a user may meet: each is one line (place, value, remedy) and one exit code."""
+"""The errors a user may meet: each is one line (place, value, remedy) and one exit code.
+
+    UserError             1
+      ConfigError         2    the config or the command line
+      DataError           3    a table, a folder or an image
+      CheckpointError     4    a checkpoint
+      DivergenceError     5    the loss or the weights are no longer finite
+      StorageFullError   74    the final state could not be written
+      StopSignal         75    stopped by SIGTERM or SIGUSR1, and resumable
+        KeyboardStop    130    stopped by Ctrl-C, and resumable
+
+`run_command` turns them into a line and an exit code. Constructors raise ValueError, or InvalidConfig for several
+problems; the config's parser makes a ConfigError of both.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +126,6 @@ def run_command(command: Callable[[], object]) -> int:
 
     SIGTERM and SIGUSR1 end it wherever it is, as Ctrl-C does; long work that has something to save answers them itself
     (utils/signals.py)."""
-    gc.freeze()  # what was imported stays for good: to search it for garbage takes longer than to read the tables
     try:
         with _signals_raise():
             command()
@@ -124,8 +136,22 @@ def run_command(command: Callable[[], object]) -> int:
         print("stopped by SIGINT", file=sys.stderr)
         return KeyboardStop.exit_code
     finally:
-        gc.unfreeze()  # libraries tell of what is left when Python ends
+        gc.unfreeze()  # what `importing` froze: libraries complain of what is left when Python ends
     return 0
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around a command's first imports of torch and the like: what they leave stays for good, and is not searched for
+    garbage, which would take a quarter of their time."""
+    is_first = "torch" not in sys.modules
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_first:
+            gc.freeze()
+        gc.enable()
 
 
 @contextmanager

@@ -87,12 +87,14 @@ class DiskCache(ImageCache):
         unused = [path for path in self._indexes() if path.stem not in keep]
         sizes = [path.stat().st_size + path.with_suffix(ARRAY_SUFFIX).stat().st_size for path in unused]
         used = sum(path.stat().st_size for path in self.folder.iterdir())
-        free = shutil.disk_usage(self.folder).free - SPARE_BYTES
+        all_free = shutil.disk_usage(self.folder).free
+        free = all_free - SPARE_BYTES
         self.check_budget(used - sum(sizes) + num_bytes)
         if num_bytes > free + sum(sizes):
             raise ConfigError(
                 f"data_loader.args.cache: the images take {format_bytes(num_bytes)}, and the disk of {self.folder} has "
-                f'{format_bytes(max(0, free + sum(sizes)))} left for them; free some of it, or set it to "none"'
+                f"{format_bytes(all_free + sum(sizes))} free, of which {format_bytes(SPARE_BYTES)} are for checkpoints "
+                'and logs; free some of it, or set it to "none"'
             )
         lacking = num_bytes - min(self.budget_gib * GIB - used, free)
         for path, size in zip(unused, sizes, strict=True):
