@@ -59,6 +59,7 @@ def close_log() -> None:
                 logger.removeHandler(handler)
                 handler.close()
         logger.propagate = True
+        logger.setLevel(logging.NOTSET)
 
 
 class _ConsoleHandler(logging.Handler):
