@@ -16,7 +16,7 @@ from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from benchmarks.workplace import SEED, Workplace
 from data_loader.data_loaders import AttributeDataLoader
-from data_loader.records.records import Record
+from data_loader.records import LabelTable, Record
 from data_loader.transforms import build_transforms
 from experiment.builders import build_learner, build_model, build_trackers
 from experiment.schema import metric_functions
@@ -61,19 +61,18 @@ class SyntheticLoader(BaseDataLoader):
 
     def __init__(
         self,
-        labels: LabelSpace,
         preprocessing: Preprocessing,
-        records: Sequence[Record],
+        train: LabelTable,
         batches: list[Batch],
         steps: int,
     ) -> None:
-        self.label_space, self.preprocessing = labels, preprocessing
+        self.label_space, self.preprocessing = train.label_space, preprocessing
         self.batch_size = len(batches[0])
-        self._records, self.batches, self.steps = records, batches, steps
+        self.train, self.batches, self.steps = train, batches, steps
 
     @property
     def train_records(self) -> Sequence[Record]:
-        return self._records
+        return self.train.records
 
     @property
     def validation_records(self) -> Sequence[Record]:
@@ -130,7 +129,7 @@ def synthetic_trainer(
     model = build_model(config, labels, None).to(device)
     side = config["data_loader"]["args"]["input_size"]
     preprocessing = build_transforms(config["transforms"], side, model.mean, model.std).preprocessing
-    loader = SyntheticLoader(labels, preprocessing, workplace.records, batches, steps)
+    loader = SyntheticLoader(preprocessing, LabelTable.of(workplace.records, labels), batches, steps)
     learner = build_learner(config, labels, settings, model, cast(AttributeDataLoader, loader), device, None)
     run = f"run_{len(list(Path(settings.save_dir).glob('models/*/*')))}"
     folders = RunFolders.in_save_dir(Path(settings.save_dir), config["name"], run)
