@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import CheckpointError
+from utils.images import BitsUsed
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,15 @@ class Preprocessing:
     """The deterministic steps to an image (H, W, 3) uint8 and its normalisation.
 
     image_hw: height and width in pixels after `eval_transforms`; mean, std: of each of R, G, B, in units of the full
-    range 0 to 1; eval_transforms: albumentations by name, {"type": ..., "args": {...}}, plain data.
+    range 0 to 1; eval_transforms: albumentations by name, {"type": ..., "args": {...}}, plain data; bits_used_of_16:
+    as which 16-bit images are decoded.
     """
 
     image_hw: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     eval_transforms: list[dict[str, Any]]
+    bits_used_of_16: BitsUsed = 16
 
     def normalise(
         self,
@@ -50,6 +53,7 @@ class Preprocessing:
             "mean": list(self.mean),
             "std": list(self.std),
             "eval_transforms": self.eval_transforms,
+            "bits_used_of_16": self.bits_used_of_16,
         }
 
     @classmethod
@@ -59,11 +63,15 @@ class Preprocessing:
             height, width = (int(side) for side in config["image_hw"])
             mean, std = (tuple(float(value) for value in config[key]) for key in ("mean", "std"))
             transforms = [dict(spec) for spec in config["eval_transforms"]]
+            bits = config.get("bits_used_of_16", 16)  # an earlier version wrote none
+            bits = bits if bits == "own_maximum" else int(bits)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"preprocessing: is not what this version writes ({error!r})") from None
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or min(height, width) < 1:
             raise CheckpointError(f"preprocessing: image_hw, mean or std make no sense: {dict(config)}")
-        return cls((height, width), mean, std, transforms)
+        if isinstance(bits, int) and not 8 <= bits <= 16:
+            raise CheckpointError(f"preprocessing: bits_used_of_16 = {bits} is not 8 to 16")
+        return cls((height, width), mean, std, transforms, bits)
 
 
 @lru_cache(maxsize=16)

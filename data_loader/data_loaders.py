@@ -42,8 +42,9 @@ class AttributeDataLoader(BaseDataLoader):
     [height, width], that both lists of transforms end in (None: whatever they end in); batch_size: per process;
     valid_batch_size: None = as batch_size; num_workers: processes that prepare images, "auto": as many as it takes,
     by measuring; on_bad_image: what to do with an image that cannot be read, before training: "refuse", or "skip" with
-    a warning; image_check_cache: a file that remembers which images are good; sampler: what an epoch shows of the
-    training images (None: each once, shuffled).
+    a warning; bits_used_of_16: as which 16-bit images are decoded whose values use fewer bits: 12 for values of 0 to
+    4095, or "own_maximum", each by its largest value; image_check_cache: a file that remembers which images are good;
+    sampler: what an epoch shows of the training images (None: each once, shuffled).
 
     cache: what is kept of the images after the transforms that leave nothing to chance, so that they are decoded once:
     "none"; in "memory"; on "disk", in `cache_folder`, for all runs that prepare them alike ("device", of an earlier
@@ -76,6 +77,7 @@ class AttributeDataLoader(BaseDataLoader):
         drop_last: bool = True,
         shuffle: bool = True,
         on_bad_image: Literal["refuse", "skip"] = "refuse",
+        bits_used_of_16: Annotated[int, Field(ge=8, le=16)] | Literal["own_maximum"] = 16,
         cache: Literal["none", "memory", "disk", "device"] = "none",
         cache_budget_gib: Annotated[float, Field(gt=0, le=1_000_000)] = DEFAULT_CACHE_BUDGET_GIB,
     ) -> None:
@@ -83,10 +85,12 @@ class AttributeDataLoader(BaseDataLoader):
             sampler.check_loader(batch_size, shuffle)
         if isinstance(num_workers, int) and num_workers > number_of_cores():
             logger.info("num_workers = %d, and this process has %d cores", num_workers, number_of_cores())
-        pipelines = build_transforms(transforms, input_size, mean, std)
+        pipelines = build_transforms(transforms, input_size, mean, std, bits_used_of_16)
         paths = [record.path for side in (split.train, split.validation) for record in side.records]
         signatures: dict[str, FileSignature] = {}
-        bad = set(check_images(paths, image_check_cache, on_bad_image, show_progress, signatures=signatures))
+        bad = set(
+            check_images(paths, image_check_cache, on_bad_image, bits_used_of_16, show_progress, signatures=signatures)
+        )
         self.train, self.validation = split.train.without(bad), split.validation.without(bad)
         self.label_space = self.train.label_space
         self.batch_size = batch_size

@@ -48,7 +48,8 @@ class DecodedImages:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """(H, W, 3) uint8. Raises DataError."""
-        return self.prefix(read_rgb(self.paths[index]), str(self.paths[index]))
+        path = self.paths[index]
+        return self.prefix(read_rgb(path, self.prefix.bits_used_of_16), str(path))
 
 
 class AugmentedImages:
@@ -105,6 +106,7 @@ class TTAImages:
         self.pipelines = [pipelines[number] for number in distinct]
         self.cached = None if cached is None else [cached[number] for number in distinct]
         self.sizes = [pipeline.image_hw for pipeline in self.pipelines]
+        self._bits = {pipeline.prefix.bits_used_of_16 for pipeline in self.pipelines}
         self.copies_only = cached is not None
 
     def __len__(self) -> int:
@@ -122,11 +124,11 @@ class TTAImages:
             return
         for number, index in enumerate(keys.indices.tolist()):
             path = self.paths[index]
-            image = read_rgb(path)
+            decoded = {bits: read_rgb(path, bits) for bits in self._bits}
             for batch, pipeline in zip(out, self.pipelines, strict=True):
-                batch[number] = pipeline(image, name=str(path))
+                batch[number] = pipeline(decoded[pipeline.prefix.bits_used_of_16], name=str(path))
 
 
 def _are_equal(one: Pipeline, other: Pipeline) -> bool:
     """True where both make the same of an image; neither has a random transform."""
-    return one.prefix.specs == other.prefix.specs and one.image_hw == other.image_hw
+    return one.prefix.key == other.prefix.key and one.image_hw == other.image_hw

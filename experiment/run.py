@@ -14,6 +14,8 @@ import torch
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from data_loader.records import LabelTable
+from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
+from data_loader.records.sources import read_evaluation_folder
 from experiment.builders import (
     build_data_loader,
     build_learner,
@@ -140,6 +142,28 @@ def open_session(
         yield session
     finally:
         distributed.stop()
+
+
+def warn_of_bad_test_images(config: ConfigParser, test: LabelTable) -> None:
+    """Looks at the images that training does not need before hours go into it: the test side's, and info_dir's."""
+    if not distributed.is_main_process():
+        return
+    settings: TrainerSettings = config.build("trainer")
+    info_dir = config.extra().info_dir
+    records = [*test.records]
+    if info_dir is not None and Path(info_dir).is_dir():
+        try:
+            records += read_evaluation_folder(info_dir)
+        except DataError as error:
+            logging.getLogger(LOG_NAME).warning("info_dir = %s, which test.py will refuse: %s", info_dir, error)
+    check_images(
+        [record.path for record in records],
+        Path(settings.save_dir) / CHECKED_IMAGES_FILE,
+        "warn",
+        config["data_loader"]["args"]["bits_used_of_16"],
+        settings.verbosity > 0,
+        "training does not need them, but test.py does: repair them",
+    )
 
 
 def folds_to_train(folds: Sequence[Fold], arguments: Arguments) -> Sequence[Fold]:

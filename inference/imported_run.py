@@ -72,8 +72,10 @@ def _matched_content(
     for name, head in labels.heads.items():
         classes = ", ".join(f"{number} {text}" for number, text in enumerate(head.class_names))
         log.info("the classes of the head %s are taken to be %s", name, classes)
-    input_size = config["data_loader"]["args"]["input_size"]
-    transforms = build_transforms(config["transforms"], input_size, model.mean, model.std)
+    args = config["data_loader"]["args"]
+    transforms = build_transforms(
+        config["transforms"], args["input_size"], model.mean, model.std, args["bits_used_of_16"]
+    )
     return {
         "model": model.state_dict(),
         "config": dict(config),

@@ -149,10 +149,11 @@ def _sound(predictor: Predictor, records: list[Record], asked: bool) -> list[Rec
     """All records, every image of them sound. Those that training skipped are skipped again; where each image must have
     an answer, a bad one is an error."""
     remembered = None if predictor.save_dir is None else predictor.save_dir / CHECKED_IMAGES_FILE
-    paths = [record.path for record in records]
+    paths, bits = [record.path for record in records], predictor.preprocessing.bits_used_of_16
     if asked:
-        check_images(paths, remembered, remedy="repair them: every image must have an answer")
+        remedy = "repair them: every image must have an answer"
+        check_images(paths, remembered, bits_used_of_16=bits, remedy=remedy)
         return records
     policy = predictor.config.get("data_loader", {}).get("args", {}).get("on_bad_image", "refuse")
-    bad = set(check_images(paths, remembered, policy))
+    bad = set(check_images(paths, remembered, policy, bits))
     return [record for record in records if record.path not in bad]

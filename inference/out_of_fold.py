@@ -74,7 +74,8 @@ def predict_fold(folders: RunFolders, images: LabelTable, device: torch.device) 
     predictor = Predictor.from_checkpoint(find_checkpoint(folders.models), device, PRESETS["none"])
     if predictor.config["data_loader"]["args"].get("on_bad_image") == "skip":
         remembered = None if predictor.save_dir is None else predictor.save_dir / CHECKED_IMAGES_FILE
-        bad = set(check_images([record.path for record in images.records], remembered, "skip"))
+        paths, bits = [record.path for record in images.records], predictor.preprocessing.bits_used_of_16
+        bad = set(check_images(paths, remembered, "skip", bits))
         images = images.without(bad)
     records, labels = images.records, images.label_space
     if distributed.is_main_process() and not _is_whole(file, records, folders.fold, labels):

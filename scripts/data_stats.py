@@ -40,14 +40,14 @@ def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]
     divided = split.divide(read_label_table(config, labels), config.extra().seed)
     sides = {"train": divided.train, "validation": divided.validation, "test": divided.test}
     cache = Path(config.build("trainer").save_dir) / CHECKED_IMAGES_FILE
-    policy = config["data_loader"]["args"]["on_bad_image"]
+    policy, bits = (config["data_loader"]["args"][name] for name in ("on_bad_image", "bits_used_of_16"))
     paths = [record.path for side in sides.values() for record in side.records]
-    bad = set(check_images(paths, cache, policy, show_progress=True))
+    bad = set(check_images(paths, cache, policy, bits, show_progress=True))
     sides = {name: side.without(bad) for name, side in sides.items()}
     sides = {name: side for name, side in sides.items() if len(side)}
     if "train" not in sides:
         raise DataError(f"none of the {len(divided.train)} training images can be read: there is nothing to count")
-    sizes, level_counts = measure_images({name: side.records for name, side in sides.items()}, show_progress=True)
+    sizes, level_counts = measure_images({name: side.records for name, side in sides.items()}, bits, True)
     mean, std = mean_and_std(level_counts)
     return {
         "sides": {

@@ -141,8 +141,9 @@ class Trainer(BaseTrainer):
                 if distributed.world_size() == 1:
                     self._stop_if_asked(epoch)
         if worst is not None:
-            records = self.data_loader.validation_records
-            self.trackers.log_images(epoch, "val/worst", worst.images(lambda index: read_rgb(records[index].path)))
+            records, bits = self.data_loader.validation_records, self.data_loader.preprocessing.bits_used_of_16
+            images_by_title = worst.images(lambda index: read_rgb(records[index].path, bits))
+            self.trackers.log_images(epoch, "val/worst", images_by_title)
         return metrics.reduced().values("val/")
 
     def _validation_batches(self) -> Generator[Batch]:

@@ -81,7 +81,7 @@ class ImageCache(ABC):
         for paths, prefix in requests:
             absolute = absolute_paths(paths)
             known |= signatures_of([path for path in absolute if path not in known])
-            key = json.dumps({"transforms": prefix.specs, "versions": _VERSIONS}, sort_keys=True)
+            key = json.dumps({**prefix.key, "versions": _VERSIONS}, sort_keys=True)
             asked.append((key, absolute))
             if prefix.image_hw is None:
                 logger.info("%s: images of several sizes, which no Resize made equal, are not kept", self.description)
@@ -191,14 +191,14 @@ class ArrayBuild:
     """
 
     def __init__(self, key: str, prefix: DeterministicPrefix) -> None:
-        self.key, self._prefix = key, prefix
+        self.key, self.prefix = key, prefix
         self.files: dict[str, FileSignature] = {}
         self.handle = -1
 
     @property
     def shape(self) -> tuple[int, ...]:
-        assert self._prefix.image_hw is not None
-        return (len(self.files), *self._prefix.image_hw, 3)
+        assert self.prefix.image_hw is not None
+        return (len(self.files), *self.prefix.image_hw, 3)
 
     @property
     def num_bytes(self) -> int:
@@ -231,7 +231,7 @@ class ArrayBuild:
     def write(self, path: str, decoded: np.ndarray) -> None:
         """Prepares the image of a file and writes its row. Raises DataError, OSError."""
         if not hasattr(self._of_thread, "prefix"):
-            self._of_thread.prefix = _copy_of(self._prefix)
+            self._of_thread.prefix = _copy_of(self.prefix)
         image = self._of_thread.prefix(decoded, path)
         if image.shape != self.shape[1:] or image.dtype != np.uint8:
             expected = " x ".join(map(str, self.shape[1:]))
@@ -243,10 +243,12 @@ class ArrayBuild:
 
 
 def _prepare(path: str, builds: Sequence[ArrayBuild]) -> None:
-    if lacking := [build for build in builds if build.lacks(path)]:
-        decoded = read_rgb(Path(path))
+    lacking = [build for build in builds if build.lacks(path)]
+    for bits in {build.prefix.bits_used_of_16 for build in lacking}:
+        decoded = read_rgb(Path(path), bits)
         for build in lacking:
-            build.write(path, decoded.copy())  # transforms may write into what they are given
+            if build.prefix.bits_used_of_16 == bits:
+                build.write(path, decoded.copy())  # transforms may write into what they are given
 
 
 def _copy_of(prefix: DeterministicPrefix) -> DeterministicPrefix:

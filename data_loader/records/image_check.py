@@ -15,92 +15,66 @@ import PIL
 from data_loader.records.file_signatures import NO_SIGNATURE, FileSignature, absolute_paths, signatures_of
 from utils.errors import DataError
 from utils.files import write_atomically
-from utils.images.decoding import DECODING_RULES, ImageFinding, inspect_image
+from utils.images import DECODING_RULES, BitsUsed, ImageFinding, inspect_image
 from utils.progress import with_progress
+
+logger = logging.getLogger(__name__)
 
 CHECKED_IMAGES_FILE = "checked_images.json"
 """In a config's save_dir: what all its runs know of images."""
 
-_SHOWN = 10
-"""How many bad files a message names; the rest are counted."""
+_LONGEST_LIST = 10
+"""How many files a message names; the rest are counted."""
 
-_RULES = f"{DECODING_RULES}, Pillow {PIL.__version__}"
+_RULES = f"{DECODING_RULES}, 16-bit maxima, Pillow {PIL.__version__}"
 """Findings made under other rules are void."""
 
 
 def check_images(
     paths: Sequence[Path],
     cache_file: Path | None,
-    on_bad: Literal["refuse", "skip"] = "refuse",
+    on_bad: Literal["refuse", "skip", "warn"] = "refuse",
+    bits_used_of_16: BitsUsed = 16,
     show_progress: bool = False,
-    log: logging.Logger | None = None,
     remedy: str = 'repair them, or leave them out with data_loader.args.on_bad_image = "skip"',
     signatures: dict[str, FileSignature] | None = None,
 ) -> list[Path]:
     """Decodes every image in full, in as many threads as there are cores, and returns those that cannot be used.
 
-    Good images are remembered in `cache_file` by path, size and time of change, so that the next time they cost but a
-    look at those; a cache that is damaged, or was made under other rules, is made anew. The list is empty under
-    "refuse"; under "skip" it holds the bad images, which `log` is warned of. Images that can be read but look doubtful
-    are warned of in both cases. Raises DataError for missing files (before any image is opened, and under "skip" too)
-    and, under "refuse", for bad images: the first ten, the count and the remedy.
+    cache_file: remembers the good images by path, size and time of change, so that they are decoded once; made anew if
+        it is damaged or of other rules
+    on_bad: "refuse" bad images; "skip" them with a warning; or "warn", of missing ones too, as nothing depends on them
+    bits_used_of_16: as which 16-bit images are decoded; a warning where their values do not suit it
+    remedy: what to do about bad images
+    signatures: takes those of the files, by absolute path, for whoever would look at them next
 
-    signatures: takes those of the files, by absolute path, for whoever would look at them next.
+    Images that can be read but look doubtful are warned of. Raises DataError, unless `on_bad` is "warn", for missing
+    files, before any image is opened; and under "refuse" for bad images: the first ten, the count and the remedy.
     """
-    log = log or logging.getLogger(__name__)
     files = dict(zip(absolute_paths(paths), paths, strict=True))
-    found = _signatures(files)
+    found = signatures_of(files)
     if signatures is not None:
         signatures |= found
-    known = _read_cache(cache_file)
-    unknown = [key for key, signature in found.items() if known.get(key, [])[:2] != [*signature]]
-    findings: dict[str, ImageFinding] = {}
-    if unknown:
-        try:
-            _inspect_all({key: files[key] for key in unknown}, findings, show_progress)
-        finally:  # an interrupted check goes on where it was
-            for key, finding in findings.items():
-                # a bad image is looked at again: its permissions, say, may be put right without a new signature
-                if finding.problem is None:
-                    known[key] = [*found[key], finding.warning]
-            _write_cache(cache_file, known, log)
-    warnings = [findings[key].warning if key in findings else known[key][2] for key in files]
-    problems = {files[key]: finding.problem for key, finding in findings.items() if finding.problem}
-    return _judge([warning for warning in warnings if warning], problems, on_bad, log, remedy)
-
-
-def _signatures(files: Mapping[str, Path]) -> dict[str, FileSignature]:
-    """By absolute path. Raises DataError if any file is missing."""
-    signatures = signatures_of(files)
-    missing = [files[key] for key, signature in signatures.items() if signature == NO_SIGNATURE and _is_missing(key)]
-    if missing:
-        raise DataError(
-            _listing(f"{_count(len(missing), 'missing image')}", missing)
-            + "\nrestore the files, correct the data's root, or remove their rows"
-        )
-    return signatures
-
-
-def _is_missing(key: str) -> bool:
-    """Or else it is there and cannot be looked at: `inspect_image` says why."""
-    try:
-        os.stat(key)  # noqa: PTH116
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):
-        pass
-    return False
-
-
-def _inspect_all(files: Mapping[str, Path], findings: dict[str, ImageFinding], show_progress: bool) -> None:
-    """Adds to `findings`; decoders release the interpreter's lock, so that threads are enough."""
-    pool = ThreadPoolExecutor(max_workers=number_of_cores())
-    try:
-        inspected = with_progress(pool.map(inspect_image, files.values()), len(files), "checking images", show_progress)
-        for key, finding in zip(files, inspected, strict=True):
-            findings[key] = finding
-    finally:
-        pool.shutdown(cancel_futures=True)
+    missing = [files[key] for key, signature in found.items() if signature == NO_SIGNATURE and _is_missing(files[key])]
+    if missing and on_bad != "warn":
+        title = f"{_count(len(missing), 'missing image')}"
+        raise DataError(f"{_listing(title, missing)}\nrestore the files, correct the data's root, or remove their rows")
+    findings = _findings(files, found, cache_file, show_progress)
+    doubtful = [finding.warning for finding in findings.values() if finding.warning]
+    if doubtful:
+        logger.warning("%s", _listing(_count(len(doubtful), "doubtful image"), doubtful))
+    _warn_of_sixteen_bit_images(
+        {files[key]: finding.largest_value for key, finding in findings.items()}, bits_used_of_16
+    )
+    bad = {files[key]: finding.problem for key, finding in findings.items() if finding.problem}
+    if bad:
+        count = f"{_count(len(bad), 'image')} cannot be read"
+        if on_bad == "refuse":
+            raise DataError(f"{_listing(count, [*bad.values()])}\n{remedy}")
+        left_out = " and left out" if on_bad == "skip" else ""
+        more = f"\n{remedy}" if on_bad == "warn" else ""
+        logger.warning("%s%s", _listing(f"{count}{left_out}", [*bad.values()]), more)
+    return [*bad]
 
 
 def number_of_cores() -> int:
@@ -108,22 +82,60 @@ def number_of_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _judge(
-    warnings: Sequence[str],
-    problems: Mapping[Path, str],
-    on_bad: Literal["refuse", "skip"],
-    log: logging.Logger,
-    remedy: str,
-) -> list[Path]:
-    if warnings:
-        log.warning(_listing(_count(len(warnings), "doubtful image"), warnings))
-    if not problems:
-        return []
-    count = _count(len(problems), "image") + " cannot be read"
-    if on_bad == "refuse":
-        raise DataError(f"{_listing(count, list(problems.values()))}\n{remedy}")
-    log.warning(_listing(f"{count} and left out", list(problems.values())))
-    return list(problems)
+def _is_missing(path: Path) -> bool:
+    try:
+        return not path.exists()
+    except OSError:  # it is there, and `inspect_image` says why it cannot be looked at
+        return False
+
+
+def _findings(
+    files: Mapping[str, Path], signatures: Mapping[str, FileSignature], cache_file: Path | None, show_progress: bool
+) -> dict[str, ImageFinding]:
+    """By absolute path, in the order of `files`: what is remembered of an image, or what is found now."""
+    remembered = _read_cache(cache_file)
+    known = {
+        key: ImageFinding(None, *remembered[key][2:])
+        for key, signature in signatures.items()
+        if key in remembered and remembered[key][:2] == [*signature]
+    }
+    unknown = [key for key in files if key not in known]
+    if not unknown:
+        return known
+    pool = ThreadPoolExecutor(max_workers=number_of_cores())  # decoders release the interpreter's lock
+    try:
+        found = pool.map(inspect_image, [files[key] for key in unknown])
+        found = with_progress(found, len(unknown), "checking images", show_progress)
+        for key, finding in zip(unknown, found, strict=True):
+            known[key] = finding
+            # a bad image is looked at again: its permissions, say, may be put right without a new signature
+            if finding.problem is None:
+                remembered[key] = [*signatures[key], finding.warning, finding.largest_value]
+    finally:
+        pool.shutdown(cancel_futures=True)
+        _write_cache(cache_file, remembered)  # an interrupted check goes on where it was
+    return {key: known[key] for key in files}
+
+
+def _warn_of_sixteen_bit_images(largest: Mapping[Path, int | None], bits: BitsUsed) -> None:
+    """Where values stay in the lower half of 16 bits, or go beyond the bits that are set.
+
+    largest: value of each 16-bit image, None for others"""
+    if bits == "own_maximum":
+        return
+    values = {path: value for path, value in largest.items() if value is not None}
+    unsuited = {path: value for path, value in values.items() if value >= 2**bits or (bits == 16 and value < 2**15)}
+    if unsuited:
+        title = f"{_count(len(unsuited), '16-bit image')} would be {'nearly black' if bits == 16 else 'partly white'}"
+        highest = max(unsuited.values())
+        logger.warning(
+            "%s\nthe largest value is %d: data_loader.args.bits_used_of_16 = %d (it is %s) suits it, and "
+            '"own_maximum" scales each image by its own largest value',
+            _listing(title, [f"{path}: values up to {value}" for path, value in unsuited.items()]),
+            highest,
+            max(8, highest.bit_length()),
+            bits,
+        )
 
 
 def _count(number: int, what: str) -> str:
@@ -131,13 +143,13 @@ def _count(number: int, what: str) -> str:
 
 
 def _listing(title: str, items: Sequence[object]) -> str:
-    shown = [f"  {item}" for item in items[:_SHOWN]]
-    rest = [f"  ... and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else []
-    return "\n".join([f"{title}:", *shown, *rest])
+    lines = [f"  {item}" for item in items[:_LONGEST_LIST]]
+    rest = [f"  ... and {len(items) - _LONGEST_LIST:,} more"] if len(items) > _LONGEST_LIST else []
+    return "\n".join([f"{title}:", *lines, *rest])
 
 
 _Cache = dict[str, list[Any]]
-"""By absolute path, of images that can be used: size, time of change, warning."""
+"""By absolute path, of images that can be used: size, time of change, warning, largest 16-bit value."""
 
 
 def _read_cache(cache_file: Path | None) -> _Cache:
@@ -146,21 +158,22 @@ def _read_cache(cache_file: Path | None) -> _Cache:
         stored = json.loads(cache_file.read_bytes()) if cache_file else {}
         if stored.get("rules") != _RULES:
             return {}
-        for size, changed, warning in stored["files"].values():
-            if not (type(size) is int and type(changed) is int and isinstance(warning, str | None)):
+        for size, changed, warning, largest in stored["files"].values():
+            numbers = type(size) is int and type(changed) is int and (largest is None or type(largest) is int)
+            if not numbers or not isinstance(warning, str | None):
                 return {}
         return stored["files"]
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
-def _write_cache(cache_file: Path | None, files: _Cache, log: logging.Logger) -> None:
+def _write_cache(cache_file: Path | None, files: _Cache) -> None:
     if cache_file is None:
         return
     try:
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(cache_file, json.dumps({"rules": _RULES, "files": files}).encode())
     except OSError as error:
-        log.warning(
-            f"{cache_file}: the image check cannot be remembered ({error.strerror}); it will be done again next time"
+        logger.warning(
+            "%s: the image check cannot be remembered (%s); it will be done again next time", cache_file, error.strerror
         )

@@ -17,7 +17,7 @@ from base.batch import UNKNOWN
 from data_loader.records.image_check import number_of_cores
 from data_loader.records.label_table import LabelTable
 from data_loader.records.records import Record
-from utils.images import visit_rgb
+from utils.images import BitsUsed, visit_rgb
 from utils.progress import with_progress
 
 HISTOGRAM_BINS = 12
@@ -140,7 +140,7 @@ def size_statistics(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
 
 
 def measure_images(
-    sides: Mapping[str, Sequence[Record]], show_progress: bool = False
+    sides: Mapping[str, Sequence[Record]], bits_used_of_16: BitsUsed = 16, show_progress: bool = False
 ) -> tuple[dict[str, list[tuple[int, int]]], np.ndarray]:
     """Decodes every image once; however many threads do so, one large image is in memory at a time.
 
@@ -151,7 +151,7 @@ def measure_images(
     images = [(side, record.path) for side, records in sides.items() for record in records]
     pool = ThreadPoolExecutor(max_workers=number_of_cores())  # decoders release the interpreter's lock
     try:
-        measured = pool.map(lambda image: visit_rgb(image[1], _measured), images)
+        measured = pool.map(lambda image: visit_rgb(image[1], _measured, bits_used_of_16), images)
         for (side, _), (size, counts) in zip(
             images, with_progress(measured, len(images), "measuring images", show_progress), strict=True
         ):

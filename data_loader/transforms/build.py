@@ -17,6 +17,7 @@ from data_loader.transforms.pipeline import Pipeline
 from data_loader.transforms.trials import check_deterministic, count_deterministic, final_size
 from utils.config.signatures import argument_problems
 from utils.errors import InvalidConfig, KeyPath, Problem, dotted
+from utils.images import BitsUsed
 from utils.wording import did_you_mean, first_line, not_one_of
 
 logger = logging.getLogger(__name__)
@@ -61,12 +62,14 @@ def build_transforms(
     input_size: int | Sequence[int] | None,
     mean: Sequence[float],
     std: Sequence[float],
+    bits_used_of_16: BitsUsed = 16,
 ) -> Transforms:
     """Builds and tries both lists.
 
     A required height, width or size that a transform is not given is `input_size` (pixels, or [height, width]); both
     lists must end in that size. Normalize may only stand last (a ToTensorV2 behind it changes nothing): it is left to
-    the device. `mean` and `std` are the backbone's own, for a Normalize without them or none at all.
+    the device. `mean` and `std` are the backbone's own, for a Normalize without them or none at all. `bits_used_of_16`
+    goes with them: as which 16-bit images are decoded.
 
     Raises InvalidConfig with all problems, their key paths relative to the two lists.
     """
@@ -101,13 +104,12 @@ def build_transforms(
         raise InvalidConfig(problems)
     plain_specs = [_completed(spec, image_hw) for spec in eval_specs]
     mean_rgb, std_rgb = eval_normalise
-    preprocessing = Preprocessing(eval_hw, mean_rgb, std_rgb, plain_specs)
+    preprocessing = Preprocessing(eval_hw, mean_rgb, std_rgb, plain_specs, bits_used_of_16)
     num_deterministic = count_deterministic(train)
     prefix_hw = final_size((), train[:num_deterministic], []) if num_deterministic else None
-    train_pipeline = Pipeline(
-        train, [_completed(spec, image_hw) for spec in train_specs], train_hw, num_deterministic, prefix_hw
-    )
-    return Transforms(train_pipeline, _without_chance(evaluation, plain_specs, eval_hw), preprocessing)
+    completed = [_completed(spec, image_hw) for spec in train_specs]
+    train_pipeline = Pipeline(train, completed, train_hw, num_deterministic, prefix_hw, bits_used_of_16)
+    return Transforms(train_pipeline, _deterministic(evaluation, preprocessing), preprocessing)
 
 
 def eval_pipeline(preprocessing: Preprocessing) -> Pipeline:
@@ -116,11 +118,12 @@ def eval_pipeline(preprocessing: Preprocessing) -> Pipeline:
     transforms = _build((), preprocessing.eval_transforms, None, problems)
     if problems:
         raise InvalidConfig(problems)
-    return _without_chance(transforms, preprocessing.eval_transforms, preprocessing.image_hw)
+    return _deterministic(transforms, preprocessing)
 
 
-def _without_chance(transforms: Sequence[Any], specs: Sequence[TransformSpec], image_hw: tuple[int, int]) -> Pipeline:
-    return Pipeline(transforms, specs, image_hw, len(transforms), image_hw)
+def _deterministic(transforms: Sequence[Any], preprocessing: Preprocessing) -> Pipeline:
+    image_hw, specs = preprocessing.image_hw, preprocessing.eval_transforms
+    return Pipeline(transforms, specs, image_hw, len(transforms), image_hw, preprocessing.bits_used_of_16)
 
 
 def transform_problems(lists: TransformLists, input_size: int | Sequence[int] | None) -> list[Problem]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_loader.transforms.fast import fast_transform
 from utils.errors import DataError
+from utils.images import BitsUsed
 from utils.random_streams import StreamPair
 from utils.wording import first_line
 
@@ -27,16 +28,27 @@ class AugmentationKey:
 class DeterministicPrefix:
     """The first transforms of a pipeline, as far as they make the same of an image each time: their result may be kept.
 
-    specs: what the transforms were made of ({"type": ..., "args": {...}}, sizes filled in): equal specs, equal results
+    specs: what the transforms were made of ({"type": ..., "args": {...}}, sizes filled in)
     image_hw: height and width in pixels of what they make; None where that depends on the image
+    bits_used_of_16: as which the 16-bit images are decoded that they are given
     """
 
     def __init__(
-        self, transforms: Sequence[Any], specs: Sequence[dict[str, Any]], image_hw: tuple[int, int] | None
+        self,
+        transforms: Sequence[Any],
+        specs: Sequence[dict[str, Any]],
+        image_hw: tuple[int, int] | None,
+        bits_used_of_16: BitsUsed = 16,
     ) -> None:
         self.transforms = list(transforms)
         self.specs = list(specs)
         self.image_hw = image_hw
+        self.bits_used_of_16 = bits_used_of_16
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Plain data: equal keys, equal results for a file."""
+        return {"transforms": self.specs, "bits_used_of_16": self.bits_used_of_16}
 
     def __call__(self, image: np.ndarray, name: str = "image") -> np.ndarray:
         """(H, W, 3) uint8 -> the same of other sizes. Raises DataError, which calls the image `name`."""
@@ -61,6 +73,7 @@ class Pipeline:
     num_deterministic: how many transforms, from the first on, are the prefix: they draw no random number, so that the
         others draw the same whether these are run or their result was kept
     prefix_hw: see DeterministicPrefix.image_hw
+    bits_used_of_16: see DeterministicPrefix
     """
 
     def __init__(
@@ -70,8 +83,11 @@ class Pipeline:
         image_hw: tuple[int, int],
         num_deterministic: int,
         prefix_hw: tuple[int, int] | None,
+        bits_used_of_16: BitsUsed = 16,
     ) -> None:
-        self.prefix = DeterministicPrefix(transforms[:num_deterministic], specs[:num_deterministic], prefix_hw)
+        self.prefix = DeterministicPrefix(
+            transforms[:num_deterministic], specs[:num_deterministic], prefix_hw, bits_used_of_16
+        )
         self.random_transforms = list(transforms[num_deterministic:])
         self.image_hw = image_hw
         self._steps = [fast_transform(transform) for transform in self.random_transforms]

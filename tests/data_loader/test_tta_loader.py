@@ -87,9 +87,9 @@ def test_an_image_is_decoded_once_and_equal_pipelines_run_once(
 ) -> None:
     decoded: list[Path] = []
 
-    def spy(path: Path) -> np.ndarray:
+    def spy(path: Path, bits: Any = 16) -> np.ndarray:
         decoded.append(path)
-        return read_rgb(path)
+        return read_rgb(path, bits)
 
     monkeypatch.setattr(datasets, "read_rgb", spy)
     pipelines = [eval_pipeline(each) for each in (PLAIN, FLIPPED, _preprocessing())]

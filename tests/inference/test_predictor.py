@@ -85,9 +85,9 @@ def test_several_models_are_asked_with_one_decoding(
     alone = [predictor.predict(records) for predictor in predictors]
     decoded: list[Path] = []
 
-    def spy(path: Path) -> np.ndarray:
+    def spy(path: Path, bits: Any = 16) -> np.ndarray:
         decoded.append(path)
-        return read_rgb(path)
+        return read_rgb(path, bits)
 
     monkeypatch.setattr(datasets, "read_rgb", spy)
     together = predict(predictors, records, batch_size=3, num_workers=0)

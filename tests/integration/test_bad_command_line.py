@@ -202,10 +202,10 @@ def test_a_signal_while_judging(
 ) -> None:
     real = datasets.read_rgb
 
-    def signal_and_read(path: Path) -> Any:
+    def signal_and_read(path: Path, bits: Any = 16) -> Any:
         os.kill(os.getpid(), number)
         monkeypatch.setattr(datasets, "read_rgb", real)
-        return real(path)
+        return real(path, bits)
 
     monkeypatch.setattr(datasets, "read_rgb", signal_and_read)
     outcome = trained.test("--resume", trained.run, "--bs", "2")

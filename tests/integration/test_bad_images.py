@@ -85,9 +85,9 @@ def test_a_bad_image_is_left_out_when_asked(workplace: Workplace, case: str, mon
     read: list[str] = []
     real = datasets.read_rgb
 
-    def note_and_read(path: Path) -> np.ndarray:
+    def note_and_read(path: Path, bits: Any = 16) -> np.ndarray:
         read.append(str(path))
-        return real(path)
+        return real(path, bits)
 
     monkeypatch.setattr(datasets, "read_rgb", note_and_read)
     config = workplace.write_config({"data_loader.args.on_bad_image": "skip", "data_loader.args.drop_last": False})
@@ -101,6 +101,28 @@ def test_a_bad_image_is_left_out_when_asked(workplace: Workplace, case: str, mon
     assert len(set(read)) == 55
     assert "41 images of 6 persons to train" in outcome.out
     assert "cannot be read and left out" in (workplace.only("saved/log/Tiny/*/info.log")).read_text()
+
+
+def test_bad_images_that_training_does_not_need_are_warned_of_before_it(workplace: Workplace) -> None:
+    """Those of the evaluation folder, and of the test side that a table gives."""
+    paths = [str(path.relative_to(workplace.train_root)) for path in sorted(workplace.train_root.rglob("*.jpg"))]
+    table = "path,person,mask,gender,age,split\n"
+    for number, path in enumerate(paths):
+        side = "test" if number == 0 else "validation" if number % 4 == 0 else "train"
+        table += f"{path},{number},wear,male,{20 + number % 60},{side}\n"
+    workplace.write("data/train/table.csv", table)
+    workplace.write(f"data/train/{paths[0]}", b"")
+    workplace.write(JUDGED_IMAGE, b"<html>")
+    source = {"type": "AttributeTable", "args": {"path": "data/train/table.csv", "split_column": "split"}}
+    config = workplace.write_config({"data": [source], "split": {"type": "GivenSplit"}, "info_dir": "data/eval"})
+    outcome = workplace.train("--config", config)
+    outcome.check_success()
+    lines = outcome.out.splitlines()
+    first = next(number for number, line in enumerate(lines) if "2 images" in line)
+    named = [line.split(": ")[0].strip() for line in lines[first + 1 : first + 3]]
+    assert named == [f"data/train/{paths[0]}", JUDGED_IMAGE]
+    assert "test.py" in lines[first + 3]
+    assert first < next(number for number, line in enumerate(lines) if line.startswith("run folder"))
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -134,9 +156,9 @@ def test_an_image_that_is_spoilt_after_the_check(workplace: Workplace, monkeypat
     """It passes the check and is damaged later: the loader tells the same, and the run ends."""
     real = datasets.read_rgb
 
-    def spoil_and_read(path: Path) -> np.ndarray:
+    def spoil_and_read(path: Path, bits: Any = 16) -> np.ndarray:
         workplace.write(TRAINING_IMAGE, b"")
-        return real(path)
+        return real(path, bits)
 
     monkeypatch.setattr(datasets, "read_rgb", spoil_and_read)
     config = workplace.write_config({"data_loader.args.drop_last": False})
@@ -149,12 +171,12 @@ def test_an_image_that_is_spoilt_in_the_second_epoch(workplace: Workplace) -> No
     workplace.train("--config", config).check_success()
     before = datasets.read_rgb
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(datasets, "read_rgb", lambda path: before(workplace.write(TRAINING_IMAGE, b"") and path))
+        patched.setattr(datasets, "read_rgb", lambda path, _: before(workplace.write(TRAINING_IMAGE, b"") and path))
         outcome = workplace.train("--resume", workplace.run, "--set", "trainer.epochs=3")
     outcome.check_refusal(
         3,
         f"{TRAINING_IMAGE}: is empty (0 bytes)",
-        f"what was trained before is saved: --resume {workplace.run} goes on from there",
+        ("what was trained", f"--resume {workplace.run}"),
     )
     workplace.write(TRAINING_IMAGE, JPEG)
     workplace.train("--resume", workplace.run, "--set", "trainer.epochs=3").check_success()
@@ -174,7 +196,7 @@ def test_good_images_are_checked_once_and_bad_ones_each_time(
     workplace.write(TRAINING_IMAGE, b"")
     config = workplace.write_config()
     assert workplace.train("--config", config).exit_code == 3
-    assert len(set(checked)) == len(checked) == 56
+    assert len(set(checked)) == len(checked) == 56 + len(EVALUATION_NAMES)
     checked.clear()
     assert workplace.train("--config", config).exit_code == 3
     assert checked == [TRAINING_IMAGE]
@@ -249,6 +271,33 @@ def test_an_odd_image_counts_for_what_it_shows(trained: Workplace, case: str) ->
     tolerance = 2e-5 if case in ("47-cmyk", "48-rgba") else 1.5e-6  # rounding differs by a level, or not at all
     np.testing.assert_allclose(said[names[0]], said[names[1]], rtol=0, atol=tolerance)
     assert np.abs(said[names[0]] - said[names[2]]).max() > 1e-4, "the model sees no difference between any two images"
+
+
+@pytest.mark.parametrize("cache", ["none", "disk"])
+@pytest.mark.parametrize("bits", [12, "own_maximum"])
+def test_12_bit_values_of_a_16_bit_image_are_scaled_wherever_it_is_read(
+    workplace: Workplace, bits: Any, cache: str
+) -> None:
+    """A model trained with that setting says the same of the 12-bit image as of the plain one."""
+    plain = PHOTOGRAPH.copy()
+    plain[0, 0] = 255
+    values = np.rint(plain[..., 1] / 255 * 4095).astype(np.uint16)
+    twelve_bit = encoded(Image.fromarray(values), "PNG")
+    workplace.write(TRAINING_IMAGE.replace(".jpg", ".png"), twelve_bit)
+    (workplace.folder / TRAINING_IMAGE).unlink()
+    names = ["odd.png", "plain.png"]
+    workplace.write("data/eval/images/odd.png", twelve_bit)
+    workplace.write("data/eval/images/plain.png", encoded(grey(plain[..., 1]), "PNG"))
+    workplace.write("data/eval/info.csv", "ImageID,ans\n" + "".join(f"{name},0\n" for name in names))
+    dark = workplace.train("--config", workplace.write_config(), "--dry-run")
+    assert f"  {TRAINING_IMAGE.replace('.jpg', '.png')}: " in dark.out
+    assert "bits_used_of_16 = 12 " in dark.out
+    changes = {"data_loader.args.bits_used_of_16": bits, "data_loader.args.cache": cache}
+    outcome = workplace.train("--config", workplace.write_config(changes))
+    outcome.check_success()
+    assert "bits_used_of_16" not in outcome.out
+    said = probabilities(workplace)
+    np.testing.assert_allclose(said["odd.png"], said["plain.png"], rtol=0, atol=1.5e-6)
 
 
 THIN = {

@@ -215,14 +215,14 @@ def test_29_missing_photographs_of_the_competition(workplace: Workplace) -> None
 
 def test_29_an_image_that_goes_missing_before_the_check(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table was right when it was read."""
-    real = image_check._signatures
+    real = image_check.signatures_of
 
     def late(paths: Any) -> Any:
         for stem in STEMS:
-            (workplace.photographs / f"{stem}.jpg").unlink()
+            (workplace.photographs / f"{stem}.jpg").unlink(missing_ok=True)
         return real(paths)
 
-    monkeypatch.setattr(image_check, "_signatures", late)
+    monkeypatch.setattr(image_check, "signatures_of", late)
     outcome = workplace.train("--config", workplace.write_config())
     missing = [f"  data/train/images/{FOLDER}/{stem}.jpg" for stem in sorted(STEMS)]
     outcome.check_refusal(3, "7 missing images:", *missing, ("restore the files", "remove their rows"))

@@ -206,9 +206,9 @@ def test_an_image_is_decoded_once_for_all_models_and_views(
     decoded: list[str] = []
     read = datasets.read_rgb
 
-    def spy(path: Path) -> np.ndarray:
+    def spy(path: Path, bits: Any = 16) -> np.ndarray:
         decoded.append(path.name)
-        return read(path)
+        return read(path, bits)
 
     monkeypatch.setattr(datasets, "read_rgb", spy)
     _, outcome = answer(trained, *runs, "--bs", "4")

@@ -66,9 +66,9 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that the cache decodes from now on, in no order."""
     seen: list[str] = []
 
-    def spy(path: Path) -> np.ndarray:
+    def spy(path: Path, bits: Any = 16) -> np.ndarray:
         seen.append(path.name)
-        return read_rgb(path)
+        return read_rgb(path, bits)
 
     monkeypatch.setattr(image_cache, "read_rgb", spy)
     return seen

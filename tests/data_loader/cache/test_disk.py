@@ -14,6 +14,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,11 +58,11 @@ def test_the_array_is_a_npy_file_in_the_order_of_the_paths(paths: list[Path], fo
 
 
 def build_slowly(paths: list[Path], folder: Path, half_done: Event, go_on: Event) -> None:
-    def read(path: Path) -> np.ndarray:
+    def read(path: Path, bits: Any = 16) -> np.ndarray:
         if path == paths[10]:
             half_done.set()
             go_on.wait(60)
-        return read_rgb(path)
+        return read_rgb(path, bits)
 
     vars(image_cache)["read_rgb"] = read
     cached(paths, folder)

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import albumentations
 import numpy as np
@@ -189,10 +190,10 @@ def test_a_bad_image_is_told_as_without_a_cache_and_nothing_is_left(
 def test_a_signal_stops_building_and_nothing_is_left(
     paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, kind: type[StopSignal]
 ) -> None:
-    def read(path: Path) -> np.ndarray:
+    def read(path: Path, bits: Any = 16) -> np.ndarray:
         if path == paths[9]:
             os.kill(os.getpid(), number)
-        return read_rgb(path)
+        return read_rgb(path, bits)
 
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patched:

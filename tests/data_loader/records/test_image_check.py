@@ -16,7 +16,7 @@ from PIL import Image
 from data_loader.records import image_check
 from data_loader.records.image_check import check_images
 from utils.errors import DataError
-from utils.images.decoding import ImageFinding, inspect_image
+from utils.images import BitsUsed, ImageFinding, inspect_image
 
 
 @pytest.fixture
@@ -107,7 +107,9 @@ def test_a_cache_of_other_rules_is_made_anew(tmp_path: Path, paths: list[Path], 
     assert sorted(opened) == paths
 
 
-@pytest.mark.parametrize("entry", [None, [1, 2], ["1", 2, None], [1, 2, 3], [True, 2, None]])
+@pytest.mark.parametrize(
+    "entry", [None, [1, 2], [1, 2, None], ["1", 2, None, None], [1, 2, 3, None], [1, 2, None, "3"]]
+)
 def test_a_cache_with_a_malformed_entry_is_made_anew(
     tmp_path: Path, paths: list[Path], opened: list[Path], entry: object
 ) -> None:
@@ -121,16 +123,16 @@ def test_a_cache_with_a_malformed_entry_is_made_anew(
     assert sorted(opened) == paths
 
 
-def test_missing_images_are_told_before_any_is_opened(paths: list[Path], opened: list[Path]) -> None:
+def test_missing_images_are_named_before_any_is_opened(paths: list[Path], opened: list[Path]) -> None:
     missing = [paths[0].with_name(f"gone {index}.jpg") for index in range(29)]
     choices: tuple[Literal["refuse", "skip"], ...] = ("refuse", "skip")
     for on_bad in choices:
         with pytest.raises(DataError) as refusal:
             check_images([*paths, *missing], None, on_bad)
         lines = str(refusal.value).splitlines()
-        assert lines[0] == "29 missing images:"
+        assert "29" in lines[0]
         assert lines[1:11] == [f"  {path}" for path in missing[:10]]
-        assert lines[11] == "  ... and 19 more"
+        assert "19" in lines[11]
         assert "restore" in lines[12]
     assert opened == []
 
@@ -143,10 +145,11 @@ def test_bad_images_are_refused_with_the_first_ten_and_the_count(tmp_path: Path,
         with pytest.raises(DataError) as refusal:
             check_images(paths, cache)
         lines = str(refusal.value).splitlines()
-        assert lines[0] == "12 images cannot be read:"
+        assert "12" in lines[0]
         for line, path in zip(lines[1:11], paths, strict=False):
-            assert line.startswith(f"  {path}: is an HTML page")
-        assert lines[11] == "  ... and 2 more"
+            assert line.startswith(f"  {path}: ")
+            assert "HTML" in line
+        assert "2" in lines[11]
         assert 'on_bad_image = "skip"' in lines[12]
 
 
@@ -157,13 +160,53 @@ def test_bad_images_are_skipped_when_asked_and_named_in_the_log(
     paths[2].write_bytes(b"GIF89a")
     Image.fromarray(np.zeros((24, 20, 3), np.uint8)).save(paths[4], "PNG")
     with caplog.at_level(logging.WARNING):
-        assert check_images(paths, None, "skip", log=logging.getLogger("test")) == [paths[2], paths[7]]
-    doubtful, bad = (record.getMessage() for record in caplog.records)
-    assert doubtful.startswith("1 doubtful image:\n")
-    assert f"{paths[4]}: is a PNG file named .jpg" in doubtful
-    assert bad.startswith("2 images cannot be read and left out:\n")
-    assert f"{paths[2]}: is a GIF" in bad
-    assert f"{paths[7]}: is empty" in bad
+        assert check_images(paths, None, "skip") == [paths[2], paths[7]]
+    doubtful, bad = (record.getMessage().splitlines() for record in caplog.records)
+    assert [line.split(":")[0].strip() for line in doubtful[1:]] == [str(paths[4])]
+    assert [line.split(":")[0].strip() for line in bad[1:]] == [str(paths[2]), str(paths[7])]
+
+
+def test_bad_and_missing_images_that_nothing_depends_on_are_warned_of(
+    paths: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    paths[7].write_bytes(b"")
+    paths[9].unlink()
+    assert check_images(paths, None, "warn", remedy="mend them") == [paths[7], paths[9]]
+    (warning,) = (record.getMessage().splitlines() for record in caplog.records)
+    assert [line.split(":")[0].strip() for line in warning[1:]] == [str(paths[7]), str(paths[9]), "mend them"]
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> list[Path]:
+    """16-bit images, whose largest values are 4095, 4094, ..., and the whole range."""
+    made = [tmp_path / f"wide {index:02d}.png" for index in range(13)]
+    for index, path in enumerate(made):
+        values = np.arange(400, dtype=np.uint16).reshape(20, 20)
+        values[3, 5] = 65535 if index == 12 else 4095 - index
+        Image.fromarray(values).save(path)
+    return made
+
+
+@pytest.mark.parametrize(("bits", "unsuited"), [(16, 12), (12, 1), ("own_maximum", 0)])
+def test_16_bit_images_whose_values_do_not_suit_the_bits_are_warned_of_each_time(
+    tmp_path: Path, wide: list[Path], bits: BitsUsed, unsuited: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        caplog.clear()
+        assert check_images(wide, tmp_path / "check.json", bits_used_of_16=bits) == []
+        warnings = [record.getMessage() for record in caplog.records]
+        if unsuited == 0:
+            assert warnings == []
+            continue
+        (warning,) = warnings
+        lines = warning.splitlines()
+        named = wide[:10] if unsuited == 12 else wide[12:]
+        assert str(unsuited) in lines[0]
+        assert [line.split(":")[0].strip() for line in lines[1 : 1 + len(named)]] == list(map(str, named))
+        suggestion = 12 if bits == 16 else 16
+        assert f"bits_used_of_16 = {suggestion} " in lines[-1]
+        assert str(4095 if bits == 16 else 65535) in lines[-1]
+        assert '"own_maximum"' in lines[-1]
 
 
 def test_a_warning_is_remembered(tmp_path: Path, paths: list[Path], caplog: pytest.LogCaptureFixture) -> None:
