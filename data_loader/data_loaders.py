@@ -13,14 +13,13 @@ from torch import Tensor
 
 from base.base_data_loader import BaseDataLoader
 from base.batch import Batch
-from data_loader.batch_samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.cache import DEFAULT_CACHE_BUDGET_GIB, CachedImages, DiskCache, ImageCache, MemoryCache
 from data_loader.datasets import AugmentedImages, TTAImages
 from data_loader.records.file_signatures import FileSignature
 from data_loader.records.image_check import check_images, number_of_cores
 from data_loader.records.label_table import LabelTable
 from data_loader.records.records import Record
-from data_loader.samplers import BaseSampler
+from data_loader.samplers import BaseSampler, BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.splits import Split
 from data_loader.transforms import Pipeline, TransformLists, build_transforms
 from data_loader.workers import BatchFeed, measured_num_workers

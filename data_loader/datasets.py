@@ -8,8 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from data_loader.batch_samplers import BatchKeys
 from data_loader.cache import CachedImages
+from data_loader.samplers import BatchKeys
 from data_loader.transforms import AugmentationKey, DeterministicPrefix, Pipeline
 from utils.images import read_rgb
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.feeding import drained
 from benchmarks.measuring import Contender, Figure, Row, interleaved, ratios
 from benchmarks.workplace import Workplace
-from data_loader.batch_samplers import BatchKeys, EvaluationBatchSampler
+from data_loader.samplers import BatchKeys, EvaluationBatchSampler
 from data_loader.workers.feeding import BatchFeed
 
 

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data_loader.batch_samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.datasets import BatchImages
 from data_loader.records.image_check import number_of_cores
+from data_loader.samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.workers.shared_slots import SharedSlots
 from utils.allocator import keep_freed_memory, return_freed_memory
 from utils.errors import DataError, UserError

@@ -33,7 +33,7 @@ from benchmarks.rows import (
 )
 from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
 from benchmarks.workplace import Workplace
-from data_loader.batch_samplers import BatchKeys
+from data_loader.samplers import BatchKeys
 from utils.errors import ConfigError
 from utils.run_folders import RunFolders
 

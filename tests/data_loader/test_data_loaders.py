@@ -20,10 +20,10 @@ import torch
 from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
-from data_loader.batch_samplers import BatchKeys
 from data_loader.data_loaders import AttributeDataLoader, TTALoader
 from data_loader.datasets import AugmentedImages
 from data_loader.records import Record
+from data_loader.samplers import BatchKeys
 from data_loader.transforms import TransformLists, build_transforms, eval_pipeline
 from tests.data_loader.label_tables import split_of
 from utils.errors import DataError
@@ -293,7 +293,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from base.label_space import LabelSpace
-from data_loader.batch_samplers import BatchKeys
+from data_loader.samplers import BatchKeys
 from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records import Record
 from tests.data_loader.label_tables import split_of

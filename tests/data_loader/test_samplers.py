@@ -17,10 +17,18 @@ from base.batch import Batch
 from base.class_weights import weights_by_rule
 from base.label_space import LabelSpace
 from data_loader import samplers
-from data_loader.batch_samplers import BatchKeys, TrainingBatchSampler, earlier_occurrences
 from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records import LabelTable, Record
-from data_loader.samplers import EpochOrder, MPerClassSampler, RepeatSampler, WeightedSampler
+from data_loader.samplers import (
+    BatchKeys,
+    EpochOrder,
+    EvaluationBatchSampler,
+    MPerClassSampler,
+    RepeatSampler,
+    TrainingBatchSampler,
+    WeightedSampler,
+    earlier_occurrences,
+)
 from data_loader.transforms import AugmentationKey, Pipeline, TransformLists
 from tests.data_loader.label_tables import split_of
 from utils.config.sections import TypedSection, exported
@@ -196,8 +204,9 @@ def test_the_stream_is_one_for_any_number_of_processes_and_any_start(labels: Lab
                 part.set_position(4)
             batches = zip(*(list(part) for part in parts), strict=True)
             streams[world] = [[key for keys in together for key in _pairs(keys)] for together in batches]
-        assert streams[1] == streams[2] == streams[3]
+        assert streams[1] == streams[2]
         keys = list(itertools.chain(*streams[1]))
+        assert keys == list(itertools.chain(*streams[3]))  # of which each has two images at least in the last batch
         expected = order.draw(numpy_stream(9, "order", 4))[: len(keys)]
         assert [index for index, _ in keys] == expected.tolist()
         assert [repeat for _, repeat in keys] == earlier_occurrences(expected).tolist()
@@ -248,7 +257,7 @@ def _loader(records: list[Record], labels: LabelSpace, sampler: Any, **args: Any
 def test_a_repeated_image_is_augmented_anew_each_time(image_records: list[Record], labels: LabelSpace) -> None:
     sampler = RepeatSampler(labels, {"mask": {"incorrect": 4}})
     loader = _loader(image_records, labels, sampler, drop_last=False)
-    assert loader.steps_per_epoch == 11  # 7 of 20 come four times: 41 images
+    assert loader.steps_per_epoch == 10  # 7 of 20 come four times: 41 images, the last with the four before it
     batches = list(loader.train_batches(0))
     plain = {
         int(index): image
@@ -330,3 +339,87 @@ def test_wrong_names_are_refused(labels: LabelSpace, spec: dict[str, Any], expec
 def test_wrong_values_are_refused(spec: dict[str, Any], expected: str) -> None:
     (problem,) = SECTION.problems(spec, ("sampler",))
     assert expected in str(problem)
+
+
+def _global_batches(
+    samples: int, batch: int, world: int, epoch: int = 0, start: int = 0, **args: Any
+) -> list[list[int]]:
+    """The batches of all processes, put together."""
+    samplers = [TrainingBatchSampler(samples, batch, 9, rank, world, **args) for rank in range(world)]
+    for sampler in samplers:
+        sampler.set_position(epoch, start)
+    by_process = [list(sampler) for sampler in samplers]
+    assert {len(batches) for batches in by_process} == {len(samplers[0]) - start}
+    assert all(keys.epoch == epoch for batches in by_process for keys in batches)
+    assert all(len(keys) for batches in by_process for keys in batches)
+    together = zip(*by_process, strict=True)
+    return [[index for keys in batches for index in keys.indices.tolist()] for batches in together]
+
+
+def test_the_order_is_the_epochs_keyed_permutation() -> None:
+    expected = numpy_stream(9, "order", 4).permutation(50)[:48].reshape(6, 8).tolist()
+    assert _global_batches(50, 8, 1, epoch=4) == expected
+    assert _global_batches(50, 8, 1, epoch=5) != expected
+    assert _global_batches(50, 8, 1, shuffle=False) == np.arange(48).reshape(6, 8).tolist()
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_a_fixed_global_batch_gives_one_stream_for_any_number_of_processes(drop_last: bool) -> None:
+    streams = [_global_batches(104, 24 // world, world, 3, drop_last=drop_last) for world in (1, 2, 3, 4)]
+    assert all(stream == streams[0] for stream in streams)
+    assert sum(map(len, streams[0])) == (96 if drop_last else 104)
+
+
+@pytest.mark.parametrize("rest", range(1, 9))
+def test_the_stream_is_the_same_too_where_the_rest_joins_the_batch_before_it(rest: int) -> None:
+    """And no process ever has a batch of one image, which batch normalisation cannot take."""
+    streams = []
+    for world in (1, 2, 3, 4):
+        batches = _global_batches(96 + rest, 24 // world, world, 3, drop_last=False)
+        assert [len(batch) for batch in batches] == ([24] * 4 + [rest] if rest >= 2 * world else [24] * 3 + [24 + rest])
+        streams.append([*itertools.chain(*batches)])
+    assert all(stream == streams[0] for stream in streams)
+
+
+def test_an_epoch_may_begin_at_any_batch() -> None:
+    whole = _global_batches(50, 4, 2, 1, drop_last=False)
+    for start in range(len(whole) + 1):
+        assert _global_batches(50, 4, 2, 1, start, drop_last=False) == whole[start:]
+
+
+@pytest.mark.parametrize(("samples", "batch", "world"), [*itertools.product((7, 16, 17, 19, 31), (1, 4), (1, 2, 3))])
+def test_without_drop_last_each_image_comes_once(samples: int, batch: int, world: int) -> None:
+    seen = sorted(itertools.chain(*_global_batches(samples, batch, world, drop_last=False)))
+    assert seen == list(range(samples))
+
+
+def test_the_last_batch_is_divided_evenly() -> None:
+    samplers = [TrainingBatchSampler(26, 4, 0, rank, 4, drop_last=False) for rank in range(4)]
+    assert [len(list(sampler)[-1]) for sampler in samplers] == [3, 3, 2, 2]
+    samplers = [TrainingBatchSampler(21, 4, 0, rank, 4, drop_last=False) for rank in range(4)]
+    assert [[len(keys) for keys in sampler] for sampler in samplers] == [[6], [5], [5], [5]]
+    assert {sampler.largest_batch for sampler in samplers} == {6}
+
+
+def test_too_few_images_for_a_batch_are_told() -> None:
+    with pytest.raises(DataError, match=r"batch_size = 8 on 2 processes needs 16 training images, and there are 15"):
+        TrainingBatchSampler(15, 8, 0, 0, 2)
+    with pytest.raises(DataError, match="set batch_size to 7 or less, or drop_last to false"):
+        TrainingBatchSampler(15, 8, 0, 0, 2)
+    assert len(TrainingBatchSampler(15, 8, 0, 0, 2, drop_last=False)) == 1
+    assert len(TrainingBatchSampler(15, 7, 0, 0, 2)) == 1
+    with pytest.raises(DataError):
+        TrainingBatchSampler(1, 8, 0, 0, 2, drop_last=False)
+
+
+@pytest.mark.parametrize(("samples", "batch", "world"), [*itertools.product((0, 1, 5, 16), (1, 3, 50), (1, 2, 7))])
+def test_evaluation_takes_every_image_once_in_order(samples: int, batch: int, world: int) -> None:
+    by_process = []
+    for rank in range(world):
+        sampler = EvaluationBatchSampler(samples, batch, rank, world)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert all(0 < len(keys) <= batch for keys in batches)
+        by_process.append([index for keys in batches for index in keys.indices.tolist()])
+    assert all(indices == list(range(rank, samples, world)) for rank, indices in enumerate(by_process))
+    assert sorted(itertools.chain(*by_process)) == list(range(samples))

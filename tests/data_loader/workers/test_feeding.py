@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_loader.batch_samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.datasets import Size
+from data_loader.samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.workers import feeding
 from data_loader.workers.feeding import BATCHES_AHEAD, BATCHES_HELD, BatchFeed, measured_num_workers
 from data_loader.workers.shared_slots import SharedSlots

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_loader.batch_samplers import EvaluationBatchSampler
 from data_loader.data_loaders import _Batches
+from data_loader.samplers import EvaluationBatchSampler
 from data_loader.workers.feeding import BATCHES_AHEAD, BATCHES_HELD, BatchFeed
 from data_loader.workers.shared_slots import SharedSlots
 from tests.data_loader.workers.test_feeding import Numbered
