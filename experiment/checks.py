@@ -21,6 +21,7 @@ from inference.tta import tta_problems
 from model import lr_scheduler as schedules
 from model import model as architectures
 from model import optim
+from model.loss.head_loss import HeadLoss
 from parse_config import ConfigParser
 from trainer.averaging import StochasticWeightAveraging
 from utils.config.signatures import constructor_problems, locate
@@ -105,6 +106,8 @@ def _mixing(config: ConfigParser) -> list[Problem]:
 def _arch(config: ConfigParser) -> list[Problem]:
     arguments = config["arch"]["args"]
     architecture: type[BaseModel] = getattr(architectures, config["arch"]["type"])
+    if not issubclass(architecture, BaseModel):
+        raise config.error([config.problem("arch.type", "must be a subclass of BaseModel; see docs/extending.md")])
     problems = _refusal(lambda: architecture.check_arguments(**arguments), arguments, ("arch", "args"))
     if problems:
         raise config.error(problems)
@@ -124,7 +127,7 @@ def _model(config: ConfigParser) -> list[Problem]:
     labels = config.build("labels")
     with torch.device("meta"), torch.no_grad():
         model = architectures.build_without_weights(config["arch"], labels.num_classes).eval()
-        return [*_stages(config, model), *_input_size(config, model)]
+        return [*_stages(config, model), *_outputs(config, model)]
 
 
 def _stages(config: ConfigParser, model: BaseModel) -> list[Problem]:
@@ -137,20 +140,23 @@ def _stages(config: ConfigParser, model: BaseModel) -> list[Problem]:
     return problems
 
 
-def _input_size(config: ConfigParser, model: BaseModel) -> list[Problem]:
+def _outputs(config: ConfigParser, model: BaseModel) -> list[Problem]:
+    """Of the model's outputs for two images of the size that the config names, or else the model was made for."""
     size = config["data_loader"]["args"]["input_size"]
-    if size is None:
-        return []
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = (size, size) if isinstance(size, int) else size or model.input_hw or (64, 64)
     try:
-        model(torch.empty(2, 3, height, width))
+        outputs = model(torch.empty(2, 3, height, width))
     except Exception as error:  # timm has no exceptions of its own: assertions, RuntimeErrors and more
-        text = " ".join(str(error).split())
-        if "meta" in text:  # not every layer can be tried so
+        if size is None or "meta" in str(error):  # not every layer can be tried so
             return []
-        wrong = f"does not suit the model: {text[:200] or type(error).__name__}"
+        wrong = f"does not suit the model: {first_line(error)[:200]}"
         return [config.problem("data_loader.args.input_size", wrong)]
-    return []
+    shapes = {head: (2, number) for head, number in model.num_classes.items()}
+    found = {name: tuple(output.shape) for name, output in outputs.items()} if isinstance(outputs, dict) else {}
+    if all(found.get(head) == shape for head, shape in shapes.items()):
+        return []
+    wrong = f"must return logits by head, of two images {shapes}, not {found}; see docs/extending.md"
+    return [config.problem("arch.type", wrong)]
 
 
 def _loss(config: ConfigParser) -> list[Problem]:
@@ -161,6 +167,10 @@ def _loss(config: ConfigParser) -> list[Problem]:
         if name not in labels.heads:
             wrong = f'is a loss for no head; "{name}" {not_one_of(name, labels.heads)}'
             problems.append(Problem(key_path, wrong))
+            continue
+        if not isinstance(head_loss, HeadLoss):
+            wrong = "must be a subclass of HeadLoss; see docs/extending.md"
+            problems.append(config.problem(f"loss.heads.{name}.type", wrong))
             continue
         head, arguments = labels.heads[name], config["loss"]["heads"][name]["args"]
         check = partial(head_loss.check_num_classes, head.num_classes, head.class_names)

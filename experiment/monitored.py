@@ -1,7 +1,8 @@
-"""The metrics that a run watches: the monitor, the further bests, the schedule; and whether there are such metrics."""
+"""The metrics that a run watches: the monitor, the other bests, the schedule; and whether there are such metrics."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 
 from base.batch import UNKNOWN
@@ -20,56 +21,58 @@ from utils.wording import not_one_of
 logger = logging.getLogger(__name__)
 
 
-def loss_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
-    """The losses that an epoch gives: the whole, each head's, and those on the embedding."""
-    metric_learning = config["loss"]["metric_learning"] or {}
-    return ["loss", *(f"loss_{name}" for name in (*labels.heads, *metric_learning))]
+def metric_directions(config: ConfigParser, labels: LabelSpace) -> dict[str, str]:
+    """Every number that an epoch gives, known before training, and which way it gets better: "min" or "max".
+
+    They are the losses (the whole, each head's and those on the embedding) and the metrics of both sides."""
+    losses, functions = [*labels.heads, *(config["loss"]["metric_learning"] or {})], metric_functions(config)
+    directions = dict.fromkeys(["loss", *(f"loss_{name}" for name in losses)], "min")
+    for name, function in Metrics.names(labels, functions).items():
+        directions[name] = metric.direction_of(functions[function])
+    return {f"{side}/{name}": direction for side in ("val", "train") for name, direction in directions.items()}
 
 
-def metric_names(config: ConfigParser, labels: LabelSpace) -> list[str]:
-    """Every number that an epoch gives, known before training."""
-    losses, scores = loss_names(config, labels), Metrics.names(labels, metric_functions(config))
-    return [*(f"{side}/{name}" for side in ("val", "train") for name in (*losses, *scores)), "lr"]
-
-
-def watched_metrics(config: ConfigParser) -> dict[str, str]:
-    """By place in the config, each metric that something looks at: the monitor, the further bests, the schedule."""
-    trainer = config["trainer"]
+def watched_metrics(config: ConfigParser) -> dict[str, tuple[str, str]]:
+    """By key path, what looks at a metric: the monitor, the other bests, the schedule; each with its mode ("min", "max"
+    or what is written there) and the metric's name."""
+    trainer, schedule = config["trainer"], config["lr_scheduler"] or {}
     texts = {"trainer.monitor": trainer["monitor"]}
     texts |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer["save_best"])}
     off = ("trainer.monitor", "off")
-    watched = {place: text.partition(" ")[2] for place, text in texts.items() if (place, text) != off}
-    looked_at = (config["lr_scheduler"] or {}).get("metric")
-    return watched if looked_at is None else watched | {"lr_scheduler.metric": looked_at}
+    parts = {key_path: text.partition(" ") for key_path, text in texts.items() if (key_path, text) != off}
+    watched = {key_path: (mode, name) for key_path, (mode, _, name) in parts.items()}
+    if schedule.get("metric") is not None:
+        watched["lr_scheduler.metric"] = (schedule["args"].get("mode", "min"), schedule["metric"])
+    return watched
 
 
 def metric_problems(config: ConfigParser) -> list[Problem]:
-    """Metrics that there are none of, and a schedule that would follow its metric the wrong way."""
-    labels = config.build("labels")
-    unknown = [name for name in config["metrics"] if name not in exported(metric)]
-    problems = [
-        config.problem("metrics", f"names {name!r}, which {not_one_of(name, exported(metric))}") for name in unknown
-    ]
-    known = metric_names(config, labels)
+    """Metrics that do not exist or are no functions of a confusion matrix, and what follows one the wrong way."""
+    problems = []
+    for name in config["metrics"]:
+        if name not in exported(metric):
+            wrong = f"names {name!r}, which {not_one_of(name, exported(metric))}"
+            problems.append(config.problem("metrics", wrong))
+        elif len(inspect.signature(exported(metric)[name]).parameters) != 1:
+            wrong = f"names {name!r}, which must be a function of a confusion matrix alone; see docs/extending.md"
+            problems.append(config.problem("metrics", wrong))
+    directions = metric_directions(config, config.build("labels"))
     if config["split"]["type"] == "NoSplit":
-        known = [name for name in known if not name.startswith("val/")]
-    trainer = config["trainer"]
-    for place, name in watched_metrics(config).items():
-        if place == "lr_scheduler.metric":
-            if name not in known:
-                problems.append(config.problem(place, not_one_of(name, known)))
-            elif needs_metric(config["lr_scheduler"]["type"]):
-                wanted = "min" if name.partition("/")[2] in loss_names(config, labels) else "max"
-                if config["lr_scheduler"]["args"]["mode"] != wanted:
-                    wrong = f'must be "{wanted}" for {name}, or the rate falls as it gets better'
-                    problems.append(config.problem("lr_scheduler.args.mode", wrong))
-            continue
-        text = trainer["monitor"] if place == "trainer.monitor" else trainer["save_best"][int(place.split(".")[-1])]
-        mode = text.split(" ")[0]
-        if mode not in ("min", "max") or not name:
-            problems.append(config.problem(place, 'must be "min <metric>" or "max <metric>" ("off" watches nothing)'))
-        elif name not in known:
-            problems.append(config.problem(place, f"watches {name!r}, which {not_one_of(name, known)}"))
+        directions = {name: direction for name, direction in directions.items() if not name.startswith("val/")}
+    for key_path, (mode, name) in watched_metrics(config).items():
+        is_schedule = key_path == "lr_scheduler.metric"
+        if not is_schedule and (mode not in ("min", "max") or not name):
+            wrong = 'must be "min <metric>" or "max <metric>" ("off" watches nothing)'
+            problems.append(config.problem(key_path, wrong))
+        elif name not in directions:
+            wrong = not_one_of(name, directions)
+            problems.append(config.problem(key_path, wrong if is_schedule else f"watches {name!r}, which {wrong}"))
+        elif not is_schedule and mode != directions[name]:
+            wrong = f'must be "{directions[name]} {name}", or the worst epoch is kept as the best'
+            problems.append(config.problem(key_path, wrong))
+        elif is_schedule and needs_metric(config["lr_scheduler"]["type"]) and mode != directions[name]:
+            wrong = f'must be "{directions[name]}" for {name}, or the rate falls as it gets better'
+            problems.append(config.problem("lr_scheduler.args.mode", wrong))
     return problems
 
 
@@ -98,7 +101,7 @@ def _refuse_unknowable_monitors(config: ConfigParser, validation: LabelTable) ->
     )
     losses = [name for name, target in validation.targets.items() if (target == UNKNOWN).all()]
     absent |= {f"val/loss_{name}" for name in losses} | ({"val/loss"} if len(losses) == len(labels.heads) else set())
-    for place, name in watched_metrics(config).items():
+    for place, (_, name) in watched_metrics(config).items():
         if name in absent:
             wrong = f"watches {name}, but no validation image has the labels that it needs; watch another"
             raise DataError(f"{config.origin(place)}: {config.problem(place, wrong)}")

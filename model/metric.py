@@ -1,14 +1,18 @@
 """The metrics that a config may name: functions of a confusion matrix, so that they belong to a whole set.
 
-confusion (C, C) counts, [true, predicted]. Every function takes a matrix on any device and waits for it.
+confusion (C, C) counts, [true, predicted]. Every function takes a matrix on any device and waits for it. Higher is
+better, unless the function says otherwise: `balanced_error.direction = "min"`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, cast
 
 from torch import Tensor
+
+from base.metrics import Metric
 
 __all__ = ["accuracy", "f1"]
 
@@ -34,6 +38,11 @@ def f1(confusion: Tensor) -> float:
     """Macro F1: the mean over classes of 2 TP / (2 TP + FP + FN), over the classes that are true or predicted at least
     once (scikit-learn's `f1_score(average="macro")`); NaN if there are no samples."""
     return float(_f1_by_class(confusion).nanmean())
+
+
+def direction_of(metric: Metric) -> Literal["min", "max"]:
+    """Which way it gets better."""
+    return cast(Literal["min", "max"], getattr(metric, "direction", "max"))
 
 
 def _f1_by_class(confusion: Tensor) -> Tensor:

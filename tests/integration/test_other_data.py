@@ -155,23 +155,6 @@ def test_an_impossible_fold_is_refused_before_the_first_is_trained(workplace: Wo
         assert not workplace.runs
 
 
-def test_a_head_whose_name_holds_loss_has_scores_that_rise(workplace: Workplace) -> None:
-    """glossy_f1 is no loss."""
-    plateau = {"type": "ReduceLROnPlateau", "args": {"mode": "max"}, "metric": "val/glossy_f1"}
-    changes = {
-        "labels": {
-            "attributes": {"glossy": {"classes": ["wear", "incorrect", "not_wear"]}},
-            "heads": {"glossy": ["glossy"], "gender": ["gender"], "age": ["age"]},
-        },
-        "loss": {"heads": {"mask": None, "glossy": {"type": "CrossEntropyLoss"}}},
-        "lr_scheduler": plateau,
-    }
-    assert workplace.train("--config", workplace.write_config(changes), "--print-config").exit_code == 0
-    changes["lr_scheduler"] = {**plateau, "args": {"mode": "min"}}
-    outcome = workplace.train("--config", workplace.write_config(changes), "--print-config")
-    outcome.check_refusal(2, ("tiny.json: lr_scheduler.args.mode", '"max"', "val/glossy_f1"))
-
-
 def test_a_product_of_repeats_is_bounded(workplace: Workplace) -> None:
     times = {"mask": {"incorrect": 1000}, "gender": {"male": 1000}}
     config = workplace.write_config({"sampler": {"type": "RepeatSampler", "args": {"times": times}}})

@@ -123,6 +123,17 @@ class Built:
 MakeTrainer = Callable[..., Built]
 
 
+def stop_after(built: Built, updates: int) -> None:
+    """Asks to stop, as a signal would, once so many updates of the weights are done."""
+
+    class AfterUpdates(StopSignals):
+        @property
+        def requested(self) -> bool:
+            return built.trainer.learner.updates >= updates
+
+    built.trainer.stop = AfterUpdates()
+
+
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
     """make_trainer(folder, resume=content, loader=..., **settings): a trainer that writes to `folder`.

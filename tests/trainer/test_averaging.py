@@ -17,13 +17,11 @@ def weights_after_each_update(built: Built) -> list[dict[str, torch.Tensor]]:
     """Trains, and gives the model's state after every update."""
     seen: list[dict[str, torch.Tensor]] = []
     learner = built.trainer.learner
-    original = learner._update_weights
 
-    def update() -> None:
-        original()
+    def keep(*_: Any) -> None:
         seen.append({name: tensor.detach().clone() for name, tensor in learner.model.state_dict().items()})
 
-    learner._update_weights = update  # type: ignore[method-assign]
+    learner.optimizer.register_step_post_hook(keep)
     built.trainer.train()
     return seen
 
@@ -62,13 +60,9 @@ def test_exponential_average_is_timms_bit_by_bit(
     model = built.trainer.learner.model
     settings = {"decay": 0.999, "warmup": True, **arguments}
     timms = ModelEmaV3(model, use_warmup=settings.pop("warmup"), **settings)
-    original = built.trainer.learner._update_weights
-
-    def update() -> None:
-        original()
-        timms.update(model, step=built.trainer.learner.updates)
-
-    built.trainer.learner._update_weights = update  # type: ignore[method-assign]
+    built.trainer.learner.optimizer.register_step_post_hook(
+        lambda *_: timms.update(model, step=built.trainer.learner.updates + 1)
+    )
     built.trainer.train()
     for name, tensor in averaged(built).items():
         assert torch.equal(tensor, timms.module.state_dict()[name]), name
@@ -103,9 +97,9 @@ def test_each_use_is_what_the_config_says(make_trainer: MakeTrainer, used_for: l
     built.trainer.train()
     content = read_checkpoint(built.folder / "last.pth")
     assert content["answers_with"] == ("average" if "answers" in used_for else "model")
-    judged = built.trainer.learner.eval_model()
-    assert (judged is built.trainer.learner.model) == ("validation" not in used_for)
-    assert not judged.training
+    validated = built.trainer.learner.eval_model()
+    assert (validated is built.trainer.learner.model) == ("validation" not in used_for)
+    assert not validated.training
     loaded = SmallModel()
     loaded.load_state_dict(content["averaging"]["average"])
     for name, tensor in averaged(built).items():

@@ -13,13 +13,14 @@ import torch
 from timm.optim import Lookahead
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from base.batch import Batch
-from base.mixing import Mix
+from base.mixing import Mix, plan_mix
 from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
-from tests.trainer.conftest import IMAGE_SIDE, Built, MakeTrainer, MemoryLoader, SmallModel
+from model.optim import AdamP, OptimizerSettings, build_optimizer
+from tests.trainer.conftest import IMAGE_SIDE, Built, MakeTrainer, MemoryLoader, SmallModel, stop_after
 from trainer.averaging import ExponentialMovingAverage
 from trainer.compute import Compute
 from trainer.learner import own_buffers
@@ -72,15 +73,14 @@ def test_mixed_gradient_is_that_of_soft_labels(make_trainer: MakeTrainer, box: b
     )
     model = copy.deepcopy(learner.model)
     batches = [
-        built.trainer._planned(batch, 1, number)
+        (batch, plan_mix([RollBy(box)], batch.scoring_targets, (IMAGE_SIDE,) * 2, 11, 1, number, 0))
         for number, batch in zip(range(accumulation_steps), loader.train_batches(1), strict=False)
     ]
     found = gradients(built)
 
     sums = {"mask": [torch.zeros(()), torch.zeros(())], "age": [torch.zeros(()), torch.zeros(())]}
     class_weights = {"mask": torch.tensor([1.0, 2.0]), "age": torch.ones(4)}
-    for batch in batches:
-        mix = batch.mix
+    for batch, mix in batches:
         assert mix is not None
         images = (batch.images.float() / 255 - 0.5) / 0.25
         others = images.roll(1, dims=0)
@@ -151,9 +151,26 @@ def everything(model: nn.Module, _optimizer: torch.optim.Optimizer) -> dict[str,
     }
 
 
-def test_resume_after_every_update_with_all_of_it(make_trainer: MakeTrainer) -> None:
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_resume_after_every_update_with_all_of_it(make_trainer: MakeTrainer, accumulation_steps: int) -> None:
+    """Also Lookahead, groups without decay, and a warm-up that a schedule follows."""
+    settings = OptimizerSettings(decay_norms_and_biases=False, lookahead={"k": 2})
+
     def build(folder: str, resume: dict[str, Any] | None = None) -> Built:
-        built = make_trainer(folder, parts=everything, mixings=[RollBy(False)], epochs=2)
+        torch.manual_seed(0)
+        model = SmallModel()
+        built = make_trainer(
+            folder,
+            model=model,
+            optimizer=lambda _, lr: build_optimizer(
+                lambda groups: AdamP(groups, lr, weight_decay=0.1), model, settings=settings
+            ),
+            schedule=lambda optimizer: Schedule(StepLR(optimizer, 1, 0.5), "epoch", warmup_updates=4),
+            parts=everything,
+            mixings=[RollBy(False)],
+            accumulation_steps=accumulation_steps,
+            epochs=2,
+        )
         learner = built.trainer.learner
         learner.criterion = MultiHeadLoss(
             {"mask": CrossEntropyLoss([1.0, 2.0]), "age": FocalLoss(2.0)}, {"mask": 0.4, "age": 0.6}, None, True
@@ -167,22 +184,15 @@ def test_resume_after_every_update_with_all_of_it(make_trainer: MakeTrainer) -> 
     whole.trainer.train()
     updates = whole.trainer.learner.updates
     assert any(value != 0 for value in next(iter(whole.trainer.learner.criterion.parameters())).tolist())
-    for stop_after in range(1, updates):
+    for number in range(1, updates):
         stopped = build("stopped")
-        original = stopped.trainer.learner._update_weights
-
-        def update(stopped: Built = stopped, original: Any = original, stop_after: int = stop_after) -> None:
-            original()
-            if stopped.trainer.learner.updates == stop_after:
-                stopped.stop.request()
-
-        stopped.trainer.learner._update_weights = update  # type: ignore[method-assign]
+        stop_after(stopped, number)
         with pytest.raises(StopSignal):
             stopped.trainer.train()
-        gone_on = build("gone on", read_checkpoint(stopped.folder / "last.pth"))
-        gone_on.trainer.train()
-        assert (whole.folder / "last.pth").read_bytes() == (gone_on.folder / "last.pth").read_bytes(), stop_after
-        for folder in (stopped.folder, gone_on.folder):
+        resumed = build("resumed", read_checkpoint(stopped.folder / "last.pth"))
+        resumed.trainer.train()
+        assert (whole.folder / "last.pth").read_bytes() == (resumed.folder / "last.pth").read_bytes(), number
+        for folder in (stopped.folder, resumed.folder):
             shutil.rmtree(folder)
             folder.mkdir()
 
@@ -199,7 +209,7 @@ def test_learned_weights_are_logged_and_saved(make_trainer: MakeTrainer) -> None
     assert torch.equal(built.trainer.state_dict()["criterion"]["log_variances"], criterion.log_variances.detach())  # type: ignore[union-attr]
 
 
-def test_the_kernels_are_chosen_anew_where_a_run_goes_on(make_trainer: MakeTrainer) -> None:
+def test_the_kernels_are_chosen_anew_where_a_run_is_resumed(make_trainer: MakeTrainer) -> None:
     """A run that began on a GPU has a fused step in its checkpoint, of which the CPU's rounds differently."""
     first = make_trainer("first", epochs=1, optimizer=lambda weights, lr: torch.optim.AdamW(weights, lr, fused=True))
     first.trainer.train()
@@ -212,20 +222,18 @@ def test_the_kernels_are_chosen_anew_where_a_run_goes_on(make_trainer: MakeTrain
     second.trainer.train()
 
 
-def test_a_state_from_the_beginning_lies_as_the_weights_do(make_trainer: MakeTrainer) -> None:
+def test_a_state_from_the_beginning_is_laid_out_as_the_weights(make_trainer: MakeTrainer) -> None:
     """Adagrad's sums are made with the optimizer, when the weights are not channels_last yet."""
     built = make_trainer("run", epochs=1, optimizer=torch.optim.Adagrad)
     state = built.trainer.learner.optimizer.state
-    lies = [(value["sum"].stride(), parameter.stride()) for parameter, value in state.items()]
-    assert [one for one, _ in lies] == [other for _, other in lies]
-    assert (27, 1, 9, 3) in dict(lies)  # the convolution's, channels_last
+    strides = [(value["sum"].stride(), parameter.stride()) for parameter, value in state.items()]
+    assert [one for one, _ in strides] == [other for _, other in strides]
+    assert (27, 1, 9, 3) in dict(strides)  # the convolution's, channels_last
     assert all((value["sum"] == 0).all() for value in state.values())
 
 
 @pytest.mark.parametrize("looks_ahead", [False, True])
-def test_the_optimizers_state_lies_as_the_weights_do_where_a_run_goes_on(
-    make_trainer: MakeTrainer, looks_ahead: bool
-) -> None:
+def test_a_resumed_state_is_laid_out_as_the_weights(make_trainer: MakeTrainer, looks_ahead: bool) -> None:
     """A run may have begun on a CPU without channels_last, and is resumed on a GPU with it."""
 
     def adam(weights: Any, lr: float) -> torch.optim.Optimizer:
@@ -250,7 +258,7 @@ def test_the_optimizers_state_lies_as_the_weights_do_where_a_run_goes_on(
     assert checked == 2  # both averages of the convolution's weights, which are (4, 3, 3, 3)
     second.trainer.train()
     # A run that stays where it was keeps the very tensors that torch's own loading gives.
-    content = read_checkpoint(first.folder / "last.pth")  # whose tensors the second has gone on with
+    content = read_checkpoint(first.folder / "last.pth")  # whose tensors the second has trained with
     again = make_trainer("again", epochs=2, computes=contiguous, optimizer=adam, resume=content)
     whole = make_trainer("whole", epochs=2, computes=contiguous, optimizer=adam)
     again.trainer.train()
@@ -261,7 +269,7 @@ def test_the_optimizers_state_lies_as_the_weights_do_where_a_run_goes_on(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
-def test_a_fused_optimizer_goes_on_with_what_a_cpu_saved(make_trainer: MakeTrainer, optimizer: Any) -> None:
+def test_a_fused_optimizer_resumes_what_a_cpu_saved(make_trainer: MakeTrainer, optimizer: Any) -> None:
     momentum = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
     first = make_trainer(
         "first",
@@ -293,9 +301,9 @@ def test_a_dry_run_of_a_run_that_stopped_after_its_last_update(make_trainer: Mak
     stopped.trainer.save()
     content = read_checkpoint(stopped.folder / "last.pth")
     assert content["batches_done"] == 5
-    gone_on = make_trainer("run", epochs=1, schedule=schedule, resume=content)
-    assert not gone_on.trainer.finished
-    assert gone_on.trainer.dry_run()["train/loss"] > 0
+    resumed = make_trainer("run", epochs=1, schedule=schedule, resume=content)
+    assert not resumed.trainer.finished
+    assert resumed.trainer.dry_run()["train/loss"] > 0
 
 
 def test_running_means_are_left_to_each_process_by_the_name_that_this_torch_has() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from base.batch import Batch
 from base.mixing import Mix
 from tests.trainer.conftest import MemoryLoader
-from trainer import prefetch as device_feed
+from trainer import prefetch
 from trainer.prefetch import on_device
 
 CPU = torch.device("cpu")
@@ -25,9 +25,9 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _stands_for_no_real_stream() -> Iterator[None]:
     """The stream of the process is none of a stand-in, in other tests."""
-    device_feed._copying_stream.cache_clear()
+    prefetch._copying_stream.cache_clear()
     yield
-    device_feed._copying_stream.cache_clear()
+    prefetch._copying_stream.cache_clear()
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,4 +1,4 @@
-"""The step, the epoch, stopping and going on: each against an independent derivation."""
+"""The step, the epoch, stopping and resuming: each against an independent derivation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 
 from base.base_trainer import BaseTrainer
 from base.batch import UNKNOWN
-from tests.trainer.conftest import Built, MakeTrainer, MemoryLoader, SmallModel
+from tests.trainer.conftest import Built, MakeTrainer, MemoryLoader, SmallModel, stop_after
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
 from utils.checkpoint.checkpoint_file import read_checkpoint
@@ -40,18 +40,6 @@ def assert_equal_weights(first: dict[str, torch.Tensor], second: dict[str, torch
     assert first.keys() == second.keys()
     for name in first:
         assert torch.equal(first[name], second[name]), name
-
-
-def stop_after(built: Built, updates: int) -> None:
-    """Asks to stop as a signal would, after `updates` updates."""
-    original = built.trainer.learner._update_weights
-
-    def update() -> None:
-        original()
-        if built.trainer.learner.updates == updates:
-            built.stop.request()
-
-    built.trainer.learner._update_weights = update  # type: ignore[method-assign]
 
 
 def test_the_base_trainer_is_abstract() -> None:
