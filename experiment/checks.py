@@ -115,7 +115,7 @@ def _arch(config: ConfigParser) -> list[Problem]:
 
 
 def _weights(config: ConfigParser) -> list[Problem]:
-    if config.extra().initial_weights is not None:  # which replace those of arch
+    if config.resolved.get("initial_weights") is not None:  # which replace those of arch
         return []
     arguments = config["arch"]["args"]
     architecture: type[BaseModel] = getattr(architectures, config["arch"]["type"])
