@@ -19,7 +19,7 @@ from base.batch import Batch
 from base.mixing import Mix, plan_mix
 from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
-from model.optim import AdamP, OptimizerSettings, build_optimizer
+from model.optim import AdamP, OptimizerSettings, build_optimizer, lookahead
 from tests.trainer.conftest import IMAGE_SIDE, Built, MakeTrainer, MemoryLoader, SmallModel, stop_after
 from trainer.averaging import ExponentialMovingAverage
 from trainer.compute import Compute
@@ -154,7 +154,7 @@ def everything(model: nn.Module, _optimizer: torch.optim.Optimizer) -> dict[str,
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_resume_after_every_update_with_all_of_it(make_trainer: MakeTrainer, accumulation_steps: int) -> None:
     """Also Lookahead, groups without decay, and a warm-up that a schedule follows."""
-    settings = OptimizerSettings(decay_norms_and_biases=False, lookahead={"k": 2})
+    settings = OptimizerSettings(decay_norms_and_biases=False)
 
     def build(folder: str, resume: dict[str, Any] | None = None) -> Built:
         torch.manual_seed(0)
@@ -162,8 +162,8 @@ def test_resume_after_every_update_with_all_of_it(make_trainer: MakeTrainer, acc
         built = make_trainer(
             folder,
             model=model,
-            optimizer=lambda _, lr: build_optimizer(
-                lambda groups: AdamP(groups, lr, weight_decay=0.1), model, settings=settings
+            optimizer=lambda _, lr: lookahead(
+                build_optimizer(lambda groups: AdamP(groups, lr, weight_decay=0.1), model, settings=settings), k=2
             ),
             schedule=lambda optimizer: Schedule(StepLR(optimizer, 1, 0.5), "epoch", warmup_updates=4),
             parts=everything,
