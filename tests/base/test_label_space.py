@@ -300,108 +300,90 @@ def test_config_makes_the_same_space_again() -> None:
 
 # Config errors
 
-WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
-    "no attribute": ({"attributes": {}}, ["attributes is empty"]),
-    "neither": ({"attributes": {"a": {}}}, ["attributes.a", '"classes" or "bins"']),
-    "both": ({"attributes": {"a": {"classes": ["x", "y"], "bins": [1]}}}, ["attributes.a", "either"]),
-    "one class": ({"attributes": {"a": {"classes": ["x"]}}}, ["attributes.a.classes = ['x']", "two"]),
-    "class twice": ({"attributes": {"a": {"classes": ["x", "y", "x"]}}}, ["attributes.a.classes", "once"]),
-    "blank class": ({"attributes": {"a": {"classes": ["x", " "]}}}, ["attributes.a.classes"]),
-    "padded class": ({"attributes": {"a": {"classes": ["x", "y "]}}}, ["attributes.a.classes"]),
-    "limits on classes": (
-        {"attributes": {"a": {"classes": ["x", "y"], "limits": [0, 1]}}},
-        ["attributes.a.limits", '"bins"'],
+
+def of(**spec: Any) -> dict[str, Any]:
+    """The arguments of a space of one attribute, a."""
+    return {"attributes": {"a": spec}}
+
+
+A = ("attributes", "a")
+TWO: dict[str, Any] = {"mask": MASK, "gender": GENDER}
+MANY: dict[str, Any] = {f"a{number}": GENDER for number in range(40)}
+WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...], list[str]]] = {
+    "no attribute": ({"attributes": {}}, ("attributes",), ["empty"]),
+    "neither": (of(), A, ['"classes"', '"bins"']),
+    "both": (of(classes=["x", "y"], bins=[1]), A, ['"classes"', '"bins"']),
+    "one class": (of(classes=["x"]), (*A, "classes"), ["['x']"]),
+    "class twice": (of(classes=["x", "y", "x"]), (*A, "classes"), ["'x'"]),
+    "blank class": (of(classes=["x", " "]), (*A, "classes"), ["' '"]),
+    "padded class": (of(classes=["x", "y "]), (*A, "classes"), ["'y '"]),
+    "limits on classes": (of(classes=["x", "y"], limits=[0, 1]), (*A, "limits"), ['"bins"']),
+    "no bins": (of(bins=[]), (*A, "bins"), ["[]"]),
+    "bins fall": (of(bins=[60, 30]), (*A, "bins"), ["[60, 30]", "rise"]),
+    "bins are equal": (of(bins=[30, 30]), (*A, "bins"), ["[30, 30]", "rise"]),
+    "bins nan": (of(bins=[math.nan]), (*A, "bins"), ["nan"]),
+    "bins inf": (of(bins=[30, math.inf]), (*A, "bins"), ["inf"]),
+    "training bins fall": (of(bins=[30, 60], training_bins=[30, 20, 60]), (*A, "training_bins"), ["[30, 20, 60]"]),
+    "training bins fewer": (of(bins=[30, 60], training_bins=[30]), (*A, "training_bins"), ["[30]", "[30, 60]"]),
+    **{
+        f"mapping {mapping}": (
+            of(bins=[30], training_bins=[20, 30], training_to_scoring=mapping),
+            (*A, "training_to_scoring"),
+            [str(mapping)],
+        )
+        for mapping in ([0, 1], [0, 0, 0], [0, 1, 2], [1, 0, 1])
+    },
+    "limits turned": (of(bins=[30], limits=[9, 1]), (*A, "limits"), ["[9, 1]"]),
+    "limits of three": (of(bins=[30], limits=[0, 1, 2]), (*A, "limits"), ["[0, 1, 2]"]),
+    "limits nan": (of(bins=[30], limits=[math.nan, 2]), (*A, "limits"), ["nan"]),
+    "a bin beyond the limits": (of(bins=[30, 130], limits=[0, 120]), (*A, "bins"), ["[30, 130]", "[0, 120]"]),
+    "name with a dot": ({"attributes": {"a.b": GENDER}}, ("attributes",), ["a.b", "letters"]),
+    "name with a slash": ({"attributes": {"a/b": GENDER}}, ("attributes",), ["a/b", "letters"]),
+    "name without letters": ({"attributes": {"": GENDER}}, ("attributes",), ["letters"]),
+    "head with a dot": ({"attributes": TWO, "heads": {"m.n": ["mask"]}}, ("heads",), ["m.n", "letters"]),
+    "no heads": ({"attributes": TWO, "heads": {}}, ("heads",), ["empty"]),
+    "head of nothing": ({"attributes": TWO, "heads": {"h": []}}, ("heads", "h"), ["attribute"]),
+    "unknown in a head": ({"attributes": TWO, "heads": {"h": ["mask", "msk"]}}, ("heads", "h"), ['"msk"', "mask"]),
+    "in two heads": ({"attributes": TWO, "heads": {"h": ["mask"], "i": ["mask"]}}, ("heads", "i"), ['"mask"', '"h"']),
+    "twice in a head": ({"attributes": TWO, "heads": {"h": ["mask", "mask"]}}, ("heads", "h"), ['"mask"']),
+    "answer of no head": (
+        {"attributes": TWO, "heads": {"h": ["mask"]}, "answer": ["gender"]},
+        ("answer",),
+        ['"gender"', "mask"],
     ),
-    "no bins": ({"attributes": {"a": {"bins": []}}}, ["attributes.a.bins = []"]),
-    "bins fall": ({"attributes": {"a": {"bins": [60, 30]}}}, ["attributes.a.bins = [60, 30]", "rise"]),
-    "bins stand": ({"attributes": {"a": {"bins": [30, 30]}}}, ["attributes.a.bins = [30, 30]", "rise"]),
-    "bins nan": ({"attributes": {"a": {"bins": [math.nan]}}}, ["attributes.a.bins"]),
-    "bins inf": ({"attributes": {"a": {"bins": [30, math.inf]}}}, ["attributes.a.bins"]),
-    "training bins fall": (
-        {"attributes": {"a": {"bins": [30, 60], "training_bins": [30, 20, 60]}}},
-        ["attributes.a.training_bins = [30, 20, 60]", "rise"],
-    ),
-    "training bins fewer": (
-        {"attributes": {"a": {"bins": [30, 60], "training_bins": [30]}}},
-        ["attributes.a.training_bins = [30]", "bins = [30, 60]", "60"],
-    ),
-    "mapping short": (
-        {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [0, 1]}}},
-        ["attributes.a.training_to_scoring = [0, 1]", "3 training bins"],
-    ),
-    "mapping misses a class": (
-        {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [0, 0, 0]}}},
-        ["attributes.a.training_to_scoring = [0, 0, 0]"],
-    ),
-    "mapping beyond": (
-        {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [0, 1, 2]}}},
-        ["attributes.a.training_to_scoring = [0, 1, 2]"],
-    ),
-    "mapping falls": (
-        {"attributes": {"a": {"bins": [30], "training_bins": [20, 30], "training_to_scoring": [1, 0, 1]}}},
-        ["attributes.a.training_to_scoring = [1, 0, 1]", "rising"],
-    ),
-    "limits turned": ({"attributes": {"a": {"bins": [30], "limits": [9, 1]}}}, ["attributes.a.limits = [9, 1]"]),
-    "limits of three": ({"attributes": {"a": {"bins": [30], "limits": [0, 1, 2]}}}, ["attributes.a.limits"]),
-    "limits nan": ({"attributes": {"a": {"bins": [30], "limits": [math.nan, 2]}}}, ["attributes.a.limits"]),
-    "a bin beyond the limits": (
-        {"attributes": {"a": {"bins": [30, 130], "limits": [0, 120]}}},
-        ["attributes.a.bins = [30, 130]", "limits"],
-    ),
-    "name with a dot": ({"attributes": {"a.b": {"classes": ["x", "y"]}}}, ["a.b", "letters"]),
-    "name with a slash": ({"attributes": {"a/b": {"classes": ["x", "y"]}}}, ["a/b"]),
-    "name without letters": ({"attributes": {"": {"classes": ["x", "y"]}}}, ["letters"]),
-    "head with a dot": ({"attributes": {"mask": MASK}, "heads": {"m.n": ["mask"]}}, ["heads", "m.n"]),
-    "no heads": ({"attributes": {"mask": MASK}, "heads": {}}, ["heads is empty"]),
-    "head of nothing": ({"attributes": {"mask": MASK}, "heads": {"h": []}}, ["heads.h names no attribute"]),
-    "head of what is not": (
-        {"attributes": {"mask": MASK}, "heads": {"h": ["mask", "msk"]}},
-        ['heads.h names "msk"', "mask"],
-    ),
-    "attribute in two heads": (
-        {"attributes": {"mask": MASK, "gender": GENDER}, "heads": {"h": ["mask"], "i": ["gender", "mask"]}},
-        ['heads.i names "mask"', 'head "h"'],
-    ),
-    "attribute twice in a head": (
-        {"attributes": {"mask": MASK}, "heads": {"h": ["mask", "mask"]}},
-        ['heads.h names "mask"'],
-    ),
-    "answer without a head": (
-        {"attributes": {"mask": MASK, "gender": GENDER}, "heads": {"h": ["mask"]}, "answer": ["gender"]},
-        ['answer names "gender"', "mask"],
-    ),
-    "answer twice": ({"attributes": {"mask": MASK}, "answer": ["mask", "mask"]}, ["answer", "once"]),
-    "answer empty": ({"attributes": {"mask": MASK}, "answer": []}, ["answer = []"]),
+    "answer twice": ({"attributes": TWO, "answer": ["mask", "mask"]}, ("answer",), ["mask"]),
+    "answer empty": ({"attributes": TWO, "answer": []}, ("answer",), ["[]"]),
+    "answer of too many": ({"attributes": MANY, "answer": list(MANY)[:13]}, ("answer",), ["8,192", "leave it out"]),
 }
 
 
-@pytest.mark.parametrize(("arguments", "words"), WRONG.values(), ids=WRONG.keys())
-def test_config_errors_name_place_value_and_expectation(arguments: dict[str, Any], words: list[str]) -> None:
+@pytest.mark.parametrize(("arguments", "key_path", "words"), WRONG.values(), ids=WRONG.keys())
+def test_one_mistake_is_one_problem(arguments: dict[str, Any], key_path: tuple[str, ...], words: list[str]) -> None:
+    """At its key path, with the value or the remedy; no other problem follows from it."""
     with pytest.raises(InvalidConfig) as caught:
         LabelSpace(**arguments)
-    assert any(all(word in line for word in words) for line in str(caught.value).splitlines()), str(caught.value)
+    (problem,) = caught.value.problems
+    assert problem.key_path == key_path
+    assert all(word in problem.text for word in words), problem.text
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_one_mistake_is_one_line(name: str) -> None:
-    """No other problem follows from the first."""
-    with pytest.raises(InvalidConfig) as caught:
-        LabelSpace(**WRONG[name][0])
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_all_mistakes_are_told_together() -> None:
+def test_all_mistakes_are_reported_together() -> None:
     with pytest.raises(InvalidConfig) as caught:
         LabelSpace(
             {"mask": {"classes": ["x"]}, "age": {"bins": [60, 30], "limits": [5, 1]}, "gender": {}},
             heads={"mask": ["msk"]},
         )
-    text = str(caught.value)
-    for word in (
-        "attributes.mask.classes",
-        "attributes.age.bins",
-        "attributes.age.limits",
-        "attributes.gender",
-        '"msk"',
-    ):
-        assert word in text
+    assert {problem.key_path for problem in caught.value.problems} == {
+        ("attributes", "mask", "classes"), ("attributes", "age", "bins"), ("attributes", "age", "limits"),
+        ("attributes", "gender"), ("heads", "mask"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "has_joint_class"), [(12, True), (13, False), (40, False)])
+def test_too_many_combinations_make_no_joint_class(number: int, has_joint_class: bool) -> None:
+    labels = LabelSpace(dict(list(MANY.items())[:number]))
+    assert labels.has_joint_class == has_joint_class
+    assert labels.num_combinations == 2**number
+    assert LabelSpace(**labels.to_config()).has_joint_class == has_joint_class
+    by_attribute = labels.attribute_probabilities(draw_probabilities(labels))
+    assert list(by_attribute) == list(labels.attributes)

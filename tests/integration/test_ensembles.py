@@ -167,9 +167,9 @@ def test_specialists_become_18_classes_and_leave_their_own_answers(trained: Work
 def test_specialists_that_know_only_their_own_are_warned_of(trained: Workplace, models: Models) -> None:
     runs = [models.write(f"saved/models/{name}/a", {name: ATTRIBUTES[name]}, name=name) for name in ("age", "gender")]
     _, outcome = answer(trained, *runs)
-    assert "warning: answer = age * 2 + gender: none of the models' labels.attributes names all" in outcome.out
+    assert "warning: answer = age * 2 + gender" in outcome.out
     _, outcome = answer(trained, *reversed(runs))
-    assert "warning: answer = gender * 3 + age: none of the models' labels.attributes names all" in outcome.out
+    assert "warning: answer = gender * 3 + age" in outcome.out
 
 
 def test_a_best_checkpoint_that_was_lost(trained: Workplace, models: Models) -> None:
@@ -194,7 +194,7 @@ def test_models_of_other_classes_are_refused(trained: Workplace, models: Models)
     runs.append(models.write("saved/models/Tiny/b", {**ATTRIBUTES, "age": {"bins": [30, 58]}}))
     before = trained.files()
     trained.test("--resume", *runs).check_refusal(
-        2, ("age is not the same to all: saved/models/Tiny/a/", "bins = [30, 60]", "Tiny/b/", "bins = [30, 58]")
+        2, ("age ", "saved/models/Tiny/a/", "bins = [30, 60]", "Tiny/b/", "bins = [30, 58]")
     )
     assert trained.files() == before
 
@@ -270,22 +270,22 @@ def test_no_model_is_scored_with_images_that_it_trained_on(trained: Workplace, m
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "words"),
     [
-        (["--weights", "1"], ("--weights 1: names 1, and --resume 2; give one for each",)),
-        (["--weights", "1", "0"], ("--weights 1 0: every weight must be above 0",)),
-        (["--weights", "1", "-2"], ("--weights 1 -2: every weight must be above 0",)),
-        (["--weights", "1", "nan"], ("--weights 1 nan: every weight must be above 0",)),
-        (["--weights", "1e308", "1e308"], ("--weights 1e+308 1e+308: every weight must be from 1e-09 to 1e+09",)),
-        (["--weights", "5e-324", "1"], ("--weights 4.94066e-324 1: every weight must be from",)),
+        (["--weights", "1"], ("--weights 1: ", "give one for each")),
+        (["--weights", "1", "0"], ("--weights 1 0: ", "above 0")),
+        (["--weights", "1", "-2"], ("--weights 1 -2: ", "above 0")),
+        (["--weights", "1", "nan"], ("--weights 1 nan: ", "above 0")),
+        (["--weights", "1e308", "1e308"], ("--weights 1e+308 1e+308: ", "1e+09")),
+        (["--weights", "5e-324", "1"], ("--weights 4.94066e-324 1: ", "1e-09")),
         (["--weights", "1", "many"], ("", "--weights", "'many'")),
         (["--vote", "most"], ("", "--vote", "'most'", "soft")),
         (["--views", "crops"], ("", "--views", "'crops'", "five_crops")),
     ],
 )
-def test_wrong_flags_of_an_ensemble(trained: Workplace, argv: list[str], told: tuple[str, ...]) -> None:
+def test_wrong_flags_of_an_ensemble(trained: Workplace, argv: list[str], words: tuple[str, ...]) -> None:
     before = trained.files()
-    trained.test("--resume", trained.run, trained.run, *argv).check_refusal(2, told)
+    trained.test("--resume", trained.run, trained.run, *argv).check_refusal(2, words)
     assert trained.files() == before
 
 
