@@ -126,10 +126,10 @@ def print_config(config: ConfigParser, resume: ResumePoint | RunFolders | None, 
 def open_session(
     config: ConfigParser, resume: ResumePoint | RunFolders | None, arguments: Arguments
 ) -> Iterator[Session]:
-    """Checks the config, chooses the device, and joins the other processes while it is entered."""
-    labels = check_config(config, begins=resume is None)
+    """Chooses the device, checks the config, and joins the other processes while it is entered."""
     settings: RunSettings = config.extra()
     device = choose_device(arguments.device, settings.n_gpu)
+    labels = check_config(config, begins=resume is None)
     point = resume if isinstance(resume, ResumePoint) else None
     run = point.folders.of_run() if point is not None else resume
     assert not isinstance(run, ResumePoint)

@@ -112,7 +112,7 @@ def test_a_run_stopped_inside_a_fold_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(StopSignals, "requested", property(requested))
-        with pytest.raises(StopSignal, match=r"resume it with --resume .*Road/[0-9-]+$"):
+        with pytest.raises(StopSignal, match=r"--resume .*Road/[0-9-]+$"):
             run(folds_config, "--set", "data_loader.args.cache=none")  # which would be asked too while it is made
     (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
     assert (models / "fold_1" / "last.pth").exists()
@@ -155,9 +155,9 @@ def test_folds_of_unlike_length_are_told(folds_config: Path, capsys: pytest.Capt
 
 
 def test_a_fold_that_is_not_there_is_refused(folds_config: Path) -> None:
-    with pytest.raises(ConfigError, match="--fold 3: the split has the folds 0 to 2"):
+    with pytest.raises(ConfigError, match="--fold 3: .*0 to 2"):
         run(folds_config, "--fold", "3")
-    with pytest.raises(ConfigError, match="needs a KFoldSplit without fold"):
+    with pytest.raises(ConfigError, match="KFoldSplit"):
         run(folds_config, "--fold", "1", "--set", "split.args.fold=1")
 
 
@@ -234,7 +234,7 @@ def test_a_later_fold_that_stops_as_its_images_are_prepared_says_how_to_go_on(
         return build(*arguments)
 
     monkeypatch.setattr(experiment_run, "build_data_loader", stops_in_the_second)
-    with pytest.raises(StopSignal, match=r"^stopped by SIGTERM; resume it with --resume .*Road/[0-9-]+$") as told:
+    with pytest.raises(StopSignal, match=r"SIGTERM.*--resume .*Road/[0-9-]+$") as told:
         run(folds_config)
     (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
     assert str(told.value).endswith(f" {models}")
@@ -243,7 +243,7 @@ def test_a_later_fold_that_stops_as_its_images_are_prepared_says_how_to_go_on(
 
 
 def test_more_folds_than_people_are_refused_at_once(folds_config: Path) -> None:
-    with pytest.raises(DataError, match="folds = 99: there are 10 persons"):
+    with pytest.raises(DataError, match="folds = 99.* 10 persons"):
         run(folds_config, "--set", "split.args.folds=99")
 
 
