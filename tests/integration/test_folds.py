@@ -155,7 +155,7 @@ def test_folds_of_unlike_length_are_told(folds_config: Path, capsys: pytest.Capt
 
 
 def test_a_fold_that_is_not_there_is_refused(folds_config: Path) -> None:
-    with pytest.raises(ConfigError, match="--fold 3: .*0 to 2"):
+    with pytest.raises(ConfigError, match=r"--fold 3: .*0 to 2"):
         run(folds_config, "--fold", "3")
     with pytest.raises(ConfigError, match="KFoldSplit"):
         run(folds_config, "--fold", "1", "--set", "split.args.fold=1")
@@ -243,7 +243,7 @@ def test_a_later_fold_that_stops_as_its_images_are_prepared_says_how_to_go_on(
 
 
 def test_more_folds_than_people_are_refused_at_once(folds_config: Path) -> None:
-    with pytest.raises(DataError, match="folds = 99.* 10 persons"):
+    with pytest.raises(DataError, match=r"folds = 99.* 10 persons"):
         run(folds_config, "--set", "split.args.folds=99")
 
 
