@@ -1,4 +1,5 @@
-"""Writes configs/config.schema.json, which editors check and complete configs with: python -m scripts.write_schema"""
+"""Writes configs/config.schema.json, which editors complete and check configs with, and docs/config.md, the reference
+of every key: python -m scripts.write_schema"""
 
 from __future__ import annotations
 
@@ -9,22 +10,22 @@ from pathlib import Path
 from experiment.schema import SECTIONS
 from utils.command_line import CommandLine
 from utils.config.editor_schema import editor_schema
+from utils.config.reference import reference
 from utils.errors import run_command
 from utils.files import write_atomically
 
-SCHEMA_FILE = Path(__file__).parents[1] / "configs" / "config.schema.json"
-
-
-def schema_text() -> str:
-    """The schema, made from the signatures that configs are checked against; without spaces, which would double it."""
-    return json.dumps(editor_schema(SECTIONS), separators=(",", ":"), ensure_ascii=False) + "\n"
+ROOT = Path(__file__).parents[1]
+SCHEMA_FILE = ROOT / "configs" / "config.schema.json"
+REFERENCE_FILE = ROOT / "docs" / "config.md"
 
 
 def main() -> None:
     """The command."""
-    CommandLine(description="Writes configs/config.schema.json, which editors check configs with.").parse()
-    write_atomically(SCHEMA_FILE, schema_text().encode())
-    print(f"{SCHEMA_FILE}: written")
+    CommandLine(description="Writes the editors' schema of configs, and docs/config.md.").parse()
+    schema = json.dumps(editor_schema(SECTIONS), separators=(",", ":"), ensure_ascii=False)
+    for file, text in {SCHEMA_FILE: f"{schema}\n", REFERENCE_FILE: reference(SECTIONS)}.items():
+        write_atomically(file, text.encode())
+        print(f"{file}: written")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,11 @@ class FormerDefault:
     type: str | None = None
 
 
-FORMER_DEFAULTS: tuple[FormerDefault, ...] = ()
+FORMER_DEFAULTS: tuple[FormerDefault, ...] = (
+    FormerDefault(1, "data.*.args.person_column", "person", "AttributeTable"),
+    FormerDefault(1, "data.*.args.split_column", None, "AttributeTable"),
+    FormerDefault(1, "data.*.args.same_stem", "all", "CompetitionFolder"),
+)
 
 
 def upgraded(saved: dict[str, Any]) -> dict[str, Any]:

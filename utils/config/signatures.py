@@ -154,12 +154,34 @@ def arguments_schema(
     return {"description": first_line, **schema} if first_line else schema
 
 
+def argument_meanings(callable_: Callable[..., Any]) -> dict[str, str]:
+    """By argument, what the docstrings of a class and its parents say of it: "name: meaning" where a line begins or
+    after a semicolon; "name, other: meaning" is of both."""
+    owners = callable_.__mro__[:-1] if inspect.isclass(callable_) else [callable_]
+    meanings: dict[str, str] = {}
+    for owner in owners:
+        name = "|".join(sorted(map(re.escape, _parameters(owner)), key=len, reverse=True)) or "(?!)"
+        entry = re.compile(rf"(?:^|\n *|; +|;\n *)((?:{name})(?:(?:, | and )(?:{name}))*): ")
+        own_text = vars(owner).get("__doc__") if inspect.isclass(owner) else owner.__doc__
+        for paragraph in inspect.cleandoc(own_text or "").split("\n\n"):
+            found = list(entry.finditer(paragraph))
+            ends = [match.start() for match in found[1:]] + [len(paragraph)]
+            for match, end in zip(found, ends[: len(found)], strict=True):
+                text = paragraph[match.end() : end]
+                for each in re.split(", | and ", match[1]):
+                    meanings.setdefault(each, " ".join(text.split()).rstrip(";."))
+    return meanings
+
+
 @functools.cache
 def _own_schema(callable_: Callable[..., Any], injected: tuple[str, ...], deferred: tuple[str, ...]) -> dict[str, Any]:
     schema = resolved_schema(_adapter(callable_, injected, deferred).json_schema())
     for name, parameter in _parameters(callable_).items():
         if name in schema.get("properties", {}) and _is_json(parameter.default):
             schema["properties"][name].setdefault("default", parameter.default)
+    for name, meaning in argument_meanings(callable_).items():
+        if name in schema.get("properties", {}):
+            schema["properties"][name] = {"description": meaning, **schema["properties"][name]}
     return schema
 
 
