@@ -159,11 +159,17 @@ def test_resume_after_every_update_with_all_of_it(make_trainer: MakeTrainer, acc
     def build(folder: str, resume: dict[str, Any] | None = None) -> Built:
         torch.manual_seed(0)
         model = SmallModel()
+        criterion = MultiHeadLoss(
+            {"mask": CrossEntropyLoss([1.0, 2.0]), "age": FocalLoss(2.0)}, {"mask": 0.4, "age": 0.6}, None, True
+        )
         built = make_trainer(
             folder,
             model=model,
             optimizer=lambda _, lr: lookahead(
-                build_optimizer(lambda groups: AdamP(groups, lr, weight_decay=0.1), model, settings=settings), k=2
+                build_optimizer(
+                    lambda groups: AdamP(groups, lr, weight_decay=0.1), model, criterion.parameters(), settings
+                ),
+                k=2,
             ),
             schedule=lambda optimizer: Schedule(StepLR(optimizer, 1, 0.5), "epoch", warmup_updates=4),
             parts=everything,
@@ -171,11 +177,7 @@ def test_resume_after_every_update_with_all_of_it(make_trainer: MakeTrainer, acc
             accumulation_steps=accumulation_steps,
             epochs=2,
         )
-        learner = built.trainer.learner
-        learner.criterion = MultiHeadLoss(
-            {"mask": CrossEntropyLoss([1.0, 2.0]), "age": FocalLoss(2.0)}, {"mask": 0.4, "age": 0.6}, None, True
-        )
-        learner.optimizer.add_param_group({"params": list(learner.criterion.parameters()), "weight_decay": 0.0})
+        built.trainer.learner.criterion = criterion
         if resume is not None:
             built.trainer.load_state_dict(resume)
         return built
