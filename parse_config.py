@@ -14,6 +14,7 @@ from utils.config.layers import Layers, Override
 from utils.config.list_edits import is_list_edit
 from utils.config.pydantic_errors import position
 from utils.config.sections import Section, Sections, build_extra
+from utils.config.template_keys import template_problems
 from utils.errors import ConfigError, InvalidConfig, KeyPath, Problem
 from utils.wording import format_value
 
@@ -52,6 +53,10 @@ class ConfigParser:
             for problem in sections.problems(self.resolved, ())
             if not any(problem.key_path[: len(key_path)] == key_path for key_path in layers.reported)
         ]
+        if problems:
+            known = template_problems(layers.values)
+            answered = {problem.key_path for problem in known}
+            problems = [problem for problem in problems if problem.key_path not in answered] + known
         if problems or layers.problems:
             if cross_checks is not None and not layers.problems:
                 problems += cross_checks(self, problems)

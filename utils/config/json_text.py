@@ -1,8 +1,8 @@
 """Strict JSON, with comments: the reader of every file that a user writes by hand.
 
-`//` and `/* */` comments and a byte order mark are fine. What Python's own reader passes over is refused: duplicate
-keys, NaN and infinities, numbers too large for a float, text that is no Unicode, nesting without end. Each error has
-its line and column.
+`//` and `/* */` comments and a byte order mark are fine. What Python's own reader takes is refused: duplicate keys, NaN
+and infinities, numbers too large for a float, text that is no Unicode, nesting without end. Each error has its line and
+column.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from utils.errors import ConfigError
 from utils.wording import did_you_mean, kind
@@ -22,6 +23,20 @@ DEEPEST_NESTING = 50
 _STRING = r'"(?:[^"\\\n]|\\.)*"'
 _STRING_OR_COMMENT = re.compile(rf"{_STRING}|//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _TOKEN = re.compile(rf"(?P<string>{_STRING})|(?P<mark>[{{}}\[\]:])|(?P<word>-?[A-Za-z0-9][A-Za-z0-9.+-]*)")
+
+
+class JsonError(ConfigError):
+    """A text is no JSON.
+
+    reasons: what is wrong, without the places.
+    """
+
+    def __init__(self, name: str, text: str, found: Sequence[tuple[int, str]]) -> None:
+        """found: position in the text, and reason."""
+        super().__init__(
+            "\n".join(f"{name}:{_line_and_column(text, position)}: {reason}" for position, reason in found)
+        )
+        self.reasons = [reason for _, reason in found]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -47,102 +62,97 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str, name: str) -> Any:
-    """The value of a JSON text; `name` is what errors call it. Raises ConfigError."""
-    return _Reader(text, name).value()
+    """The value of a JSON text; `name` is what errors call it. Raises JsonError."""
+    # Comments are blanked out, so that every position stays where the user sees it.
+    unclosed = [each.start() for each in _STRING_OR_COMMENT.finditer(text) if _is_open_comment(each.group())]
+    if unclosed:
+        raise JsonError(name, text, [(unclosed[0], "this /* comment is never closed")])
+    text = _STRING_OR_COMMENT.sub(lambda found: _blanked(found.group()), text)
+    if not text.strip():
+        raise JsonError(name, text, [(0, "the file is empty; it must hold a JSON object, {...}")])
+    tokens = list(_TOKEN.finditer(text))
+    opened, found = _nesting_and_numbers(tokens)
+    if found:
+        raise JsonError(name, text, found)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise JsonError(name, text, [_explained(error, text, opened)]) from None
+    found = _keys_and_texts(tokens, text)
+    if found:
+        raise JsonError(name, text, found)
+    return value
 
 
-class _Reader:
-    """One text. Comments are blanked out, so that every position stays where the user sees it."""
+def _is_open_comment(found: str) -> bool:
+    return found.startswith("/*") and (len(found) < 4 or not found.endswith("*/"))
 
-    def __init__(self, text: str, name: str) -> None:
-        self.name = name
-        self.text = text
-        self.text = _STRING_OR_COMMENT.sub(self._blank, text)
-        self.tokens = list(_TOKEN.finditer(self.text))
 
-    def _blank(self, match: re.Match[str]) -> str:
-        found = match.group()
-        if found.startswith('"'):
-            return found
-        if found.startswith("/*") and (len(found) < 4 or not found.endswith("*/")):
-            self._fail(match.start(), "this /* comment is never closed")
-        return re.sub(r"[^\n]", " ", found)
+def _blanked(found: str) -> str:
+    return found if found.startswith('"') else re.sub(r"[^\n]", " ", found)
 
-    def _where(self, position: int) -> str:
-        line = self.text.count("\n", 0, position) + 1
-        return f"{self.name}:{line}:{position - self.text.rfind(chr(10), 0, position)}"
 
-    def _fail(self, position: int, problem: str) -> NoReturn:
-        raise ConfigError(f"{self._where(position)}: {problem}")
+def _line_and_column(text: str, position: int) -> str:
+    return f"{_line(text, position)}:{position - text.rfind(chr(10), 0, position)}"
 
-    def value(self) -> Any:
-        if not self.text.strip():
-            self._fail(0, "the file is empty; it must hold a JSON object, {...}")
-        unclosed = self._check_nesting_and_numbers()
-        try:
-            value = json.loads(self.text)
-        except json.JSONDecodeError as error:
-            self._explain(error, unclosed)
-        self._check_strings()
-        return value
 
-    def _check_nesting_and_numbers(self) -> list[int]:
-        """Returns the positions of the brackets that are never closed."""
-        opened: list[int] = []
-        problems: list[str] = []
-        for token in self.tokens:
-            found = token.group()
-            if found in "{[":
-                opened.append(token.start())
-                if len(opened) > DEEPEST_NESTING:
-                    self._fail(token.start(), f"nested more than {DEEPEST_NESTING} levels deep")
-            elif found in "}]" and opened:
-                opened.pop()
-            elif token["word"] and not _is_finite(found):
-                problems.append(f"{self._where(token.start())}: {found[:20]} is not a finite number")
-        if problems:
-            raise ConfigError("\n".join(problems))
-        return opened
+def _line(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
 
-    def _check_strings(self) -> None:
-        """Duplicate keys, and halves of surrogate pairs, which no file and no terminal can take."""
-        problems: list[str] = []
-        keys: list[dict[str, int]] = []
-        for token, following in zip(self.tokens, [*self.tokens[1:], None], strict=True):
-            found = token.group()
-            if found in "{[":
-                keys.append({})
-            elif found in "}]":
-                keys.pop()
-            elif token["string"]:
-                text = json.loads(found)
-                if any("\ud800" <= character <= "\udfff" for character in text):
-                    problems.append(f"{self._where(token.start())}: this text holds half a surrogate pair")
-                if following is not None and following.group() == ":":
-                    if text in keys[-1]:
-                        first = self.text.count("\n", 0, keys[-1][text]) + 1
-                        where = self._where(token.start())
-                        problems.append(f"{where}: duplicate key {found}, first on line {first}; keep one of them")
-                    keys[-1].setdefault(text, token.start())
-        if problems:
-            raise ConfigError("\n".join(problems))
 
-    def _explain(self, error: json.JSONDecodeError, unclosed: list[int]) -> NoReturn:
-        position = error.pos
-        before = self.text[:position].rstrip()
-        here = self.text[position : position + 1]
-        comma = position if here == "," else len(before) - 1
-        after_comma = self.text[comma + 1 :].lstrip()[:1]
-        if self.text[comma : comma + 1] == "," and after_comma and after_comma in "}]":
-            self._fail(comma, f"a comma before {after_comma} is one too many; remove it")
-        if not self.text[position:].strip() and unclosed:
-            bracket = self.text[unclosed[-1]]
-            line = self.text.count("\n", 0, unclosed[-1]) + 1
-            self._fail(len(before), f"the file ends, but the {bracket} of line {line} is not closed")
-        if error.msg == "Extra data":
-            self._fail(position, "there is more text after the end of the value")
-        reason = error.msg.removesuffix(" at").removesuffix(" starting")  # which the position says
-        self._fail(position, f"not valid JSON: {reason[0].lower()}{reason[1:]}")
+def _nesting_and_numbers(tokens: Sequence[re.Match[str]]) -> tuple[list[int], list[tuple[int, str]]]:
+    """The positions of the brackets that are never closed, and what is wrong."""
+    opened: list[int] = []
+    problems: list[tuple[int, str]] = []
+    for token in tokens:
+        found = token.group()
+        if found in "{[":
+            opened.append(token.start())
+            if len(opened) > DEEPEST_NESTING:
+                return opened, [(token.start(), f"nested more than {DEEPEST_NESTING} levels deep")]
+        elif found in "}]" and opened:
+            opened.pop()
+        elif token["word"] and not _is_finite(found):
+            problems.append((token.start(), f"{found[:20]} is not a finite number"))
+    return opened, problems
+
+
+def _keys_and_texts(tokens: Sequence[re.Match[str]], text: str) -> list[tuple[int, str]]:
+    """Duplicate keys, and halves of surrogate pairs, which no file and no terminal can take."""
+    problems: list[tuple[int, str]] = []
+    keys: list[dict[str, int]] = []
+    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+        found = token.group()
+        if found in "{[":
+            keys.append({})
+        elif found in "}]":
+            keys.pop()
+        elif token["string"]:
+            value = json.loads(found)
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                problems.append((token.start(), "this text holds half a surrogate pair"))
+            if following is not None and following.group() == ":":
+                if value in keys[-1]:
+                    first = _line(text, keys[-1][value])
+                    problems.append((token.start(), f"duplicate key {found}, first on line {first}; keep one of them"))
+                keys[-1].setdefault(value, token.start())
+    return problems
+
+
+def _explained(error: json.JSONDecodeError, text: str, unclosed: Sequence[int]) -> tuple[int, str]:
+    """Where a JSON reader's error really is, and in words that say what to do."""
+    position, before = error.pos, text[: error.pos].rstrip()
+    comma = position if text[position : position + 1] == "," else len(before) - 1
+    after_comma = text[comma + 1 :].lstrip()[:1]
+    if text[comma : comma + 1] == "," and after_comma and after_comma in "}]":
+        return comma, f"a comma before {after_comma} is one too many; remove it"
+    if not text[position:].strip() and unclosed:
+        bracket = text[unclosed[-1]]
+        return len(before), f"the file ends, but the {bracket} of line {_line(text, unclosed[-1])} is not closed"
+    if error.msg == "Extra data":
+        return position, "there is more text after the end of the value"
+    reason = error.msg.removesuffix(" at").removesuffix(" starting")  # which the position says
+    return position, f"not valid JSON: {reason[0].lower()}{reason[1:]}"
 
 
 def _is_finite(word: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from utils.config.credentials import credential_places
 from utils.config.former_defaults import upgraded
-from utils.config.json_text import parse_json, read_json
+from utils.config.json_text import JsonError, parse_json, read_json
 from utils.config.list_edits import edited, is_list_edit
 from utils.config.published_form import is_published_form, translate
 from utils.environment import config_places, environment_default, notes_of_unused
@@ -49,10 +49,10 @@ class Override:
 
     @property
     def value(self) -> Any:
-        """The text as JSON, or as it stands where it is none. Raises ConfigError for half a list, object or text."""
+        """The text as JSON, or as it stands where it is none. Raises JsonError for half a list, object or text."""
         try:
             return parse_json(self.text, self.origin)
-        except ConfigError:
+        except JsonError:
             if self.text[:1] in ("[", "{", '"'):
                 raise
             return self.text
@@ -69,7 +69,7 @@ class Layers:
         self.reported: list[KeyPath] = []
         self.notes: list[str] = []
         self._origins: dict[KeyPath, str] = {}
-        self._laid: set[Path] = set()
+        self._extended: dict[str, set[str]] = {}  # by file laid, those that it extends, and they extend
         self._environment_asked = False
 
     @classmethod
@@ -104,12 +104,12 @@ class Layers:
             self.notes += [f"{path}: {note}" for note in notes]
         if "config_format" in values:  # a run has saved it
             values = upgraded(values)
-        for parent in _parents(path, values):
-            self._add_parent(path, parent, (*chain, path))
-        self._laid.add(path.resolve())
+        parents = [self._add_parent(path, parent, (*chain, path)) for parent in _parents(path, values)]
+        self._extended[str(path)] = {each for parent in parents for each in (parent, *self._extended[parent])}
         self.add(values, str(path))
 
-    def _add_parent(self, path: Path, named: str, chain: tuple[Path, ...]) -> None:
+    def _add_parent(self, path: Path, named: str, chain: tuple[Path, ...]) -> str:
+        """Lays an extended file, if it is not there, and returns its name."""
         parent = Path(os.path.normpath(path.parent / named))
         way = " -> ".join(map(str, (*chain, parent)))
         if any(parent.resolve() == earlier.resolve() for earlier in chain):
@@ -120,8 +120,10 @@ class Layers:
             raise ConfigError(
                 f"{path}: extends = {format_value(named)}: there is no file {parent}{meant} (read: {way})"
             )
-        if parent.resolve() not in self._laid:
+        laid = next((name for name in self._extended if Path(name).resolve() == parent.resolve()), None)
+        if laid is None:
             self._add_file(parent, chain)
+        return laid or str(parent)
 
     def add(self, values: dict[str, Any], origin: str) -> None:
         """Lays `values` over what is there: objects are merged, an object edits a list, everything else is replaced.
@@ -132,6 +134,7 @@ class Layers:
         for key_path in credential_places(values):
             self._refuse_credential(key_path, origin)
             _at(values, key_path[:-1])[key_path[-1]] = HIDDEN
+        self._origins[()] = origin
         self._merge(self.values, values, (), origin)
 
     def override(self, override: Override, as_text: bool = False) -> KeyPath | None:
@@ -142,8 +145,8 @@ class Layers:
         invalid = ""
         try:
             value = override.text if as_text else override.value
-        except ConfigError as error:
-            value, invalid = override.text, str(error).rsplit(": ", 1)[-1]
+        except JsonError as error:
+            value, invalid = override.text, error.reasons[0]
         if credential_places({steps[-1]: value}):
             self._refuse_credential(tuple(steps), f"--set {override.key_path}=...")
             return None
@@ -176,11 +179,13 @@ class Layers:
             last = number == len(steps) - 1
             if isinstance(node, dict) and step:
                 if last or node.get(step) is None:  # an object that the files leave out is made
-                    self._merge(node, {step: value if last else {}}, key_path, origin, deep=False)
+                    self._merge(node, {step: value if last else {}}, key_path, origin)
                 key_path, node = (*key_path, step), node.get(step)  # null has taken it out
             elif isinstance(node, list) and step.isdigit() and int(step) < len(node):
                 key_path = (*key_path, int(step))
-                if last:
+                if last and isinstance(value, dict) and isinstance(node[int(step)], dict):
+                    self._merge(node[int(step)], value, key_path, origin)
+                elif last:
                     node[int(step)] = value
                     self._record(value, key_path, origin)
                 node = node[int(step)]
@@ -217,27 +222,45 @@ class Layers:
             "(wandb reads WANDB_API_KEY from the environment)"
         )
 
-    def _merge(
-        self, base: dict[str, Any], over: dict[str, Any], key_path: KeyPath, origin: str, deep: bool = True
-    ) -> None:
+    def _merge(self, base: dict[str, Any], over: dict[str, Any], key_path: KeyPath, origin: str) -> None:
         types = base.get("type"), over.get("type")
         if all(isinstance(name, str) for name in types) and types[0] != types[1]:
+            self._note_dropped(base, types[1], key_path, origin)
             base.pop("args", None)
             self._forget((*key_path, "args"))
-        if deep:
-            self._origins[key_path] = origin
         for key, value in over.items():
+            inner = (*key_path, key)
             if value is None and key_path in NAMED_FREELY:
                 base.pop(key, None)
-                self._forget((*key_path, key))
-            elif deep and isinstance(value, dict) and isinstance(base.get(key), dict):
-                self._merge(base[key], value, (*key_path, key), origin)
+                self._forget(inner)
+            elif isinstance(value, dict) and isinstance(base.get(key), dict):
+                self._origins[inner] = origin
+                self._merge(base[key], value, inner, origin)
             elif isinstance(value, dict) and isinstance(base.get(key), list):
-                self._edit(base[key], value, (*key_path, key), origin)
+                self._edit(base[key], value, inner, origin)
             else:
+                earlier = self.origin(inner)
+                if value is None and base.get(key) is not None and self._is_unaware(origin, earlier):
+                    self.notes.append(f"{origin}: {dotted(inner)} = null takes out what {earlier} has set")
                 base[key] = value
-                self._forget((*key_path, key))
-                self._record(value, (*key_path, key), origin)
+                self._forget(inner)
+                self._record(value, inner, origin)
+
+    def _note_dropped(self, section: dict[str, Any], new_type: Any, key_path: KeyPath, origin: str) -> None:
+        """Class weights that go with a loss, and arguments that the new type's file did not know of, are told."""
+        arguments, earlier = section.get("args"), self.origin((*key_path, "args"))
+        if not isinstance(arguments, dict) or not arguments:
+            return
+        if "class_weights" in arguments or self._is_unaware(origin, earlier):
+            self.notes.append(
+                f"{origin}: {dotted(key_path)}.type = {format_value(new_type)} drops the args of {section['type']} "
+                f"that {earlier} has set: {format_value(arguments)}"
+            )
+
+    def _is_unaware(self, origin: str, earlier: str) -> bool:
+        """Whether a file takes back what another has set which it does not extend: it is the order of a third file's
+        `extends` that decides between them."""
+        return origin in self._extended and earlier in self._extended and earlier not in self._extended[origin]
 
     def _edit(self, entries: list[Any], edit: dict[str, Any], key_path: KeyPath, origin: str) -> None:
         """Changes a list in place; each entry keeps what has set it."""

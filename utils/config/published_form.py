@@ -16,7 +16,14 @@ from utils.wording import format_value
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "config.json"
 HEADS = ("mask", "gender", "age")
-LOSS_NAMES = {"focal": "FocalLoss", "ce": "CrossEntropyLoss", "label_smoothing": "LabelSmoothingLoss", "f1": "F1Loss"}
+LOSS_NAMES = {
+    "ce": "CrossEntropyLoss",
+    "ce_loss": "CrossEntropyLoss",
+    "cross_entropy": "CrossEntropyLoss",
+    "focal": "FocalLoss",
+    "label_smoothing": "LabelSmoothingLoss",
+    "f1": "F1Loss",
+}
 DECADES = [20, 30, 40, 50, 60]
 FOLDER_KEYS = ("data_dir", "train_dir")
 EMBEDDING_SIZE = 128
@@ -24,10 +31,10 @@ EMBEDDING_SIZE = 128
 
 
 def is_published_form(config: dict[str, Any]) -> bool:
-    """True for a config with `loss_name` triples, or with the "setup" loader."""
+    """True for a config with `loss_name` triples, the loss "all_loss" or the loader "setup"."""
     loader = config.get("data_loader")
     old_loader = isinstance(loader, dict) and loader.get("type") == "setup"
-    return "loss_name" in config or isinstance(config.get("loss"), str) or old_loader
+    return "loss_name" in config or config.get("loss") == "all_loss" or old_loader
 
 
 def translate(config: dict[str, Any], default_config: Path = DEFAULT_CONFIG) -> tuple[dict[str, Any], list[str]]:

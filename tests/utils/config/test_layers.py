@@ -126,6 +126,43 @@ def test_an_override_may_name_an_object_that_the_file_leaves_out() -> None:
     assert config.short["lr_scheduler"] == {"type": "StepLR", "args": {"step_size": 3}}
 
 
+def test_a_flag_merges_like_a_file() -> None:
+    lines = {"loss": {"heads": {"age": {"args": {"gamma": 4}}}}}
+    write("child.json", {"extends": "config.json", **lines})
+    flags = read("config.json", 'loss.heads.age={"args": {"gamma": 4}}', 'data.0={"args": {"root": "b"}}')
+    assert flags["loss"] == read("child.json")["loss"]
+    assert flags.short["data"] == [{"type": "Folder", "args": {"root": "b"}}]
+    assert "mask" not in read("config.json", 'loss={"heads": {"mask": null}}')["loss"]["heads"]
+    origins = {key: flags.origin(f"loss.heads.age.{key}") for key in ("args.gamma", "weight", "type")}
+    assert origins == {
+        "args.gamma": '--set loss.heads.age={"args": {"gamma": 4}}',
+        "weight": "config.json",
+        "type": "config.json",
+    }
+
+
+def test_class_weights_that_a_new_loss_drops_are_told_with_both_origins() -> None:
+    write(
+        "weighted.json", {"extends": "config.json", "loss": {"heads": {"age": {"args": {"class_weights": [1, 2, 3]}}}}}
+    )
+    write("child.json", {"extends": "weighted.json", "loss": {"heads": {"age": {"type": "CrossEntropy"}}}})
+    (note,) = read("child.json").notes
+    assert all(word in note for word in ("child.json", "loss.heads.age", "weighted.json", "[1, 2, 3]"))
+    (note,) = read("weighted.json", "loss.heads.age.type=CrossEntropy").notes
+    assert all(word in note for word in ("--set", "loss.heads.age", "weighted.json", "[1, 2, 3]"))
+
+
+def test_what_the_order_of_extends_decides_is_told() -> None:
+    write("a.json", {"extends": "config.json", "lr_scheduler": {"args": {"step_size": 7}}})
+    write("b.json", {"extends": "config.json", "lr_scheduler": None})
+    write("c.json", {"extends": "config.json", "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 1}}})
+    for later in ("b", "c"):
+        write("x.json", {"extends": ["a.json", f"{later}.json"]})
+        (note,) = read("x.json").notes
+        assert all(word in note for word in (f"{later}.json", "lr_scheduler", "a.json"))
+        assert read(f"{later}.json").notes == [], "a file knows what it extends"
+
+
 BAD_OVERRIDES = {
     "fault24-unknown": (
         "trainer.epoch=3",

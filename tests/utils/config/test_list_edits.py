@@ -187,7 +187,9 @@ def test_an_edit_where_there_is_nothing_to_edit() -> None:
 
 
 def test_a_flag_that_empties_what_must_hold_something_is_applied_once() -> None:
-    lines = lines_of(lambda: read("config.json", 'transforms={"train": 3}', 'transforms.eval={"remove": ["Blur"]}'))
+    lines = lines_of(
+        lambda: read("config.json", 'transforms={"train": 3, "eval": null}', 'transforms.eval={"remove": ["Blur"]}')
+    )
     assert len(lines) == 2
     assert lines[0].endswith(
         'transforms.eval = {"remove": ["Blur"]} edits a list, and no extended file has one; write a list'

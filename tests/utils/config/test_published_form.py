@@ -196,3 +196,19 @@ def test_the_published_file_itself() -> None:
     assert [head["args"]["class_weights"] for head in translated["loss"]["heads"].values()] == [
         triple[1] for triple in config["loss_name"]
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("ce", "CrossEntropyLoss"),
+        ("ce_loss", "CrossEntropyLoss"),
+        ("cross_entropy", "CrossEntropyLoss"),
+        ("focal", "FocalLoss"),
+        ("label_smoothing", "LabelSmoothingLoss"),
+        ("f1", "F1Loss"),
+    ],
+)
+def test_every_name_of_a_loss_in_its_code_and_readme_is_understood(name: str, ours: str) -> None:
+    translated, _ = translate(_changed(loss_name=[[name, [], 1], ["ce", [], 1], ["ce", [], 1]]))
+    assert translated["loss"]["heads"]["mask"]["type"] == ours
