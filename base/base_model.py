@@ -12,8 +12,9 @@ from torch import Tensor, nn
 class BaseModel(nn.Module, ABC):
     """A model with one output a head. A subclass's constructor takes `num_classes` first, then the arguments of JSON.
 
-    num_classes: classes by head; input_hw: (height, width) in pixels that the backbone was made for, None if it takes
-    any alike; mean, std: what it expects images of 0 to 1 to be normalised with, one number a channel, R, G, B.
+    num_classes: classes by head
+    input_hw: (height, width) in pixels that the backbone was made for; None: it takes any alike
+    mean, std: what it expects images of 0 to 1 to be normalised with, one number a channel, R, G, B
     """
 
     input_hw: tuple[int, int] | None = None
@@ -42,7 +43,7 @@ class BaseModel(nn.Module, ABC):
     def check_arguments(cls, **arguments: Any) -> None:  # noqa: ARG003
         """Checks what signatures cannot say of the JSON arguments, before anything is built or fetched.
 
-        Raises ValueError, one line, without the place in the JSON, which the caller knows."""
+        Raises ValueError, one line that begins with the argument."""
         return
 
     @classmethod

@@ -23,10 +23,11 @@ EMBEDDING = "embedding"
 class Batch:
     """Images and what is known of them.
 
-    images (B, 3, H, W) uint8, RGB; targets by head, (B,) int64, in the classes the model is trained on;
-    scoring_targets by attribute, (B,) int64, in the classes that are scored (the two differ where the training
-    bins do); indices (B,) int64, the rows of the data set. -1 stands for unknown. mix: how these images are to be mixed
-    with one another, if they are.
+    images: (B, 3, H, W) uint8, RGB
+    targets: by head, (B,) int64, in the classes that the model is trained on, -1 = unknown
+    scoring_targets: by attribute, (B,) int64, in the classes that are scored, -1 = unknown; they differ where bins do
+    indices: (B,) int64, the rows of the data set
+    mix: how these images are to be mixed with one another; None: not at all
     """
 
     images: Tensor

@@ -1,4 +1,4 @@
-"""What is done to an image before the model sees it, without chance: it travels with the weights."""
+"""What is done to an image before the model sees it, always alike: it travels with the weights."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ class LinearHeads(nn.Module):
     """Features (B, F) -> logits by head, (B, C) each: dropout, then one linear layer a head.
 
     dropout_samples: in training the logits are the mean over so many dropouts of the same features, the linear layers
-    shared (after Inoue 2019, who takes the mean of the losses); in evaluation there is none. embedding_size: adds the
-    output EMBEDDING, (B, embedding_size), one more linear layer on the features without dropout. It is not normalised:
-    pytorch-metric-learning's distances and losses do that themselves, each in its way.
+        shared (after Inoue 2019, who takes the mean of the losses); in evaluation there is none
+    embedding_size: adds the output EMBEDDING, (B, embedding_size), one more linear layer on the features without
+        dropout, not normalised: pytorch-metric-learning's distances and losses do that themselves, each in its way
 
     In a state dict the layers are called head_<name>, so that an attribute may be called "type" or "training"."""
 

@@ -24,7 +24,7 @@ class WeightAveraging(ABC):
     """Keeps a second model, the average, beside the one that trains. Running statistics are averaged with the weights.
 
     used_for: "validation" (the average is validated, so the monitor and the best checkpoints follow it), "answers" (it
-    is what test.py loads from the checkpoints), or both.
+        is what test.py loads from the checkpoints), or both
     """
 
     def __init__(self, used_for: Uses = BOTH) -> None:
@@ -58,8 +58,10 @@ class ExponentialMovingAverage(WeightAveraging):
     """average <- d * average + (1 - d) * weights after every update but the first, whose weights begin it: as timm's
     ModelEmaV3, which goes through the model's tree of modules at each update.
 
-    decay: d. With `warmup` d rises towards it, after the update number u as 1 - (1 + (u - 1) / warmup_gamma) ** -(2/3),
-    so that the first weights are soon forgotten; warmup_gamma: the updates that this takes.
+    decay: d, what is kept of the average at each update
+    warmup: d rises towards `decay`, after the update number u as 1 - (1 + (u - 1) / warmup_gamma) ** -(2/3), so that
+        the first weights are soon forgotten
+    warmup_gamma: the updates that this takes
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class ExponentialMovingAverage(WeightAveraging):
 
     def begin(self, model: BaseModel) -> None:
         self._average = copy.deepcopy(model).eval().requires_grad_(False)
-        # Training changes these tensors in place and puts no others in their stead.
+        # Training changes these tensors in place and never replaces them.
         averages, weights = self._average.state_dict(), model.state_dict()
         averaged = [name for name, tensor in weights.items() if tensor.is_floating_point()]
         self._averages, self._weights = [averages[name] for name in averaged], [weights[name] for name in averaged]

@@ -18,14 +18,18 @@ _PERIODIC = re.compile(r"checkpoint-epoch(\d+)\.pth$")
 
 
 class Checkpoints:
-    """The checkpoint files of one run, in `folder`. run_folder: what --resume is given, which holds the folds."""
+    """The checkpoint files of one run.
+
+    folder: where they are
+    run_folder: what --resume is given, which holds the folds
+    """
 
     def __init__(self, folder: Path, run_folder: Path | None = None) -> None:
         self.folder = folder
         self.run_folder = run_folder or folder
 
     def save(self, state: dict[str, Any], also_as: Sequence[str] = ()) -> Path:
-        """Writes `state` as last.pth, and under the further names. Raises OSError; then the earlier files remain.
+        """Writes `state` as last.pth, and under the other names. Raises OSError; then the earlier files remain.
 
         last.pth comes last: a run killed before it resumes from the one before and makes the others again, equal."""
         pending = self.folder / ".pending.pth"

@@ -21,9 +21,10 @@ class CompiledModel(nn.Module):
     computed as if nothing were compiled: that takes a moment, and to compile anew a minute. So a run that is resumed
     before an epoch's last batch computes it as one that was never stopped.
 
-    batch_sizes: images of a whole batch of this process, in training and in evaluation; mode: torch.compile's; all but
-    "default" record CUDA graphs on a GPU. accumulating: gradients of one batch are to be kept while the next is
-    computed, which a graph's memory does not allow: then there are none.
+    batch_sizes: images of a whole batch of this process, in training and in evaluation
+    mode: torch.compile's; all but "default" record CUDA graphs on a GPU
+    accumulating: gradients of one batch are kept while the next is computed, which a graph's memory does not allow:
+        then there are no graphs
     """
 
     def __init__(

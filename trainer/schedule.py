@@ -16,10 +16,11 @@ PLANNED = ("total_steps", "T_max")
 
 @dataclass
 class Schedule:
-    """A scheduler of torch's and when it steps. `metric` is what ReduceLROnPlateau looks at.
+    """A scheduler of torch's and when it steps.
 
+    metric: what ReduceLROnPlateau looks at
     warmup_updates: until these are done, the rates are (warm_updates + 1) / warmup_updates of the scheduler's, where
-    warm_updates counts those that are done.
+        warm_updates counts those that are done
     """
 
     scheduler: LRScheduler

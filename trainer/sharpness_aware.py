@@ -19,11 +19,15 @@ class SharpnessAware:
 
         e = rho * g / |g|,                 g the gradient at w, |.| the Euclidean norm over all weights.
 
-    adaptive: the neighbourhood has each weight's own scale (ASAM; Kwon et al. 2021), T = |w| + 0.01 by weight:
+    With `adaptive` the neighbourhood has each weight's own scale (ASAM; Kwon et al. 2021), T = |w| + 0.01 by weight:
 
         e = rho * T^2 g / |T g|,           where the paper has rho = 0.5, and SAM's 0.05.
 
-    modules: all that learns. Every update costs two passes over its batches.
+    Every update costs two passes over its batches.
+
+    modules: all that learns
+    rho: the radius of the neighbourhood
+    adaptive: the neighbourhood has each weight's own scale (ASAM), and rho is ten times as large
     """
 
     def __init__(self, modules: Iterable[nn.Module], rho: PositiveFloat = 0.05, adaptive: bool = False) -> None:

@@ -204,7 +204,7 @@ class Trainer(BaseTrainer):
             )
 
     def save(self, also_as: Sequence[str] = (), *, final: bool = False) -> None:
-        """Writes last.pth, and the same under the further names. Every process must call it.
+        """Writes last.pth, and the same under the other names. Every process must call it.
 
         final: nothing comes after it, so a write that fails is an error (StorageFullError) and not a warning."""
         state = self.state_dict()  # every process takes part in it

@@ -52,7 +52,7 @@ class HeadLoss(nn.Module, ABC):
             raise ValueError(f"{given} has {count} entries, but the head has {num_classes} classes{names}")
 
     def use_class_counts(self, counts: Tensor) -> None:
-        """Computes what follows from counts (C,) int64, the training samples of each class; the result lies on their
+        """Computes what follows from counts (C,) int64, the training samples of each class; the result is on their
         device."""
         if self.class_weight_rule is not None:
             self.class_weights = weights_by_rule(self.class_weight_rule, counts)

@@ -16,8 +16,10 @@ from model.loss.metric_learning import MetricLearningLoss
 class MultiHeadLoss(nn.Module):
     """sum_h weight_h * loss_h, each loss over the samples whose label of its head is known.
 
-    heads: the loss of each head; weights: the weight of each head, the same names; metric_learning: by names of their
-    own, losses on the embedding, with their weights. A loss without a known target in the batch adds 0.
+    heads: the loss of each head
+    weights: the weight of each head, the same names
+    metric_learning: by names of their own, losses on the embedding, with their weights
+    A loss without a known target in the batch adds 0.
 
     learned_weights: the heads' terms are weight_h * (exp(-s_h) loss_h + s_h / 2), s_h = log sigma_h^2 learned from 0
     on, the homoscedastic uncertainty of the head's task (Kendall, Gal & Cipolla 2018, eq. 10, the classification term).
@@ -47,7 +49,7 @@ class MultiHeadLoss(nn.Module):
             if name in heads:
                 raise ValueError(f"metric_learning has a loss called {name}, which is the name of a head")
             if loss.head not in heads:
-                raise ValueError(f"metric_learning.{name} goes by head {loss.head}; there are {', '.join(heads)}")
+                raise ValueError(f"metric_learning.{name} is of head {loss.head}; there are {', '.join(heads)}")
         self.weights = {name: float(weights[name]) for name in heads}
         self.weights |= {name: loss.weight for name, loss in metric_learning.items()}
         for name, weight in self.weights.items():

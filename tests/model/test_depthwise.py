@@ -65,13 +65,14 @@ CASES = [
 
 @pytest.mark.parametrize(("size", "stride", "padding", "side"), CASES)
 def test_gradients_are_torchs(size: int, stride: int, padding: int, side: int) -> None:
-    """But for what bfloat16 must round: the truth is float64's, of the same rounded numbers."""
+    """But for what bfloat16 must round, or torch itself rounds on this processor: the truth is float64's, of the same
+    rounded numbers."""
     plain, ours = (layer.to(BF16) for layer in layers(size, stride, bias=True, padding=padding))
     images = photographs(side, BF16, side + 3 if side > 3 else side)
-    truth = gradients(plain.double(), images.double())
-    for found, expected in zip(gradients(ours, images), truth, strict=True):
+    torchs, truth = gradients(plain, images), gradients(plain.double(), images.double())
+    for found, theirs, expected in zip(gradients(ours, images), torchs, truth, strict=True):
         assert found.dtype == BF16
-        assert relative_error(found, expected) < 1.5 * HALF_STEP
+        assert relative_error(found, expected) <= max(1.5 * HALF_STEP, relative_error(theirs, expected))
 
 
 @pytest.mark.parametrize(("size", "stride"), [((5, 5), (1, 1)), ((3, 5), (2, 1)), ((5, 4), (1, 3)), ((7, 7), (2, 2))])

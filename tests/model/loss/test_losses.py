@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from timm.loss import LabelSmoothingCrossEntropy
 from torch.nn import functional as F
 
 from base.class_weights import ClassWeights
@@ -182,24 +181,12 @@ def test_computed_class_weights_want_counts_first(made: Callable[..., HeadLoss])
         made(class_weights="balanced")(logits, target)
 
 
-def test_the_weights_of_samples_want_counts_first() -> None:
-    _, target = draw()
-    loss = CrossEntropyLoss("balanced")
-    with pytest.raises(AssertionError, match="use_class_counts"):
-        loss.sample_weights(target)
-
-
 @each_loss
 def test_counts_leave_given_class_weights_alone(make: Callable[..., HeadLoss]) -> None:
     loss = make(WEIGHTS)
     loss.use_class_counts(COUNTS)
     assert loss.class_weights is not None
     torch.testing.assert_close(loss.class_weights, torch.tensor(WEIGHTS))
-
-
-@each_loss
-def test_class_weights_are_not_in_the_state(make: Callable[..., HeadLoss]) -> None:
-    assert make(WEIGHTS).state_dict() == {}
 
 
 @each_sum
@@ -250,16 +237,3 @@ def test_label_smoothing_is_torchs(weights: list[float] | None, smoothing: float
     value = LabelSmoothingLoss(smoothing, weights)(logits, target)
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient(value, logits), gradient(expected, logits), rtol=1e-5, atol=1e-9)
-
-
-def test_label_smoothing_is_cross_entropy_against_smoothed_labels() -> None:
-    logits, target = draw()
-    smoothed = 0.9 * F.one_hot(target, 3).double() + 0.1 / 3
-    torch.testing.assert_close(LabelSmoothingLoss(0.1)(logits, target), F.cross_entropy(logits, smoothed))
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-def test_label_smoothing_is_timms(smoothing: float) -> None:
-    logits, target = draw()
-    expected = LabelSmoothingCrossEntropy(smoothing)(logits, target)
-    torch.testing.assert_close(LabelSmoothingLoss(smoothing)(logits, target), expected)
