@@ -117,7 +117,7 @@ def test_names_and_weights_that_do_not_fit_are_refused() -> None:
             MultiHeadLoss({"mask": F1Loss()}, {"mask": 1.0}, {"near": triplets("mask", weight)})
     with pytest.raises(ValueError, match="metric_learning has a loss called mask"):
         MultiHeadLoss({"mask": F1Loss()}, {"mask": 1.0}, {"mask": triplets("mask")})
-    with pytest.raises(ValueError, match=r"metric_learning\.near goes by head age; there are mask"):
+    with pytest.raises(ValueError, match=r"^metric_learning\.near .*age.*mask"):
         MultiHeadLoss({"mask": F1Loss()}, {"mask": 1.0}, {"near": triplets("age")})
 
 
