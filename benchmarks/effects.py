@@ -60,10 +60,13 @@ ONE_18_WAY_HEAD: dict[str, Any] = {
     "loss": {"heads": {**dict.fromkeys(ATTRIBUTES), "all": CROSS_ENTROPY}},
 }
 BY_PERSON = [
-    {"type": "KFoldSplit", "args": {"folds": FOLDS, "fold": fold, "stratify": ["gender", "age"]}}
+    {"type": "KFoldSplit", "args": {"folds": FOLDS, "fold": fold, "stratify": ["gender", "age"], "seed": None}}
     for fold in range(FOLDS)
 ]
-BY_IMAGE = {"type": "ImageSplit", "args": {"validation_share": 1 / FOLDS}}  # as many images to train on as in a fold
+BY_IMAGE = {
+    "type": "ImageSplit",
+    "args": {"validation_share": 1 / FOLDS, "seed": None},
+}  # as many to train on as a fold
 MODELS: dict[str, dict[str, Any]] = {
     **{name: {"split": split, **THREE_HEADS} for name, split in zip(SINGLE_FOLDS, BY_PERSON, strict=True)},
     IMAGE: {"split": BY_IMAGE, **THREE_HEADS},

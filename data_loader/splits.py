@@ -25,6 +25,9 @@ __all__ = ["GivenSplit", "ImageSplit", "KFoldSplit", "NoSplit", "PersonSplit"]
 
 logger = logging.getLogger(__name__)
 
+SPLIT_SEED = 42
+"""Its own, not the run's: all configs of one table validate on the same people."""
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 Ranges = dict[str, list[Annotated[list[float], Field(min_length=2, max_length=2)]]]
 
@@ -171,7 +174,7 @@ class PersonSplit(_StratifiedSplit):
         validation_share: Share = 0.1,
         stratify: list[str] | None = None,
         drop_from_training: Ranges | None = None,
-        seed: NonNegativeInt | None = None,
+        seed: NonNegativeInt | None = SPLIT_SEED,
     ) -> None:
         super().__init__(stratify, drop_from_training, seed)
         self.validation_share = validation_share
@@ -194,7 +197,7 @@ class KFoldSplit(_StratifiedSplit):
         fold: NonNegativeInt | None = None,
         stratify: list[str] | None = None,
         drop_from_training: Ranges | None = None,
-        seed: NonNegativeInt | None = None,
+        seed: NonNegativeInt | None = SPLIT_SEED,
     ) -> None:
         super().__init__(stratify, drop_from_training, seed)
         self.folds = folds
@@ -242,7 +245,7 @@ class ImageSplit(BaseSplit):
         self,
         validation_share: Share = 0.1,
         drop_from_training: Ranges | None = None,
-        seed: NonNegativeInt | None = None,
+        seed: NonNegativeInt | None = SPLIT_SEED,
     ) -> None:
         super().__init__(drop_from_training, seed)
         self.validation_share = validation_share

@@ -37,6 +37,7 @@ FORMER_DEFAULTS: tuple[FormerDefault, ...] = (
     FormerDefault(1, "data.*.args.person_column", "person", "AttributeTable"),
     FormerDefault(1, "data.*.args.split_column", None, "AttributeTable"),
     FormerDefault(1, "data.*.args.same_stem", "all", "CompetitionFolder"),
+    *(FormerDefault(1, "split.args.seed", None, name) for name in ("PersonSplit", "KFoldSplit", "ImageSplit")),
 )
 
 
