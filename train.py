@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
             return None
         with run.open_session(config, resume, arguments) as session:
             folds = splits_of(config, read_label_table(config, session.labels))
-            run.warn_of_bad_test_images(config, folds[0].split.test)
+            run.warn_of_bad_test_images(session, folds[0].split.test)
             for fold in run.folds_to_train(folds, arguments):
                 result = run.train_fold(session, fold)
                 if result.folders is None:  # a dry run: the other folds would say the same

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from utils.config.signatures import NonNegativeInt, PositiveFloat, PositiveInt
@@ -32,7 +32,7 @@ class TrainerSettings:
     epochs: PositiveInt
     save_dir: str = "saved/"
     save_period: NonNegativeInt = 0
-    save_best: list[str] = field(default_factory=list)
+    save_best: tuple[str, ...] = ()
     verbosity: Literal[0, 1, 2] = 2
     monitor: str = "min val/loss"
     early_stop: NonNegativeInt = 0

@@ -144,10 +144,11 @@ def open_session(
         distributed.stop()
 
 
-def warn_of_bad_test_images(config: ConfigParser, test: LabelTable) -> None:
+def warn_of_bad_test_images(session: Session, test: LabelTable) -> None:
     """Looks at the images that training does not need before hours go into it: the test side's, and info_dir's."""
-    if not distributed.is_main_process():
+    if session.run is not None or not distributed.is_main_process():  # a resumed run has looked at them
         return
+    config = session.config
     settings: TrainerSettings = config.build("trainer")
     info_dir = config.extra().info_dir
     records = [*test.records]

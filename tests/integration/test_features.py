@@ -169,14 +169,14 @@ def small(command: list[str]) -> list[str]:
         "data_loader.args.batch_size": 7,
         "data_loader.args.valid_batch_size": 14,
         "data_loader.args.num_workers": 0,
-        "trainer.epochs": 2 if values.get("weight_averaging", {}).get("type") == "StochasticWeightAveraging" else 1,
+        "trainer.epochs": 2 if (values["weight_averaging"] or {}).get("type") == "StochasticWeightAveraging" else 1,
         "trainer.tensorboard": "false",
         "trainer.verbosity": 1,
         "split.args.stratify": "[]",
     }
     if (values.get("lr_scheduler") or {}).get("warmup_epochs"):
         changes["trainer.epochs"] = 3
-    if "from_epoch" in values.get("weight_averaging", {}).get("args", {}):
+    if "from_epoch" in (values["weight_averaging"] or {}).get("args", {}):
         changes["weight_averaging.args.from_epoch"] = 1
     if values["split"]["type"] != "KFoldSplit":
         changes["split.args.validation_share"] = 0.3
@@ -184,7 +184,7 @@ def small(command: list[str]) -> list[str]:
         del changes["split.args.stratify"], changes["split.args.validation_share"]
     if values["split"]["type"] == "ImageSplit":
         del changes["split.args.stratify"]
-    if "label_fixes" in values:
+    if values["label_fixes"]:
         changes["label_fixes"] = "fixes.csv"
     named = [step["type"] for side in ("train", "eval") for step in values["transforms"][side]]
     cropped = any(name in named for name in ("CenterCrop", "Crop"))

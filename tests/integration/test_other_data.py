@@ -88,7 +88,7 @@ def test_what_a_sampler_leaves_unlearned_is_told(workplace: Workplace) -> None:
     [
         (
             {"lr_scheduler": {"type": "ReduceLROnPlateau", "metric": "val/f1"}},
-            'lr_scheduler.args.mode must be "max" for val/f1',
+            'lr_scheduler.args.mode = "min" must be "max" for val/f1',
         ),
         (
             {"weight_averaging": {"type": "StochasticWeightAveraging", "args": {"from_epoch": 3}}},
