@@ -63,9 +63,9 @@ def test_a_class_without_samples_weighs_as_the_mean_sample(rule: Rule) -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ("balancd", 'one of "balanced", "sqrt", "effective" is expected; did you mean "balanced"?'),
-        ([1.0, -2.0], "class_weights.1 = -2.0: must be at least 0"),
-        (3, "a list or one of"),
+        ("balancd", 'did you mean "balanced"?'),
+        ([1.0, -2.0], "class_weights.1 = -2.0 must be"),
+        (3, "array or 'balanced'"),
     ],
 )
 def test_the_config_check_refuses_others(value: Any, told: str) -> None:

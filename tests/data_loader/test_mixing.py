@@ -228,12 +228,12 @@ def test_wrong_values_are_refused_by_the_constructor(labels: LabelSpace, args: d
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ({"alpha": 0}, "mixing.0.args.alpha = 0: must be above 0"),
-        ({"batch_share": 1.5}, "mixing.0.args.batch_share = 1.5: must be at most 1"),
-        ({"share_range": [0.5]}, "at least 2 are expected"),
-        ({"share_range": [0.5, 2]}, "mixing.0.args.share_range.1 = 2: must be at most 1"),
+        ({"alpha": 0}, "mixing.0.args.alpha = 0 must be greater than 0"),
+        ({"batch_share": 1.5}, "mixing.0.args.batch_share = 1.5 must be less than or equal to 1"),
+        ({"share_range": [0.5]}, "at least 2 items"),
+        ({"share_range": [0.5, 2]}, "mixing.0.args.share_range.1 = 2 must be less than or equal to 1"),
         ({"partners": {"attribute": "age"}}, "mixing.0.args.partners.class is missing"),
-        ({"region": "left_rigt"}, 'is not one of "box", "left_right", "top_bottom"; did you mean "left_right"'),
+        ({"region": "left_rigt"}, 'did you mean "left_right"'),
     ],
 )
 def test_wrong_values_are_refused_by_the_signature(args: dict[str, Any], expected: str) -> None:

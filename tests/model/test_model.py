@@ -182,12 +182,12 @@ def test_gradient_checkpointing_is_refused_where_timm_has_none(name: str) -> Non
     ("model", "arguments", "word"),
     [
         (TimmModelMulti, {"pooling": "gme"}, '"gem"'),
-        (TimmModelMulti, {"img_size": 0}, "at least 1"),
-        (TimmModelMulti, {"dropout_samples": 0}, "at least 1"),
-        (TimmModelMulti, {"embedding_size": 0}, "at least 1"),
-        (TimmModelMulti, {"gradient_checkpointing": "yes"}, "true or false"),
-        (BaselineCNN, {"dropout_samples": 2.5}, "whole number"),
-        (BaselineCNN, {"embedding_size": -1}, "at least 1"),
+        (TimmModelMulti, {"img_size": 0}, "greater than 0"),
+        (TimmModelMulti, {"dropout_samples": 0}, "greater than 0"),
+        (TimmModelMulti, {"embedding_size": 0}, "greater than 0"),
+        (TimmModelMulti, {"gradient_checkpointing": "yes"}, "boolean"),
+        (BaselineCNN, {"dropout_samples": 2.5}, "integer"),
+        (BaselineCNN, {"embedding_size": -1}, "greater than 0"),
     ],
 )
 def test_wrong_values_are_refused_by_the_signature(model: Any, arguments: dict[str, Any], word: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,33 +11,8 @@ from pydantic import ValidationError
 from utils.errors import KeyPath, Problem
 from utils.wording import did_you_mean, format_value, kind
 
-_NOUNS = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "path_type": "a path",
-    "none_required": "null",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dict_type": "an object",
-}
-_LIMITS = {
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be above {gt}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be below {lt}",
-    "multiple_of": "must be a multiple of {multiple_of}",
-    "too_short": "has {actual_length} entries; at least {min_length} are expected",
-    "too_long": "has {actual_length} entries; at most {max_length} are expected",
-    "string_too_short": "must have at least {min_length} characters",
-    "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "must look like {pattern}",
-    "finite_number": "must be a finite number",
-}
-_OPEN_LIMITS = {"greater_than": "gt", "less_than": "lt"}
-_CHOICES = ("literal_error", "enum")
+SHOULD_BE = "Input should be "
+"""How pydantic begins most messages."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +27,7 @@ class _Finding:
 
 
 def position(key_path: KeyPath, root: Any) -> tuple[float, ...]:
-    """Sorts places in the order of the values in `root`; what is not there comes last in its object."""
+    """Sorts key paths in the order of the values in `root`; what is not there comes last in its object."""
     numbers: list[float] = []
     for step in key_path:
         steps = list(root) if isinstance(root, dict) else list(range(len(root))) if isinstance(root, list) else []
@@ -79,24 +55,24 @@ def explain(
     also_known: see `argument_problems`.
     """
     findings = _findings([(step["loc"], step) for step in error.errors(include_url=False)], arguments, ())
-    by_place: dict[KeyPath, list[_Finding]] = {}
+    by_key_path: dict[KeyPath, list[_Finding]] = {}
     for finding in findings:
-        by_place.setdefault(finding.key_path, []).append(finding)
+        by_key_path.setdefault(finding.key_path, []).append(finding)
     problems = []
-    for where in sorted(by_place, key=lambda each: position(each, arguments)):
-        first = by_place[where][0]
+    for where in sorted(by_key_path, key=lambda each: position(each, arguments)):
+        first = by_key_path[where][0]
         if first.type == "missing":
             needs = "" if len(where) > 1 or also_known is not None else f"; {owner} needs it"
             problems.append(Problem((*key_path, *where), f"is missing{needs}"))
         elif first.type == "extra_forbidden":
             problems.append(Problem((*key_path, *where), _unknown_key(where, schema, owner, injected, also_known)))
         else:
-            problems.append(Problem((*key_path, *where), f"= {_value_text(by_place[where])}"))
+            problems.append(Problem((*key_path, *where), f"= {_value_text(by_key_path[where])}"))
     return problems
 
 
 def _findings(errors: list[tuple[tuple[Any, ...], Any]], value: Any, key_path: KeyPath) -> list[_Finding]:
-    """Errors with pydantic's locations, relative to `value` -> findings at places that the user knows.
+    """Errors with pydantic's locations, relative to `value` -> findings at key paths that the user knows.
 
     A location also holds the names of a union's members, which no user has written: of the members that fit so far
     the one with the fewest errors speaks; where none does, all of them."""
@@ -125,8 +101,8 @@ def _findings(errors: list[tuple[tuple[Any, ...], Any]], value: Any, key_path: K
 
 def _short(key_path: KeyPath, value: list[Any], error: Any) -> _Finding:
     """A list that lacks an entry, as an error of the list."""
-    context = {"actual_length": len(value), "min_length": error["loc"][-1] + 1}
-    return _Finding(key_path, value, {**error, "type": "too_short", "ctx": context})
+    message = f"List should have at least {error['loc'][-1] + 1} items, not {len(value)}"
+    return _Finding(key_path, value, {**error, "type": "too_short", "msg": message})
 
 
 def _unknown_key(
@@ -158,40 +134,15 @@ def _names_at(schema: dict[str, Any], key_path: KeyPath) -> list[str]:
 def _value_text(findings: list[_Finding]) -> str:
     """What is wrong with one value, of which each member of a union may have said something."""
     value = findings[0].value
-    nouns, limits = [], []
-    for finding in findings:
-        context = finding.error.get("ctx", {})
-        if finding.type in _NOUNS:
-            nouns.append(_NOUNS[finding.type])
-        elif finding.type in _CHOICES:
-            nouns.append("one of " + context["expected"].replace("'", '"').replace(" or ", ", "))
-        elif finding.type in _OPEN_LIMITS and isinstance(context[_OPEN_LIMITS[finding.type]], int):
-            limit = context[_OPEN_LIMITS[finding.type]]
-            limits.append(f"must be at least {limit + 1}" if "gt" in context else f"must be at most {limit - 1}")
-        elif finding.type in _LIMITS:
-            limits.append(_LIMITS[finding.type].format(**{name: _plain(number) for name, number in context.items()}))
-        else:
-            message = finding.error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-            limits.append(message[0].lower() + message[1:])
-    if limits:
-        longest = [limit for limit in limits if "entries" in limit][-1:]  # [] lacks entry 0 and entry 1: say it once
-        others = [limit for limit in limits if "entries" not in limit]
-        return f"{format_value(value)}: {' or '.join(dict.fromkeys(others + longest))}"
-    if "a number" in nouns:
-        nouns = [noun for noun in nouns if noun != "a whole number"]
-    nouns = list(dict.fromkeys(nouns))
-    choices = [noun for noun in nouns if noun.startswith("one of ")]
-    meant = ""
-    if choices and isinstance(value, str):
-        meant = did_you_mean(value, [part.strip('" ') for part in choices[0].removeprefix("one of ").split(",")])
-    if nouns == choices:
-        return f"{format_value(value)} is not {' or '.join(nouns)}{meant}"
-    return f"{format_value(value)} is {kind(value)}; {' or '.join(nouns)} is expected{meant}"
-
-
-def _plain(number: Any) -> Any:
-    """2.0 -> 2: a limit as its author wrote it."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
+    messages = list(dict.fromkeys(str(finding.error["msg"]) for finding in findings))
+    expected = [message.removeprefix(SHOULD_BE) for message in messages if message.startswith(SHOULD_BE)]
+    others = [message.removeprefix("Value error, ") for message in messages if not message.startswith(SHOULD_BE)]
+    if others:  # [] lacks entry 0 and entry 1: the last message says it
+        return f"{format_value(value)}: {others[-1][0].lower()}{others[-1][1:]}"
+    is_kind = f" is {kind(value)}; it" if any(finding.type.endswith("_type") for finding in findings) else ""
+    choices = [choice for text in expected for choice in re.findall("'([^']*)'", text)]
+    meant = did_you_mean(value, choices) if isinstance(value, str) else ""
+    return f"{format_value(value)}{is_kind} must be {' or '.join(expected)}{meant}"
 
 
 def resolved_schema(schema: dict[str, Any]) -> dict[str, Any]:

@@ -309,7 +309,7 @@ def _same_kind(choices: tuple[Any, ...], value: Any) -> Any:
     """Python holds True for 1, and pydantic's literals with it."""
     if isinstance(value, (bool, int)) and not any(type(choice) is type(value) for choice in choices):
         expected = " or ".join(map(repr, choices))
-        raise PydanticCustomError("literal_error", "must be {expected}", {"expected": expected})
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
     return value
 
 

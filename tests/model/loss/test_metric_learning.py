@@ -330,7 +330,7 @@ def test_every_loss_and_every_miner_of_the_library_trains_as_it_comes() -> None:
             "filter_percentage",
         ),
         ({"miner": {"type": "HDCMiner", "args": {"distance": 2}}}, ("miner", "args", "distance"), "remove"),
-        ({"weight": -1}, ("weight",), "at least 0"),
+        ({"weight": -1}, ("weight",), "equal to 0"),
         ({"heads": "age"}, ("heads",), '"head"'),
     ],
 )

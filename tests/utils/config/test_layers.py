@@ -175,7 +175,7 @@ BAD_OVERRIDES = {
     ),
     "fault24-kind": (
         "trainer.epochs=abc",
-        '--set trainer.epochs=abc: trainer.epochs = "abc" is text; a whole number is expected',
+        '--set trainer.epochs=abc: trainer.epochs = "abc" is text; it must be a valid integer',
     ),
     "fault24-half-a-list": (
         "metrics=[1,",
@@ -194,9 +194,9 @@ BAD_OVERRIDES = {
     ),
     "fault5-nan": (
         "optimizer.args.lr=NaN",
-        '--set optimizer.args.lr=NaN: optimizer.args.lr = "NaN" is text; a number is expected',
+        '--set optimizer.args.lr=NaN: optimizer.args.lr = "NaN" is text; it must be a valid number',
     ),
-    "fault10": ("trainer.epochs=-1", "--set trainer.epochs=-1: trainer.epochs = -1: must be at least 1"),
+    "fault10": ("trainer.epochs=-1", "--set trainer.epochs=-1: trainer.epochs = -1 must be greater than 0"),
 }
 
 
