@@ -42,6 +42,7 @@ class ConfigParser:
         Raises ConfigError, a line for each problem."""
         self.sections = sections
         self._layers = layers
+        self._shared: dict[str, Any] = {}
         # A new type drops the arguments of the old one, so it must come before overrides of the new one's.
         for override in sorted(overrides, key=lambda each: each.key_path.split(".")[-1] != "type"):
             self._override(override)
@@ -117,6 +118,12 @@ class ConfigParser:
         gives None (a list: []). Raises ConfigError where a constructor refuses its arguments."""
         section, value, steps = self._find(key_path)
         return self._or_error(lambda: section.build(value, steps, injected))
+
+    def shared(self, key_path: str) -> Any:
+        """As `build`, but the same object each time: for what has no state, such as "labels" and "split"."""
+        if key_path not in self._shared:
+            self._shared[key_path] = self.build(key_path)
+        return self._shared[key_path]
 
     def extra(self, key_path: str = "") -> Any:
         """What a section's `extra` makes of the keys beside "type" and "args"; "" is the top level's plain keys."""

@@ -48,7 +48,7 @@ SHOWN_CLASSES = 30
 def read_label_table(config: ConfigParser, labels: LabelSpace) -> LabelTable:
     """The images of the sources and what is known of them, with the corrections of `label_fixes`. None is opened."""
     fixes = config.extra().label_fixes
-    return read_records(config.build("data"), labels, None if fixes is None else Path(fixes))
+    return read_records(config.shared("data"), labels, None if fixes is None else Path(fixes))
 
 
 def build_model(config: ConfigParser, labels: LabelSpace, resume: ResumePoint | None) -> BaseModel:

@@ -37,7 +37,7 @@ def check_config(config: ConfigParser, begins: bool = True) -> LabelSpace:
     problems = cross_checks(config, [], begins)
     if problems:
         raise config.error(problems)
-    return config.build("labels")
+    return config.shared("labels")
 
 
 def cross_checks(config: ConfigParser, known: list[Problem], begins: bool = True) -> list[Problem]:
@@ -73,12 +73,12 @@ def _built(key_path: str) -> Callable[[ConfigParser], list[Problem]]:
 
 
 def _data(config: ConfigParser) -> list[Problem]:
-    return [] if config.build("data") else [config.problem("data", "is empty; name at least one source of images")]
+    return [] if config.shared("data") else [config.problem("data", "is empty; name at least one source of images")]
 
 
 def _split(config: ConfigParser) -> list[Problem]:
     arguments = config["split"]["args"]
-    return _refusal(lambda: config.build("split").check_config(config.build("labels")), arguments, ("split", "args"))
+    return _refusal(lambda: config.shared("split").check_config(config.shared("labels")), arguments, ("split", "args"))
 
 
 def _transforms(config: ConfigParser) -> list[Problem]:
@@ -92,7 +92,7 @@ def _views(config: ConfigParser) -> list[Problem]:
 
 
 def _sampler(config: ConfigParser) -> list[Problem]:
-    sampler = config.build("sampler", label_space=config.build("labels"))
+    sampler = config.build("sampler", label_space=config.shared("labels"))
     loader = config["data_loader"]["args"]
     if sampler is None:
         return []
@@ -100,7 +100,7 @@ def _sampler(config: ConfigParser) -> list[Problem]:
 
 
 def _mixing(config: ConfigParser) -> list[Problem]:
-    return _refusal(lambda: check_mixings(config.build("mixing", label_space=config.build("labels"))), (), ("mixing",))
+    return _refusal(lambda: check_mixings(config.build("mixing", label_space=config.shared("labels"))), (), ("mixing",))
 
 
 def _arch(config: ConfigParser) -> list[Problem]:
@@ -124,7 +124,7 @@ def _weights(config: ConfigParser) -> list[Problem]:
 
 def _model(config: ConfigParser) -> list[Problem]:
     """Of the model as it would be built, on the meta device."""
-    labels = config.build("labels")
+    labels = config.shared("labels")
     with torch.device("meta"), torch.no_grad():
         model = architectures.build_without_weights(config["arch"], labels.num_classes).eval()
         return [*_stages(config, model), *_outputs(config, model)]
@@ -160,7 +160,7 @@ def _outputs(config: ConfigParser, model: BaseModel) -> list[Problem]:
 
 
 def _loss(config: ConfigParser) -> list[Problem]:
-    labels, losses = config.build("labels"), config.build("loss.heads")
+    labels, losses = config.shared("labels"), config.build("loss.heads")
     problems = []
     for name, head_loss in losses.items():
         key_path = ("loss", "heads", name)
@@ -186,7 +186,7 @@ def _loss(config: ConfigParser) -> list[Problem]:
 
 def _embedding(config: ConfigParser) -> list[Problem]:
     """Of the losses on the embedding, and of an embedding that nothing would train."""
-    labels, losses = config.build("labels"), config["loss"]["metric_learning"] or {}
+    labels, losses = config.shared("labels"), config["loss"]["metric_learning"] or {}
     size = config["arch"]["args"].get("embedding_size")
     problems = []
     for name in losses:

@@ -46,7 +46,7 @@ def splits_of(config: ConfigParser, table: LabelTable) -> list[Fold]:
     """The models that a config trains, one or a fold each, with who trains and who validates.
 
     All are divided before hours go into the first. Raises DataError where a split cannot be used."""
-    numbers = range(config.build("split").folds) if is_run_of_folds(config.resolved) else [None]
+    numbers = range(config.shared("split").folds) if is_run_of_folds(config.resolved) else [None]
     folds = []
     for number in numbers:
         own = config if number is None else _config_of_fold(config, number)
@@ -67,7 +67,7 @@ def refuse_impossible_fold(config: ConfigParser, fold: int) -> None:
     if not is_run_of_folds(config.resolved):
         wrong = f"has no folds to choose from, which --fold {fold} does; it needs a KFoldSplit without fold"
         raise config.error([config.problem("split", wrong)])
-    folds = config.build("split").folds
+    folds = config.shared("split").folds
     if not 0 <= fold < folds:
         raise ConfigError(f"--fold {fold}: the split has the folds 0 to {folds - 1}")
 

@@ -56,7 +56,7 @@ def metric_problems(config: ConfigParser) -> list[Problem]:
         elif len(inspect.signature(exported(metric)[name]).parameters) != 1:
             wrong = f"names {name!r}, which must be a function of a confusion matrix alone; see docs/extending.md"
             problems.append(config.problem("metrics", wrong))
-    directions = metric_directions(config, config.build("labels"))
+    directions = metric_directions(config, config.shared("labels"))
     if config["split"]["type"] == "NoSplit":
         directions = {name: direction for name, direction in directions.items() if not name.startswith("val/")}
     for key_path, (mode, name) in watched_metrics(config).items():
