@@ -27,49 +27,23 @@ def test_the_config_of_these_tests_is_right(empty_workplace: Workplace) -> None:
 
 FILES: dict[str, tuple[str | bytes, Lines]] = {
     "1-empty": ("", [("tiny.json:1:1: the file is empty", "JSON object")]),
-    "1-white-space": (" \n\n", [("tiny.json:1:1: the file is empty",)]),
-    "1-only-a-comment": ("// nothing\n", [("tiny.json:1:1: the file is empty",)]),
     "2-trailing-comma": ('{\n  "name": "a",\n}', [("tiny.json:2:14: a comma before }", "remove it")]),
-    "2-two-commas": (
-        '{\n  "name": "a",,\n  "seed": 1\n}',
-        [("tiny.json:2:15: not valid JSON: expecting property name",)],
-    ),
-    "2-no-comma": ('{\n  "name": "a"\n  "seed": 1\n}', [("tiny.json:3:3: not valid JSON: expecting ',' delimiter",)]),
     "2-unclosed-brace": (
         '{\n  "trainer": {\n    "epochs": 1\n}\n',
         [("tiny.json:4:2: the file ends, but the { of line 1 is not closed",)],
     ),
-    "2-unclosed-list": (
-        '{\n  "metrics": [1, 2',
-        [("tiny.json:2:19: the file ends, but the [ of line 2 is not closed",)],
-    ),
-    "2-unclosed-text": ('{\n  "name": "a\n}', [("tiny.json:2:13: not valid JSON: invalid control character",)]),
-    "2-unclosed-comment": ('{\n  /* "name": "a"\n}', [("tiny.json:2:3: this /* comment is never closed",)]),
-    "2-no-quotes": ("{\n  name: 1\n}", [("tiny.json:2:3: not valid JSON: expecting property name",)]),
-    "2-two-objects": ("{} {}", [("tiny.json:1:4: there is more text",)]),
-    "2-a-list": ("[]", [("tiny.json:1:1: the file must hold an object", "not a list")]),
     "3-latin-1": (TEXT.replace("Tiny", "Tiné").encode("latin-1"), [("tiny.json:3: is not UTF-8 (byte 0xe9)", "save")]),
-    "3-cp949": (
-        TEXT.replace("Tiny", "작은").encode("cp949"),
-        [("tiny.json:3: is not UTF-8", "save the file as UTF-8")],
-    ),
-    "3-utf-16": (TEXT.encode("utf-16"), [("tiny.json:1: is not UTF-8", "save the file as UTF-8")]),
     "4-duplicate-key": (
         TEXT.replace('"n_gpu": 0,', '"n_gpu": 0,\n    "name": "Other",'),
         [('tiny.json:5:5: duplicate key "name", first on line 3', "keep one")],
-    ),
-    "4-duplicate-inner-keys": (
-        '{\n"trainer": {"epochs": 1, "epochs": 2},\n"arch": {"type": "A", "args": {"a": 1, "a": 1}}\n}',
-        [('tiny.json:2:26: duplicate key "epochs"',), ('tiny.json:3:40: duplicate key "a"',)],
     ),
     **{
         f"5-{number}": (
             f'{{\n  "trainer": {{"epochs": {number}}}\n}}',
             [(f"tiny.json:2:25: {number} is not a finite number",)],
         )
-        for number in ("NaN", "Infinity", "-Infinity", "1e999", "-1e999")
+        for number in ("NaN", "1e999")
     },
-    "6-deep-lists": ('{"a": ' + "[" * 100 + "]" * 100 + "}", [("tiny.json:1:56: nested more than 50 levels deep",)]),
     "6-absurdly-deep-objects": ('{"a":' * 20_000, [("tiny.json:1:251: nested more than 50 levels deep",)]),
 }
 
@@ -139,13 +113,6 @@ def test_a_credential_on_the_command_line_is_not_echoed(empty_workplace: Workpla
     assert not any(secret in outcome.err + outcome.out for secret in (SECRET, WANDB_KEY))
 
 
-def test_16_a_credential_in_a_broken_file_is_not_echoed(empty_workplace: Workplace) -> None:
-    config = empty_workplace.write("tiny.json", f'{{"wandb_key": "{SECRET}",}}')
-    outcome = empty_workplace.train_and_change_nothing("--config", config)
-    outcome.check_refusal(2, "tiny.json:1:")
-    assert SECRET not in outcome.err
-
-
 @pytest.mark.parametrize(
     ("save_dir", "fragments"),
     [
@@ -170,15 +137,6 @@ def test_a_save_dir_that_cannot_be_written(
     config = empty_workplace.write_config({"trainer.save_dir": save_dir})
     outcome = empty_workplace.train_and_change_nothing("--config", config)
     outcome.check_refusal(2, ("tiny.json: trainer.save_dir = ", "cannot be written", *fragments))
-
-
-def test_18_a_loop_is_shown(empty_workplace: Workplace) -> None:
-    config = empty_workplace.write_config({"extends": ["parts/a.json"]})
-    empty_workplace.write("parts/a.json", '{"extends": "b.json"}')
-    empty_workplace.write("parts/b.json", '{"extends": "../tiny.json"}')
-    outcome = empty_workplace.train_and_change_nothing("--config", config)
-    way = "tiny.json -> parts/a.json -> parts/b.json -> tiny.json"
-    outcome.check_refusal(2, (f'parts/b.json: extends = "../tiny.json" loops: {way}',))
 
 
 def test_18_a_missing_file_and_its_neighbour(empty_workplace: Workplace) -> None:
@@ -239,21 +197,12 @@ def test_errors_between_sections_come_together(empty_workplace: Workplace) -> No
 
 OVERRIDES: dict[str, tuple[list[str], Lines]] = {
     "24-unknown-key": (["trainer.ephocs=3"], [("--set trainer.ephocs=3: trainer.ephocs is not", '"epochs"?')]),
-    "24-unknown-section": (
-        ["training.epochs=3"],
-        [("--set training.epochs=3: training is not a known key", "trainer")],
-    ),
     "24-text-for-a-number": (
         ["trainer.epochs=many"],
         [('--set trainer.epochs=many: trainer.epochs = "many" is text',)],
     ),
-    "24-nothing": (["trainer.epochs="], [('--set trainer.epochs=: trainer.epochs = "" is text',)]),
     "24-half-a-list": (["metrics=[1"], [("--set metrics=[1: is not valid JSON",)]),
-    "24-half-a-text": (['name="a'], [('--set name="a: is not valid JSON: unterminated string',)]),
     "24-no-value": (["trainer.epochs"], [("--set trainer.epochs: a.b.c=value is expected",)]),
-    "24-no-key": (["=3"], [("--set : a.b.c=value is expected",)]),
-    "24-no-such-entry": (["data.1.args.root=x"], [('--set data.1.args.root=x: data is a list of 1; it has no "1"',)]),
-    "24-within-a-number": (["trainer.epochs.x=3"], [("--set trainer.epochs.x=3: trainer.epochs is a whole number",)]),
     "24-two": (
         ["trainer.epochs=0", "optimizer.type=Adm"],
         [("--set optimizer.type=Adm: optimizer.type", '"Adam"?'), ("--set trainer.epochs=0: trainer.epochs = 0",)],

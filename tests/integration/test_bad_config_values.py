@@ -23,46 +23,22 @@ def steps(*entries: dict[str, Any]) -> list[dict[str, Any]]:
 
 VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
     "7-at-the-top": ({"epochs": 3}, [("tiny.json: epochs is not a known key", KEYS, "trainer")]),
-    "7-in-a-section": ({"trainer.ephocs": 3}, [("tiny.json: trainer.ephocs is not a known key", '"epochs"?')]),
     "7-in-args": (
         {"data_loader.args.batchsize": 3},
         [("tiny.json: data_loader.args.batchsize is not an argument of AttributeDataLoader", '"batch_size"?')],
     ),
-    "7-beside-args": ({"optimizer.lr": 1}, [("tiny.json: optimizer.lr is not a known key", "optimizer.args.lr?")]),
-    "7-of-an-attribute": ({"labels.attributes.age.bin": [3]}, [("tiny.json: labels.attributes.age.bin is", '"bins"?')]),
-    "7-of-a-head": ({"loss.heads.mask.wieght": 1}, [("tiny.json: loss.heads.mask.wieght is", '"weight"?')]),
-    "7-of-the-transforms": ({"transforms.trian": []}, [("tiny.json: transforms.trian is", '"train"?')]),
     "8-epochs": ({"trainer.epochs": "5"}, [('tiny.json: trainer.epochs = "5" is text',)]),
-    "8-lr": ({"optimizer.args.lr": "1e-3"}, [('tiny.json: optimizer.args.lr = "1e-3" is text',)]),
-    "8-seed": ({"seed": "42"}, [('tiny.json: seed = "42" is text',)]),
     "8-of-a-transform": (
         {"transforms.train": steps({"type": "HorizontalFlip", "args": {"p": "0.5"}})},
         [("tiny.json: transforms.train", 'p = "0.5"', "number")],
     ),
-    "8-in-a-list": (
-        {"loss.heads.mask.args.class_weights": [1, "2", 3]},
-        [('tiny.json: loss.heads.mask.args.class_weights.1 = "2" is text',)],
-    ),
     "9-epochs": ({"trainer.epochs": True}, [("tiny.json: trainer.epochs = true is a truth value",)]),
-    "9-lr": ({"optimizer.args.lr": True}, [("tiny.json: optimizer.args.lr = true is a truth value",)]),
-    "9-gamma": ({"loss.heads.age.args.gamma": False}, [("tiny.json: loss.heads.age.args.gamma = false is a truth",)]),
-    "9-input-size": ({"data_loader.args.input_size": True}, [("tiny.json: data_loader.args.input_size = true is a",)]),
     "10-minus-one": ({"trainer.epochs": -1}, [("tiny.json: trainer.epochs = -1 must be ",)]),
     "10-zero": ({"trainer.epochs": 0}, [("tiny.json: trainer.epochs = 0 must be ",)]),
-    "10-half": ({"trainer.epochs": 1.5}, [("tiny.json: trainer.epochs = 1.5 is a decimal number",)]),
     "11-batch": (
         {"data_loader.args.batch_size": 0},
         [("tiny.json: data_loader.args.batch_size = 0 must be ",)],
     ),
-    "11-a-budget-beyond-all-disks": (
-        {"data_loader.args.cache_budget_gib": 1e300},
-        [("tiny.json: data_loader.args.cache_budget_gib = 1e+300 must be ",)],
-    ),
-    "11-validation-batch": (
-        {"data_loader.args.valid_batch_size": 0},
-        [("tiny.json: data_loader.args.valid_batch_size = 0 must be ",)],
-    ),
-    "11-workers": ({"data_loader.args.num_workers": -1}, [("tiny.json: data_loader.args.num_workers = -1",)]),
     "12-monitor": (
         {"trainer.monitor": "min val/lss"},
         [('tiny.json: trainer.monitor = "min val/lss"', "val/age_f1", "train/accuracy", 'did you mean "val/loss"?')],
@@ -100,17 +76,9 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
         {"arch": BACKBONE | {"args": {"model_name": "hf_hub:someone/model"}}},
         [('tiny.json: arch.args.model_name = "hf_hub:someone/model" is not a name of timm', "weights_file")],
     ),
-    "14-optimizer": (
-        {"optimizer.type": "Adm"},
-        [('tiny.json: optimizer.type = "Adm" is not one of SGD', 'did you mean "Adam"?')],
-    ),
     "14-loss": (
         {"loss.heads.mask.type": "FocaLoss"},
         [('tiny.json: loss.heads.mask.type = "FocaLoss" is not one of', "F1Loss", 'did you mean "FocalLoss"?')],
-    ),
-    "14-source": (
-        {"data": [{"type": "CompetitionFoldr", "args": {"root": "x"}}]},
-        [('tiny.json: data.0.type = "CompetitionFoldr" is not one of', 'did you mean "CompetitionFolder"?')],
     ),
     "14-transform": (
         {"transforms.train": steps({"type": "HorizontalFlipp"})},
@@ -120,17 +88,7 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
         {"arch.type": "os.system"},
         [('tiny.json: arch.type = "os.system" is not one of BaselineCNN, TimmModelMulti',)],
     ),
-    "14-through-a-module": (
-        {"data_loader.type": "logging.os.system"},
-        [('tiny.json: data_loader.type = "logging.os.system" is not one of AttributeDataLoader',)],
-    ),
-    "14-dunder": ({"split.type": "__class__"}, [('tiny.json: split.type = "__class__" is not one of',)]),
-    "14-not-listed": (
-        {"loss.heads.mask.type": "HeadLoss"},
-        [('tiny.json: loss.heads.mask.type = "HeadLoss" is not one of',)],
-    ),
     "14-no-type": ({"data": [{"args": {}}]}, [("tiny.json: data.0.type is missing", "CompetitionFolder")]),
-    "14-no-object": ({"optimizer": "Adam"}, [('tiny.json: optimizer = "Adam" is text', '"type"')]),
     "14-no-source": ({"data": []}, [("tiny.json: data = [] is empty; name at least one",)]),
     **{
         f"15-{name}": (
