@@ -154,6 +154,6 @@ def _sound(predictor: Predictor, records: list[Record], asked: bool) -> list[Rec
         remedy = "repair them: every image must have an answer"
         check_images(paths, remembered, bits_used_of_16=bits, remedy=remedy)
         return records
-    policy = predictor.config.get("data_loader", {}).get("args", {}).get("on_bad_image", "refuse")
+    policy = predictor.loader_arguments.get("on_bad_image", "refuse")
     bad = set(check_images(paths, remembered, policy, bits))
     return [record for record in records if record.path not in bad]

@@ -113,7 +113,7 @@ def begun_folds(path: Path) -> dict[int, Path]:
 
 
 def _warn_of_missing_folds(path: Path, existing: set[int], predictor: Predictor) -> None:
-    number = predictor.config.get("split", {}).get("args", {}).get("folds", max(existing) + 1)
+    number = predictor.config.get("split", {"args": {}})["args"].get("folds", max(existing) + 1)
     missing = [fold_name(fold) for fold in range(number) if fold not in existing]
     if missing:
         logger.warning(

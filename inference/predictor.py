@@ -128,6 +128,12 @@ class Predictor:
         save_dir = Path(self.config.get("trainer", {}).get("save_dir", TrainerSettings.save_dir))
         return save_dir if save_dir.is_dir() else None
 
+    @property
+    def loader_arguments(self) -> dict[str, Any]:
+        """Those of its run's data loader; none for a run that came here without a config of its own."""
+        arguments: dict[str, Any] = self.config.get("data_loader", {"args": {}})["args"]
+        return arguments
+
     def predict(self, records: Sequence[Record]) -> Probabilities:
         """The probabilities of every record, in order. Raises DataError for an image that cannot be read."""
         return predict([self], records)[0]
@@ -170,7 +176,7 @@ def predict(
     batch_size, num_workers: None: those of the models' configs (the smallest batch, the most workers).
 
     Raises DataError for an image that cannot be read; StopSignal between two batches, if a signal asks for it."""
-    own = [predictor.config.get("data_loader", {}).get("args", {}) for predictor in predictors]
+    own = [predictor.loader_arguments for predictor in predictors]
     size = batch_size or min(each.get("valid_batch_size") or each.get("batch_size", 32) for each in own)
     batches = TTALoader(
         records,
@@ -201,7 +207,7 @@ def _most_workers(configured: Sequence[int | Literal["auto"]]) -> int | Literal[
 def _image_cache(predictors: Sequence[Predictor], verbosity: int) -> DiskCache | None:
     """Where the first of the models that was trained with a cache on disk kept its images, so that these are too."""
     for predictor in predictors:
-        args = predictor.config.get("data_loader", {}).get("args", {})
+        args = predictor.loader_arguments
         if args.get("cache") in ("disk", "device") and predictor.save_dir is not None:
             budget_gib = args.get("cache_budget_gib", DEFAULT_CACHE_BUDGET_GIB)
             return DiskCache(predictor.save_dir / IMAGE_CACHE_FOLDER, budget_gib, show_progress=verbosity > 0)
