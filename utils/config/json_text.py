@@ -18,6 +18,7 @@ from utils.errors import ConfigError
 from utils.wording import did_you_mean, kind
 
 DEEPEST_NESTING = 50
+NOT_JSON = "not valid JSON: "
 
 # A string is matched first, so that what looks like a comment inside it is left alone.
 _STRING = r'"(?:[^"\\\n]|\\.)*"'
@@ -152,7 +153,7 @@ def _explained(error: json.JSONDecodeError, text: str, unclosed: Sequence[int]) 
     if error.msg == "Extra data":
         return position, "there is more text after the end of the value"
     reason = error.msg.removesuffix(" at").removesuffix(" starting")  # which the position says
-    return position, f"not valid JSON: {reason[0].lower()}{reason[1:]}"
+    return position, f"{NOT_JSON}{reason[0].lower()}{reason[1:]}"
 
 
 def _is_finite(word: str) -> bool:

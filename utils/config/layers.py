@@ -15,7 +15,7 @@ from typing import Any
 
 from utils.config.credentials import credential_places
 from utils.config.former_defaults import upgraded
-from utils.config.json_text import JsonError, parse_json, read_json
+from utils.config.json_text import NOT_JSON, JsonError, parse_json, read_json
 from utils.config.list_edits import edited, is_list_edit
 from utils.config.published_form import is_published_form, translate
 from utils.environment import config_places, environment_default, notes_of_unused
@@ -146,7 +146,7 @@ class Layers:
         try:
             value = override.text if as_text else override.value
         except JsonError as error:
-            value, invalid = override.text, error.reasons[0]
+            value, invalid = override.text, error.reasons[0].removeprefix(NOT_JSON)
         if credential_places({steps[-1]: value}):
             self._refuse_credential(tuple(steps), f"--set {override.key_path}=...")
             return None

@@ -181,6 +181,7 @@ BAD_OVERRIDES = {
         "metrics=[1,",
         "--set metrics=[1,: is not valid JSON: the file ends, but the [ of line 1 is not closed",
     ),
+    "fault24-half-a-text": ('name="a', '--set name="a: is not valid JSON: unterminated string'),
     "fault24-no-value": (
         "trainer.epochs",
         "--set trainer.epochs: a.b.c=value is expected, such as --set trainer.epochs=10",
