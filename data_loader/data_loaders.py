@@ -37,18 +37,24 @@ logger = logging.getLogger(__name__)
 class AttributeDataLoader(BaseDataLoader):
     """Batches of a split's images, uint8, with the targets of its label space.
 
-    mean, std: the backbone's own, for transforms that give none; device: where the model is; input_size: pixels, or
-    [height, width], that both lists of transforms end in (None: whatever they end in); batch_size: per process;
-    valid_batch_size: None = as batch_size; num_workers: processes that prepare images, "auto": as many as it takes,
-    by measuring; on_bad_image: what to do with an image that cannot be read, before training: "refuse", or "skip" with
-    a warning; bits_used_of_16: as which 16-bit images are decoded whose values use fewer bits: 12 for values of 0 to
-    4095, or "own_maximum", each by its largest value; image_check_cache: a file that remembers which images are good;
-    sampler: what an epoch shows of the training images (None: each once, shuffled).
-
-    cache: what is kept of the images after the transforms that leave nothing to chance, so that they are decoded once:
-    "none"; in "memory"; on "disk", in `cache_folder`, for all runs that prepare them alike ("device", of an earlier
-    version, is taken for "disk"). All give the same batches, bit for bit.
-    cache_budget_gib: the most that the cache (the whole folder) may take, in GiB.
+    mean, std: the backbone's own, for transforms that give none
+    device: where the model is
+    image_check_cache: a file that remembers which images are good
+    cache_folder: of the cache on disk
+    sampler: what an epoch shows of the training images; None: each once, shuffled
+    input_size: pixels, or [height, width], that both lists of transforms end in; None: whatever they end in
+    batch_size: per process
+    valid_batch_size: images; None: as batch_size
+    num_workers: processes that prepare images; "auto": as many as it takes, by measuring
+    drop_last: whether the images that are left over of an epoch, fewer than a batch, are left out
+    shuffle: whether each epoch has an order of its own
+    on_bad_image: an image that cannot be read before training: "refuse", or "skip" with a warning
+    bits_used_of_16: of 16-bit images whose values use fewer bits: 12 for values of 0 to 4095, or "own_maximum", each by
+        its largest value
+    cache: what is kept of the images after the deterministic transforms, so that they are decoded once: "none"; in
+        "memory"; on "disk", for all runs that prepare them alike. All give the same batches, bit for bit. "device", of
+        an earlier version, is taken for "disk"
+    cache_budget_gib: GiB that the cache (the whole folder) may take
 
     Raises ConfigError for transforms, for what does not suit the sampler, and for a cache that there is no room for;
     DataError for images that cannot be read or are fewer than one global batch.

@@ -116,6 +116,9 @@ class MPerClassSampler(BaseSampler):
     there are come equally often, and a batch of k groups holds as many different classes as it can. batch_size must be
     a multiple of images_per_class. An epoch is as long as there are images whose class is known; no others are shown.
 
+    by: an attribute, a head or "answer"
+    images_per_class: of a group
+
     Raises DataError if no class is known.
     """
 

@@ -167,6 +167,9 @@ class PersonSplit(_StratifiedSplit):
 
     Stratified over the attributes of `stratify` together: each combination of their scored classes is within one
     person of its share (systematic sampling); a person's class is the most frequent that is known of the images.
+
+    validation_share: of the persons, 0 to 1
+    stratify: attributes
     """
 
     def __init__(
@@ -188,7 +191,9 @@ class PersonSplit(_StratifiedSplit):
 class KFoldSplit(_StratifiedSplit):
     """Every person validates in exactly one of `folds` folds, and trains in the others; stratified as PersonSplit.
 
+    folds: their number
     fold: the one that validates, counted from 0; None: each in its turn, one training after another
+    stratify: attributes
     """
 
     def __init__(
@@ -239,7 +244,10 @@ class GivenSplit(BaseSplit):
 
 
 class ImageSplit(BaseSplit):
-    """`validation_share` of the images, at random. It leaks: one person's photographs are on both sides."""
+    """`validation_share` of the images, at random. It leaks: one person's photographs are on both sides.
+
+    validation_share: of the images, 0 to 1
+    """
 
     def __init__(
         self,

@@ -111,6 +111,8 @@ class StochasticWeightAveraging(WeightAveraging):
 
     It needs a learning rate that stays high in these epochs. The running statistics are averaged like the weights,
     where the paper passes over the training data once more.
+
+    from_epoch: the first epoch whose weights count
     """
 
     def __init__(self, from_epoch: PositiveInt, used_for: Uses = BOTH) -> None:

@@ -64,6 +64,7 @@ class CompetitionFolder(BaseSource):
     ending -1 or -2: such ids may be the same person, and keeping them on one side costs nothing.
     `path` is the key (one id stands twice, on two folders). Names that begin with "." are skipped.
 
+    root: the folder with train.csv and images/
     on_missing: where a folder, or one of the seven photographs, is missing: "refuse", or "skip" with a warning
     same_stem: of files that differ only in their extension (normal.jpg, normal.png), take the "first" with a warning,
         or "all"
@@ -190,6 +191,7 @@ class AttributeTable(BaseSource):
     An empty cell is an unknown value. A header that differs from a name only in case, spaces and underscores, or is a
     known synonym ("Subject ID" for person), is taken for it, and the log says so.
 
+    path: of the table
     root: the folder that paths are relative to (default: the table's own)
     path_column: its cells may lack the file's extension
     person_column: what keeps images of one person together; "auto": a column headed person, or a synonym of it; None,

@@ -19,6 +19,9 @@ class LDAMLoss(HeadLoss):
 
     The authors' code has max_margin 0.5 and scale 30, for logits that are cosines, -1 to 1. The heads here give logits
     without bounds, of which the equation holds with scale 1; their margins may well be wider.
+
+    max_margin: of the rarest class, in units of the logits
+    scale: of the logits
     """
 
     margins: Tensor | None
