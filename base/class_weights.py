@@ -48,7 +48,7 @@ def follow_some_rule(weights: Tensor, counts: Tensor) -> bool:
     """Whether given weights (C,) are about those of some rule for these counts (C,), or about equal.
 
     Weights of 0, and classes without a sample, say nothing."""
-    told = (counts > 0) & (weights > 0)
+    comparable = (counts > 0) & (weights > 0)
     rules = [torch.ones_like(weights), *(weights_by_rule(rule, counts) for rule in get_args(Rule))]
-    ratios = [weights[told] / rule[told] for rule in rules]
-    return int(told.sum()) < 2 or any(float(ratio.max() / ratio.min()) <= FARTHEST for ratio in ratios)
+    ratios = [weights[comparable] / rule[comparable] for rule in rules]
+    return int(comparable.sum()) < 2 or any(float(ratio.max() / ratio.min()) <= FARTHEST for ratio in ratios)

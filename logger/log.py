@@ -92,7 +92,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _RunFileHandler(logging.FileHandler):
-    """Every line with its time; a full disk is told once, in one line, and never stops a run."""
+    """Every line with its time; a full disk is reported once, in one line, and never stops a run."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
@@ -108,5 +108,5 @@ class _RunFileHandler(logging.FileHandler):
             print(f"warning: {self.baseFilename}: cannot be written ({error.strerror or error})", file=sys.stderr)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # the last lines did not fit either, which was told
+        with contextlib.suppress(OSError):  # the last lines did not fit either, which was reported
             super().close()

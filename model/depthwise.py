@@ -98,9 +98,9 @@ def _torch_gradients(
     gradient: Tensor, images: Tensor, weight: Tensor, stride: _Pair, padding: _Pair, of_images: bool
 ) -> Tensor:
     """torch's own gradient, of the images or else of the weight."""
-    wanted = [of_images, not of_images, False]
+    needed = [of_images, not of_images, False]
     gradients = torch.ops.aten.convolution_backward(
-        gradient, images, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), wanted
+        gradient, images, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), needed
     )
     return gradients[0] if of_images else gradients[1]
 

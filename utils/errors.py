@@ -122,7 +122,7 @@ class KeyboardStop(StopSignal):
 
 
 def run_command(command: Callable[[], object]) -> int:
-    """Runs an entry point and returns its exit code: a user's mistake is told on stderr, never as a traceback.
+    """Runs an entry point and returns its exit code: a user's mistake is one line on stderr, never as a traceback.
 
     SIGTERM and SIGUSR1 end it wherever it is, as Ctrl-C does; long work that has something to save answers them itself
     (utils/signals.py)."""

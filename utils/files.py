@@ -28,7 +28,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def obstacle_to_replacing(path: Path, inputs: Iterable[Path] = (), suffix: str = ".csv") -> str | None:
     """Why a file must not be written, though its folder may be: it is a folder, a device or a pipe, one of `inputs`,
-    which the same command reads, or there already and no table of answers or scores, to judge by its `suffix`. None if
+    which the same command reads, or there already and no table of answers or scores, as its `suffix` says. None if
     it may. Asked before long work, whose end would be too late."""
     if path.is_dir():
         return "is a folder; name a file in it"

@@ -138,7 +138,7 @@ def _is_there(path: Path) -> bool:
 
 
 def runs_with_config(save_dir: Path, name: str) -> Iterator[tuple[RunFolders, dict[str, Any]]]:
-    """The runs of this name that kept their config, the newest first; one that is damaged is passed over."""
+    """The runs of this name that kept their config, the newest first; one that is damaged is skipped."""
     parent = save_dir / "models" / name
     for folder in sorted(parent.iterdir(), reverse=True) if parent.is_dir() else []:
         config = read_kept_config(folder)

@@ -13,14 +13,14 @@ FileSignature = tuple[int, int]
 """A file's size in bytes and its time of change in ns: the same signature, the same content."""
 
 NO_SIGNATURE: FileSignature = (-1, -1)
-"""Of a file that is not there or cannot be looked at: whoever reads it is told why."""
+"""Of a file that is not there or cannot be looked at: reading it says why."""
 
 
 def absolute_paths(paths: Iterable[Path]) -> list[str]:
     """os.path.abspath of each, which takes ten times as long: a Path has no empty part and no "." in it already.
 
     Where a ".." follows a link to a folder, which abspath strikes out as text, it is what the system takes it for."""
-    here = os.getcwd().rstrip("/")  # noqa: PTH109 - text is wanted
+    here = os.getcwd().rstrip("/")  # noqa: PTH109 - text is needed
     collapsed = functools.cache(_collapsed)
     return [
         (text if text[0] == "/" else f"{here}/{text}")

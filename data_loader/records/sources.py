@@ -320,8 +320,8 @@ class AttributeTable(BaseSource):
                     columns[attribute] = column
         columns |= self.columns
         if taken:
-            told = ", ".join(f'"{column}" as {name}' for name, column in taken.items())
-            logger.info("%s: columns taken by what they look like: %s", self.path, told)
+            described = ", ".join(f'"{column}" as {name}' for name, column in taken.items())
+            logger.info("%s: columns taken by what they look like: %s", self.path, described)
         return path, person, split, {name: column for name, column in columns.items() if column is not None}
 
     def _part(self, cell: str) -> Part | None:

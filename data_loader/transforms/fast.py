@@ -115,7 +115,7 @@ class _CoarseDropout(_Fast):
     @staticmethod
     def covers(transform: Any) -> bool:
         heights, widths = transform.hole_height_range, transform.hole_width_range
-        # Heights decide whether both are in pixels; where widths disagree, albumentations' own errors are wanted.
+        # Heights decide whether both are in pixels; where widths disagree, albumentations raises its own errors.
         return _is_range(heights) and _is_range(widths) and (heights[1] >= 1) == (widths[1] >= 1)
 
     def applied(self, image: np.ndarray, streams: StreamPair) -> np.ndarray:

@@ -247,7 +247,7 @@ class Layers:
                 self._record(value, inner, origin)
 
     def _note_dropped(self, section: dict[str, Any], new_type: Any, key_path: KeyPath, origin: str) -> None:
-        """Class weights that go with a loss, and arguments that the new type's file did not know of, are told."""
+        """Class weights that go with a loss, and arguments that the new type's file did not know of, are noted."""
         arguments, earlier = section.get("args"), self.origin((*key_path, "args"))
         if not isinstance(arguments, dict) or not arguments:
             return

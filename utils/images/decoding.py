@@ -1,6 +1,6 @@
 """The one image decoder: a file or an upload becomes RGB, or one clear line says why not.
 
-JPEG, PNG, WEBP and BMP are read, told apart by content, never by name. These rules hold wherever an image is read
+JPEG, PNG, WEBP and BMP are read, distinguished by content, never by name. These rules hold wherever an image is read
 (training, validation, test, the page):
 
 - EXIF orientation is applied. Colour profiles are not: pixel values are taken as sRGB.
