@@ -24,7 +24,7 @@ from data_loader.splits import Split
 from data_loader.transforms import Pipeline, TransformLists, build_transforms
 from data_loader.workers import BatchFeed, measured_num_workers
 from utils import distributed
-from utils.errors import ConfigError, StorageFullError
+from utils.errors import InvalidConfig, StorageFullError
 
 __all__ = ["AttributeDataLoader"]
 
@@ -232,7 +232,7 @@ def _cached(
         return None
     try:
         prepared = cache.prepare([(paths, pipeline.prefix) for pipeline in pipelines])
-    except (ConfigError, StorageFullError) as error:
+    except (InvalidConfig, StorageFullError) as error:
         logger.warning("%s. The images are decoded anew", error)
         return None
     cached = [images for images in prepared if images is not None]

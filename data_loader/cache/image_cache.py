@@ -1,271 +1,302 @@
-"""What every image cache does: it uses the arrays that are there, and builds those that are not."""
+"""The caches on disk and in memory: they use the arrays that exist, and build those that are missing."""
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import json
 import logging
-import math
 import os
 import platform
-import threading
+import re
+import secrets
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
-import numpy as np
-import PIL
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
-from data_loader.cache.prepared_array import CachedImages, PreparedArray, array_header
+from data_loader.cache.arrays import ArrayBuild, CachedImages, PreparedArray, UnequalImageError, write_rows
 from data_loader.records.file_signatures import FileSignature, absolute_paths, signatures_of
 from data_loader.records.image_check import number_of_cores
 from data_loader.transforms import DeterministicPrefix
-from utils.errors import ConfigError, UserError
-from utils.images import DECODING_RULES, read_rgb
+from utils import distributed
+from utils.errors import InvalidConfig, Problem, StorageFullError
+from utils.files import FULL, write_atomically
+from utils.images import DECODING_RULES
 from utils.progress import with_progress
 from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
+IMAGE_CACHE_FOLDER = "image_cache"
+"""In a config's save_dir."""
+
 DEFAULT_CACHE_BUDGET_GIB = 16
-GIB = 2**30
 
 SPARE_BYTES = 256 * 2**20
 """What a cache leaves free of the disk (for checkpoints) and of the memory."""
 
-_VERSIONS = {
-    "format": 2,
+VERSIONS = {
+    "format": 3,
     "decoding": DECODING_RULES,
-    "albumentations": version("albumentations"),
-    "albucore": version("albucore"),
-    "opencv": cv2.__version__,
-    "pillow": PIL.__version__,
-    "simplejpeg": version("simplejpeg"),
-    "numpy": np.__version__,
     "machine": platform.machine(),
+    "opencv": cv2.__version__,
+    **{name: version(name) for name in ("albumentations", "albucore", "numpy", "pillow", "simplejpeg")},
 }
-"""What pixels depend on besides the file and the transforms. format: raised when arrays are laid out in another way."""
+"""What pixels depend on besides the file and the transforms. format: of arrays and indexes."""
 
 
 class ImageCache(ABC):
-    """Keeps prepared images. What subclasses add is where.
+    """Prepared images that later loaders find again.
 
     budget_gib: GiB that all arrays may take
-    show_progress: whether it is shown how far building is
+    show_progress: whether building shows its progress
     """
 
     description: str
 
     def __init__(self, budget_gib: float, show_progress: bool = False) -> None:
-        self.budget_gib, self.show_progress = budget_gib, show_progress
+        self.budget_bytes, self.show_progress = int(budget_gib * 2**30), show_progress
 
     def prepare(
         self,
         requests: Sequence[tuple[Sequence[Path], DeterministicPrefix]],
         signatures: Mapping[str, FileSignature] | None = None,
     ) -> list[CachedImages | None]:
-        """For each request what its prefix makes of its files, in order; None where their size depends on the image.
+        """The images of each request's files, in order; None where they are not all of one size.
 
-        signatures: of files that were looked at a moment ago, by absolute path; the others are looked at now
+        requests: files, and the deterministic prefix that prepares them
+        signatures: by absolute path, those known already; the others are read now
 
-        Raises DataError for an image that cannot be read or that the transforms cannot take; ConfigError where the
-        images do not fit or the place cannot be used; StorageFullError where the disk is full all the same; StopSignal.
+        Raises DataError for an image that cannot be read or that the transforms cannot take; InvalidConfig ("cache",
+        "cache_budget_gib") where the images do not fit or cannot be stored; StorageFullError where the disk fills up
+        while they are written; StopSignal.
         """
         known = dict(signatures or {})
         builds: dict[str, ArrayBuild] = {}
-        asked: list[tuple[str, list[str]]] = []
+        keyed: list[tuple[str, list[str]]] = []
         for paths, prefix in requests:
             absolute = absolute_paths(paths)
             known |= signatures_of([path for path in absolute if path not in known])
-            key = json.dumps({**prefix.key, "versions": _VERSIONS}, sort_keys=True)
-            asked.append((key, absolute))
+            key = json.dumps({**prefix.key, "versions": VERSIONS}, sort_keys=True)
+            keyed.append((key, absolute))
             if prefix.image_hw is None:
                 logger.info("%s: images of several sizes, which no Resize made equal, are not kept", self.description)
             elif paths:
                 builds.setdefault(key, ArrayBuild(key, prefix)).files |= {path: known[path] for path in absolute}
         try:
             arrays = self._arrays([*builds.values()])
-        except _OtherImageError as error:
+        except UnequalImageError as error:
             logger.info("%s: no images are kept: %s", self.description, error)
             arrays = {}
         except OSError as error:
-            raise self.storage_error(error) from error
-        return [arrays[key].of(paths) if key in arrays else None for key, paths in asked]
+            if error.errno in FULL:
+                text = f'{self.description}: is full ({error.strerror}); free some space, or set cache to "none"'
+                raise StorageFullError(text) from error
+            text = f"cannot be used: {error.filename or self.description}: {error.strerror}"
+            raise InvalidConfig([Problem(("cache",), f'{text}; set it to "none", or repair it')]) from error
+        return [arrays[key].select(paths) if key in arrays else None for key, paths in keyed]
 
+    @abstractmethod
     def _arrays(self, builds: Sequence[ArrayBuild]) -> dict[str, PreparedArray]:
-        """By key, an array that has the files of each."""
-        found = self._found(builds)
-        if len(found) < len(builds):
-            with StopSignals() as stop, self.lock(stop):
-                found = self._found(builds)  # another process may have built it meanwhile
-                if missing := [build for build in builds if build.key not in found]:
-                    num_bytes = sum(build.num_bytes for build in missing)
-                    self.make_room(num_bytes, {array.name for array in found.values()})
-                    found |= self._built(missing, stop)
-        elif builds:
-            logger.info("%s: all images are there", self.description)
-        return found
-
-    def _found(self, builds: Sequence[ArrayBuild]) -> dict[str, PreparedArray]:
-        return {build.key: array for build in builds if (array := self.find(build.key, build.files)) is not None}
-
-    def _built(self, builds: Sequence[ArrayBuild], stop: StopSignals) -> dict[str, PreparedArray]:
-        """The arrays of all, or none. Each file is decoded once for all of them."""
-        files = [*dict.fromkeys(path for build in builds for path in build.files)]
-        num_bytes = format_bytes(sum(build.num_bytes for build in builds))
-        logger.info("%s: preparing %s images, %s", self.description, f"{len(files):,}", num_bytes)
-        pool = ThreadPoolExecutor(number_of_cores())  # decoders release the interpreter's lock
-        try:
-            for build in builds:
-                build.begin(self.create(build), self.arrays(build.key))
-            done = pool.map(lambda path: _prepare(path, builds), files)
-            for _ in with_progress(done, len(files), "caching images", self.show_progress):
-                stop.raise_if_requested()
-            return {build.key: self.publish(build) for build in builds}
-        finally:
-            pool.shutdown(cancel_futures=True)
-            for build in builds:
-                build.close()
-            self.discard()
+        """By cache key, an array that has the files of each build: one that exists, or one that is built now."""
 
     @abstractmethod
-    def find(self, key: str, files: Mapping[str, FileSignature]) -> PreparedArray | None:
-        """An array of the key that has all of the files as they are."""
+    def _stored(self, key: str) -> list[PreparedArray]:
+        """The arrays of a cache key."""
 
-    @abstractmethod
-    def arrays(self, key: str) -> list[PreparedArray]:
-        """All of a key."""
+    def _found(self, builds: Sequence[ArrayBuild]) -> tuple[dict[str, PreparedArray], list[ArrayBuild]]:
+        """By cache key, the arrays that exist; and the builds for which none does."""
+        found = {
+            build.key: array
+            for build in builds
+            for array in self._stored(build.key)
+            if build.files.items() <= array.files.items()
+        }
+        return found, [build for build in builds if build.key not in found]
 
-    @abstractmethod
-    def lock(self, stop: StopSignals) -> AbstractContextManager[None]:
-        """Keeps other processes from changing the cache, which is asked for before what follows.
-
-        Raises OSError, and StopSignal while it waits."""
-
-    @abstractmethod
-    def make_room(self, num_bytes: int, keep: Collection[str]) -> None:
-        """Makes room for so many bytes: the least recently used arrays go, but for those whose names are in `keep`.
-
-        Raises ConfigError, and removes nothing, where that would not be enough; OSError."""
-
-    @abstractmethod
-    def create(self, build: ArrayBuild) -> int:
-        """A handle of an empty file to build the array in, which nobody takes for one yet. Raises OSError."""
-
-    @abstractmethod
-    def publish(self, build: ArrayBuild) -> PreparedArray:
-        """The array that was built, from now on for everybody. Raises OSError."""
-
-    @abstractmethod
-    def discard(self) -> None:
-        """Removes what was created and not published. Raises OSError."""
-
-    @abstractmethod
-    def storage_error(self, error: OSError) -> UserError:
-        """The error for the user."""
-
-    def check_budget(self, num_bytes: int, processes: int = 1) -> None:
-        """Raises ConfigError if that is more than the budget, which the processes share."""
-        if num_bytes > self.budget_gib * GIB / processes:
-            shared = f" for {processes} processes" if processes > 1 else ""
-            raise ConfigError(
-                f"data_loader.args.cache_budget_gib = {self.budget_gib:g}{shared}: the images take "
-                f'{format_bytes(num_bytes)}; raise it, or set data_loader.args.cache to "none"'
-            )
+    def _built(self, builds: Mapping[Path, ArrayBuild], stop: StopSignals) -> dict[str, PreparedArray]:
+        """Builds arrays, each in the file of its path; an image is decoded once for all of them."""
+        files = [*dict.fromkeys(file for build in builds.values() for file in build.files)]
+        num_bytes = sum(build.num_bytes for build in builds.values())
+        logger.info("%s: preparing %s images, %s", self.description, f"{len(files):,}", format_bytes(num_bytes))
+        with ExitStack() as opened:
+            for path, build in builds.items():
+                opened.enter_context(build.open(path, self._stored(build.key)))
+            pool = ThreadPoolExecutor(number_of_cores())  # decoders release the interpreter's lock
+            try:
+                done = pool.map(lambda file: write_rows(file, [*builds.values()]), files)
+                for _ in with_progress(done, len(files), "caching images", self.show_progress):
+                    stop.raise_if_requested()
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return {build.key: PreparedArray(path, build.files) for path, build in builds.items()}
 
 
-class _OtherImageError(Exception):
-    """A prepared image is not as its array has them."""
+class DiskCache(ImageCache):
+    """Arrays in a folder that runs share: a .npy file, and an index of its files (.json), which is written last.
 
+    The index's time of change is that of its last use. An array without an index is nothing.
 
-class ArrayBuild:
-    """An array that is asked for, and that threads write row by row if it is not there.
-
-    key: see data_loader.cache
-    prefix: makes images of one size
-    files: by absolute path, the signature of the file of each row, in order
+    folder: made when the first array is built
     """
 
-    def __init__(self, key: str, prefix: DeterministicPrefix) -> None:
-        self.key, self.prefix = key, prefix
-        self.files: dict[str, FileSignature] = {}
-        self.handle = -1
+    def __init__(self, folder: Path, budget_gib: float, show_progress: bool = False) -> None:
+        super().__init__(budget_gib, show_progress)
+        self.folder, self.description = folder, f"image cache in {folder}"
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        assert self.prefix.image_hw is not None
-        return (len(self.files), *self.prefix.image_hw, 3)
+    def _arrays(self, builds: Sequence[ArrayBuild]) -> dict[str, PreparedArray]:
+        found, missing = self._found(builds)
+        if missing:
+            with StopSignals() as stop, self._lock(stop):
+                found, missing = self._found(builds)  # another process may have built them meanwhile
+                if missing:
+                    self._free_space(sum(build.num_bytes for build in missing), {each.path for each in found.values()})
+                    found |= self._built_and_indexed(missing, stop)
+        for array in found.values():
+            with suppress(OSError):  # of a folder that cannot be written to
+                os.utime(array.path.with_suffix(".json"))
+        return found
 
-    @property
-    def num_bytes(self) -> int:
-        return len(array_header(self.shape)) + math.prod(self.shape)
+    def _stored(self, key: str) -> list[PreparedArray]:
+        found = map(_read_array, self.folder.glob(f"{_digest(key)}-*.json"))
+        return [array for array in found if array is not None]
 
-    def begin(self, handle: int, earlier: Sequence[PreparedArray]) -> None:
-        """handle: of an empty file, closed by `close`; earlier: arrays of the same key, whose rows may be copied."""
-        self.handle, self._earlier = handle, earlier
-        self._rows = {path: row for row, path in enumerate(self.files)}
-        self._of_thread = threading.local()
-        header = array_header(self.shape)
-        self._offset = len(header)
-        write_at(handle, memoryview(header), 0)
+    @contextmanager
+    def _lock(self, stop: StopSignals) -> Iterator[None]:
+        """Keeps other processes from changing the folder. Raises StopSignal while it waits."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock", mode=0o666)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("%s: another process is building it; waiting for it", self.description)
+            with suppress(Timeout):
+                lock.acquire(cancel_check=lambda: stop.requested)
+            stop.raise_if_requested()
+        try:
+            yield
+        finally:
+            lock.release()
 
-    def close(self) -> None:
-        if self.handle >= 0:
-            os.close(self.handle)
-        self.handle = -1
+    def _free_space(self, num_bytes: int, in_use: set[Path]) -> None:
+        """Removes the least recently used arrays, until so many bytes fit. Raises InvalidConfig, and removes nothing,
+        where they would not fit either way."""
+        self._remove_remains()
+        unused = [path for path in self.folder.glob("*.npy") if _OWN_NAME.match(path.name) and path not in in_use]
+        unused.sort(key=lambda path: path.with_suffix(".json").stat().st_mtime_ns)
+        sizes = [path.stat().st_size + path.with_suffix(".json").stat().st_size for path in unused]
+        budget = self.budget_bytes - sum(path.stat().st_size for path in self.folder.iterdir())
+        free = shutil.disk_usage(self.folder).free - SPARE_BYTES
+        _check_fits(num_bytes, budget + sum(sizes), free + sum(sizes), f"the disk of {self.folder}")
+        lacking = num_bytes - min(budget, free)
+        for path, size in zip(unused, sizes, strict=True):
+            if lacking > 0:
+                logger.info("%s: removing %s, unused for longest (%s)", self.description, path, format_bytes(size))
+                path.with_suffix(".json").unlink()
+                path.unlink()
+                lacking -= size
 
-    def lacks(self, path: str) -> bool:
-        """Whether the array is to have a row of the file, and it cannot be copied. If it can, it has been."""
-        if path not in self.files:
-            return False
-        found = (array.row(path, self.files[path]) for array in self._earlier)
-        image = next((row for row in found if row is not None), None)
-        if image is not None:
-            self._write_row(path, image)
-        return image is None
+    def _built_and_indexed(self, builds: Sequence[ArrayBuild], stop: StopSignals) -> dict[str, PreparedArray]:
+        names = [f"{_digest(build.key)}-{secrets.token_hex(8)}.npy" for build in builds]
+        try:
+            built = self._built({self.folder / name: build for name, build in zip(names, builds, strict=True)}, stop)
+            for array in built.values():
+                write_atomically(array.path.with_suffix(".json"), json.dumps({"files": array.files}).encode())
+        finally:
+            self._remove_remains()
+        return built
 
-    def write(self, path: str, decoded: np.ndarray) -> None:
-        """Prepares the image of a file and writes its row. Raises DataError, OSError."""
-        if not hasattr(self._of_thread, "prefix"):
-            self._of_thread.prefix = _copy_of(self.prefix)
-        image = self._of_thread.prefix(decoded, path)
-        if image.shape != self.shape[1:] or image.dtype != np.uint8:
-            expected = " x ".join(map(str, self.shape[1:]))
-            raise _OtherImageError(f"{path} is prepared as {image.shape} {image.dtype}, not {expected} uint8")
-        self._write_row(path, np.ascontiguousarray(image))
-
-    def _write_row(self, path: str, image: np.ndarray) -> None:
-        write_at(self.handle, image.data.cast("B"), self._offset + self._rows[path] * image.nbytes)
-
-
-def _prepare(path: str, builds: Sequence[ArrayBuild]) -> None:
-    lacking = [build for build in builds if build.lacks(path)]
-    for bits in {build.prefix.bits_used_of_16 for build in lacking}:
-        decoded = read_rgb(Path(path), bits)
-        for build in lacking:
-            if build.prefix.bits_used_of_16 == bits:
-                build.write(path, decoded.copy())  # transforms may write into what they are given
+    def _remove_remains(self) -> None:
+        """Removes what is no whole array: interrupted builds, damaged files, those of earlier versions."""
+        whole = {path.stem for path in self.folder.glob("*.json") if _read_array(path) is not None}
+        for path in [*self.folder.iterdir()]:
+            if _OWN_NAME.match(path.name) and path.stem not in whole:
+                path.unlink(missing_ok=True)
 
 
-def _copy_of(prefix: DeterministicPrefix) -> DeterministicPrefix:
-    """For one thread: transforms keep what they work with. They share their generators, of which these draw nothing."""
-    shared = [each for transform in prefix.transforms for each in (transform.random_generator, transform.py_random)]
-    return copy.deepcopy(prefix, {id(each): each for each in shared})
+class MemoryCache(ImageCache):
+    """Arrays that stay until the process ends or a loader needs others: a fold finds those of the fold before it.
+
+    The processes of a machine share the budget; each builds its own arrays, and the workers that it forks share them.
+    """
+
+    description = "image cache in memory"
+    _kept: ClassVar[dict[str, PreparedArray]] = {}
+
+    def _arrays(self, builds: Sequence[ArrayBuild]) -> dict[str, PreparedArray]:
+        found, missing = self._found(builds)
+        MemoryCache._kept = found
+        if missing:
+            processes = distributed.local_world_size()
+            num_bytes = processes * sum(build.num_bytes for build in missing)
+            kept = processes * sum(array.images.nbytes for array in found.values())
+            _check_fits(num_bytes, self.budget_bytes - kept, available_memory() - SPARE_BYTES, "the memory")
+            handles = [os.memfd_create("image_cache") for _ in missing]  # not limited as /dev/shm is
+            try:
+                files = {Path(f"/dev/fd/{handle}"): build for handle, build in zip(handles, missing, strict=True)}
+                with StopSignals() as stop:
+                    found |= self._built(files, stop)
+            finally:
+                for handle in handles:
+                    os.close(handle)
+        return found
+
+    def _stored(self, key: str) -> list[PreparedArray]:
+        return [self._kept[key]] if key in self._kept else []
 
 
-def write_at(handle: int, data: memoryview, offset: int) -> None:
-    """Not through a map: on a full disk that would end the process, and here it is an error."""
-    while data:
-        written = os.pwrite(handle, data, offset)
-        data, offset = data[written:], offset + written
+_OWN_NAME = re.compile(r"\.?[0-9a-f]{16}[.-]")
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _read_array(index: Path) -> PreparedArray | None:
+    """None where the index or its array is missing or damaged."""
+    try:
+        files = {path: (size, changed) for path, (size, changed) in json.loads(index.read_bytes())["files"].items()}
+        return PreparedArray(index.with_suffix(".npy"), files)
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _check_fits(num_bytes: int, budget: int, free: int, holder: str) -> None:
+    """Raises InvalidConfig for images that take more bytes than the budget or the holder has left."""
+    taken = f"the images take {format_bytes(num_bytes)}"
+    if num_bytes > budget:
+        text = f'allows {format_bytes(budget)}, and {taken}; raise it, or set cache to "none"'
+        raise InvalidConfig([Problem(("cache_budget_gib",), text)])
+    if num_bytes > free:
+        text = (
+            f'cannot be used: {taken}, and {holder} has {format_bytes(free)} to spare; free some, or set it to "none"'
+        )
+        raise InvalidConfig([Problem(("cache",), text)])
 
 
 def format_bytes(number: int) -> str:
-    for unit, size in (("GiB", GIB), ("MiB", 2**20)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number / 2**10:.1f} KiB"
+    return tqdm.format_sizeof(max(0, number), "iB", 1024)
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that can be taken without swapping: the least of what the machine has and what each control group around
+    this process (version 2) leaves below its limit, where file pages that can be dropped count as free."""
+    meminfo = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
+    free = [int(meminfo["MemAvailable"].split()[0]) * 1024]
+    base = root / "sys/fs/cgroup"
+    with suppress(OSError):
+        group = base / (root / "proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
+        for folder in (group, *group.parents):  # a container may see its own group as the root
+            with suppress(OSError, ValueError):  # no such group, or a limit of "max"
+                limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+                statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                free.append(limit - used + int(statistics["inactive_file"]))
+    return max(0, min(free))

@@ -17,7 +17,7 @@ from data_loader.records import Record
 @pytest.fixture(autouse=True)
 def _nothing_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """No images that an earlier test has cached."""
-    monkeypatch.setattr(MemoryCache, "_arrays_by_name", {})
+    monkeypatch.setattr(MemoryCache, "_kept", {})
 
 
 STEMS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")

@@ -1,50 +1,64 @@
-"""Prepared images: the same pixels as without a cache, made once, for as many as ask for them."""
+"""Prepared images: the pixels that decoding gives, made once, whole or absent, within the budget."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
+import threading
+from collections import namedtuple
+from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 import albumentations
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from data_loader.cache import DiskCache, MemoryCache, image_cache
+from data_loader.cache import arrays, image_cache
+from data_loader.cache.image_cache import SPARE_BYTES, available_memory
 from data_loader.records.file_signatures import signatures_of
 from data_loader.transforms import DeterministicPrefix
-from tests.data_loader.cache.cached_photos import (
-    HEIGHT,
-    WIDTH,
-    assert_right,
-    cache_of,
-    cached,
-    count_reads,
-    draw,
-    names,
-    resized,
-)
-from utils.errors import DataError, KeyboardStop, StopSignal
-from utils.images import read_rgb
+from tests.data_loader.cache.conftest import ARRAY_BYTES, HEIGHT, WIDTH, Place, assert_right, draw, resized, stacked
+from utils import distributed
+from utils.errors import DataError, InvalidConfig, KeyboardStop, StopSignal, StorageFullError
+from utils.images import read_rgb, visit_rgb
 
-both = pytest.mark.parametrize("where", ["memory", "disk"])
+FORK = multiprocessing.get_context("fork")
+GIB = 2**30
+PREFIXES = [resized(), resized(interpolation=0), resized(interpolation=2), resized(interpolation=3)]
 
 
-@both
-def test_images_are_what_decoding_gives(paths: list[Path], folder: Path, where: str) -> None:
-    images = cached(paths, folder, where=where)
+def refused(error: pytest.ExceptionInfo[InvalidConfig]) -> str:
+    (problem,) = error.value.problems
+    return str(problem)
+
+
+# The images
+
+
+def test_images_are_what_decoding_gives(paths: list[Path], place: Place) -> None:
+    images = place.prepare(paths)
     assert_right(images, paths)
     with pytest.raises(ValueError, match="read-only"):
         images[3][0, 0, 0] = 1
-    assert folder.exists() == (where == "disk")
+    assert place.folder.exists() == (place.kind == "disk")
+    process = FORK.Process(target=lambda: assert_right(images, paths))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
 
 
-@both
-def test_batches_are_gathered_or_views(paths: list[Path], folder: Path, where: str) -> None:
-    images = cached(paths, folder, where=where)
-    every = np.stack([images[index] for index in range(20)])
+def test_batches_are_gathered_or_views(paths: list[Path], place: Place) -> None:
+    images = place.prepare(paths)
+    every = stacked(images)
     out = np.empty((6, HEIGHT, WIDTH, 3), np.uint8)
     for indices in ([19, 0, 0, 7, 3, 11], np.array([5, 4, 3, 2, 1, 0])):
         images.gather(indices, out)
@@ -56,93 +70,82 @@ def test_batches_are_gathered_or_views(paths: list[Path], folder: Path, where: s
     np.testing.assert_array_equal(view, every[3:9])
     for indices in ([4, 3], [3, 5], [3, 3], []):
         assert images.contiguous(np.array(indices, np.int64)) is None
-    view[0] = 255 - view[0]  # which nobody is to do: it must not reach another run
+    view[0] = 255 - view[0]  # a write to a view stays in this process
     assert not np.array_equal(images[3], every[3])
-    if where == "disk":
-        np.testing.assert_array_equal(cached(paths, folder)[3], every[3])
+    if place.kind == "disk":
+        np.testing.assert_array_equal(place.prepare(paths)[3], every[3])
 
 
-@both
-def test_a_subset_and_other_paths_to_the_same_files_are_there_already(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
+def test_a_subset_and_other_paths_to_the_same_files_need_no_decoding(
+    paths: list[Path], place: Place, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached(paths, folder, where=where)
-    reads = count_reads(monkeypatch)
+    place.prepare(paths)
+    reads.clear()
     monkeypatch.chdir(paths[0].parent)
     twice = [Path(paths[12].name), *paths[::-2], paths[12]]
-    assert_right(cached(twice, folder, where=where), twice)
+    assert_right(place.prepare(twice), twice)
     assert reads == []
 
 
-@both
-def test_images_are_decoded_once_for_all_requests(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    reads = count_reads(monkeypatch)
+def test_images_are_decoded_once_for_all_requests(paths: list[Path], place: Place, reads: list[str]) -> None:
     requests = [(paths[:15], resized()), (paths, resized(12, 12)), (paths[5:], resized()), ([], resized(9, 9))]
     for _ in range(2):
-        *made, empty = cache_of(where, folder).prepare(requests)
+        *made, empty = place.cache().prepare(requests)
         for images, (some, prefix) in zip(made, requests, strict=False):
             assert_right(images, some, prefix)
         assert empty is None
         assert sorted(reads) == [path.name for path in paths]
 
 
-@both
-def test_rows_of_unchanged_files_are_copied(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    held = cached(paths[:15], folder, where=where)
-    before = [held[index].copy() for index in range(15)]
+def test_rows_of_unchanged_files_are_copied(paths: list[Path], disk: Place, reads: list[str]) -> None:
+    held = disk.prepare(paths[:15])
+    before = stacked(held)
     status = paths[4].stat()
     draw(paths[4], seed=1)
     draw(paths[5], 41, seed=1)
     os.utime(paths[5], ns=(status.st_atime_ns, paths[5].stat().st_mtime_ns))
     os.utime(paths[6])
-    reads = count_reads(monkeypatch)
-    assert_right(cached(paths, folder, where=where), paths)
+    reads.clear()
+    assert_right(disk.prepare(paths), paths)
     assert sorted(reads) == [path.name for path in [*paths[4:7], *paths[15:]]]
-    np.testing.assert_array_equal([held[index] for index in range(15)], before)  # who has an array keeps it
+    np.testing.assert_array_equal(stacked(held), before)  # an array that is in use stays
 
 
-def test_a_signature_that_is_at_hand_is_taken(paths: list[Path], folder: Path) -> None:
+def test_signatures_that_are_given_are_taken(paths: list[Path], disk: Place) -> None:
     known = signatures_of([str(path) for path in paths])
-    DiskCache(folder, 1).prepare([(paths, resized())], known)
+    disk.cache().prepare([(paths, resized())], known)
     draw(paths[0], 41)
-    assert_right(cached(paths, folder), paths)  # it had been read as it was before
+    assert_right(disk.prepare(paths), paths)  # the array's row is of the file before
 
 
 def test_other_transforms_or_libraries_are_another_key(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+    paths: list[Path], disk: Place, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached(paths, folder)
-    reads = count_reads(monkeypatch)
-    nearest = resized(interpolation=0)
-    assert_right(cached(paths, folder, nearest), paths, nearest)
+    disk.prepare(paths)
+    reads.clear()
+    assert_right(disk.prepare(paths, PREFIXES[1]), paths, PREFIXES[1])
     assert len(reads) == 20
-    for name in image_cache._VERSIONS:
+    for name in ("format", "decoding", "opencv", "pillow"):
         reads.clear()
         with monkeypatch.context() as other:
-            other.setitem(image_cache._VERSIONS, name, "another")
-            assert_right(cached(paths[:3], folder), paths[:3])
+            other.setitem(image_cache.VERSIONS, name, "another")
+            assert_right(disk.prepare(paths[:3]), paths[:3])
         assert len(reads) == 3, name
 
 
-@both
-@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("image_hw", [None, (20, 31)])
 def test_images_of_several_sizes_are_not_kept(
-    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture, where: str, is_known: bool
+    tmp_path: Path, place: Place, caplog: pytest.LogCaptureFixture, image_hw: tuple[int, int] | None
 ) -> None:
-    """Whether that was seen from the transforms, or from an image."""
+    """Whether the transforms or an image show it."""
     caplog.set_level("INFO")
     paths = [draw(tmp_path / f"{number}.png", 20 + number // 8, 31) for number in range(9)]
-    prefix = DeterministicPrefix([], [], None if is_known else (20, 31))
-    assert cache_of(where, folder).prepare([(paths, prefix)]) == [None]
+    assert place.cache().prepare([(paths, DeterministicPrefix([], [], image_hw))]) == [None]
     assert "kept" in caplog.text
-    assert not folder.exists() or names(folder) == []
+    assert place.names() == []
 
 
-def test_transforms_that_write_into_their_image_do_not_spoil_it_for_others(paths: list[Path], folder: Path) -> None:
+def test_a_transform_that_writes_into_its_image_changes_no_other_array(paths: list[Path], disk: Place) -> None:
     class Blacken(albumentations.ImageOnlyTransform):
         def apply(self, img: np.ndarray, **_params: object) -> np.ndarray:
             img[:] = 0
@@ -150,26 +153,14 @@ def test_transforms_that_write_into_their_image_do_not_spoil_it_for_others(paths
 
     black = DeterministicPrefix([Blacken(p=1)], [{"type": "Blacken", "args": {}}], (40, 30))
     plain = DeterministicPrefix([], [], (40, 30))
-    first, second = DiskCache(folder, 1).prepare([(paths, black), (paths, plain)])
+    first, second = disk.cache().prepare([(paths, black), (paths, plain)])
     assert_right(second, paths, plain)
     assert first is not None
     assert not first[0].any()
 
 
-@both
-def test_processes_that_are_forked_read_the_same_map(paths: list[Path], folder: Path, where: str) -> None:
-    images = cached(paths, folder, where=where)
-    process = multiprocessing.get_context("fork").Process(target=lambda: assert_right(images, paths))
-    process.start()
-    process.join(30)
-    assert process.exitcode == 0
-
-
-@both
 @pytest.mark.parametrize("defect", ["missing", "damaged", "small"])
-def test_a_bad_image_is_told_as_without_a_cache_and_nothing_is_left(
-    paths: list[Path], folder: Path, where: str, defect: str
-) -> None:
+def test_a_bad_image_is_the_error_of_decoding_and_leaves_nothing(paths: list[Path], place: Place, defect: str) -> None:
     if defect == "missing":
         paths[12].unlink()
     elif defect == "damaged":
@@ -179,35 +170,360 @@ def test_a_bad_image_is_told_as_without_a_cache_and_nothing_is_left(
     with pytest.raises(DataError) as plain:
         resized()(read_rgb(paths[12]), str(paths[12]))
     with pytest.raises(DataError) as error:
-        cached(paths, folder, where=where)
+        place.prepare(paths)
     assert str(error.value) == str(plain.value)
-    assert not folder.exists() or names(folder) == []
+    assert place.names() == []
     draw(paths[12])
-    assert_right(cached(paths, folder, where=where), paths)
+    assert_right(place.prepare(paths), paths)
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, StopSignal), (signal.SIGINT, KeyboardStop)])
-def test_a_signal_stops_building_and_nothing_is_left(
-    paths: list[Path], folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, kind: type[StopSignal]
+def test_a_signal_stops_building_and_leaves_nothing(
+    paths: list[Path], disk: Place, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, kind: type[StopSignal]
 ) -> None:
-    def read(path: Path, bits: Any = 16) -> np.ndarray:
+    def visit(path: Path, *how: Any) -> Any:
         if path == paths[9]:
             os.kill(os.getpid(), number)
-        return read_rgb(path, bits)
+        return visit_rgb(path, *how)
 
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patched:
-        patched.setattr(image_cache, "read_rgb", read)
+        patched.setattr(arrays, "visit_rgb", visit)
         with pytest.raises(kind, match=number.name):
-            cached(paths, folder)
+            disk.prepare(paths)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
-    assert names(folder) == []
-    assert_right(cached(paths, folder), paths)
+    assert disk.names() == []
+    assert_right(disk.prepare(paths), paths)
 
 
-def test_the_size_is_logged(paths: list[Path], caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    MemoryCache(1, show_progress=True).prepare([(paths[:3], resized(7, 7))])
-    (line,) = caplog.messages
-    assert "3 images" in line
-    assert f"{(128 + 3 * 7 * 7 * 3) / 1024:.1f} KiB" in line
+# On disk
+
+
+def test_an_array_is_a_npy_file_with_an_index(paths: list[Path], disk: Place) -> None:
+    disk.prepare(paths)
+    np.testing.assert_array_equal(np.load(disk.only(".npy")), [resized()(read_rgb(path)) for path in paths])
+    index = json.loads(disk.only(".json").read_bytes())
+    assert index["files"] == {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+
+
+def build_slowly(paths: list[Path], disk: Place, half_done: Event, resume: Event) -> None:
+    def visit(path: Path, *how: Any) -> Any:
+        if path == paths[10]:
+            half_done.set()
+            resume.wait(60)
+        return visit_rgb(path, *how)
+
+    vars(arrays)["visit_rgb"] = visit
+    disk.prepare(paths)
+
+
+def test_a_killed_build_leaves_nothing_that_is_used(paths: list[Path], disk: Place, reads: list[str]) -> None:
+    half_done = FORK.Event()
+    process = FORK.Process(target=build_slowly, args=(paths, disk, half_done, FORK.Event()))
+    process.start()
+    assert half_done.wait(60)
+    process.kill()
+    process.join()
+    assert [Path(name).suffix for name in disk.names()] == [".npy"]
+    assert_right(disk.prepare(paths), paths)
+    assert len(reads) == 20
+    assert [Path(name).suffix for name in disk.names()] == [".json", ".npy"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_second_process_waits_and_uses_what_the_first_has_built(
+    paths: list[Path], disk: Place, reads: list[str], monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    half_done, resume = FORK.Event(), FORK.Event()
+    process = FORK.Process(target=build_slowly, args=(paths if same else paths[:12], disk, half_done, resume))
+    process.start()
+    assert half_done.wait(60)
+    monkeypatch.setattr(image_cache.logger, "info", lambda text, *_: resume.set() if "waiting" in text else None)
+    images = disk.prepare(paths)
+    process.join()
+    assert (process.exitcode, resume.is_set()) == (0, True)
+    assert len(reads) == (0 if same else 8)
+    assert_right(images, paths)
+
+
+def test_a_signal_ends_the_waiting(paths: list[Path], disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.folder.mkdir(parents=True)
+    monkeypatch.setattr(image_cache.logger, "info", lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # when it waits
+    with (disk.folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as another process
+        with pytest.raises(StopSignal, match="SIGTERM"):
+            disk.prepare(paths)
+    monkeypatch.undo()
+    assert_right(disk.prepare(paths), paths)
+
+
+def test_a_whole_array_is_read_while_another_is_built(paths: list[Path], disk: Place) -> None:
+    disk.prepare(paths)
+    with FileLock(disk.folder / ".lock"):
+        assert_right(disk.prepare(paths), paths)
+
+
+def test_many_processes_at_once(paths: list[Path], disk: Place) -> None:
+    def build(first: int) -> None:
+        some = paths[first : first + 14]
+        for prefix in PREFIXES[:2]:
+            assert_right(disk.prepare(some, prefix), some, prefix)
+
+    processes = [FORK.Process(target=build, args=(first,)) for first in (0, 3, 6, 0)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+
+
+DAMAGE: dict[str, Callable[[Path, Path], object]] = {
+    "index cut": lambda index, _: os.truncate(index, 700),
+    "index empty": lambda index, _: os.truncate(index, 0),
+    "index gone": lambda index, _: index.unlink(),
+    "index of an earlier version": lambda index, _: index.write_text(f"0123\n{index.read_text()}"),
+    "index of another kind": lambda index, _: index.write_text("{}"),
+    "array without its last byte": lambda _, array: os.truncate(array, array.stat().st_size - 1),
+    "array empty": lambda _, array: os.truncate(array, 0),
+    "array gone": lambda _, array: array.unlink(),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_array_is_built_anew(paths: list[Path], disk: Place, reads: list[str], name: str) -> None:
+    disk.prepare(paths)
+    DAMAGE[name](disk.only(".json"), disk.only(".npy"))
+    reads.clear()
+    for _ in range(2):
+        assert_right(disk.prepare(paths), paths)
+        assert (len(reads), len(disk.names())) == (20, 2)
+
+
+def test_a_copied_cache_is_used(paths: list[Path], disk: Place, tmp_path: Path, reads: list[str]) -> None:
+    disk.prepare(paths)
+    shutil.copytree(disk.folder, tmp_path / "copy")
+    reads.clear()
+    assert_right(Place("disk", tmp_path / "copy").prepare(paths), paths)
+    assert reads == []
+
+
+def test_remains_are_removed_and_other_files_are_not(paths: list[Path], disk: Place) -> None:
+    disk.prepare(paths)
+    remains = ["0123456789abcdef.pixels", "0123456789abcdef.json", ".0123456789abcdef-0123456789abcdef.npy.tmp"]
+    others = {"notes.json", "holiday.npy", "a.tmp"}
+    for name in (*remains, *others):
+        (disk.folder / name).write_bytes(b"something")
+    disk.prepare(paths, PREFIXES[1])
+    assert others <= {*disk.names()}
+    assert len({*disk.names()} - others) == 4
+
+
+@pytest.mark.parametrize("images", [0, 7.5])
+def test_a_disk_that_fills_up_is_exit_code_74_and_leaves_nothing(
+    paths: list[Path], disk: Place, monkeypatch: pytest.MonkeyPatch, images: float
+) -> None:
+    """images: that there is space for."""
+    disk.prepare(paths[:4], PREFIXES[1])
+    before = disk.names()
+    space, real, one_at_a_time = int(images * HEIGHT * WIDTH * 3), os.pwrite, threading.Lock()
+
+    def pwrite(handle: int, data: memoryview, offset: int) -> int:
+        nonlocal space
+        with one_at_a_time:
+            if space == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written = real(handle, data[:space], offset)
+            space -= written
+        return written
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", pwrite)
+        with pytest.raises(StorageFullError, match=r"^[^\n]*image_cache: .*No space.*\"none\"$"):
+            disk.prepare(paths)
+    assert disk.names() == before
+    assert_right(disk.prepare(paths), paths)
+
+
+@pytest.mark.parametrize("name", ["write_atomically", "fsync"])
+def test_a_disk_that_is_full_at_the_end(
+    paths: list[Path], disk: Place, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os if name == "fsync" else image_cache, name, fail)
+    with pytest.raises(StorageFullError):
+        disk.prepare(paths)
+    assert disk.names() == []
+
+
+def test_a_limit_on_the_size_of_files(paths: list[Path], disk: Place) -> None:
+    """A real refusal by the kernel, in a process of its own."""
+
+    def build() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ARRAY_BYTES // 2,) * 2)
+        with pytest.raises(StorageFullError):
+            disk.prepare(paths)
+
+    process = FORK.Process(target=build)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert disk.names() == []
+
+
+def test_the_least_recently_used_array_goes(paths: list[Path], disk: Place, reads: list[str]) -> None:
+    for number, prefix in enumerate(PREFIXES[:3]):
+        before = set(disk.folder.glob("*.json"))
+        held = disk.prepare(paths, prefix)
+        (index,) = set(disk.folder.glob("*.json")) - before
+        os.utime(index, (number, number))
+    disk.prepare(paths[:3], PREFIXES[0])  # used again
+    budget = disk.num_bytes() + 5000
+    assert_right(disk.prepare(paths, PREFIXES[3], budget), paths, PREFIXES[3])
+    assert disk.num_bytes() <= budget
+    assert_right(held, paths, PREFIXES[2])
+    reads.clear()
+    for prefix in (PREFIXES[0], PREFIXES[2], PREFIXES[3]):
+        disk.prepare(paths, prefix)
+    assert reads == []
+    disk.prepare(paths, PREFIXES[1])
+    assert len(reads) == 20
+
+
+def test_what_does_not_fit_is_refused_and_nothing_is_removed(
+    paths: list[Path], disk: Place, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.prepare(paths)
+    before = disk.names()
+    reads.clear()
+    with pytest.raises(InvalidConfig) as error:
+        disk.prepare(paths, resized(32, 40), budget_bytes=70_000)
+    assert all(word in refused(error) for word in ("cache_budget_gib", "75.0", "raise it", '"none"'))
+    with pytest.raises(InvalidConfig, match="cache_budget_gib"):  # an array in use does not go
+        disk.cache(disk.num_bytes() + ARRAY_BYTES // 2).prepare([(paths, PREFIXES[0]), (paths, PREFIXES[1])])
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, SPARE_BYTES + 10_000))
+    with pytest.raises(InvalidConfig) as error:
+        disk.prepare(paths, resized(32, 40))
+    assert all(word in refused(error) for word in ("cache ", "75.0", str(disk.folder), '"none"'))
+    assert (reads, disk.names()) == ([], before)
+
+
+def test_a_folder_that_cannot_be_made(paths: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "image_cache"):
+        with pytest.raises(InvalidConfig) as error:
+            Place("disk", folder).prepare(paths)
+        assert all(word in refused(error) for word in ("cache ", str(tmp_path / "file"), '"none"'))
+
+
+def test_a_read_only_folder_gives_what_it_has(paths: list[Path], disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk.prepare(paths[:9])
+    real = os.open
+
+    def read_only(path: str | Path, flags: int, mode: int = 0o777, **how: int) -> int:
+        if flags & (os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, flags, mode, **how)
+
+    def no_times(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(os, "utime", no_times)
+    assert_right(disk.prepare(paths[2:9]), paths[2:9])
+    with pytest.raises(InvalidConfig, match="Read-only file system"):
+        disk.prepare(paths)
+
+
+def test_an_array_may_be_larger_than_the_memory(tmp_path: Path) -> None:
+    build = arrays.ArrayBuild("key", resized(2**10, 2**10))
+    build.files |= {f"{number}": (1, 1) for number in range(2**18)}
+    with build.open(tmp_path / "hole.npy", []):
+        os.truncate(tmp_path / "hole.npy", 128 + build.num_bytes)
+    array = arrays.PreparedArray(tmp_path / "hole.npy", build.files)
+    assert (array.images.shape, int(array.images[-1, -1, -1, -1])) == ((2**18, 2**10, 2**10, 3), 0)
+
+
+# In memory
+
+
+def test_the_sides_of_any_fold_are_kept(paths: list[Path], memory: Place, reads: list[str]) -> None:
+    for held_out in (slice(0, 5), slice(5, 10)):
+        validation = paths[held_out]
+        train = [path for path in paths if path not in validation]
+        requests = [(train, resized()), (validation, resized())]
+        for images, (some, _) in zip(memory.cache().prepare(requests), requests, strict=True):
+            assert_right(images, some)
+    assert sorted(reads) == [path.name for path in paths]
+
+
+def test_other_arrays_take_the_place_of_earlier_ones(paths: list[Path], memory: Place, reads: list[str]) -> None:
+    first = memory.prepare(paths, budget_bytes=ARRAY_BYTES)
+    for prefix in (PREFIXES[1], PREFIXES[0]):
+        assert_right(memory.prepare(paths, prefix, ARRAY_BYTES), paths, prefix)
+    assert_right(first, paths)  # it is still in use
+    assert len(reads) == 60
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_memory_is_bounded_by_the_budget_and_by_the_machine(
+    paths: list[Path], memory: Place, reads: list[str], monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """For all processes of the machine together."""
+    monkeypatch.setattr(distributed, "local_world_size", lambda: processes)
+    needed = processes * ARRAY_BYTES
+    with pytest.raises(InvalidConfig) as error:
+        memory.prepare(paths, budget_bytes=needed - 1)
+    assert all(word in refused(error) for word in ("cache_budget_gib", "raise it"))
+    monkeypatch.setattr(image_cache, "available_memory", lambda: SPARE_BYTES + needed - 1)
+    with pytest.raises(InvalidConfig) as error:
+        memory.prepare(paths)
+    assert all(word in refused(error) for word in ("cache ", "memory", '"none"'))
+    assert reads == []
+    monkeypatch.setattr(image_cache, "available_memory", lambda: SPARE_BYTES + needed)
+    assert_right(memory.prepare(paths, budget_bytes=needed), paths)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("", {}, 8 * GIB),
+        ("0::/a/b\n", {}, 8 * GIB),
+        ("0::/a/b\n", {"a/b/memory.max": "max", "a/b/memory.current": "1", "a/b/memory.stat": ""}, 8 * GIB),
+        (
+            "0::/a/b\n",
+            {
+                "a/b/memory.max": f"{5 * GIB}",
+                "a/b/memory.current": f"{2 * GIB}",
+                "a/b/memory.stat": f"anon 7\ninactive_file {GIB}\n",
+                "a/memory.max": f"{9 * GIB}",
+                "a/memory.current": f"{8 * GIB}",
+                "a/memory.stat": "inactive_file 0",
+            },
+            GIB,
+        ),
+        (
+            "0::/../x\n",
+            {"memory.max": f"{GIB}", "memory.current": f"{2 * GIB}", "memory.stat": "inactive_file 0\n"},
+            0,
+        ),
+    ],
+)
+def test_available_memory_is_the_least_of_machine_and_control_groups(
+    tmp_path: Path, groups: str, files: dict[str, str], expected: int
+) -> None:
+    texts = {
+        "proc/meminfo": f"MemTotal: 99 kB\nMemAvailable:   {8 * GIB // 1024} kB\n",
+        "proc/self/cgroup": groups,
+        **{f"sys/fs/cgroup/{name}": text for name, text in files.items()},
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert available_memory(tmp_path) == expected
+
+
+def test_available_memory_of_this_machine_is_plausible() -> None:
+    assert 0 < available_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
