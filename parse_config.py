@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.config.layers import Layers, Override
-from utils.config.list_edits import is_list_edit
+from utils.config.layers import HIDDEN, Layers, Override
 from utils.config.pydantic_errors import position
 from utils.config.sections import Section, Sections, build_extra
 from utils.config.template_keys import template_problems
@@ -46,18 +45,12 @@ class ConfigParser:
         # A new type drops the arguments of the old one, so it must come before overrides of the new one's.
         for override in sorted(overrides, key=lambda each: each.key_path.split(".")[-1] != "type"):
             self._override(override)
-        layers.leave_other_data()
+        layers.drop_info_dir_of_other_data()
         self.notes = [*layers.notes, *layers.environment_notes()]
         self.resolved: dict[str, Any] = sections.with_defaults(layers.values)
-        problems = [
-            problem
-            for problem in sections.problems(self.resolved, ())
-            if not any(problem.key_path[: len(key_path)] == key_path for key_path in layers.reported)
-        ]
-        if problems:
-            known = template_problems(layers.values)
-            answered = {problem.key_path for problem in known}
-            problems = [problem for problem in problems if problem.key_path not in answered] + known
+        found = [each for each in sections.problems(self.resolved, ()) if self._value(each.key_path) != HIDDEN]
+        known = template_problems(layers.values) if found else []
+        problems = [*{problem.key_path: problem for problem in (*found, *known)}.values()]
         if problems or layers.problems:
             if cross_checks is not None and not layers.problems:
                 problems += cross_checks(self, problems)
@@ -94,7 +87,7 @@ class ConfigParser:
         environment: as for `from_file`, where a run may change."""
         layers = Layers.from_dict(values, origin)
         if environment:
-            layers.add_environment(goes_on=True)
+            layers.add_environment(resumes=True)
         return cls(layers, sections, overrides)
 
     @property
@@ -150,17 +143,14 @@ class ConfigParser:
         return [f"{self._layers.origin(problem.key_path)}: {problem}" for problem in ordered]
 
     def _override(self, override: Override) -> None:
-        """A value that reads as JSON, but stands where text is expected, is the text: `--set name=2024`."""
-        key_path = self._layers.override(override)
-        if key_path is None or not self._is_wrong(key_path) or is_list_edit(override.value):
-            return
-        self._layers.override(override, as_text=True)
-        if self._is_wrong(key_path):
-            self._layers.override(override)
-
-    def _is_wrong(self, key_path: KeyPath) -> bool:
-        found = self.sections.problems(self._layers.values, ())
-        return any(problem.key_path == key_path for problem in found)
+        """A number, a truth value or null where text is expected is the text: `--set name=2024`."""
+        value = override.value
+        is_word = value is None or isinstance(value, (bool, int, float))
+        for each in (value, override.text, value) if is_word else (value,):
+            key_path = self._layers.override(override, each)
+            found = self.sections.problems(self._layers.values, ()) if is_word else []
+            if key_path is None or all(problem.key_path != key_path for problem in found):
+                return
 
     def _find(self, key_path: str) -> tuple[Section, Any, KeyPath]:
         section: Section = self.sections

@@ -39,15 +39,15 @@ def environment_number(name: str, default: int) -> int:
     return int(text)
 
 
-def config_places(values: Mapping[str, Any], goes_on: bool = False) -> dict[str, str]:
+def config_places(values: Mapping[str, Any], resumes: bool = False) -> dict[str, str]:
     """By dotted place in a config, the variable that is set and says what stands there.
 
     Of the data it is the first source's root, if that is a CompetitionFolder: of a table the variable says neither the
-    file nor the columns. goes_on: the config is that of a run that goes on, which stays in its folder."""
+    file nor the columns. resumes: the config is that of a run that resumes, which stays in its folder."""
     places = {"info_dir": CHANNEL_EVAL, "submit_dir": OUTPUT_DATA_DIR}
     if _first_source_type(values) == "CompetitionFolder":
         places["data.0.args.root"] = CHANNEL_TRAIN
-    if not goes_on:
+    if not resumes:
         places["trainer.save_dir"] = MODEL_DIR
     return {place: name for place, name in places.items() if environment_default(name) is not None}
 

@@ -108,12 +108,6 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
         {"transforms.eval": steps({"type": "HorizontalFlip"})},
         [("tiny.json: transforms.eval", "(HorizontalFlip) is random (p = 0.5)", "move it to transforms.train")],
     ),
-    "18-a-missing-file": (
-        {"extends": "confg.json"},
-        [('tiny.json: extends = "confg.json": there is no file confg.json',)],
-    ),
-    "18-itself": ({"extends": "tiny.json"}, [('tiny.json: extends = "tiny.json" loops: tiny.json -> tiny.json',)]),
-    "18-not-a-path": ({"extends": 3}, [("tiny.json: extends = 3 must be a path or a list of paths",)]),
     "19-too-few": (
         {"loss.heads.mask.args.class_weights": [1, 2]},
         [

@@ -1,28 +1,28 @@
-"""Where a config's values come from: files that extend one another, then overrides from the command line.
+"""Where a config's values come from: files that extend one another, then the environment, then the command line.
 
 Every value remembers what set it, so that an error names the file or the flag to change.
 """
 
 from __future__ import annotations
 
-import copy
-import json
+import functools
 import os
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.config.credentials import credential_places
 from utils.config.former_defaults import upgraded
-from utils.config.json_text import NOT_JSON, JsonError, parse_json, read_json
-from utils.config.list_edits import edited, is_list_edit
+from utils.config.json_text import parse_json, read_json
 from utils.config.published_form import is_published_form, translate
 from utils.environment import config_places, environment_default, notes_of_unused
-from utils.errors import ConfigError, InvalidConfig, KeyPath, dotted
-from utils.wording import did_you_mean, format_value, kind
+from utils.errors import ConfigError, InvalidConfig, KeyPath, Problem, dotted
+from utils.wording import did_you_mean, format_value, kind, not_one_of
 
 HIDDEN = "(hidden)"
+"""Stands for a credential."""
 NOT_SETTINGS = ("extends", "$schema")
 NAMED_FREELY: tuple[KeyPath, ...] = (
     ("labels", "attributes"),
@@ -31,7 +31,9 @@ NAMED_FREELY: tuple[KeyPath, ...] = (
     ("loss", "metric_learning"),
     ("views",),
 )
-"""Objects whose keys the user names: null takes one out that an extended file has put in."""
+"""Objects whose keys the user chooses: null removes an entry that an extended file has."""
+EDIT_KEYS = ("add", "remove", "before", "after")
+"""Of an object that edits a list: `{"remove": ["CoarseDropout"], "add": [{...}], "before": "Normalize"}`."""
 
 
 @dataclass(frozen=True)
@@ -49,33 +51,60 @@ class Override:
 
     @property
     def value(self) -> Any:
-        """The text as JSON, or as it stands where it is none. Raises JsonError for half a list, object or text."""
+        """The text as JSON, or as it is where it is none."""
         try:
             return parse_json(self.text, self.origin)
-        except JsonError:
-            if self.text[:1] in ("[", "{", '"'):
-                raise
+        except ConfigError:
             return self.text
 
 
-class Layers:
-    """Plain data, layer over layer: `values`, and by key path what has set them.
+@dataclass
+class Node:
+    """A JSON value, its entries as nodes, and the number of the layer that has set it."""
 
-    problems: lines for the user; reported: the places that they speak of, where nothing more is to be said."""
+    value: Any
+    layer: int
+
+    @classmethod
+    def wrap(cls, value: Any, layer: int) -> Node:
+        if isinstance(value, dict):
+            value = {key: cls.wrap(inner, layer) for key, inner in value.items()}
+        elif isinstance(value, list):
+            value = [cls.wrap(inner, layer) for inner in value]
+        return cls(value, layer)
+
+    @property
+    def plain(self) -> Any:
+        if isinstance(self.value, dict):
+            return {key: inner.plain for key, inner in self.value.items()}
+        return [inner.plain for inner in self.value] if isinstance(self.value, list) else self.value
+
+    @property
+    def name(self) -> Any:
+        """What an edit of a list calls this entry by: its `type`, or a plain value itself."""
+        plain = self.plain
+        return plain["type"] if isinstance(plain, dict) and "type" in plain else plain
+
+
+class Layers:
+    """The values of several layers, merged, each with its origin: a file, an environment variable or a flag.
+
+    problems: lines for the user; notes: lines for the log.
+    """
 
     def __init__(self) -> None:
-        self.values: dict[str, Any] = {}
         self.problems: list[str] = []
-        self.reported: list[KeyPath] = []
         self.notes: list[str] = []
-        self._origins: dict[KeyPath, str] = {}
-        self._extended: dict[str, set[str]] = {}  # by file laid, those that it extends, and they extend
-        self._environment_asked = False
+        self._root = Node({}, 0)
+        self._origins = [""]  # by layer
+        self._extended: dict[str, set[str]] = {}  # by file that is merged, all that it extends
+        self._uses_environment = False
 
     @classmethod
     def from_file(cls, path: Path) -> Layers:
-        """A file, over the files that it extends, in their order. A file that several of them extend is laid once, at
-        the bottom, so that what each says over it adds up. Raises ConfigError."""
+        """A file, over the files that it extends, in their order. Raises ConfigError.
+
+        A file that several of them extend is merged once, at the bottom: their changes of it add up."""
         layers = cls()
         layers._add_file(path, ())
         return layers
@@ -86,237 +115,221 @@ class Layers:
         layers.add(values, origin)
         return layers
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """The merged values as plain data."""
+        values: dict[str, Any] = self._root.plain
+        return values
+
     def origin(self, key_path: KeyPath) -> str:
         """What has set the value at a key path, or the nearest one around it."""
-        for length in range(len(key_path), -1, -1):
-            if key_path[:length] in self._origins:
-                return self._origins[key_path[:length]]
-        return ""
-
-    def _add_file(self, path: Path, chain: tuple[Path, ...]) -> None:
-        path = Path(os.path.normpath(path))
-        values = read_json(path)
-        if is_published_form(values):
-            try:
-                values, notes = translate(values)
-            except InvalidConfig as error:
-                raise ConfigError("\n".join(f"{path}: {problem}" for problem in error.problems)) from None
-            self.notes += [f"{path}: {note}" for note in notes]
-        if "config_format" in values:  # a run has saved it
-            values = upgraded(values)
-        parents = [self._add_parent(path, parent, (*chain, path)) for parent in _parents(path, values)]
-        self._extended[str(path)] = {each for parent in parents for each in (parent, *self._extended[parent])}
-        self.add(values, str(path))
-
-    def _add_parent(self, path: Path, named: str, chain: tuple[Path, ...]) -> str:
-        """Lays an extended file, if it is not there, and returns its name."""
-        parent = Path(os.path.normpath(path.parent / named))
-        way = " -> ".join(map(str, (*chain, parent)))
-        if any(parent.resolve() == earlier.resolve() for earlier in chain):
-            raise ConfigError(f"{path}: extends = {format_value(named)} loops: {way}")
-        if not parent.is_file():
-            neighbours = parent.parent.glob("*.json") if parent.parent.is_dir() else []
-            meant = did_you_mean(parent.name, [other.name for other in neighbours if other != path])
-            raise ConfigError(
-                f"{path}: extends = {format_value(named)}: there is no file {parent}{meant} (read: {way})"
-            )
-        laid = next((name for name in self._extended if Path(name).resolve() == parent.resolve()), None)
-        if laid is None:
-            self._add_file(parent, chain)
-        return laid or str(parent)
+        return self._origins[self._nearest(key_path).layer]
 
     def add(self, values: dict[str, Any], origin: str) -> None:
-        """Lays `values` over what is there: objects are merged, an object edits a list, everything else is replaced.
+        """Merges `values` into what is there: objects are merged, an object edits a list, all else is replaced.
 
-        null takes out an entry of what is named freely. Where an object changes its `type`, the old one's `args` are
-        dropped: they were written for another."""
-        values = {key: copy.deepcopy(value) for key, value in values.items() if key not in NOT_SETTINGS}
+        null removes an entry of NAMED_FREELY. A new `type` drops the `args` of the old one."""
+        self._origins.append(origin)
+        values = {key: value for key, value in values.items() if key not in NOT_SETTINGS}
+        node = Node.wrap(values, self._layer)
         for key_path in credential_places(values):
             self._refuse_credential(key_path, origin)
-            _at(values, key_path[:-1])[key_path[-1]] = HIDDEN
-        self._origins[()] = origin
-        self._merge(self.values, values, (), origin)
+            functools.reduce(lambda inner, step: inner.value[step], key_path, node).value = HIDDEN
+        self._root.layer = self._layer
+        self._merge(self._root, node, ())
 
-    def override(self, override: Override, as_text: bool = False) -> KeyPath | None:
-        """Sets one value and returns its key_path, or None where it has none; `problems` then says why.
-
-        as_text: the value is the text as it stands, whatever JSON would make of it."""
+    def override(self, override: Override, value: Any) -> KeyPath | None:
+        """Sets a value and returns its key path, or None where there is no such key path: `problems` says why."""
         steps = override.key_path.split(".")
-        invalid = ""
-        try:
-            value = override.text if as_text else override.value
-        except JsonError as error:
-            value, invalid = override.text, error.reasons[0].removeprefix(NOT_JSON)
         if credential_places({steps[-1]: value}):
             self._refuse_credential(tuple(steps), f"--set {override.key_path}=...")
             return None
-        if invalid:
-            self.problems.append(f"{override.origin}: is not valid JSON: {invalid}")
-            return None
         return self._set(steps, value, override.origin)
 
-    def add_environment(self, goes_on: bool = False) -> None:
-        """Lays over what is there what the platform's variables say (see `config_places`)."""
-        self._environment_asked = True
-        for key_path, name in config_places(self.values, goes_on).items():
+    def add_environment(self, resumes: bool = False) -> None:
+        """Sets what the platform's variables give (see `config_places`)."""
+        self._uses_environment = True
+        for key_path, name in config_places(self.values, resumes).items():
             self._set(key_path.split("."), environment_default(name), _variable(name))
 
     def environment_notes(self) -> list[str]:
-        """A line for each key path that a variable has set and nothing has since, and for what cannot be used."""
+        """A line for each variable whose value is in force, and for one that cannot be used."""
         used = [
             f"{_variable(name)} sets {key_path} = {environment_default(name)}"
             for key_path, name in config_places(self.values).items()
             if self.origin(tuple(int(step) if step.isdigit() else step for step in key_path.split(".")))
             == _variable(name)
         ]
-        return used + (notes_of_unused(self.values) if self._environment_asked else [])
+        return used + (notes_of_unused(self.values) if self._uses_environment else [])
 
-    def _set(self, steps: list[str], value: Any, origin: str) -> KeyPath | None:
-        """Sets the value at a key path, which it returns; None where that cannot be, with a problem."""
-        node: Any = self.values
-        key_path: KeyPath = ()
-        for number, step in enumerate(steps):
-            last = number == len(steps) - 1
-            if isinstance(node, dict) and step:
-                if last or node.get(step) is None:  # an object that the files leave out is made
-                    self._merge(node, {step: value if last else {}}, key_path, origin)
-                key_path, node = (*key_path, step), node.get(step)  # null has taken it out
-            elif isinstance(node, list) and step.isdigit() and int(step) < len(node):
-                key_path = (*key_path, int(step))
-                if last and isinstance(value, dict) and isinstance(node[int(step)], dict):
-                    self._merge(node[int(step)], value, key_path, origin)
-                elif last:
-                    node[int(step)] = value
-                    self._record(value, key_path, origin)
-                node = node[int(step)]
-            else:
-                what = f"a list of {len(node)}" if isinstance(node, list) else kind(node)
-                holder = dotted(key_path) or "the top level"
-                self.problems.append(f"{origin}: {holder} is {what}; it has no {json.dumps(step)}")
-                return None
-        return key_path
+    def drop_info_dir_of_other_data(self) -> None:
+        """Leaves out an info_dir that was set before `data`, none of which is a competition's folder."""
+        data, info_dir = (self._root.value.get(key) for key in ("data", "info_dir"))
+        if not data or not info_dir or not info_dir.value or not data.value or info_dir.layer >= data.layer:
+            return
+        if isinstance(data.value, list) and "CompetitionFolder" not in [each.name for each in data.value]:
+            self.notes.append(
+                f"{self._origins[data.layer]}: info_dir = {format_value(info_dir.value)} of "
+                f"{self._origins[info_dir.layer]} is of other data and is left out; set info_dir beside data, or give "
+                "test.py --info-dir"
+            )
+            self._root.value["info_dir"] = Node(None, data.layer)
 
-    def leave_other_data(self) -> None:
-        """Takes out an info_dir that was set for other data: by a file below the one that names the sources, none of
-        which is the competition's folder."""
-        sources, info_dir = self.values.get("data"), self.values.get("info_dir")
-        if not info_dir or not isinstance(sources, list) or not sources:
-            return
-        types = [each.get("type") for each in sources if isinstance(each, dict)]
-        owners = {self.origin(("data", number, "type")) for number in range(len(sources))}
-        laid = list(self._origins)
-        is_later = laid.index(("info_dir",)) > laid.index(("data",))
-        if "CompetitionFolder" in types or self.origin(("info_dir",)) in owners or is_later:
-            return
-        self.notes.append(
-            f"{self.origin(('data',))}: data are not those that info_dir = {format_value(info_dir)} of "
-            f"{self.origin(('info_dir',))} was set for; it is left out: set info_dir beside data, or give test.py "
-            "--info-dir"
-        )
-        self._set(["info_dir"], None, self.origin(("data",)))
+    @property
+    def _layer(self) -> int:
+        return len(self._origins) - 1
+
+    def _nearest(self, key_path: KeyPath) -> Node:
+        node = self._root
+        for step in key_path:
+            if not _has(node, step):
+                break
+            node = node.value[step]
+        return node
+
+    def _add_file(self, path: Path, chain: tuple[Path, ...]) -> str:
+        """Merges a file, unless it is merged already, and returns its name."""
+        path = Path(os.path.normpath(path))
+        for merged in self._extended:
+            if Path(merged).resolve() == path.resolve():
+                return merged
+        values = read_json(path)
+        if is_published_form(values):
+            try:
+                values, note = translate(values)
+            except InvalidConfig as error:
+                raise ConfigError("\n".join(f"{path}: {problem}" for problem in error.problems)) from None
+            self.notes.append(f"{path}: {note}")
+        if "config_format" in values:  # a run has saved it
+            values = upgraded(values)
+        extends = values.get("extends", [])
+        parents = extends if isinstance(extends, list) else [extends]
+        if not all(isinstance(parent, str) for parent in parents):
+            raise ConfigError(f"{path}: extends = {format_value(extends)} must be a path or a list of paths")
+        extended: set[str] = set()
+        for named in parents:
+            parent = path.parent / named
+            way = " -> ".join(str(each) for each in (*chain, path, Path(os.path.normpath(parent))))
+            if parent.resolve() in [earlier.resolve() for earlier in (*chain, path)]:
+                raise ConfigError(f"{path}: extends = {format_value(named)} loops: {way}")
+            if not parent.is_file():
+                neighbours = parent.parent.glob("*.json") if parent.parent.is_dir() else []
+                meant = did_you_mean(parent.name, [other.name for other in neighbours if other != path])
+                raise ConfigError(f"{path}: extends = {format_value(named)}: there is no such file{meant} ({way})")
+            name = self._add_file(parent, (*chain, path))
+            extended |= {name, *self._extended[name]}
+        self._extended[str(path)] = extended
+        self.add(values, str(path))
+        return str(path)
 
     def _refuse_credential(self, key_path: KeyPath, origin: str) -> None:
-        self.reported.append(key_path)
         self.problems.append(
             f"{origin}: {dotted(key_path)} holds a credential; remove it, and renew it if anyone has seen the file "
             "(wandb reads WANDB_API_KEY from the environment)"
         )
 
-    def _merge(self, base: dict[str, Any], over: dict[str, Any], key_path: KeyPath, origin: str) -> None:
-        types = base.get("type"), over.get("type")
-        if all(isinstance(name, str) for name in types) and types[0] != types[1]:
-            self._note_dropped(base, types[1], key_path, origin)
-            base.pop("args", None)
-            self._forget((*key_path, "args"))
-        for key, value in over.items():
-            inner = (*key_path, key)
-            if value is None and key_path in NAMED_FREELY:
-                base.pop(key, None)
-                self._forget(inner)
-            elif isinstance(value, dict) and isinstance(base.get(key), dict):
-                self._origins[inner] = origin
-                self._merge(base[key], value, inner, origin)
-            elif isinstance(value, dict) and isinstance(base.get(key), list):
-                self._edit(base[key], value, inner, origin)
-            else:
-                earlier = self.origin(inner)
-                if value is None and base.get(key) is not None and self._is_unaware(origin, earlier):
-                    self.notes.append(f"{origin}: {dotted(inner)} = null takes out what {earlier} has set")
-                base[key] = value
-                self._forget(inner)
-                self._record(value, inner, origin)
+    def _set(self, steps: Sequence[str], value: Any, origin: str) -> KeyPath | None:
+        """Sets the value at a key path, which it returns; None where that cannot be, with a problem."""
+        self._origins.append(origin)
+        node, key_path = self._root, KeyPath()
+        for number, step in enumerate(steps):
+            last = number == len(steps) - 1
+            position: str | int = int(step) if isinstance(node.value, list) and step.isdigit() else step
+            if not isinstance(node.value, dict) and not _has(node, position):
+                what = f"a list of {len(node.value)}" if isinstance(node.value, list) else kind(node.value)
+                self.problems.append(f'{origin}: {dotted(key_path) or "the top level"} is {what}; it has no "{step}"')
+                return None
+            inner = node.value[position] if _has(node, position) else Node(None, self._layer)
+            if last or inner.value is None:  # an object that the files leave out is made
+                over = Node.wrap(value if last else {}, self._layer)
+                if isinstance(node.value, dict):
+                    self._merge(node, Node({position: over}, self._layer), key_path)
+                else:
+                    self._merge_entry(node, position, over, key_path)
+            key_path = (*key_path, position)
+            if not last:
+                node = node.value[position]
+        return key_path
 
-    def _note_dropped(self, section: dict[str, Any], new_type: Any, key_path: KeyPath, origin: str) -> None:
-        """Class weights that go with a loss, and arguments that the new type's file did not know of, are noted."""
-        arguments, earlier = section.get("args"), self.origin((*key_path, "args"))
-        if not isinstance(arguments, dict) or not arguments:
-            return
-        if "class_weights" in arguments or self._is_unaware(origin, earlier):
-            self.notes.append(
-                f"{origin}: {dotted(key_path)}.type = {format_value(new_type)} drops the args of {section['type']} "
-                f"that {earlier} has set: {format_value(arguments)}"
-            )
+    def _merge(self, base: Node, over: Node, key_path: KeyPath) -> None:
+        old_type, new_type = (node.value["type"].value if "type" in node.value else None for node in (base, over))
+        if isinstance(old_type, str) and isinstance(new_type, str) and old_type != new_type:
+            dropped = base.value.pop("args", Node({}, 0))
+            if dropped.value and ("class_weights" in dropped.value or self._is_unaware_of(dropped)):
+                self._note(f"{dotted(key_path)}.type = {format_value(new_type)} drops the args", dropped)
+        for key, value in over.value.items():
+            self._merge_entry(base, key, value, key_path)
 
-    def _is_unaware(self, origin: str, earlier: str) -> bool:
-        """Whether a file takes back what another has set which it does not extend: it is the order of a third file's
-        `extends` that decides between them."""
-        return origin in self._extended and earlier in self._extended and earlier not in self._extended[origin]
+    def _merge_entry(self, base: Node, key: str | int, over: Node, key_path: KeyPath) -> None:
+        """key_path: of `base`."""
+        inner = (*key_path, key)
+        earlier: Node = base.value[key] if _has(base, key) else Node(None, 0)
+        if over.value is None and key_path in NAMED_FREELY:
+            base.value.pop(key, None)
+        elif isinstance(over.value, dict) and isinstance(earlier.value, dict):
+            earlier.layer = self._layer
+            self._merge(earlier, over, inner)
+        elif isinstance(over.value, dict) and isinstance(earlier.value, list):
+            try:
+                earlier.value = edited(earlier.value, over, inner)
+                earlier.layer = self._layer
+            except InvalidConfig as error:
+                self.problems += [f"{self._origins[-1]}: {problem}" for problem in error.problems]
+        else:
+            if over.value is None and earlier.value is not None and self._is_unaware_of(earlier):
+                self._note(f"{dotted(inner)} = null removes the value", earlier)
+            base.value[key] = over
 
-    def _edit(self, entries: list[Any], edit: dict[str, Any], key_path: KeyPath, origin: str) -> None:
-        """Changes a list in place; each entry keeps what has set it."""
-        try:
-            after = edited(entries, edit, key_path)
-        except InvalidConfig as error:
-            self.problems += [f"{origin}: {problem}" for problem in error.problems]
-            return
-        moved = {before: number for number, (before, _) in enumerate(after) if before is not None}
+    def _is_unaware_of(self, earlier: Node) -> bool:
+        """Whether the file that is being merged does not extend the one that has set a value: only the order of a third
+        file's `extends` decides between them."""
+        origin, other = self._origins[-1], self._origins[earlier.layer]
+        return origin in self._extended and other in self._extended and other not in self._extended[origin]
 
-        def move(old: KeyPath) -> KeyPath | None:
-            """Where a key path inside the list is now; None if its entry is gone."""
-            depth = len(key_path)
-            number = moved.get(int(old[depth]))
-            return None if number is None else (*key_path, number, *old[depth + 1 :])
+    def _note(self, what: str, earlier: Node) -> None:
+        value = format_value(earlier.plain)
+        self.notes.append(f"{self._origins[-1]}: {what} that {self._origins[earlier.layer]} has set: {value}")
 
-        inside = {old: by for old, by in self._origins.items() if old[: len(key_path)] == key_path and old != key_path}
-        self._forget(key_path)
-        self._origins[key_path] = origin
-        self._origins |= {new: by for old, by in inside.items() if (new := move(old)) is not None}
-        self.reported = [
-            new for old in self.reported if (new := move(old) if old[: len(key_path)] == key_path else old) is not None
-        ]
-        entries[:] = [entry for _, entry in after]
-        for number, (before, entry) in enumerate(after):
-            if before is None:
-                self._record(entry, (*key_path, number), origin)
 
-    def _forget(self, key_path: KeyPath) -> None:
-        self._origins = {other: origin for other, origin in self._origins.items() if other[: len(key_path)] != key_path}
+def edited(entries: list[Node], edit: Node, key_path: KeyPath) -> list[Node]:
+    """A list after an edit: entries are removed, then others are added before or after one, or at the end.
 
-    def _record(self, value: Any, key_path: KeyPath, origin: str) -> None:
-        self._origins[key_path] = origin
-        holds_names = key_path in NAMED_FREELY or key_path[:-1] in NAMED_FREELY
-        if is_list_edit(value) and not holds_names and all(isinstance(step, str) for step in key_path):
-            self.reported.append(key_path)
-            wrong = f"{dotted(key_path)} = {format_value(value)} edits a list, and no extended file has one"
-            self.problems.append(f"{origin}: {wrong}; write a list")
-        steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        for step, inner in steps:
-            self._record(inner, (*key_path, step), origin)
+    key_path: of the list. Raises InvalidConfig."""
+    values = edit.value
+    add, remove = (values[key].value if key in values else [] for key in ("add", "remove"))
+    anchors = [key for key in ("before", "after") if key in values]
+    needed = values.keys() & ({"add"} if anchors else {"add", "remove"})
+    if not (needed and values.keys() <= {*EDIT_KEYS} and isinstance(add, list) and isinstance(remove, list)) or (
+        len(anchors) > 1
+    ):
+        right = 'a list, or an edit of the extended one: {"remove": [...], "add": [...], "before" or "after": ...}'
+        raise InvalidConfig([Problem(key_path, f"= {format_value(edit.plain)} must be {right}")])
+    removed = [node.plain for node in remove]
+    kept = [entry for entry in entries if entry.name not in removed]
+    wanted: list[tuple[KeyPath, Any, list[Node]]] = [
+        (("remove", number), name, entries) for number, name in enumerate(removed)
+    ]
+    wanted += [((key,), values[key].plain, kept) for key in anchors]
+    problems = [
+        Problem(
+            (*key_path, *steps), f"= {format_value(name)} {not_one_of(str(name), [str(each.name) for each in among])}"
+        )
+        for steps, name, among in wanted
+        if name not in [each.name for each in among]
+    ]
+    if problems:
+        raise InvalidConfig(problems)
+    position = len(kept)
+    for key in anchors:
+        position = [entry.name for entry in kept].index(values[key].plain) + (key == "after")
+    return [*kept[:position], *add, *kept[position:]]
 
 
 def _variable(name: str) -> str:
     return f"environment variable {name}"
 
 
-def _parents(path: Path, values: dict[str, Any]) -> list[str]:
-    extends = values.get("extends", [])
-    parents = extends if isinstance(extends, list) else [extends]
-    if not all(isinstance(parent, str) for parent in parents):
-        raise ConfigError(f"{path}: extends = {format_value(extends)} must be a path or a list of paths")
-    return parents
-
-
-def _at(values: Any, key_path: KeyPath) -> Any:
-    for step in key_path:
-        values = values[step]
-    return values
+def _has(node: Node, step: str | int) -> bool:
+    if isinstance(node.value, dict):
+        return step in node.value
+    return isinstance(node.value, list) and step in range(len(node.value))
