@@ -1,4 +1,4 @@
-"""What every model offers: logits by head, and the preprocessing that its backbone was made for."""
+"""The interface of every model: logits by head, and the preprocessing that it expects."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 
 class BaseModel(nn.Module, ABC):
-    """A model with one output a head. A subclass's constructor takes `num_classes` first, then the arguments of JSON.
+    """A model with one output a head. A subclass's constructor takes `num_classes`, then the arguments of JSON, and
+    raises ValueError, one line that begins with the argument, for those that do not fit.
 
     num_classes: classes by head
-    input_hw: (height, width) in pixels that the backbone was made for; None: it takes any alike
-    mean, std: what it expects images of 0 to 1 to be normalised with, one number a channel, R, G, B
+    input_hw: (height, width) in pixels that the backbone was made for; None: any
+    mean: of images of 0 to 1, by channel R, G, B, for the normalisation
+    std: likewise
     """
 
     input_hw: tuple[int, int] | None = None
@@ -33,39 +35,32 @@ class BaseModel(nn.Module, ABC):
         A model for metric learning adds its embedding, (B, E), under the name base.batch.EMBEDDING."""
 
     def stages(self) -> list[list[str]]:
-        """The names of the learned parameters, as in `named_parameters`, in the stages that an image passes through.
+        """The names of the parameters, as in `named_parameters`, by stage from the input to the features.
 
-        From the input to the last features, each parameter in one stage; heads and embedding are in none. A model that
-        names no stages has none: it can neither be frozen nor given a learning rate by depth."""
+        Each parameter is in one stage, those of heads and embedding in none. A model without stages cannot be frozen,
+        nor have a learning rate by depth."""
         return []
 
     @classmethod
-    def check_arguments(cls, **arguments: Any) -> None:  # noqa: ARG003
-        """Checks what signatures cannot say of the JSON arguments, before anything is built or fetched.
+    def check_weights(cls, **arguments: Any) -> None:  # noqa: ARG003
+        """Checks that the initial weights exist, without loading them; not called for a run that loads a checkpoint.
 
         Raises ValueError, one line that begins with the argument."""
         return
 
     @classmethod
-    def check_weights(cls, **arguments: Any) -> None:  # noqa: ARG003
-        """Checks that the weights to begin with can be had, as far as that costs nothing. Raises ValueError, one line.
-
-        A run that loads a checkpoint does not need them."""
-        return
-
-    @classmethod
     def arguments_without_weights(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The JSON arguments that build the same model without loading weights: a checkpoint brings them."""
+        """The JSON arguments that build the same model without loading initial weights."""
         return dict(arguments)
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers the model can learn, frozen ones included."""
+        """The number of parameters, frozen ones included."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
     def num_trainable(self) -> int:
-        """How many of them are trained at present."""
+        """The number of parameters that are trained at present."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def summary(self) -> str:
@@ -75,5 +70,5 @@ class BaseModel(nn.Module, ABC):
         return f"{self.title()}: {self.num_parameters / 1e6:.2f} M parameters, heads {heads}{size}"
 
     def title(self) -> str:
-        """What the model is called in messages."""
+        """The model's name in messages."""
         return type(self).__name__

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.feeding import drained
@@ -37,26 +36,26 @@ class PhotographSet(Dataset[tuple[Any, int]]):
         return self.transform(Image.open(self.paths[index]).convert("RGB")), 0
 
 
-def teams_loader(
-    paths: Sequence[Path], side: int, batch_size: int, workers: int, augment: bool = True
-) -> Iterable[Any]:
-    """Batches ((B, 3, side, side) float32, labels), shuffled and whole when they are augmented."""
+def teams_loader(paths: Sequence[Path], side: int, batch_size: int, workers: int) -> Iterable[Any]:
+    """Batches ((B, 3, side, side) float32, labels), shuffled, whole and augmented."""
     import albumentations
     from albumentations.pytorch import ToTensorV2
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it would rather be called Affine
         shift = albumentations.ShiftScaleRotate(shift_limit=0.1, scale_limit=0.1, rotate_limit=5, p=0.5)
-    random = [
-        shift,
-        albumentations.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
-        albumentations.HorizontalFlip(p=0.5),
-        albumentations.CoarseDropout(p=0.5),
-    ]
     compose = albumentations.Compose(
-        [albumentations.Resize(side, side), *(random if augment else []), albumentations.Normalize(), ToTensorV2()]
+        [
+            albumentations.Resize(side, side),
+            shift,
+            albumentations.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.5),
+            albumentations.HorizontalFlip(p=0.5),
+            albumentations.CoarseDropout(p=0.5),
+            albumentations.Normalize(),
+            ToTensorV2(),
+        ]
     )
-    return _loader(_Composed(paths, compose), batch_size, workers, training=augment)
+    return _loader(_Composed(paths, compose), batch_size, workers)
 
 
 class _Composed(PhotographSet):
@@ -82,7 +81,7 @@ def torchvision_loader(paths: Sequence[Path], side: int, batch_size: int, worker
             v2.RandomErasing(),
         ]
     )
-    return _loader(PhotographSet(paths, compose), batch_size, workers, training=True)
+    return _loader(PhotographSet(paths, compose), batch_size, workers)
 
 
 def timm_loader(
@@ -108,20 +107,18 @@ def timm_loader(
     )
 
 
-def _loader(dataset: PhotographSet, batch_size: int, workers: int, training: bool) -> DataLoader[Any]:
+def _loader(dataset: PhotographSet, batch_size: int, workers: int) -> DataLoader[Any]:
     return DataLoader(
         dataset,
         batch_size,
-        shuffle=training,
-        drop_last=training,
+        shuffle=True,
+        drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def drained_peer(
-    make: Callable[..., Iterable[Any]], *arguments: Any, each: Callable[[Tensor], object] | None = None, **options: Any
-) -> Contender:
+def drained_peer(make: Callable[..., Iterable[Any]], *arguments: Any) -> Contender:
     """Images/s of a peer's loader, which `make` makes of the arguments; see `drained`."""
-    return drained(make(*arguments, **options).__iter__, each=each)
+    return drained(make(*arguments).__iter__)

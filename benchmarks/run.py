@@ -24,15 +24,12 @@ from benchmarks.machine import file_stem
 from benchmarks.measuring import Row
 from benchmarks.rows import (
     cache_build,
-    cpu_training,
-    evaluation_feed,
     first_batch,
     full_size,
     gpu_training,
-    judging,
     loading,
+    prediction,
     trainer_overhead,
-    transport,
     waiting,
 )
 from benchmarks.workplace import FULL, QUICK, Scale, Workplace, new_folder
@@ -57,14 +54,11 @@ class RowKind(NamedTuple):
 
 ROWS = {
     "loading": RowKind(loading.measure),
-    "evaluation_feed": RowKind(evaluation_feed.measure),
     "first_batch": RowKind(first_batch.measure),
     "cache_build": RowKind(cache_build.measure),
-    "transport": RowKind(transport.measure),
     "trainer_overhead": RowKind(trainer_overhead.measure),
     "waiting": RowKind(waiting.measure),
-    "cpu_training": RowKind(cpu_training.measure),
-    "judging": RowKind(judging.measure),
+    "prediction": RowKind(prediction.measure),
     **{case.row: RowKind(partial(gpu_training.measure, case=case), "gpu") for case in gpu_training.CASES},
     "full_size": RowKind(full_size.measure, "asking"),
 }

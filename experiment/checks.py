@@ -108,10 +108,15 @@ def _arch(config: ConfigParser) -> list[Problem]:
     architecture: type[BaseModel] = getattr(architectures, config["arch"]["type"])
     if not issubclass(architecture, BaseModel):
         raise config.error([config.problem("arch.type", "must be a subclass of BaseModel; see docs/extending.md")])
-    problems = _refusal(lambda: architecture.check_arguments(**arguments), arguments, ("arch", "args"))
-    if problems:
+    if problems := _refusal(lambda: _on_meta(config), arguments, ("arch", "args")):
         raise config.error(problems)
     return []
+
+
+def _on_meta(config: ConfigParser) -> BaseModel:
+    """The model, without memory for its weights."""
+    with torch.device("meta"):
+        return architectures.build_without_weights(config["arch"], config.shared("labels").num_classes)
 
 
 def _weights(config: ConfigParser) -> list[Problem]:
@@ -123,10 +128,8 @@ def _weights(config: ConfigParser) -> list[Problem]:
 
 
 def _model(config: ConfigParser) -> list[Problem]:
-    """Of the model as it would be built, on the meta device."""
-    labels = config.shared("labels")
+    model = _on_meta(config).eval()
     with torch.device("meta"), torch.no_grad():
-        model = architectures.build_without_weights(config["arch"], labels.num_classes).eval()
         return [*_stages(config, model), *_outputs(config, model)]
 
 
@@ -271,7 +274,7 @@ CHECKS: tuple[tuple[str, Callable[[ConfigParser], Iterable[Problem]]], ...] = (
     ("split labels", _split),
     ("transforms data_loader", _transforms),
     ("views", _views),
-    ("arch", _arch),
+    ("arch labels", _arch),
     ("arch", _weights),
     ("arch labels freezing optimizer data_loader", _model),
     ("sampler labels data_loader", _sampler),

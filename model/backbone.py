@@ -1,11 +1,10 @@
-"""timm's backbones: checked, built with their weights, and divided into stages; every failure is one line."""
+"""timm's backbones: built with their weights, and divided into stages."""
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,38 +22,15 @@ from model.depthwise import use_fast_depthwise
 from model.pooling import use_gem
 from model.weight_matching import match_weights, read_weights
 from utils.errors import CheckpointError
+from utils.wording import nearest
 
 logger = logging.getLogger(__name__)
 
-_HUB_ANSWERS_WITHIN_SECONDS = 10
-
-
-WEIGHTS_ARGUMENTS = ("pretrained", "weights_file")
-"""What a model's JSON arguments say of the weights that it begins with."""
-
-
-def check_backbone(
-    model_name: str, pooling: str | None = None, gradient_checkpointing: bool = False, **options: Any
-) -> None:
-    """Checks the arguments of `build_backbone`, without memory for weights, in a few tenths of a second.
-
-    Raises ValueError if there is no such backbone, or it has no such options."""
-    _check_name(model_name)
-    try:
-        with torch.device("meta"):
-            backbone = _create(model_name, pooling, options)
-    except Exception as error:  # timm has no exceptions of its own: assertions, TypeErrors and more
-        given = ", ".join(
-            f"{key} = {value}" for key, value in {"pooling": pooling, **options}.items() if value is not None
-        )
-        raise ValueError(
-            f"model_name = {model_name} cannot be built with {given or 'its defaults'} ({_first_line(error)})"
-        ) from error
-    _adapt(backbone, model_name, pooling, gradient_checkpointing)
+_HUB_TIMEOUT_SECONDS = 10
 
 
 def check_backbone_weights(model_name: str, pretrained: bool = False, weights_file: str | None = None) -> None:
-    """Raises ValueError if a known backbone has no weights to fetch, or there is no such file."""
+    """Raises ValueError if timm has no pretrained weights of the backbone, or there is no such file."""
     if weights_file is not None:
         if not Path(weights_file).is_file():
             raise ValueError(f"weights_file = {weights_file} is not a file")
@@ -72,59 +48,95 @@ def build_backbone(
     gradient_checkpointing: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, list[list[str]]]:
-    """A timm model without its classifier, images (B, 3, H, W) -> features (B, `head_hidden_size`), and its stages,
-    which are names of parameters (see `_stages`).
+    """A timm model without its classifier, images (B, 3, H, W) -> features (B, `head_hidden_size`), and the names of
+    its parameters by stage (see `_stages`).
 
     model_name: timm's, with or without a tag
-    pretrained: fetch timm's weights from the Hugging Face hub
+    pretrained: download timm's weights from the Hugging Face hub
     weights_file: weights of this network, of any program (see model/weight_matching.py), instead of timm's
-    pooling: "gem", or a name that timm knows, instead of the backbone's own
-    gradient_checkpointing: compute activations again in the backward pass instead of keeping them
-    options: what timm's builder takes
+    pooling: "gem", or a name that timm knows; None for the backbone's own
+    gradient_checkpointing: recompute activations in the backward pass instead of keeping them
+    options: further arguments of timm's builder
 
-    Raises ValueError if weights cannot be had or do not fit, or the backbone cannot do what is asked for."""
-    backbone = _load(model_name, pretrained and weights_file is None, pooling, options)
-    new = _layers_of(pooling, backbone, model_name, options)
+    Raises ValueError if the weights cannot be loaded or do not fit, or the backbone has no such option."""
+    _check_name(model_name)
+    backbone = _create(model_name, pooling, options, pretrained and weights_file is None)
+    new = _pooling_weights(backbone, model_name, pooling, options)
     if weights_file is not None:
-        _read_weights(backbone, weights_file, model_name, new)
+        _load_weights_file(backbone, Path(weights_file), model_name, new)
     stages = _stages(backbone, new)
     _adapt(backbone, model_name, pooling, gradient_checkpointing)
     return backbone, stages
 
 
-def _load(model_name: str, pretrained: bool, pooling: str | None, options: dict[str, Any]) -> nn.Module:
-    if not pretrained:
-        return _create(model_name, pooling, options)
-    try:
-        with _cache_only_if_hub_is_silent():
-            return _create(model_name, pooling, options, pretrained=True)
-    except Exception as error:  # of the network, the hub, the disk: many libraries' own
-        raise ValueError(
-            f"pretrained = true: weights of {model_name} could not be fetched ({_first_line(error)}); set it to false, "
-            "or weights_file to a file you downloaded"
-        ) from error
+def _check_name(model_name: str) -> None:
+    architecture, _, tag = model_name.partition(".")
+    if not is_model(architecture) or (tag and model_name not in timm.list_pretrained(f"{architecture}.*")):
+        near = nearest(model_name, [*timm.list_models(), *timm.list_pretrained()], 3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"model_name = {model_name} is not a timm model{hint}")
 
 
 def _create(model_name: str, pooling: str | None, options: dict[str, Any], pretrained: bool = False) -> nn.Module:
-    own_pooling = pooling in (None, "gem")  # GeM takes its place once the weights are there
-    options = options if own_pooling else {**options, "global_pool": pooling}
-    return timm.create_model(model_name, pretrained=pretrained, num_classes=0, in_chans=3, **options)
+    if pooling not in (None, "gem"):  # GeM replaces timm's pooling later
+        options = {**options, "global_pool": pooling}
+    try:
+        with _offline_if_the_hub_does_not_answer() if pretrained else nullcontext():
+            return timm.create_model(model_name, pretrained=pretrained, num_classes=0, in_chans=3, **options)
+    except Exception as error:  # many libraries' own; timm has none: assertions, TypeErrors and more
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if pretrained:
+            raise ValueError(
+                f"pretrained = true: weights of {model_name} could not be downloaded ({reason}); set it to false, or "
+                "weights_file to a file you downloaded"
+            ) from error
+        given = ", ".join(f"{key} = {value}" for key, value in options.items() if value is not None)
+        given = given.replace("global_pool", "pooling")
+        raise ValueError(f"model_name = {model_name} cannot be built with {given} ({reason})") from error
 
 
-def _layers_of(pooling: str | None, backbone: nn.Module, model_name: str, options: dict[str, Any]) -> set[str]:
-    """The names of the weights that the backbone has for its `pooling` only: no file has them."""
+@contextmanager
+def _offline_if_the_hub_does_not_answer() -> Iterator[None]:
+    """Uses only the local cache if one request fails: huggingface_hub itself would try twelve times, for 46 s."""
+    constants = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE
+    if not before:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=_HUB_TIMEOUT_SECONDS)
+        except Exception:  # the HTTP client's own, which differs between versions
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _pooling_weights(backbone: nn.Module, model_name: str, pooling: str | None, options: dict[str, Any]) -> set[str]:
+    """The names of the weights that another pooling of timm's adds: weights_file does not have them."""
     if pooling in (None, "gem"):
         return set()
     with torch.device("meta"):
-        usual = _create(model_name, None, options)
-    return backbone.state_dict().keys() - usual.state_dict().keys()
+        return backbone.state_dict().keys() - _create(model_name, None, options).state_dict().keys()
+
+
+def _load_weights_file(backbone: nn.Module, path: Path, model_name: str, new: Collection[str]) -> None:
+    """Loads all weights but the `new` ones from the file; its classifier is left out."""
+    own = backbone.state_dict()
+    try:
+        match = match_weights({name: own[name] for name in own if name not in new}, read_weights(path), backbone)
+        if not match.is_complete:
+            raise CheckpointError(f"{path}: is not of {model_name}: {'; '.join(match.problems(1))}")
+        load_weights(backbone, own | match.weights, path)
+    except CheckpointError as error:
+        raise ValueError(f"weights_file = {error}") from None
+    logger.info("%s: weights of %s matched %s; not used: %s", path, model_name, match.how, list(match.unused) or "none")
 
 
 def _stages(backbone: nn.Module, new: Collection[str]) -> list[list[str]]:
-    """The names of the learned parameters but `new` ones in timm's own coarse groups, from the input to the features.
+    """The names of the trained parameters, without the `new` ones, in timm's coarse groups from input to features.
 
-    A group of vectors alone, which is a norm, goes with the layer that it follows: a frozen convolution whose norm
-    learns is not frozen. It is all one stage where timm does not group (the MetaFormers and few others)."""
+    A group of vectors alone, which is a norm, joins the layer before it: a frozen convolution whose norm is trained is
+    not frozen. There is one stage where timm has no groups (MetaFormer and a few others)."""
     learned = {
         name: parameter
         for name, parameter in backbone.named_parameters()
@@ -145,7 +157,7 @@ def _stages(backbone: nn.Module, new: Collection[str]) -> list[list[str]]:
 
 
 def _adapt(backbone: nn.Module, model_name: str, pooling: str | None, gradient_checkpointing: bool) -> None:
-    """What is done to a backbone once it has its weights."""
+    """The changes to a backbone that do not concern its weights."""
     use_fast_depthwise(backbone)
     if pooling == "gem":
         try:
@@ -159,68 +171,14 @@ def _adapt(backbone: nn.Module, model_name: str, pooling: str | None, gradient_c
             raise ValueError(f"gradient_checkpointing = true: timm cannot do it with {model_name}") from None
         for module in backbone.modules():
             if isinstance(module, _BatchNorm) and module.track_running_stats:
-                module.register_forward_pre_hook(partial(_count_batch_once, momentum=module.momentum))
+                module.register_forward_pre_hook(partial(_update_statistics_once, momentum=module.momentum))
 
 
-def _count_batch_once(norm: _BatchNorm, _: tuple[Tensor, ...], momentum: float | None) -> None:
-    """Checkpointing computes a block again in the backward pass; its running statistics have seen the batch by then."""
+def _update_statistics_once(norm: _BatchNorm, _: tuple[Tensor, ...], momentum: float | None) -> None:
+    """Keeps the running statistics as they are when checkpointing runs a block again in the backward pass."""
     if torch.compiler.is_compiling():  # the compiler keeps the first pass's
         return
-    again = torch._C._current_graph_task_id() != -1  # as torch.utils.checkpoint asks whether it is in that pass
+    again = torch._C._current_graph_task_id() != -1  # the test that torch.utils.checkpoint uses
     norm.momentum = 0.0 if again else momentum
     if again and norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.sub_(1)
-
-
-def _check_name(model_name: str) -> None:
-    if ":" in model_name or "/" in model_name:
-        raise ValueError(
-            f'model_name = "{model_name}" is not a name of timm\'s; only its own names are taken, such as '
-            "resnet18.a1_in1k: for weights of your own add weights_file"
-        )
-    architecture, _, tag = model_name.partition(".")
-    if not is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"model_name = {model_name} is not a timm model{hint}")
-    known = timm.list_models(f"{architecture}.*", pretrained=True)
-    if tag and model_name not in known:
-        raise ValueError(
-            f"model_name = {model_name} is not a timm model; {architecture} has {', '.join(known) or 'no weights'}"
-        )
-
-
-@contextmanager
-def _cache_only_if_hub_is_silent() -> Iterator[None]:
-    """Asks the hub once; where it does not answer, only what was fetched before is used.
-
-    huggingface_hub itself would ask twelve times, which takes 46 s."""
-    constants = huggingface_hub.constants
-    before = constants.HF_HUB_OFFLINE
-    if not before:
-        try:
-            get_session().head(constants.ENDPOINT, timeout=_HUB_ANSWERS_WITHIN_SECONDS)
-        except Exception:  # the client's own kind, which differs between versions
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _read_weights(backbone: nn.Module, weights_file: str, model_name: str, new: Collection[str]) -> None:
-    """Loads the weights of a file, which lacks `new` ones; its classifier's are left out."""
-    path, own = Path(weights_file), backbone.state_dict()
-    try:
-        match = match_weights({name: own[name] for name in own if name not in new}, read_weights(path), backbone)
-        if not match.is_complete:
-            raise CheckpointError(f"{path}: is not of {model_name}: {'; '.join(match.problems(1))}")
-        load_weights(backbone, own | match.weights, path)
-    except CheckpointError as error:
-        raise ValueError(f"weights_file = {error}") from None
-    logger.info("%s: weights of %s matched %s; not used: %s", path, model_name, match.how, list(match.unused) or "none")
-
-
-def _first_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,28 +1,27 @@
-"""The last layers of a model: one linear layer a head, on the same features, and the embedding beside them."""
+"""The last layers of a model: one linear layer a head, and the embedding, on the same features."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from base.batch import EMBEDDING
 
-HEADS_ARGUMENTS = ("drop_rate", "dropout_samples", "embedding_size")
-"""What a model's JSON arguments say of its heads."""
-
 
 class LinearHeads(nn.Module):
     """Features (B, F) -> logits by head, (B, C) each: dropout, then one linear layer a head.
 
-    dropout_samples: in training the logits are the mean over so many dropouts of the same features, the linear layers
-        shared (after Inoue 2019, who takes the mean of the losses); in evaluation there is none
-    embedding_size: adds the output EMBEDDING, (B, embedding_size), one more linear layer on the features without
-        dropout, not normalised: pytorch-metric-learning's distances and losses do that themselves, each in its way
+    num_features: F
+    num_classes: C by head
+    drop_rate: of the dropout, which all heads share
+    dropout_samples: in training, the logits are the mean over so many dropouts of the same features  (after Inoue 2019,
+        who takes the mean of the losses)
+    embedding_size: adds the output EMBEDDING, (B, embedding_size), a linear layer on the features without dropout; not
+        normalised, which pytorch-metric-learning's losses do themselves
 
-    In a state dict the layers are called head_<name>, so that an attribute may be called "type" or "training"."""
+    In a state dict the layers are called head_<name>, so that a head may be called "type" or "training"."""
 
     def __init__(
         self,
@@ -41,22 +40,11 @@ class LinearHeads(nn.Module):
         self.embedding = None if embedding_size is None else nn.Linear(num_features, embedding_size)
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """All heads see the same dropout."""
-        dropped = self._dropped(features)
+        """Logits by head, and the embedding if there is one."""
+        # A linear layer's mean output is its output for the mean input: one product instead of many.
+        samples = self.dropout_samples if self.training else 1
+        dropped = torch.stack([self.dropout(features) for _ in range(samples)]).mean(dim=0)
         outputs = {name: self.get_submodule(f"head_{name}")(dropped) for name in self.names}
         if self.embedding is not None:
             outputs[EMBEDDING] = self.embedding(features)
         return outputs
-
-    def _dropped(self, features: Tensor) -> Tensor:
-        if not self.training or self.dropout_samples == 1:
-            return self.dropout(features)
-        # The mean of a linear layer's outputs is its output for the mean: one product instead of many.
-        return torch.stack([self.dropout(features) for _ in range(self.dropout_samples)]).mean(dim=0)
-
-
-def check_heads(arguments: Mapping[str, Any]) -> None:
-    """Raises ValueError if a model's JSON arguments ask for several dropouts that drop nothing."""
-    samples = arguments.get("dropout_samples", 1)
-    if samples > 1 and not arguments.get("drop_rate"):
-        raise ValueError(f"dropout_samples = {samples}: these dropouts drop nothing; set drop_rate too, to 0.5 say")

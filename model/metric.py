@@ -1,7 +1,7 @@
-"""The metrics that a config may name: functions of a confusion matrix, so that they belong to a whole set.
+"""The metrics that a config may name: functions of the confusion matrix of a whole set.
 
-confusion (C, C) counts, [true, predicted]. Every function takes a matrix on any device and waits for it. Higher is
-better, unless the function says otherwise: `balanced_error.direction = "min"`.
+confusion: (C, C) counts, [true, predicted], on any device. Higher is better, unless the function has
+`direction = "min"`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ __all__ = ["accuracy", "f1"]
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class's row of a table: ratios of 0 to 1, NaN where nothing was counted; support = samples truly of it."""
+    """The scores of one class, 0 to 1 or NaN where nothing was counted.
+
+    support: number of samples of the class
+    """
 
     name: str
     precision: float
@@ -35,33 +38,26 @@ def accuracy(confusion: Tensor) -> float:
 
 
 def f1(confusion: Tensor) -> float:
-    """Macro F1: the mean over classes of 2 TP / (2 TP + FP + FN), over the classes that are true or predicted at least
-    once (scikit-learn's `f1_score(average="macro")`); NaN if there are no samples."""
+    """Macro F1: the mean of 2 TP / (2 TP + FP + FN) over the classes that are true or predicted at least once, as
+    scikit-learn's `f1_score(average="macro")`; NaN if there are no samples."""
     return float(_f1_by_class(confusion).nanmean())
 
 
 def direction_of(metric: Metric) -> Literal["min", "max"]:
-    """Which way it gets better."""
+    """Which way the metric gets better."""
     return cast(Literal["min", "max"], getattr(metric, "direction", "max"))
+
+
+def per_class(confusion: Tensor, class_names: Sequence[str]) -> list[ClassScores]:
+    """Precision, recall, F1 and support of each class, in the order of the classes."""
+    counts = confusion.double()
+    right, support = counts.diagonal(), confusion.sum(dim=1)
+    columns = (right / counts.sum(dim=0), right / support, _f1_by_class(confusion), support)
+    rows = zip(class_names, *(column.tolist() for column in columns), strict=True)
+    return [ClassScores(name, *scores) for name, *scores in rows]
 
 
 def _f1_by_class(confusion: Tensor) -> Tensor:
     """(C,) float64, NaN for a class that is neither true nor predicted."""
     counts = confusion.double()
     return 2 * counts.diagonal() / (counts.sum(dim=0) + counts.sum(dim=1))
-
-
-def per_class(confusion: Tensor, class_names: Sequence[str]) -> list[ClassScores]:
-    """Precision, recall, F1 and support of each class, in the order of the classes."""
-    counts = confusion.double()
-    right = counts.diagonal()
-    precision, recall = right / counts.sum(dim=0), right / counts.sum(dim=1)
-    rows = zip(
-        class_names,
-        precision.tolist(),
-        recall.tolist(),
-        _f1_by_class(confusion).tolist(),
-        confusion.sum(dim=1).tolist(),
-        strict=True,
-    )
-    return [ClassScores(name, *scores) for name, *scores in rows]

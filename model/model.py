@@ -11,15 +11,15 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
-from model.backbone import WEIGHTS_ARGUMENTS, build_backbone, check_backbone, check_backbone_weights
-from model.heads import HEADS_ARGUMENTS, LinearHeads, check_heads
+from model.backbone import build_backbone, check_backbone_weights
+from model.heads import LinearHeads
 from utils.config.signatures import PositiveInt
 
 __all__ = ["BaselineCNN", "TimmModelMulti"]
 
 
 def build_without_weights(arch: Mapping[str, Any], num_classes: Mapping[str, int]) -> BaseModel:
-    """The model of a config's "arch" section, its weights random: a checkpoint brings them.
+    """The model of a config's "arch" section with random weights.
 
     Raises ValueError for a model that is not listed here."""
     if arch["type"] not in __all__:
@@ -33,21 +33,23 @@ Pooling = Literal["gem", "avg", "max", "avgmax", "catavgmax", "token", "map"]
 
 
 class TimmModelMulti(BaseModel):
-    """Any of timm's image classifiers, its classifier replaced by one linear layer a head on the pooled features.
+    """A timm image classifier whose classifier is replaced by one linear layer a head on the pooled features.
 
     model_name: timm's, with or without a tag ("resnet18", "resnet18.a1_in1k")
-    pretrained: fetch timm's weights from the Hugging Face hub, once
+    pretrained: download timm's weights from the Hugging Face hub, once
     weights_file: weights of this network instead, of any program: a run's checkpoint, .pth or .safetensors
     drop_rate: dropout before the heads
     drop_path_rate: stochastic depth, where the backbone has it
-    img_size: side of the images in pixels, for backbones that are built for one size (ViT, Swin, ...), if not their own
-    pooling: "gem" (see `GeM`) for backbones with a map of features, or another of timm's poolings that the backbone
-        knows, instead of its own
-    dropout_samples, embedding_size: see `LinearHeads`
-    gradient_checkpointing: keep fewer activations in memory and compute them again in the backward pass, where timm
-        can: slower, with the same gradients
+    img_size: side of the images in pixels, for backbones that are built for one size (ViT, Swin, ...); null for the
+        backbone's own
+    pooling: "gem" (see `GeM`) for backbones with a feature map, or one of timm's that the backbone has; null for the
+        backbone's own
+    dropout_samples: see `LinearHeads`
+    embedding_size: see `LinearHeads`
+    gradient_checkpointing: recompute activations in the backward pass to save memory, where timm supports it: slower,
+        the same gradients
 
-    Raises ValueError if weights cannot be had.
+    Raises ValueError if the backbone cannot be built so, or its weights cannot be loaded.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class TimmModelMulti(BaseModel):
             drop_path_rate=drop_path_rate,
             img_size=img_size,
         )
-        # Not num_features: some have a layer more between pooling and classifier (vgg, mobilenetv3, ...).
+        # Not num_features: some have one more layer between pooling and classifier (vgg, mobilenetv3, ...).
         num_features = int(self.backbone.head_hidden_size)  # type: ignore[arg-type]
         self.heads = LinearHeads(num_features, num_classes, drop_rate, dropout_samples, embedding_size)
         preprocessing = resolve_model_data_config(self.backbone)
@@ -84,18 +86,9 @@ class TimmModelMulti(BaseModel):
         self.mean, self.std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
 
     @classmethod
-    def check_arguments(cls, **arguments: Any) -> None:
-        """Raises ValueError for a backbone that timm does not have (with the nearest names) or cannot build so."""
-        check_heads(arguments)
-        others = (*HEADS_ARGUMENTS, *WEIGHTS_ARGUMENTS)
-        check_backbone(**{name: value for name, value in arguments.items() if name not in others})
-
-    @classmethod
     def check_weights(cls, **arguments: Any) -> None:
         """See BaseModel.check_weights."""
-        check_backbone_weights(
-            **{name: value for name, value in arguments.items() if name in ("model_name", *WEIGHTS_ARGUMENTS)}
-        )
+        check_backbone_weights(arguments["model_name"], arguments["pretrained"], arguments["weights_file"])
 
     @classmethod
     def arguments_without_weights(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +100,7 @@ class TimmModelMulti(BaseModel):
         return self.heads(self.backbone(images))
 
     def stages(self) -> list[list[str]]:
-        """See BaseModel.stages. They are timm's own groups; what `pooling` adds to the backbone is in none."""
+        """See BaseModel.stages. They are timm's groups, without the weights that `pooling` adds."""
         return [[f"backbone.{name}" for name in names] for names in self._stages]
 
     def title(self) -> str:
@@ -116,10 +109,14 @@ class TimmModelMulti(BaseModel):
 
 
 class BaselineCNN(BaseModel):
-    """The small network a beginner starts with: four convolutions, each halving the image, and the mean over places.
+    """A small network to begin with: four convolutions, each halving the image, and global average pooling.
 
-    width: channels of the first convolution, doubled by each next one; drop_rate: dropout before the heads;
-    dropout_samples, embedding_size: see `LinearHeads`. It takes images of any size.
+    It takes images of any size.
+
+    width: channels of the first convolution, doubled by each next one
+    drop_rate: dropout before the heads
+    dropout_samples: see `LinearHeads`
+    embedding_size: see `LinearHeads`
     """
 
     def __init__(
@@ -141,11 +138,6 @@ class BaselineCNN(BaseModel):
             ]
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.heads = LinearHeads(channels[-1], num_classes, drop_rate, dropout_samples, embedding_size)
-
-    @classmethod
-    def check_arguments(cls, **arguments: Any) -> None:
-        """Raises ValueError for several dropouts that drop nothing."""
-        check_heads(arguments)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See BaseModel.forward."""

@@ -1,9 +1,7 @@
-"""The optimizers that a config may name, and how they are put together with a model.
+"""The optimizers that a config may name, torch's and timm's, and their parameter groups.
 
-torch's and timm's under their names and with their arguments; where both have a name, torch's is meant, but for Muon,
-which torch's has for matrices only. Left out is what one plain step a batch does not serve: closures (LBFGS), second
-derivatives (Adahessian), sparse gradients (SparseAdam), full batches (Rprop), averages that nobody reads (ASGD), steps
-that draw random numbers (Kron).
+Where both libraries have a name it is torch's, but for Muon, which torch has for matrices only. Left out are optimizers
+that need more than one plain step a batch (LBFGS, Adahessian, SparseAdam, Rprop, ASGD) or draw random numbers (Kron).
 """
 
 from __future__ import annotations
@@ -50,28 +48,27 @@ __all__ = [  # noqa: RUF022 - torch's come first
 ]  # fmt: skip
 
 PROGRAMS_ARGUMENTS = ("params", "capturable", "differentiable", "maximize", "adamw_lr", "verbose")
-"""Arguments that a config may not give: they are for CUDA graphs, for gradients of the step itself, or for climbing, or
-have a successor (Muon's adamw_lr)."""
+"""Arguments that a config may not set."""
 
 
 def lookahead(optimizer: Optimizer, alpha: Annotated[float, Field(gt=0, le=1)] = 0.5, k: PositiveInt = 6) -> Lookahead:
     """timm's Lookahead (Zhang et al. 2019): every k updates the weights become slow_weights + alpha * (weights -
-    slow_weights), which are the new slow weights. Its first slow weights are those after k updates.
+    slow_weights), which are the new slow weights. The first slow weights are those after k updates.
 
-    alpha: the part of the way that the slow weights go;
-    k: updates between two such steps.
+    alpha: step size of the slow weights
+    k: updates between two steps of the slow weights
     """
     return Lookahead(optimizer, alpha, k)
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Beside an optimizer's type and args.
+    """Settings of an optimizer beside its type and args.
 
-    decay_norms_and_biases: false takes weight decay off norms, biases and other parameters of one dimension, and off
-    those that the model itself exempts;
-    layer_decay: each stage of the backbone learns with this times the rate of the one above it, the topmost with this
-    times the heads' rate, which is lr; null: all learn with lr.
+    decay_norms_and_biases: false turns weight decay off for norms, biases and other parameters of one dimension, and
+        for those that the model itself exempts
+    layer_decay: the learning rate of each stage of the backbone is this times that of the stage above it, the last
+        stage's this times lr; null: all learn with lr
     """
 
     decay_norms_and_biases: bool = True
@@ -84,16 +81,15 @@ def build_optimizer(
     further: Iterable[Parameter] = (),
     settings: OptimizerSettings | None = None,
 ) -> Optimizer:
-    """The optimizer of all of a model's parameters (also of the frozen ones, which may be unfrozen later), and of
-    `further` ones, the criterion's own, which learn with the full rate and do not decay.
+    """The optimizer of all of a model's parameters, frozen ones included.
 
-    make: from parameter groups, as torch has them, to the optimizer. With plain settings and nothing further there is
-    one group, `model.parameters()`. Sharpness-aware minimisation is not the optimizer's: see the trainer.
+    make: from torch's parameter groups to the optimizer
+    further: the criterion's parameters, which learn with the full rate and do not decay
+
     Raises ValueError for a layer_decay where the model has no stages."""
     settings = settings or OptimizerSettings()
     groups = parameter_groups(model, settings.decay_norms_and_biases, settings.layer_decay)
-    own = list(further)
-    if own:
+    if own := list(further):
         groups.append({"params": own, "weight_decay": 0.0})
     optimizer = make(groups)
     for group in optimizer.param_groups:
@@ -104,12 +100,11 @@ def build_optimizer(
 def parameter_groups(
     model: BaseModel, decay_norms_and_biases: bool = True, layer_decay: float | None = None
 ) -> list[dict[str, Any]]:
-    """The model's parameters as torch's optimizers take them, {"params": [...], ...}, none left out.
+    """The model's parameters in torch's groups, with "weight_decay": 0 for those that do not decay.
 
-    A group whose rate is not to be the optimizer's own has "lr_scale", the factor (which whoever builds the optimizer
-    applies); one that does not decay has "weight_decay": 0. Raises ValueError for a layer_decay of no stages."""
+    With layer_decay they have "lr_scale", the factor of the learning rate, which `build_optimizer` applies."""
     scales = {} if layer_decay is None else rate_scales(model, layer_decay)
-    undecayed = set() if decay_norms_and_biases else without_decay(model)
+    undecayed = set() if decay_norms_and_biases else _without_decay(model)
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         scale, decays = scales.get(name, 1.0), name not in undecayed
@@ -123,24 +118,21 @@ def parameter_groups(
 
 
 def rate_scales(model: BaseModel, layer_decay: float) -> dict[str, float]:
-    """By parameter of a stage: layer_decay ** n, n = 1 for the last stage, 2 for the one below it, and so on.
+    """By parameter, layer_decay for the last stage, its square for the one before, ...  (BEiT, Bao et al. 2021).
 
-    The layer-wise learning rates of BEiT (Bao et al. 2021). What is in no stage, such as the heads, has the full
-    rate. Raises ValueError if the model has no stages. A model on the meta device will do."""
-    if not model.stages():
+    What is in no stage has the full rate. Raises ValueError if the model has no stages."""
+    stages = model.stages()
+    if not stages:
         raise ValueError(f"layer_decay = {layer_decay}: {model.title()} has no stages; leave it out")
-    return {
-        name: layer_decay**number for number, names in enumerate(reversed(model.stages()), start=1) for name in names
-    }
+    return {name: layer_decay**number for number, names in enumerate(reversed(stages), start=1) for name in names}
 
 
-def without_decay(model: nn.Module) -> set[str]:
-    """The parameters that weight decay would do no good: of one dimension or none (norms' and biases), named bias, or
-    listed by the `no_weight_decay()` of timm's models (position embeddings, ...), which may hold * for any text."""
+def _without_decay(model: nn.Module) -> set[str]:
+    """Norms' parameters, biases, and those in the `no_weight_decay()` of timm's models, names which may contain *."""
     exempt = []
     for prefix, module in model.named_modules():
-        listed: Callable[[], Iterable[str]] | None = getattr(module, "no_weight_decay", None)
-        exempt += [f"{prefix}.{name}" if prefix else name for name in (listed() if listed else ())]
+        listed: Callable[[], Iterable[str]] = getattr(module, "no_weight_decay", tuple)
+        exempt += [f"{prefix}.{name}" if prefix else name for name in listed()]
     return {
         name
         for name, parameter in model.named_parameters()
@@ -149,15 +141,13 @@ def without_decay(model: nn.Module) -> set[str]:
 
 
 def dry_run(make: Callable[[list[Parameter]], Optimizer]) -> None:
-    """Makes an optimizer of a matrix and a vector, and takes a step with it.
+    """Makes an optimizer of a matrix and a vector, and takes a step with it: some check arguments only then.
 
-    Raises ValueError for a number out of its range, which some of timm's take in silence, and what the library raises:
-    some look at their arguments only as they step."""
+    Raises ValueError for a number out of its range, which some of timm's accept, and what the library raises."""
     parameters = [Parameter(torch.zeros(4, 4)), Parameter(torch.zeros(4))]
     optimizer = make(parameters)
     for name, value in optimizer.param_groups[0].items():
-        values = value if isinstance(value, list | tuple) else [value]
-        numbers = [each for each in values if isinstance(each, int | float)]
+        numbers = [each for each in (value if isinstance(value, list | tuple) else [value]) if _is_number(each)]
         if name in ("lr", "weight_decay", "eps") and any(number < 0 for number in numbers):
             raise ValueError(f"{name} = {value} must be at least 0")
         if name in ("momentum", "betas", "betas_1d") and any(not 0 <= number < 1 for number in numbers):
@@ -167,13 +157,16 @@ def dry_run(make: Callable[[list[Parameter]], Optimizer]) -> None:
     optimizer.step()
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
 def fused_argument(
     optimizer: Callable[..., Optimizer], arguments: Mapping[str, Any], device: torch.device
 ) -> dict[str, bool]:
-    """What to add to the config's `arguments` of an optimizer for a model on `device`: on a GPU {"fused": True}, one
-    kernel for all parameters, where it has that and the config leaves it open; {} otherwise.
-
-    On a CPU the fused step rounds differently from the plain one, and gains little beside the model."""
-    given = {name for name, value in arguments.items() if value is not None}
-    open_to = inspect.signature(optimizer).parameters.keys() - given
-    return {"fused": True} if device.type == "cuda" and {"fused", "foreach"} <= open_to else {}
+    """{"fused": True}, one kernel for all parameters, on a GPU if the optimizer has it and `arguments` leave it open;
+    else {}. On a CPU the fused step rounds differently, and gains little."""
+    left_open = inspect.signature(optimizer).parameters.keys() - {
+        name for name, value in arguments.items() if value is not None
+    }
+    return {"fused": True} if device.type == "cuda" and {"fused", "foreach"} <= left_open else {}

@@ -4,8 +4,10 @@ All are fed from memory, each as its own loader leaves the batches there: see `N
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -16,9 +18,8 @@ from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.batch import Batch
 from base.preprocessing import Preprocessing
-from benchmarks.fitting import Entrant, Fitted, interleaved_where_they_fit
 from benchmarks.loops import TeamsLoop, TimmsLoop, as_floats
-from benchmarks.measuring import Contender, Figure, Row, Target, ratios, seconds_of
+from benchmarks.measuring import Contender, Figure, Row, Target, Values, interleaved, ratios, seconds_of
 from benchmarks.roofline import Limits, layer_costs, measured_limits
 from benchmarks.synthetic import (
     SyntheticLoader,
@@ -74,46 +75,88 @@ NOTES = [
 ]
 
 
+@dataclass
+class Entrant:
+    """A way to train, in memory once, and measured in one or more ways.
+
+    contenders: by name
+    counts: measurements that are taken once, by name
+    close: called when nothing more is measured
+    """
+
+    contenders: dict[str, Contender]
+    counts: dict[str, Contender] = field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
+
+
 def measure(workplace: Workplace, case: Case) -> Row:
     limits = measured_limits(workplace.device, compute_type_of(workplace, case))
-    builders: dict[str, Callable[[], Entrant]] = {
-        OURS: partial(ours, workplace, case, compiled=False),
-        COMPILED: partial(ours, workplace, case, compiled=True),
-        TEAMS: partial(teams, workplace, case),
-        TIMM: partial(timms, workplace, case),
-    }
-    fitted = interleaved_where_they_fit(builders, workplace.scale.rounds)
-    alone = [f"measured alone, since it did not fit beside the others: {', '.join(fitted.alone)}"]
+    entrants, missing = built(
+        {
+            OURS: partial(ours, workplace, case, compiled=False),
+            COMPILED: partial(ours, workplace, case, compiled=True),
+            TEAMS: partial(teams, workplace, case),
+            TIMM: partial(timms, workplace, case),
+        }
+    )
+    contenders = {name: contender for each in entrants for name, contender in each.contenders.items()}
+    values = interleaved(contenders, workplace.scale.rounds)
+    counts = {name: count() for each in entrants for name, count in each.counts.items()}
+    for entrant in entrants:
+        entrant.close()
     return Row(
         f"Training on a GPU: {case.model_name} at {case.side}, batch {case.batch_size}",
-        figures_of(workplace, case, fitted, limits),
+        figures_of(workplace, case, values, counts, limits),
         {
             **case._asdict(),
             "steps": steps_of(workplace, case),
             "float32_matmul_precision": torch.get_float32_matmul_precision(),
         },
-        [*NOTES, *(alone if fitted.alone else [])],
-        fitted.missing,
+        NOTES,
+        missing,
     )
 
 
-def figures_of(workplace: Workplace, case: Case, fitted: Fitted, limits: Limits) -> list[Figure]:
-    """Of those that could be measured: images/s, ratios, synchronisations, shares of the limits."""
-    figures = [Figure(name, "images/s", values) for name, values in fitted.values.items()]
+def built(builders: Mapping[str, Callable[[], Entrant]]) -> tuple[list[Entrant], dict[str, str]]:
+    """The entrants that fit on the card together, each run once, and by name why the others are missing."""
+    entrants: list[Entrant] = []
+    missing: dict[str, str] = {}
+    for name, build in builders.items():
+        entrant = None
+        try:
+            entrant = build()
+            for contender in entrant.contenders.values():
+                contender()
+        except torch.OutOfMemoryError:
+            missing[name] = "out of memory beside the others"
+        if name not in missing and entrant is not None:
+            entrants.append(entrant)
+        elif entrant is not None:
+            entrant.close()
+        entrant = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return entrants, missing
+
+
+def figures_of(
+    workplace: Workplace, case: Case, values: Mapping[str, Values], counts: Mapping[str, float], limits: Limits
+) -> list[Figure]:
+    """Images/s, ratios, synchronisations and shares of the limits."""
+    figures = [Figure(name, "images/s", each) for name, each in values.items()]
     of_ours = [named(way, feed) for feed in (HOST, RESIDENT) for way in (OURS, COMPILED)]
-    of_ours = [name for name in of_ours if name in fitted.values]
+    of_ours = [name for name in of_ours if name in values]
     counted = TARGET if case == COUNTED else None
     for name in of_ours:
         for peer in (TEAMS, TIMM):
-            if peer in fitted.values:
+            if peer in values:
                 target = counted if peer == TEAMS and name.endswith(HOST) else None
-                over = ratios(fitted.values[name], fitted.values[peer])
-                figures.append(Figure(f"{name} / {peer}", "x", over, target))
-    for name, count in fitted.counts.items():
-        figures.append(Figure(name, "per step", [count]))
+                figures.append(Figure(f"{name} / {peer}", "x", ratios(values[name], values[peer]), target))
+    figures += [Figure(name, "per step", [count]) for name, count in counts.items()]
     for limit, seconds in least_seconds(workplace, case, limits).items():
         for name in of_ours:
-            shares = [100 * seconds * each / case.batch_size for each in fitted.values[name]]
+            shares = [100 * seconds * each / case.batch_size for each in values[name]]
             figures.append(Figure(f"{name}, share of the limit by {limit}", "%", shares))
     return figures
 

@@ -1,4 +1,4 @@
-"""The similarity of those losses of pytorch-metric-learning that take its arc cosine, or its histogram."""
+"""The similarity for losses of pytorch-metric-learning that take its arc cosine, or its histogram."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class BoundedCosineSimilarity(CosineSimilarity):
-    """Never quite 1 or -1, where the arc cosine has no finite slope, and where the last bin of a histogram ends."""
+    """Below 1 and above -1, where the arc cosine has no finite slope and the last bin of a histogram ends."""
 
     def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
         """The similarities (Q, R) of embeddings (Q, E) and (R, E)."""

@@ -14,16 +14,15 @@ class F1Loss(HeadLoss):
     """1 - soft macro F1 of the batch: F1_c = 2 TP_c / (2 TP_c + FP_c + FN_c), counted with probabilities.
 
     TP_c = sum_i y_ic p_ic, FP_c = sum_i (1 - y_ic) p_ic, FN_c = sum_i y_ic (1 - p_ic), p = softmax(logits), y one-hot;
-    so the denominator is sum_i (p_ic + y_ic). The mean is taken over the classes that occur among the known targets,
-    weighted with class_weights if given: a class that does not occur has F1 0 whatever the logits say, and would only
-    add a constant.
+    so the denominator is sum_i (p_ic + y_ic). The mean, weighted with class_weights if given, is over the classes that
+    occur among the known targets: another class would only add a constant.
 
-    F1 is a ratio of sums over samples, not a sum: it is that of each batch, and needs large ones. Where batches share
-    a normaliser each counts by its number of known samples.
+    F1 is of a batch as a whole, which should be large. Where batches share a normaliser each counts by its number of
+    known samples.
     """
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Each sample's share of the batch's loss: all alike, since F1 belongs to the batch as a whole."""
+        """The batch's loss divided equally among the samples."""
         known = torch.ones_like(target, dtype=torch.bool)
         return (self.total(logits, target, known) / len(target)).expand(len(target))
 

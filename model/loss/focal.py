@@ -16,10 +16,10 @@ from model.loss.head_loss import HeadLoss
 class FocalLoss(HeadLoss):
     """Focal loss, FL(p_t) = -(1 - p_t)^gamma log p_t, p = softmax(logits)  (Lin et al. 2017, eq. 4).
 
-    class_weights stand for the paper's alpha_t (eq. 5); the sum is divided by the sum of the weights, where the paper
-    has the number of positives.
+    Class weights are the paper's alpha_t (eq. 5); the sum is divided by the sum of the weights, not by the number of
+    positives.
 
-    gamma: how strongly samples that are already right are discounted; 0 is cross entropy
+    gamma: how much well-classified samples are discounted; 0 is cross entropy
     """
 
     def __init__(

@@ -15,9 +15,10 @@ from model.loss.head_loss import HeadLoss
 class LabelSmoothingLoss(HeadLoss):
     """Cross entropy against (1 - smoothing) * one-hot + smoothing / C  (Szegedy et al. 2016, section 7).
 
-    smoothing: 0 is cross entropy, 1 knows no labels. With class weights it is torch's
-    `cross_entropy(weight=class_weights, label_smoothing=smoothing)`: each class's share of the smoothed label has that
-    class's weight, and the sum is divided by the sum of the targets' weights.
+    As in torch's `cross_entropy(weight=class_weights, label_smoothing=smoothing)`, each class's share of the smoothed
+    label has that class's weight, and the sum is divided by the sum of the targets' weights.
+
+    smoothing: 0 is cross entropy, 1 ignores the labels
     """
 
     def __init__(
@@ -33,6 +34,6 @@ class LabelSmoothingLoss(HeadLoss):
         return F.cross_entropy(logits, target, label_smoothing=self.smoothing, reduction="none")
 
     def weighted_per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
-        """As `per_sample`, with weights inside: a smoothed label has a share in every class."""
+        """As `per_sample`, with the weight of each class on its share of the label."""
         weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
         return F.cross_entropy(logits, target, weight=weights, label_smoothing=self.smoothing, reduction="none")

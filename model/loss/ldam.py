@@ -17,11 +17,11 @@ class LDAMLoss(HeadLoss):
     -log p_t, p = softmax(scale * (z - m)), where m_t = K / n_t^(1/4) is subtracted from the target's logit z_t alone;
     n_c is the number of training samples of class c (0 counts as 1), and K gives the rarest class `max_margin`.
 
-    The authors' code has max_margin 0.5 and scale 30, for logits that are cosines, -1 to 1. The heads here give logits
-    without bounds, of which the equation holds with scale 1; their margins may well be wider.
+    The authors' code has max_margin 0.5 and scale 30, for logits that are cosines. The heads here have unbounded
+    logits, for which the equation holds with scale 1; wider margins are reasonable.
 
     max_margin: of the rarest class, in units of the logits
-    scale: of the logits
+    scale: factor of the logits
     """
 
     margins: Tensor | None

@@ -11,10 +11,10 @@ from model.loss.head_loss import HeadLoss
 class OrdinalLoss(HeadLoss):
     """Squared earth mover's distance, sum_c (P_c - T_c)^2, for classes in an order  (Hou, Yu & Samaras 2016).
 
-    P_c = sum of p_j over j <= c, p = softmax(logits); T_c likewise of the one-hot truth: 1 from the target on. What
-    is two classes off costs more than what is one off, 0 to C - 1 in all. The order is that of the head's classes.
+    P_c = sum of p_j over j <= c, p = softmax(logits); T_c likewise of the one-hot truth: 1 from the target on. The loss
+    grows with the distance in classes, from 0 to C - 1. The order is that of the head's classes.
 
-    A wrong answer that is certain has hardly a slope: where training does not begin to move, begin with cross entropy.
+    A certain wrong prediction has almost no gradient: if the loss does not fall, train with cross entropy first.
     """
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -15,27 +15,20 @@ import torch
 
 from base.batch import Batch
 from benchmarks import run as command
-from benchmarks.fitting import Fitted
 from benchmarks.measuring import Row
-from benchmarks.roofline import Limits, layer_costs
+from benchmarks.roofline import Limits
 from benchmarks.rows import (
     cache_build,
-    cpu_training,
-    evaluation_feed,
     first_batch,
-    full_size,
     gpu_training,
-    judging,
     loading,
+    prediction,
     trainer_overhead,
-    transport,
     waiting,
 )
 from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
 from benchmarks.workplace import Workplace
-from data_loader.samplers import BatchKeys
 from utils.errors import ConfigError
-from utils.run_folders import RunFolders
 
 
 def checked(row: Row, rounds: int = 2) -> dict[str, float]:
@@ -62,20 +55,6 @@ def test_loading(workplace: Workplace) -> None:
     assert all(value > 0 for value in medians.values())
     assert sorted(targets(row).values()) == [(1.8, 2.2), (7, 10), (9, 25), (9, 25)]
     assert row.missing == {}
-
-
-def test_the_feed_for_evaluation(workplace: Workplace) -> None:
-    row = evaluation_feed.measure(workplace)
-    assert {"memory", "disk"} <= checked(row).keys()
-    assert list(targets(row).values()) == [(40, 100)]
-
-
-def test_transports_worker_copies_alone() -> None:
-    """The row itself is measured by the command, below."""
-    source = transport.OneImageInSlots(np.full((2, 2, 3), 9, np.uint8), 5)
-    made = np.zeros((3, 2, 2, 3), np.uint8)
-    source.fill(BatchKeys(0, np.arange(3), np.zeros(3, np.int64)), [made])
-    assert (made == 9).all()
 
 
 @pytest.mark.long
@@ -172,22 +151,10 @@ def test_each_time_is_told_as_what_it_is(
     assert trainer.completed_epochs == 2
 
 
-def test_training_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_training, "TARGETS", {"resnet10t": cpu_training.TARGETS["efficientnet_b0"]})
-    monkeypatch.setattr(cpu_training, "CASES", [("resnet10t", 2), ("resnet10t", 4)])
-    row = cpu_training.measure(workplace)
-    cases = {"resnet10t at batch 2", "resnet10t at batch 4"}
-    assert targets(row) == {f"{case}: ratio": (2.5, 2.9) for case in cases}
-    assert checked(row).keys() == {
-        f"{case}, {name}" for case in cases for name in (cpu_training.OURS, cpu_training.PLAIN)
-    } | {f"{case}: ratio" for case in cases}
-    assert row.settings["chosen"].keys() == cases
-
-
 @pytest.mark.long
-def test_judging(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "MODELS", ("resnet10t", "mobilenetv3_small_050"))
-    row = judging.measure(workplace)
+def test_prediction(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "MODELS", ("resnet10t", "mobilenetv3_small_050"))
+    row = prediction.measure(workplace)
     assert len(checked(row)) == 6
     assert len(targets(row)) == 2
     assert len((workplace.folder / "answers.csv").read_text().splitlines()) == 1 + 7
@@ -226,34 +193,20 @@ def test_training_on_a_gpu_on_a_cpu(workplace: Workplace, monkeypatch: pytest.Mo
     json.dumps(row.settings)
 
 
-@pytest.mark.long
-def test_a_contender_without_room_on_the_gpu_costs_no_other(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 ... Process 71 ...")
+def test_what_does_not_fit_on_a_gpu_is_missing() -> None:
+    closed: list[str] = []
 
-    monkeypatch.setattr(gpu_training.TeamsLoop, "epoch", full)
-    row = gpu_row_on_a_cpu(workplace, monkeypatch)
-    names = {figure.name for figure in row.figures}
-    assert row.missing == {"the teams' loop": "out of memory, of which it wanted 2.50 GiB more"}
-    assert {"ours, from the host", "timm's step", "ours, data on the device / timm's step"} <= names
-    assert not any("teams" in name for name in names)
+    def full() -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
+    def entrant(name: str, contender: Any) -> Any:
+        return lambda: gpu_training.Entrant({name: contender}, close=lambda: closed.append(name))
 
-def test_figures_of_what_could_be_measured(workplace: Workplace) -> None:
-    """Of the layers counted on a real device, where the row counts them without memory."""
-    case = gpu_training.Case("resnet10t", 32, 4)
-    fitted = Fitted({"ours, from the host": [30.0, 40.0], "the teams' loop": [10.0, 5.0]})
-    limits = Limits(1e9, 1e12)
-    figures = {each.name: each for each in gpu_training.figures_of(workplace, case, fitted, limits)}
-    assert figures["ours, from the host / the teams' loop"].values == [3.0, 8.0]
-    assert figures["ours, from the host / the teams' loop"].target is None  # as the case does not count
-    model = gpu_training.parts_by_hand(workplace, case)[0]
-    layers = layer_costs(model, torch.zeros(4, 3, 32, 32), gpu_training.compute_type_of(workplace, case).itemsize)
-    shares = figures["ours, from the host, share of the limit by bytes and arithmetic"].values
-    assert shares[0] == pytest.approx(100 * limits.seconds(layers, model.num_parameters) / (4 / 30))
-    assert not any("timm" in name or "compiled" in name or "device" in name for name in figures)
+    builders = {"first": entrant("first", lambda: 1.0), "large": entrant("large", full), "no room": full}
+    entrants, missing = gpu_training.built({**builders, "last": entrant("last", lambda: 2.0)})
+    assert [list(each.contenders) for each in entrants] == [["first"], ["last"]]
+    assert missing.keys() == {"large", "no room"}
+    assert closed == ["large"]
 
 
 def test_what_feeds_whom(workplace: Workplace) -> None:
@@ -269,17 +222,6 @@ def test_what_feeds_whom(workplace: Workplace) -> None:
     assert all(torch.equal(target, batch.targets[head]) for head, target in targets_of_heads.items())
 
 
-def test_the_counted_case_on_a_gpu_comes_first() -> None:
-    assert command.GROUPS["gpu_training"][0] == "gpu_training_efficientnetv2_rw_s_64"
-    assert len(set(command.GROUPS["gpu_training"])) == 4 * 2
-
-
-def test_the_run_of_full_size_names_the_newest_run(tmp_path: Path) -> None:
-    for run in ("1120_100000", "1120_110000", "1119_230000"):
-        RunFolders.in_save_dir(tmp_path, "Benchmark", run).models.mkdir(parents=True)
-    assert full_size.newest_run(tmp_path / "models").name == "1120_110000"
-
-
 def test_the_command_measures_keeps_and_prints(
     tmp_path: Path,
     photographs: Path,
@@ -289,14 +231,13 @@ def test_the_command_measures_keeps_and_prints(
 ) -> None:
     monkeypatch.setattr(command, "QUICK", workplace.scale)
     output = tmp_path / "results.json"
-    command.main(["--quick", "--rows", "transport", "--data", str(photographs), "--output", str(output)])
+    command.main(["--quick", "--rows", "cache_build", "--data", str(photographs), "--output", str(output)])
     report = json.loads(output.read_text())
-    assert list(report["rows"]) == ["transport"]
-    assert report["rows"]["transport"]["scale"]["rounds"] == 2
-    names = {figure["name"] for figure in report["rows"]["transport"]["figures"]}
-    assert {"slots, workers: 1", "pipe, uint8, workers: 2", "pipe, float32, workers: 2"} <= names
+    assert list(report["rows"]) == ["cache_build"]
+    assert report["rows"]["cache_build"]["scale"]["rounds"] == 2
+    assert "decoding alone" in {figure["name"] for figure in report["rows"]["cache_build"]["figures"]}
     printed = capsys.readouterr().out
-    assert "## Transport alone" in printed
+    assert "## Building the cache" in printed
     assert str(output) in printed
 
 
@@ -307,9 +248,9 @@ def test_the_command_measures_keeps_and_prints(
         (["--rows", "full_size", "loading"], "measured alone"),
         (["--quick", "--write-readme"], "not with --quick"),
         (["--rows", "loading", "one", "gpu_training", "two"], r"^--rows one: .*\n--rows two: [^\n]*$"),
-        (["--rows", "transport", "--data", __file__], f"^--data {__file__} is not empty"),
-        (["--rows", "transport", "--output", f"{__file__}/x.json"], rf"^--output {__file__}/x.json: cannot be written"),
-        (["--rows", "transport", "--output", "/proc/x.json"], "^--output /proc/x.json: cannot be written"),
+        (["--rows", "loading", "--data", __file__], f"^--data {__file__} is not empty"),
+        (["--rows", "loading", "--output", f"{__file__}/x.json"], rf"^--output {__file__}/x.json: cannot be written"),
+        (["--rows", "loading", "--output", "/proc/x.json"], "^--output /proc/x.json: cannot be written"),
         pytest.param(
             ["--rows", "gpu_training"],
             "^--rows gpu_training: needs a CUDA device",

@@ -41,17 +41,6 @@ def test_the_experts_loop_learns_the_trainers_weights(workplace: Workplace) -> N
         torch.testing.assert_close(by_expert[name], weight, atol=1e-5, rtol=1e-4)
 
 
-def test_the_experts_optimizer_has_the_trainers_settings(workplace: Workplace) -> None:
-    trainer = small_trainer(workplace)
-    loop = experts_loop(trainer, workplace.config()["loss"]["heads"])
-    theirs, ours = (dict(each.param_groups[0]) for each in (loop.optimizer, trainer.learner.optimizer))
-    assert type(loop.optimizer) is type(trainer.learner.optimizer)
-    assert len(theirs.pop("params")) == len(ours.pop("params"))
-    ours.pop("initial_lr", None)  # a schedule's
-    assert theirs == ours
-    assert theirs["amsgrad"]
-
-
 def test_the_trainer_tells_its_trackers_of_each_epoch(workplace: Workplace) -> None:
     trainer = small_trainer(workplace)
     train_one_epoch(trainer)

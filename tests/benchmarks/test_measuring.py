@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterator
 
 import cv2
-import numpy as np
 import pytest
 import torch
 
-from benchmarks.feeding import drained, images_of, read_every_byte
-from benchmarks.measuring import Figure, Target, fastest, interleaved, one_thread, ratios, seconds_of
+from benchmarks.feeding import drained
+from benchmarks.measuring import Figure, Target, fastest, interleaved, ratios
 from benchmarks.rows.waiting import simulated_epoch
 
 
@@ -33,9 +32,7 @@ def test_ratios_are_taken_within_rounds() -> None:
     """A machine that is half as fast in one round: the ratio does not show it, that of the medians would."""
     ours, theirs = [100.0, 50.0, 120.0], [10.0, 5.0, 6.0]
     assert ratios(ours, theirs) == [10.0, 10.0, 20.0]
-    figure = Figure("ratio", "x", ratios(ours, theirs))
-    assert figure.median == 10.0
-    assert figure.median != 100.0 / 6.0  # of the medians
+    assert Figure("ratio", "x", ratios(ours, theirs)).median == 10.0
 
 
 @pytest.mark.parametrize(
@@ -45,9 +42,7 @@ def test_ratios_are_taken_within_rounds() -> None:
         (9.9, Target(7, 10), "floor"),
         (6.9, Target(7, 10), "below the floor"),
         (1.0, Target(2, 1, less_is_better=True), "aim"),
-        (1.5, Target(2, 1, less_is_better=True), "floor"),
         (2.1, Target(2, 1, less_is_better=True), "below the floor"),
-        (-3.0, Target(2, 1, less_is_better=True), "aim"),
         (10.0, None, ""),
     ],
 )
@@ -55,48 +50,17 @@ def test_verdicts(value: float, target: Target | None, verdict: str) -> None:
     assert Figure("figure", "x", [value, 1e9, -1e9], target).verdict() == verdict
 
 
-def test_one_thread_and_back() -> None:
-    torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
-    with one_thread():
-        assert torch.get_num_threads() == 1
-        assert cv2.getNumThreads() == 1
-    assert (torch.get_num_threads(), cv2.getNumThreads()) == (torch_threads, cv2_threads)
-
-
-def test_seconds_cover_the_work() -> None:
-    assert seconds_of(lambda: time.sleep(0.02)) >= 0.02
-
-
-def test_a_drain_counts_every_image_of_every_epoch_in_one_thread() -> None:
-    epochs: list[int] = []
-    threads: set[tuple[int, int]] = set()
-    seen: list[int] = []
+def test_a_drain_counts_every_image_in_one_thread() -> None:
+    before = (torch.get_num_threads(), cv2.getNumThreads())
 
     def begin() -> Iterator[tuple[torch.Tensor, None]]:
-        epochs.append(1)
-        threads.add((torch.get_num_threads(), cv2.getNumThreads()))
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
         for size in (4, 4, 2):
             time.sleep(0.01)
             yield torch.zeros(size, 3, 4, 4), None
 
-    rate = drained(begin, 3, lambda images: seen.append(len(images)))()
-    assert threads == {(1, 1)}
-    assert len(epochs) == 3
-    assert seen == [4, 4, 2] * 3
-    assert 0 < rate <= 30 / 0.09  # 30 images in nine sleeps, at the least
-
-
-def test_every_byte_is_read_in_either_layout() -> None:
-    memory = np.random.default_rng(1).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
-    batch = (torch.from_numpy(memory).permute(0, 3, 1, 2), None)
-    words = memory.reshape(-1).view(np.int64)
-    assert read_every_byte(images_of(batch)) == int(words.sum())
-    planes = np.ascontiguousarray(memory.transpose(0, 3, 1, 2))
-    assert read_every_byte(torch.from_numpy(planes)) == int(planes.reshape(-1).view(np.int64).sum())
-    for place in (0, 37, 95):  # whichever byte it is, another value gives another sum
-        changed = memory.copy()
-        changed.reshape(-1)[place] ^= 1
-        assert read_every_byte(torch.from_numpy(changed).permute(0, 3, 1, 2)) != int(words.sum())
+    assert 0 < drained(begin)() <= 10 / 0.03  # ten images in three sleeps, at the least
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == before
 
 
 def test_a_simulated_net_waits_for_slow_batches_and_is_busy_with_them() -> None:

@@ -169,7 +169,7 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] 
     "62-a-head-missing": (lose_a_head, ("heads.head_age.bias", "heads.head_age.weight")),
     "62-weights-in-a-list": (lambda content: content.update(model=[1]), ("no weights", EARLIER)),
     "62-no-tensor": (change_weight(MASK_BIAS, lambda _: "zeros"), ("no weights", EARLIER)),
-    "62-whole-numbers": (change_weight(MASK_BIAS, lambda bias: bias.to(torch.int32)), (MASK_BIAS, "whole numbers")),
+    "62-whole-numbers": (change_weight(MASK_BIAS, lambda bias: bias.to(torch.int32)), (MASK_BIAS, "type")),
     "63-nan": (change_weight(MASK_BIAS, lambda bias: bias * float("nan")), (MASK_BIAS, "finite", EARLIER)),
     "63-infinite": (change_weight(MASK_BIAS, lambda bias: bias + float("inf")), (MASK_BIAS, "finite", EARLIER)),
 }

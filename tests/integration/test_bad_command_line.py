@@ -23,11 +23,8 @@ from utils import files
     ("target", "line"),
     [
         pytest.param("gone", ("gone: there is no such",), id="67-no-folder"),
-        pytest.param("gone/last.pth", ("gone/last.pth: there is no such",), id="67-no-file"),
-        pytest.param("data", ("data: holds no checkpoint", "name a run folder"), id="67-another-folder"),
         pytest.param("saved", ("saved: holds no checkpoint", "name a run folder"), id="67-above-the-runs"),
         pytest.param("tiny.json", ("tiny.json: is not a checkpoint",), id="67-a-config"),
-        pytest.param("data/eval/info.csv", ("data/eval/info.csv: is not a checkpoint",), id="67-a-table"),
     ],
 )
 @pytest.mark.parametrize("script", ["train", "test"])
@@ -51,26 +48,19 @@ def test_67_auto_with_nothing_to_go_on_with_begins(workplace: Workplace) -> None
 
 DEVICES = {
     "68-cuda": ("cuda", "there is no CUDA device here; use --device cpu"),
-    "68-a-second-one": ("cuda:1", "there is no CUDA device here; use --device cpu"),
-    "68-a-number": ("1", "there is no CUDA device here"),
     "68-several": ("0,1", "CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc-per-node=2"),
     "68-no-device": ("gpu", "is not a device; name cpu, cuda or cuda:<number>"),
-    "68-no-number": ("cuda:x", "is not a device; name cpu, cuda or cuda:<number>"),
     "68-another-kind": ("mps", "only cpu and cuda are supported"),
-    "68-a-trial-device": ("meta", "only cpu and cuda are supported"),
 }
 
 
 @pytest.mark.parametrize("case", DEVICES)
-@pytest.mark.parametrize("script", ["train", "test"])
-def test_a_device_that_is_not_there(
-    trained: Workplace, script: str, case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_that_is_not_there(trained: Workplace, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     name, told = DEVICES[case]
     before = trained.files()
-    outcome: Outcome = getattr(trained, script)("--resume", trained.run, "--device", name)
-    outcome.check_refusal(2, (f"--device {name}: ", told))
+    for command in (trained.train, trained.test):
+        command("--resume", trained.run, "--device", name).check_refusal(2, (f"--device {name}: ", told))
     assert trained.files() == before
 
 
@@ -84,10 +74,8 @@ def test_68_more_devices_than_there_are(empty_workplace: Workplace, monkeypatch:
 WRONG_FLAGS = {
     "69-a-typo": ("train", ["--confg", "tiny.json"], ("--confg is not a known flag", 'did you mean "--config"?')),
     "69-unknown": ("train", ["--epochs=3"], ("--epochs is not a known flag", "--help lists them")),
-    "69-abbreviated": ("train", ["--res", "auto"], ("--res is not a known flag",)),
     "69-no-flag": ("train", ["tiny.json"], ("'tiny.json' belongs to no flag", "--help")),
     "69-no-value": ("train", ["--config"], ("--config", "expected one argument")),
-    "69-two": ("train", ["--epochs=3", "--gpu"], ("--epochs is not a known flag", "--gpu is not a known flag")),
     "69-a-typo-of-test": (
         "test",
         ["-r", "x", "--chekpoint", "y"],
@@ -95,10 +83,8 @@ WRONG_FLAGS = {
     ),
     "69-nothing-to-test": ("test", [], ("-r/--resume",)),
     "69-no-side": ("test", ["-r", "x", "--split", "tset"], ("--split", "'tset'", "validation")),
-    "69-no-number": ("test", ["-r", "x", "--bs", "many"], ("--bs", "'many'")),
     "69-batches-of-none": ("test", ["-r", "x", "--bs", "0"], ("--bs 0: must be at least 1",)),
     "69-fewer-than-no-workers": ("test", ["-r", "x", "--num-workers", "-1"], ("--num-workers -1: must be a whole",)),
-    "69-no-number-of-workers": ("test", ["-r", "x", "--num-workers", "1.5"], ("--num-workers 1.5: must be", '"auto"')),
 }
 
 
@@ -121,31 +107,16 @@ def test_a_side_that_the_run_does_not_have(trained: Workplace) -> None:
     outcome.check_refusal(2, ("--split test: ", "no test images", "--info-dir"))
 
 
-@pytest.mark.parametrize("output", ["a folder", "a file/answers.csv", "/proc/answers.csv"])
-def test_an_output_that_cannot_be_written(trained: Workplace, output: str) -> None:
-    (trained.folder / "a folder").mkdir()
-    trained.write("a file", "")
-    if output.startswith("/proc") and not Path("/proc/self").exists():
-        pytest.skip("there is no /proc here")
-    outcome = trained.test("--resume", trained.run, "--output", output)
-    outcome.check_refusal(2, (f"{output}: cannot be written",))
-    assert not list(trained.folder.glob(".*"))
-
-
 @pytest.mark.usefixtures("no_image_is_opened")
 @pytest.mark.parametrize(
     ("output", "more", "told"),
     [
         ("", [], "--output '': names no file"),
-        ("/", [], "--output '/': names no file"),
-        ("data", [], "data: cannot be written: is a folder"),
-        ("pipe", [], "pipe: cannot be written: is no regular file"),
+        ("data", [], "data: cannot be written"),
+        ("tiny.json/answers.csv", [], "tiny.json/answers.csv: cannot be written"),
         ("link to a pipe", [], "link to a pipe: cannot be written: is no regular file"),
-        ("link to nowhere", [], "link to nowhere: cannot be written: "),
-        ("data/eval/info.csv", [], "data/eval/info.csv: cannot be written: is what this command reads"),
         ("link to a table", [], "link to a table: cannot be written: is what this command reads"),
         ("data/train/train.csv", [], "data/train/train.csv: cannot be written: is what this command reads"),
-        ("truth_part1.csv", [], "truth_part1.csv: cannot be written: is what this command reads"),
         ("truth.csv", ["--parts"], "truth_part1.csv: cannot be written: is what this command reads"),
         ("x.csv", ["--probabilities"], "x_probabilities.csv: cannot be written: is a folder"),
         ("model.pth", [], "model.pth: cannot be written: is what this command reads"),
@@ -157,7 +128,7 @@ def test_an_output_that_must_not_be_written_is_refused_first(
     os.mkfifo(trained.folder / "pipe")
     (trained.folder / "link to a pipe").symlink_to("pipe")
     (trained.folder / "link to a table").symlink_to("data/eval/info.csv")
-    (trained.folder / "link to nowhere").symlink_to("pipe/file.csv")
+    trained.write_config()
     (trained.folder / "x_probabilities.csv").mkdir()
     (trained.folder / "model.pth").symlink_to(trained.run / "last.pth")
     trained.write("truth_part1.csv", (trained.info_dir / "info.csv").read_bytes())
@@ -165,14 +136,6 @@ def test_an_output_that_must_not_be_written_is_refused_first(
     argv = ("--resume", "model.pth", "--answers", "truth_part1.csv", "--output", output, *more)
     trained.test(*argv).check_refusal(2, (told,))
     assert trained.files() == before
-
-
-def test_an_output_through_a_link(trained: Workplace) -> None:
-    (trained.folder / "there").mkdir()
-    (trained.folder / "out.csv").symlink_to("there/answers.csv")
-    trained.test("--resume", trained.run, "--output", "out.csv").check_success()
-    assert (trained.folder / "out.csv").is_symlink()
-    assert (trained.folder / "there/answers.csv").read_text().startswith("ImageID,ans\n")
 
 
 def test_a_full_disk_at_the_submission(trained: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +160,7 @@ def test_ctrl_c_before_training_leaves_no_run(workplace: Workplace, monkeypatch:
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
-def test_a_signal_while_judging(
+def test_a_signal_during_prediction(
     trained: Workplace, number: signal.Signals, exit_code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = datasets.read_rgb

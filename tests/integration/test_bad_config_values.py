@@ -193,7 +193,7 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
     "23-no-milestones": (schedule("MultiStepLR"), [("tiny.json: lr_scheduler.args.milestones is missing",)]),
     "23-steps-of-nothing": (
         schedule("StepLR", args={"step_size": 0}),
-        [('tiny.json: lr_scheduler.args = {"step_size": 0', "StepLR fails at its first step")],
+        [('tiny.json: lr_scheduler.args = {"step_size": 0', "StepLR fails at step 1")],
     ),
     "23-an-optimizer's-range": (
         {"optimizer.args.lr": -1},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.integration.drawn_road import assert_same_end, resume, run, write_config
+from trainer.learner import Learner
 from utils.errors import StopSignal
 from utils.random_streams import numpy_stream
-from utils.signals import StopSignals
 
 NUM_COMBINATIONS = 200
 NUM_ORDINARY = 40
@@ -174,21 +175,24 @@ def test_a_combination_trains_and_resumes(
     changes["trainer"]["save_dir"] = str(tmp_path / "saved")
     config = write_config(tmp_path, drawn, **changes)
     whole = run(config)
-
-    asked = 0
-
-    def requested(_: StopSignals) -> bool:
-        nonlocal asked
-        asked += 1
-        return asked == 1 + 1  # the first question comes before the update, the second after it
-
     with monkeypatch.context() as patched:
-        patched.setattr(StopSignals, "requested", property(requested))
+        stop_after_one_update(patched)
         with pytest.raises(StopSignal):
             run(config)
-    stopped = max((tmp_path / "saved" / "models" / "Road").iterdir())
+    (stopped,) = [path for path in (tmp_path / "saved" / "models" / "Road").iterdir() if path != whole]
     resume(str(stopped))
     assert_same_end(whole, stopped)
+
+
+def stop_after_one_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = Learner.update
+
+    def update_and_stop(learner: Learner, *arguments: Any) -> bool:
+        stop = update(learner, *arguments)
+        signal.raise_signal(signal.SIGTERM)
+        return stop
+
+    monkeypatch.setattr(Learner, "update", update_and_stop)
 
 
 def test_the_combinations_differ() -> None:

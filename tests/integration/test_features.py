@@ -1,6 +1,4 @@
-"""Every idea that people ran by hand runs here to the end, on drawn faces, by the command that the README names.
-
-The rows are numbered as in the list of what such projects need; what is not here yet is not claimed in the README."""
+"""Every idea that people ran by hand runs here to the end, on drawn faces, by the command that the README names."""
 
 from __future__ import annotations
 
@@ -8,7 +6,6 @@ import contextlib
 import csv
 import importlib
 import itertools
-import json
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -22,7 +19,6 @@ from parse_config import ConfigParser
 from scripts.make_demo_data import make_demo_data
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.config.layers import Override
-from utils.errors import run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,25 +88,8 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     ),
     "E6": ("-c configs/kfold.json", "-c configs/kfold.json --fold 2"),
 }
-ELSEWHERE = {
-    "A2 E2 F1 F2 F3 F4 F6 A8": "below, in this file",
-    "E5": "tests/integration/test_processes.py",
-    "E8": "tests/logger",
-    "G1 G2 G3 G4 G8 G10": "tests/integration, tests/trainer, tests/inference",
-}
-NOT_YET = {"A9", "A10", "E7", "E9", "F5", "G5", "G6", "G7", "G9", "G11"}
-
 TINY_FAMILIES = {"vit": "test_vit", "swin": "test_vit", "eca_nfnet": "test_nfnet", "inception": "test_efficientnet"}
 """A model of timm's own tiny ones in the place of a large one; test_backbones.py has the large ones."""
-
-
-def test_every_row_is_somewhere() -> None:
-    rows = {f"A{n}" for n in range(1, 11)} | {f"B{n}" for n in range(1, 7)} | {f"C{n}" for n in range(1, 7)}
-    rows |= {f"D{n}" for n in range(1, 6)} | {f"E{n}" for n in range(1, 10)} | {f"F{n}" for n in range(1, 7)}
-    rows |= {f"G{n}" for n in range(1, 13)}
-    here = {row for names in (*TRAININGS, *ELSEWHERE) for row in names.split()}
-    assert here | NOT_YET == rows
-    assert not here & NOT_YET
 
 
 def test_every_command_stands_in_a_readme() -> None:
@@ -255,34 +234,6 @@ def test_answers_of_one_model_of_several_and_of_specialists(runs: dict[str, Path
     test(["--resume", mask, gender_age, "--parts", *common, str(tmp_path / "parts.csv")])
     masks, others = (answers_in(tmp_path / f"parts_part{number}.csv") for number in (1, 2))
     assert answers_in(tmp_path / "parts.csv") == [m * 6 + o for m, o in zip(masks, others, strict=True)]
-
-
-@pytest.mark.parametrize("views", ["flip", "flip_rotate", "five_crops"])
-def test_views_by_flag(runs: dict[str, Path], tmp_path: Path, views: str) -> None:
-    arguments = ["--resume", str(runs["config.json"]), "--num-workers", "0", "--views", views, "--output"]
-    main_of("test")([*arguments, str(tmp_path / "views.csv")])
-    assert len(answers_in(tmp_path / "views.csv")) == 21
-
-
-def test_checkpoints_by_name(runs: dict[str, Path], tmp_path: Path) -> None:
-    for name in ("best", "last", "best_f1"):
-        arguments = ["--resume", str(runs["config.json"]), "--checkpoint", name, "--num-workers", "0", "--output"]
-        main_of("test")([*arguments, str(tmp_path / f"{name}.csv")])
-        assert len(answers_in(tmp_path / f"{name}.csv")) == 21
-
-
-def test_evaluating_a_submission(place: Path, runs: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
-    output = tmp_path / "answers.csv"
-    main_of("test")(["--resume", str(runs["config.json"]), "--num-workers", "0", "--output", str(output)])
-    capsys.readouterr()
-    main_of("scripts.evaluate")([str(output), str(place / "data" / "eval_answers.csv")])
-    assert "macro F1" in capsys.readouterr().out
-
-
-def test_statistics_of_the_data(place: Path, tmp_path: Path) -> None:  # noqa: ARG001
-    output = tmp_path / "stats.json"
-    assert run_command(lambda: main_of("scripts.data_stats")(["-c", "config.json", "--output", str(output)])) == 0
-    assert json.loads(output.read_text())
 
 
 def test_the_platforms_variables(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

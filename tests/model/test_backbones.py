@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.models import group_parameters
 from torch import Tensor, nn
 
 from model.model import TimmModelMulti, build_without_weights
@@ -103,15 +102,6 @@ def test_every_backbone_gives_logits_by_head_and_has_its_stages_in_order(name: s
     names = [f"backbone.{key}" for key, _ in model.backbone.named_parameters()]
     assert sorted(key for stage in stages for key in stage) == sorted(names)
     assert executed_stages(model, side) == list(range(len(stages)))
-    # timm's own groups, none of them cut: those that hold norms alone have joined the one before.
-    matcher: Any = model.backbone.group_matcher
-    groups = group_parameters(model.backbone, matcher(coarse=True))
-    stage_of = {key: number for number, stage in enumerate(stages) for key in stage}
-    numbers = [{stage_of[f"backbone.{key}"] for key in groups[group]} for group in sorted(groups)]
-    assert all(len(found) == 1 for found in numbers)
-    assert len(stages) == sum(
-        any(len(model.backbone.get_parameter(key).shape) > 1 for key in groups[g]) for g in groups
-    )
 
 
 @pytest.mark.parametrize(
@@ -143,18 +133,12 @@ def test_what_never_learns_is_in_no_stage() -> None:
     ("name", "img_size", "taken", "refused"),
     [
         ("vit_base_patch16_224", None, 224, 240),
-        ("vit_base_patch16_224", 240, 240, 224),
-        ("vit_small_patch16_384", None, 384, 224),
-        ("vit_base_patch32_clip_224", 256, 256, 224),
         ("swin_tiny_patch4_window7_224", None, 224, 230),
         ("swin_tiny_patch4_window7_224", 256, 256, 224),
         ("swinv2_large_window12to24_192to384", None, 384, 256),
         ("resnet50_clip", None, 224, 240),
         ("inception_v3", None, 75, 60),
-        ("inception_resnet_v2", None, 75, 60),
-        ("densenet121", None, 32, 28),
         ("vgg11", None, 32, 16),
-        ("convnext_tiny", None, 32, 30),
     ],
 )
 def test_a_size_that_a_backbone_cannot_take_shows_on_the_meta_device(

@@ -12,7 +12,6 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from model import depthwise
 from model.depthwise import DepthwiseConv2d, use_fast_depthwise
 
 CHANNELS = 16
@@ -59,8 +58,8 @@ def functions_taken(outputs: Tensor) -> str:
 CASES = [
     (size, stride, padding, side)
     for size, stride, side in itertools.product((3, 5, 7), (1, 2), (12, 13))
-    for padding in {0, 1, size // 2, size - 1}
-] + [(7, 1, 3, 1), (7, 1, 3, 2), (5, 2, 2, 1)]
+    for padding in {0, size // 2, size - 1}
+] + [(7, 1, 3, 1), (5, 2, 2, 1)]
 
 
 @pytest.mark.parametrize(("size", "stride", "padding", "side"), CASES)
@@ -73,24 +72,6 @@ def test_gradients_are_torchs(size: int, stride: int, padding: int, side: int) -
     for found, theirs, expected in zip(gradients(ours, images), torchs, truth, strict=True):
         assert found.dtype == BF16
         assert relative_error(found, expected) <= max(1.5 * HALF_STEP, relative_error(theirs, expected))
-
-
-@pytest.mark.parametrize(("size", "stride"), [((5, 5), (1, 1)), ((3, 5), (2, 1)), ((5, 4), (1, 3)), ((7, 7), (2, 2))])
-@pytest.mark.parametrize("spread", [False, True])
-def test_gradients_are_those_of_finite_differences(
-    size: tuple[int, int], stride: tuple[int, int], spread: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In float64, which no layer takes this way: the function itself, with the input gradient in either form."""
-    if not spread:
-        monkeypatch.setattr(depthwise, "_input_gradient", lambda *_: None)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 2, 8, 9, dtype=torch.float64, generator=generator, requires_grad=spread)
-    weight = torch.randn(2, 1, *size, dtype=torch.float64, generator=generator, requires_grad=True)
-    bias = torch.randn(2, dtype=torch.float64, generator=generator, requires_grad=True)
-    padding = (1, 2)
-    assert torch.autograd.gradcheck(
-        lambda *inputs: depthwise._Convolution.apply(*inputs, stride, padding), (images, weight, bias)
-    )
 
 
 @pytest.mark.parametrize(("size", "stride"), [(5, 1), (3, 2), (5, 2)])
@@ -114,20 +95,6 @@ def test_only_where_it_is_faster() -> None:
         assert ours[5, 1](photographs(12, BF16)).grad_fn is None
 
 
-def test_what_is_not_asked_for_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = layers(5, 2)[1].to(BF16)
-    ours.weight.requires_grad_(False)
-    monkeypatch.setattr(depthwise, "_weight_gradient", None)
-    images = photographs(12, BF16).requires_grad_()
-    ours(images).sum().backward()
-    assert images.grad is not None
-    monkeypatch.undo()
-    ours.weight.requires_grad_(True)
-    monkeypatch.setattr(depthwise, "_input_gradient", None)
-    ours(photographs(12, BF16)).sum().backward()
-    assert ours.weight.grad is not None
-
-
 @pytest.mark.parametrize(
     "options", [{"dilation": 2}, {"padding_mode": "reflect"}, {"padding": "same"}, {"padding": 5}], ids=str
 )
@@ -137,10 +104,9 @@ def test_what_is_left_as_it_is(options: dict[str, Any]) -> None:
     use_fast_depthwise(dense)
     assert {type(layer) for layer in dense} == {nn.Conv2d}
     same = timm.create_model("tf_efficientnet_b0", num_classes=0)  # with timm's own Conv2dSame where it is strided
-    before = [type(module) for module in same.modules()]
+    before = {name for name, module in same.named_modules() if type(module).__name__ == "Conv2dSame"}
     use_fast_depthwise(same)
-    changed = {was for was, module in zip(before, same.modules(), strict=True) if type(module) is not was}
-    assert changed == {nn.Conv2d}
+    assert before == {name for name, module in same.named_modules() if type(module).__name__ == "Conv2dSame"} != set()
 
 
 def test_a_model_is_the_same_but_for_its_gradients_roundings() -> None:

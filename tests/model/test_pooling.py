@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +32,6 @@ def test_the_formula(p: float) -> None:
     np.testing.assert_allclose(layer(features).detach().numpy(), gem(features.double().numpy(), p), rtol=1e-5)
 
 
-def test_its_limits_are_the_mean_and_the_maximum() -> None:
-    features = positive(2, 5, 4, 3)
-    layer = GeM()
-    layer.p.data.fill_(1.0)
-    torch.testing.assert_close(layer(features).detach(), features.mean((2, 3)))
-    layer.p.data.fill_(400.0)
-    torch.testing.assert_close(layer(features).detach(), features.amax((2, 3)), rtol=0.01, atol=0)
-
-
 def test_gradients_are_the_formulas() -> None:
     """With m the pooled value: dm/dx = (x / m)^(p - 1) / n, and dm/dp = m / p (sum x^p ln x / sum x^p - ln m)."""
     features = positive(1, 1, 3, 4).requires_grad_()
@@ -55,12 +45,6 @@ def test_gradients_are_the_formulas() -> None:
     np.testing.assert_allclose(
         layer.p.grad.item(), m / p * ((x**p * np.log(x)).sum() / (x**p).sum() - np.log(m)), rtol=1e-4
     )
-
-
-def test_places_may_be_other_axes_and_may_stay() -> None:
-    features = positive(2, 4, 3, 5)
-    torch.testing.assert_close(GeM((1, 2))(features), GeM()(features.permute(0, 3, 1, 2)))
-    assert GeM(keep_places=True)(features).shape == (2, 4, 1, 1)
 
 
 def test_zeros_negatives_and_half_precision_stay_finite() -> None:
@@ -79,11 +63,10 @@ def test_zeros_negatives_and_half_precision_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("kind", ["avg", "fast"])
 @pytest.mark.parametrize("flatten", [True, False])
-def test_it_takes_the_place_of_each_of_timms_layouts(layout: str, kind: str, flatten: bool) -> None:
+def test_it_replaces_the_pooling_of_each_of_timms_layouts(layout: str, flatten: bool) -> None:
     features = positive(2, 4, 3, 5)
-    model = nn.Sequential(SelectAdaptivePool2d(pool_type=kind, flatten=flatten, input_fmt=layout))
+    model = nn.Sequential(SelectAdaptivePool2d(flatten=flatten, input_fmt=layout))
     expected = model(features).shape
     use_gem(model)
     pooled = model(features)
@@ -102,7 +85,7 @@ def test_a_model_that_pools_nowhere_or_twice_is_refused() -> None:
             use_gem(model)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_nfnet", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "mobilenetv3_small_050"])
 def test_in_a_model_the_layers_behind_the_pooling_stay(name: str) -> None:
     """The same weights with timm's pooling, whose output is replaced by the formula's, answer alike."""
     torch.manual_seed(0)
@@ -126,35 +109,13 @@ def test_in_a_model_the_layers_behind_the_pooling_stay(name: str) -> None:
     assert f"backbone.{p_name}" not in [key for stage in ours.stages() for key in stage]  # new, like the heads
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["efficientnet_b0", "vgg11_bn", "densenet121", "inception_v3", "swin_tiny_patch4_window7_224", "convnext_tiny"],
-)
-def test_backbones_with_a_feature_map_take_gem(name: str) -> None:
-    TimmModelMulti.check_arguments(model_name=name, pooling="gem")
-    with torch.device("meta"), torch.no_grad():
-        model = TimmModelMulti({"mask": 3}, name, pooling="gem").eval()
-        assert model.input_hw is not None
-        assert model(torch.empty(2, 3, *model.input_hw))["mask"].shape == (2, 3)
+@pytest.mark.parametrize("name", ["vit_base_patch16_224", "resnet50_clip", "levit_128s"])
+def test_backbones_without_a_feature_map_refuse_gem(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^pooling = gem: .*{name}"), torch.device("meta"):
+        TimmModelMulti({"mask": 3}, name, pooling="gem")
 
 
-@pytest.mark.parametrize("name", ["vit_base_patch16_224", "vit_base_patch32_clip_224", "resnet50_clip", "levit_128s"])
-def test_backbones_without_one_refuse_gem(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^pooling = gem: does not suit {name}: it has no pooling of a feature map"):
-        TimmModelMulti.check_arguments(model_name=name, pooling="gem")
-
-
-@pytest.mark.parametrize(
-    ("name", "pooling"), [("resnet18", "token"), ("levit_128s", "max"), ("vit_base_patch16_224", "catavgmax")]
-)
-def test_poolings_that_timm_does_not_have_for_a_backbone_are_refused(name: str, pooling: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"{name} cannot be built with pooling = {pooling} (")):
-        TimmModelMulti.check_arguments(model_name=name, pooling=pooling)
-
-
-@pytest.mark.parametrize(
-    ("name", "pooling"), [("test_resnet", "max"), ("test_resnet", "catavgmax"), ("test_vit", "avg")]
-)
+@pytest.mark.parametrize(("name", "pooling"), [("test_resnet", "catavgmax"), ("test_vit", "avg")])
 def test_timms_own_poolings_are_timms(name: str, pooling: str) -> None:
     torch.manual_seed(0)
     ours = TimmModelMulti({"mask": 3}, name, pooling=pooling).eval()  # type: ignore[arg-type]
@@ -166,7 +127,7 @@ def test_timms_own_poolings_are_timms(name: str, pooling: str) -> None:
         torch.testing.assert_close(ours(images)["mask"], timms(images))
 
 
-@pytest.mark.parametrize(("name", "pooling"), [("test_resnet", "gem"), ("test_vit", "avg"), ("test_vit", "map")])
+@pytest.mark.parametrize(("name", "pooling"), [("test_resnet", "gem"), ("test_vit", "map")])
 def test_weights_file_of_the_usual_model_fills_all_but_the_pooling(tmp_path: Path, name: str, pooling: str) -> None:
     state = timm.create_model(name).state_dict()
     torch.save(state, tmp_path / "weights.pth")

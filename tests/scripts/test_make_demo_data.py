@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from scripts.demo_data.faces import STEMS, contact_sheet, draw_person, draw_photograph
-from scripts.demo_data.people import AGE_SHARES, imagine_person
+from scripts.demo_data.people import imagine_person
 from scripts.make_demo_data import main, make_demo_data, make_from_tables
 from utils.errors import ConfigError, DataError, run_command
 
@@ -105,10 +105,6 @@ def test_files_do_not_depend_on_processes_or_on_how_many_people_are_drawn(drawn:
     assert train.items() <= all_files.items()
     assert fewer.keys() - train.keys() <= all_files.keys()
     assert {fewer[name] for name in fewer.keys() - train.keys()} <= set(all_files.values())
-    other = imagine_person(SEED + 1, "train", 0, "male", 40)
-    assert difference(draw_photograph(other, "normal"), draw_photograph(other, "mask1")) > 1
-    again = imagine_person(SEED + 1, "train", 0, "male", 40)
-    assert np.array_equal(draw_photograph(other, "normal"), draw_photograph(again, "normal"))
 
 
 def test_a_second_call_draws_nothing_and_a_part_is_completed(
@@ -145,11 +141,7 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--output", "OUT", "--people", "0"], "--people 0: must be at least 1"),
-        (["--output", "OUT", "--eval-people", "-3"], "--eval-people -3: must be at least 1"),
-        (["--output", "OUT", "--people", "many"], "--people"),
-        (["--output", "OUT", "--people", "1", "--workers", "0"], "--workers 0: must be at least 1"),
         (["--people", "3"], "--output is missing"),
-        (["--output", "OUT", "--persons", "3"], "--persons"),
         (["--output", "OUT", "--train-table", "train.csv"], "go together"),
         (["--output", "OUT/file"], "file"),
         (["--contact-sheet", "sheet.gif"], "must end in .png"),
@@ -223,18 +215,14 @@ def test_tables_give_their_very_people_and_files(tmp_path: Path) -> None:
     ("table", "text", "message"),
     [
         ("train_table", TRAIN_TABLE.replace("gender", "sex"), "no column gender"),
-        ("train_table", "id,gender,race,age,path\n", "no rows"),
         ("train_table", TRAIN_TABLE.replace(",male", ",man"), "row 4: gender = 'man'"),
         ("train_table", TRAIN_TABLE.replace("_19", "_20"), "row 3: path = '003397_female_Asian_20' stands twice"),
-        ("train_table", TRAIN_TABLE.replace(",60,", ",abc,"), "row 4: .*age = 'abc'"),
         (
             "train_files",
             TRAIN_FILES.replace("000748-1_male_Asian_60/", "../../"),
             r"row 5: path = '\.\./\.\./normal\.jpg'",
         ),
-        ("train_files", TRAIN_FILES.replace("mask1.png", "mask1.gif"), "row 2: path = .*mask1.gif"),
         ("train_files", TRAIN_FILES.replace(",15", ",18"), "row 3: label = '18' is not a class of 0 to 17"),
-        ("eval_table", EVAL_TABLE.replace("ImageID", "image"), "no column ImageID"),
         ("eval_table", EVAL_TABLE + "../x.jpg,0\n", r"row 11: ImageID = '\.\./x\.jpg'"),
         ("eval_table", EVAL_TABLE + f"{1:040x}.jpg,0\n", "twice"),
     ],
@@ -246,16 +234,6 @@ def test_wrong_tables_are_refused(table: str, text: str, message: str, tmp_path:
     assert "\n" not in str(caught.value)
     assert table in str(caught.value)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("seed", [1, 7, 42])
-def test_a_small_data_set_has_every_gender_and_age(seed: int) -> None:
-    people = [imagine_person(seed, "eval", index) for index in range(40)]
-    cells = {(person.gender, (person.age >= 30) + (person.age >= 60)) for person in people}
-    assert len(cells) == 6
-    for lowest, highest, share in AGE_SHARES:
-        count = sum(lowest <= person.age <= highest for person in people)
-        assert abs(count - 40 * share) <= 2
 
 
 def test_what_gives_gender_and_age_away() -> None:

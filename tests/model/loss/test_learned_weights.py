@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from base.batch import EMBEDDING
 from model.loss import CrossEntropyLoss, F1Loss, FocalLoss, OrdinalLoss
 from model.loss.metric_learning import LOSSES, MetricLearningLoss
 from model.loss.multi_head import MultiHeadLoss
@@ -78,8 +77,8 @@ def check_gradients(
 ) -> None:
     torch.testing.assert_close(given, expected)
     variables = [*logits, *loss.parameters()]
-    wanted = torch.autograd.grad(expected, variables, allow_unused=True, materialize_grads=True)
-    for one, other in zip(torch.autograd.grad(given, variables), wanted, strict=True):
+    truth = torch.autograd.grad(expected, variables, allow_unused=True, materialize_grads=True)
+    for one, other in zip(torch.autograd.grad(given, variables), truth, strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -88,7 +87,7 @@ def test_learned_weights_of_one_batch() -> None:
     loss = make_learned()
     total, parts = loss(logits, targets)
     check_gradients(loss, total, plain_total(loss, each_row(1.0, logits, targets)), list(logits.values()))
-    fixed = MultiHeadLoss(dict(zip(loss.names, loss.losses, strict=True)), dict.fromkeys(CLASSES, 1.0))  # type: ignore[arg-type]
+    fixed = MultiHeadLoss(loss.heads, dict.fromkeys(CLASSES, 1.0))
     torch.testing.assert_close(parts, fixed(logits, targets)[1])
 
 
@@ -147,17 +146,3 @@ def test_effective_weights() -> None:
     assert learned == pytest.approx({"mask": 0.5 * math.exp(-0.3), "gender": 2 * math.exp(0.7), "age": math.exp(-1.1)})
     untrained = MultiHeadLoss({"age": F1Loss()}, {"age": 0.4}, {"near": triplets("age", 0.2)}, learned_weights=True)
     assert untrained.effective_weights() == {"age": 0.4, "near": 0.2}
-
-
-def test_losses_on_the_embedding_keep_their_weights() -> None:
-    logits, targets = draw()
-    embedding = torch.randn(24, 5, generator=torch.Generator().manual_seed(3))
-    loss = MultiHeadLoss(
-        {"age": CrossEntropyLoss()}, {"age": 1.0}, {"near": triplets("age", 0.5)}, learned_weights=True
-    )
-    assert loss.log_variances is not None
-    with torch.no_grad():
-        loss.log_variances.fill_(-0.4)
-    total, parts = loss({**logits, EMBEDDING: embedding}, targets)
-    expected = math.exp(0.4) * parts["age"] - 0.2 + 0.5 * parts["near"]
-    torch.testing.assert_close(total.detach(), expected)

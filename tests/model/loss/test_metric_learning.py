@@ -84,10 +84,11 @@ def test_is_the_librarys_loss_of_the_known_rows(name: str) -> None:
     torch.manual_seed(7)
     plain = getattr(library_losses, name)(**(sizes if name in WITH_CENTRES else {}))
     known = target != -1
-    value, expected = loss(embedding, target), plain(embedding[known], target[known])
+    spoilt = torch.where(known.unsqueeze(1), embedding.detach(), math.nan).requires_grad_()
+    value, expected = loss(spoilt, target), plain(embedding[known], target[known])
     torch.testing.assert_close(value, expected)
     assert value > 0
-    found = gradients(loss, value, embedding)
+    found = gradients(loss, value, spoilt)
     torch.testing.assert_close(found, list(torch.autograd.grad(expected, [embedding, *plain.parameters()])))
 
 
@@ -130,42 +131,17 @@ def test_a_miner_chooses_what_the_loss_sees() -> None:
     assert value.item() == pytest.approx(sum(violations) / len(violations), rel=1e-5)
 
 
-# --- what a batch may lack ---
-
-
 @each_loss
-def test_what_is_not_a_number_in_an_unknown_row_stays_there(name: str) -> None:
-    embedding, target = draw(40, unknown_share=0.4)
-    spoilt = embedding.detach().clone()
-    spoilt[target == -1] = math.nan
-    spoilt.requires_grad_()
-    loss = make(name)
-    value = loss(spoilt, target)
-    torch.testing.assert_close(value, loss(embedding, target))
-    gradient = gradients(loss, value, spoilt)[0]
-    assert torch.isfinite(gradient).all()
-    assert (gradient[target == -1] == 0).all()
-
-
-@each_loss
-def test_nothing_known_gives_zero_and_a_gradient_of_zero(name: str) -> None:
-    embedding, _ = draw()
-    loss = make(name)
-    value = loss(embedding, torch.full((16,), -1))
-    assert value.item() == 0
-    assert all((gradient == 0).all() for gradient in gradients(loss, value, embedding))
-
-
-@each_loss
-@pytest.mark.parametrize("target", [[2, 2, 2, 2], [2, -1, -1, -1], [0, 1, 2, 3]], ids=["one class", "one", "no pair"])
+@pytest.mark.parametrize("target", [[2, 2, 2, 2], [2, -1, -1, -1], [0, 1, 2, 3], [-1, -1, -1, -1]])
 def test_nothing_to_compare_gives_zero_unless_there_are_centres(name: str, target: list[int]) -> None:
     embedding, _ = draw(4)
     loss = make(name)
     value = loss(embedding, torch.tensor(target))
     found = gradients(loss, value, embedding)
     assert is_finite([value, *found])
-    assert (value.item() != 0) == (name in WITH_CENTRES)
-    assert any((gradient != 0).any() for gradient in found) == (name in WITH_CENTRES)
+    trains = name in WITH_CENTRES and max(target) >= 0
+    assert (value.item() != 0) == trains
+    assert any((gradient != 0).any() for gradient in found) == trains
 
 
 def with_equal_rows(seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -177,27 +153,12 @@ def with_equal_rows(seed: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(rows.requires_grad_(), target), (rows.detach()[:1].repeat(16, 1).requires_grad_(), target)]
 
 
-@pytest.mark.parametrize("name", [*FIVE, "HistogramLoss", "TupletMarginLoss"])
+@pytest.mark.parametrize("name", ["ArcFaceLoss", "TripletMarginLoss", "HistogramLoss", "TupletMarginLoss"])
 def test_equal_embeddings_have_a_finite_gradient(name: str) -> None:
     for embedding, target in itertools.chain(*(with_equal_rows(seed) for seed in range(10))):
         loss = make(name)
         value = loss(embedding, target)
         assert is_finite([value, *gradients(loss, value, embedding)])
-
-
-@pytest.mark.parametrize("name", ["HistogramLoss", "TupletMarginLoss"])
-def test_the_librarys_own_similarity_does_not_do_for_equal_embeddings(name: str) -> None:
-    """If this fails, the library has mended it, and the bounded similarity may go."""
-
-    def trains(seed: int) -> bool:
-        embedding, target = with_equal_rows(seed)[0]
-        loss = MetricLearningLoss(LOSSES[name](), "age")
-        try:
-            return is_finite(gradients(loss, loss(embedding, target), embedding))
-        except RuntimeError:  # of the histogram, whose last bin ends at 1
-            return False
-
-    assert not all(trains(seed) for seed in range(10))
 
 
 # --- training ---
@@ -215,11 +176,10 @@ def test_draws_come_from_torchs_generator_alone(miner: str | None) -> None:
     assert (repr(np.random.get_state()), random.getstate()) == before
 
 
-@each_loss
-def test_half_precision_is_computed_in_float32(name: str) -> None:
+def test_half_precision_is_computed_in_float32() -> None:
     embedding, target = draw(24)
     half = embedding.detach().bfloat16()
-    loss = make(name)
+    loss = make("ArcFaceLoss")
     expected = loss(half.float(), target)
     with torch.autocast("cpu", torch.bfloat16):
         value = loss(half, target)
@@ -267,10 +227,10 @@ def test_class_centres_are_in_the_state() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", FIVE)
 def test_computes_the_same_on_a_gpu(name: str) -> None:
     embedding, target = draw(40, unknown_share=0.4)
-    loss = make(name, **NEEDED.get(name, {}))
+    loss = make(name)
     value = loss(embedding, target)
     on_gpu, moved = embedding.detach().cuda().requires_grad_(), copy.deepcopy(loss).cuda()
     other = moved(on_gpu, target.cuda())
@@ -312,26 +272,14 @@ def test_every_loss_and_every_miner_of_the_library_trains_as_it_comes() -> None:
     ("changes", "key_path", "word"),
     [
         ({"args": {"margn": 1}}, ("args", "margn"), "margin"),
-        ({"args": {"margin": "wide"}}, ("args", "margin"), "number"),
         ({"args": {"distance": "cosine"}}, ("args", "distance"), "remove"),
         ({"type": "ArcFaceLoss", "args": {"num_classes": 3}}, ("args", "num_classes"), "remove"),
-        ({"type": "CircleLoss", "args": {"mat_based_loss": True}}, ("args", "mat_based_loss"), "remove"),
         ({"type": "RankedListLoss", "args": {"margin": 1}}, ("args", "Tn"), "missing"),
         ({"type": "TripletLoss"}, ("type",), "TripletMarginLoss"),
-        *(
-            ({"type": name}, ("type",), "not one of")
-            for name in ("DynamicSoftMarginLoss", "InstanceLoss", "ManifoldLoss", "SmoothAPLoss", "MultipleLosses")
-        ),
-        ({"miner": {"type": "HDCMiner", "arg": {}}}, ("miner", "arg"), '"args"'),
+        ({"type": "ManifoldLoss"}, ("type",), "not one of"),
         ({"miner": {"type": "HardMiner"}}, ("miner", "type"), "BatchHardMiner"),
-        (
-            {"miner": {"type": "HDCMiner", "args": {"percentage": 2}}},
-            ("miner", "args", "percentage"),
-            "filter_percentage",
-        ),
         ({"miner": {"type": "HDCMiner", "args": {"distance": 2}}}, ("miner", "args", "distance"), "remove"),
         ({"weight": -1}, ("weight",), "equal to 0"),
-        ({"heads": "age"}, ("heads",), '"head"'),
     ],
 )
 def test_what_is_refused(changes: dict[str, Any], key_path: tuple[str, ...], word: str) -> None:
@@ -339,10 +287,3 @@ def test_what_is_refused(changes: dict[str, Any], key_path: tuple[str, ...], wor
         read(**changes)
     assert [problem.key_path for problem in caught.value.problems] == [("losses", "near", *key_path)]
     assert word in str(caught.value)
-
-
-def test_what_a_miner_itself_refuses_is_located() -> None:
-    config = read(miner={"type": "BatchEasyHardMiner", "args": {"pos_strategy": "hrad"}})
-    with pytest.raises(ConfigError, match="hrad") as caught:
-        config.build("losses.near.miner")
-    assert caught.value.problems[0].key_path[:4] == ("losses", "near", "miner", "args")

@@ -23,7 +23,7 @@ from inference.tta_presets import PRESETS
 MODELS = ("resnet10t", "efficientnet_b0")
 VIEWS = "flip"
 BATCH_SIZE = 32
-DECODING, CACHED = "judging, without a cache", "judging, from the cache on disk"
+DECODING, CACHED = "prediction, without a cache", "prediction, from the cache on disk"
 
 
 def measure(workplace: Workplace) -> Row:
@@ -62,15 +62,15 @@ def measure(workplace: Workplace) -> Row:
         },
         [
             "an image counts once, however many models and variants (test-time augmentation) there are",
-            "without a cache each file is decoded once for all models and views; the cache is filled in the round that "
-            "is not counted; the forward passes have their uint8 images in memory; test.py, with the cache, also reads "
-            "the checkpoints, checks the files and writes the CSV",
+            "without a cache each file is decoded once for all models and variants; the cache is built in the round "
+            "that is not counted; the forward passes have their uint8 images in memory; test.py, with the cache, also "
+            "reads the checkpoints, checks the files and writes the CSV",
         ],
     )
 
 
 class ForwardPasses:
-    """The models on images that are prepared: every view of every image through its model, in the models' precision."""
+    """The models on prepared images: every variant of every image through its model, in the model's precision."""
 
     def __init__(self, predictors: list[Predictor], records: list[Record]) -> None:
         self.predictors = predictors
@@ -89,7 +89,7 @@ class ForwardPasses:
 
 
 def quietly(command: list[str]) -> None:
-    """test.py, without what it says."""
+    """test.py without its output."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.main(command)
 
@@ -105,7 +105,7 @@ def loaded(workplace: Workplace, checkpoints: Sequence[Path]) -> list[Predictor]
 
 
 def untrained_checkpoint(workplace: Workplace, model_name: str, cache: str) -> Path:
-    """What a run with that cache leaves, before its first update."""
+    """The checkpoint of a run with that cache, before its first update."""
     side, device = workplace.scale.side, torch.device("cpu")
     config = synthetic_config(workplace, model_name, side, cache=cache)
     batches = synthetic_batches(workplace.labels, 1, 1, side)
