@@ -1,8 +1,8 @@
 """Training loops that are written by hand: an expert's, the teams', timm's.
 
-The expert's does the same arithmetic as the project's trainer and nothing else: it computes no metric, writes nothing,
-and looks at nothing. The teams' is what they wrote: float32, NCHW, `.item()` and scikit-learn's F1 after each step.
-timm's is the step of its train.py: its optimizer, its mixed precision, a look at the loss now and then.
+The expert's does the same arithmetic as the project's trainer and nothing else: it computes no metric and writes
+nothing. The teams' is what they wrote: float32, NCHW, `.item()` and scikit-learn's F1 after each step. timm's is the
+step of its train.py, with its optimizer and mixed precision, which logs the loss now and then.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from base.batch import Batch
 
 TIMM_LOG_INTERVAL = 50
-"""Steps from one look at the loss to the next, timm's default."""
+"""Steps between two logged losses, timm's default."""
 
 
 class ByHand:
-    """What the loops share: the model, the recipe's loss by head (gamma, class weights, share), the normalisation."""
+    """The base of the loops: the model, the recipe's loss by head (gamma, class weights, weight), the normalisation."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class TeamsLoop(ByHand):
 
 
 class TimmsLoop(ByHand):
-    """timm's train.py: autocast in `compute_type`, channels_last, a look at the loss every TIMM_LOG_INTERVAL steps.
+    """timm's train.py: autocast in `compute_type`, channels_last, the loss logged every TIMM_LOG_INTERVAL steps.
 
     Batches come as float32, normalised, on the device, as its prefetcher gives them."""
 

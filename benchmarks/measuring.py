@@ -1,8 +1,8 @@
 """How everything here is measured: contenders in turn, round after round, and ratios within the rounds.
 
-A machine's speed drifts (other programs, heat), and it drifts alike for what is measured one right after the other. So
-the contenders of a row run A B C, A B C, ..., after a round that is not counted; a ratio is taken within each round,
-and what is told is the median of these ratios, with the lowest and the highest.
+A machine's speed drifts, and alike for measurements that follow each other. So the contenders of a row run A B C,
+A B C, ..., after a round that is not counted; a ratio is taken within each round, and reported are the median of these
+ratios, the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ Values = list[float]
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure must (floor) and should (aim) reach; less_is_better: and not exceed."""
+    """What a figure must reach and should reach.
+
+    floor: it must be at least this
+    aim: it should be at least this
+    less_is_better: "at most" instead of "at least"
+    """
 
     floor: float
     aim: float
@@ -35,7 +40,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of a table. values: one a round."""
+    """One line of a table, with one value a round."""
 
     name: str
     unit: str
@@ -47,7 +52,7 @@ class Figure:
         return statistics.median(self.values)
 
     def verdict(self) -> str:
-        """What the median has reached: "aim", "floor", "below the floor", or nothing where there is no target."""
+        """What the median reaches: "aim", "floor", "below the floor", or "" without a target."""
         if self.target is None:
             return ""
         sign = -1 if self.target.less_is_better else 1
@@ -59,8 +64,14 @@ class Figure:
 
 @dataclass
 class Row:
-    """What one module of benchmarks/rows measured. settings: what it depends on; notes: what a reader must know;
-    missing: contenders that could not be measured, and why."""
+    """The measurements of one module of benchmarks/rows.
+
+    title: of the table
+    figures: its lines
+    settings: what they depend on
+    notes: what a reader must know
+    missing: why a contender was not measured, by name
+    """
 
     title: str
     figures: list[Figure] = field(default_factory=list)
@@ -86,7 +97,7 @@ def ratios(over: Sequence[float], under: Sequence[float]) -> Values:
 
 
 def fastest(values: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
-    """Of `names`, the one with the highest median."""
+    """The one of `names` with the highest median."""
     return max(names, key=lambda name: statistics.median(values[name]))
 
 
@@ -99,7 +110,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """OpenCV and torch compute in one thread, so that "one process" means one core for everybody."""
+    """Restricts OpenCV and torch to one thread, so that one process means one core for every contender."""
     earlier = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""A process of their own for the peers: what this project sets in its own (utils/allocator.py) is not given to them."""
+"""A separate process for the peers, without the settings of this project's processes (utils/allocator.py)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ Measure = Callable[[], Any]
 class PeersProcess:
     """Contenders that are made and measured in one other process, from functions that can be pickled.
 
-    contenders: by name, what has them measured there and returns the result, or raises the error; missing: why a peer
-    could not be made, for those that are not installed. Leave the `with` block to end the process."""
+    The `with` block ends the process. `contenders`: by name, functions that measure there and return the result, or
+    raise the error. `missing`: why a peer is missing, for those that are not installed.
+
+    makers: by name, functions that make a contender
+    """
 
     def __init__(self, makers: Mapping[str, Callable[[], Measure]]) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would have this process's settings

@@ -18,10 +18,13 @@ _PARTS = {"Pss": "whole", "Pss_Anon": "anonymous", "Pss_Shmem": "shared", "Pss_F
 
 @dataclass
 class Memory:
-    """Bytes of all processes together; what several share counts once (proportional set size, /proc/*/smaps_rollup).
+    """Bytes of all processes together; shared memory counts once (proportional set size, /proc/*/smaps_rollup).
 
-    whole: all; anonymous and shared: what only the processes' end gives back; files: pages of files, such as programs
-    and the cache on disk, which the system takes back when it needs them."""
+    whole: all
+    anonymous: freed only at the end of the processes
+    shared: likewise
+    files: pages of files, such as programs and the cache on disk, which the system may drop
+    """
 
     whole: int = 0
     anonymous: int = 0
@@ -35,8 +38,13 @@ class Memory:
 
 @dataclass
 class Watched:
-    """What a command came to. peak: where `whole` was highest; peak_own: the highest of `own`, which may be at another
-    moment; output: what it printed."""
+    """The result of a command.
+
+    seconds: from its start to its end
+    peak: its memory when `whole` was highest
+    peak_own: the highest `own`, which may be at another moment
+    output: what it printed
+    """
 
     seconds: float
     peak: Memory

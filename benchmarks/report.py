@@ -1,4 +1,4 @@
-"""What was measured, as JSON and as Markdown."""
+"""The measurements as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def empty_report() -> dict[str, Any]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What was measured before and is kept there; an empty report where there is no file.
+    """The report in a file, or an empty one if there is no file.
 
-    Raises ConfigError for a file that is something else, or was measured on another machine."""
+    Raises ConfigError for another kind of file, or a report of another machine."""
     report = empty_report()
     if not path.exists():
         return report
@@ -63,7 +63,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def all_machines_markdown(folder: Path) -> str:
-    """The tables of every machine whose results lie in the folder, those of a first look left out."""
+    """The tables of every machine that has a report in the folder, without those of --quick."""
     files = sorted(path for path in folder.glob("*.json") if not path.stem.endswith("-quick"))
     return "\n\n".join(markdown(json.loads(path.read_text(encoding="utf-8"))) for path in files)
 
@@ -104,14 +104,14 @@ def row_lines(row: Mapping[str, Any], heading: str) -> list[str]:
 
 
 def _number(value: float) -> str:
-    """Three digits that count, and whole thousands in full."""
+    """With three significant digits, or whole from 100 on."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def write_into_readme(readme: Path, text: str) -> None:
-    """Replaces what stands between the two marks. Raises ConfigError where they are missing."""
+    """Replaces the text between the two marks. Raises ConfigError if they are missing."""
     content = readme.read_text(encoding="utf-8")
     before, begin, rest = content.partition(BEGIN)
     _, end, after = rest.partition(END)

@@ -35,8 +35,11 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the card was measured to do: bytes/s copied (read and written both count), operations/s of a large product
-    of matrices."""
+    """What the card was measured to do.
+
+    bytes_per_second: copied, where reading and writing both count
+    operations_per_second: of a large product of matrices
+    """
 
     bytes_per_second: float
     operations_per_second: float

@@ -46,7 +46,11 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class RowKind(NamedTuple):
-    """needs: "" for rows that every machine has, "gpu", or "asking" for those that are only measured when named."""
+    """A row and what it needs.
+
+    measure: the function of its module
+    needs: "" for nothing, "gpu", or "asking" for a row that is measured only when it is named
+    """
 
     measure: Callable[[Workplace], Row]
     needs: str = ""
@@ -68,7 +72,7 @@ GROUPS = {"gpu_training": [case.row for case in gpu_training.CASES]}
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measures the rows one after the other; what is done is kept, whatever comes after it."""
+    """Measures the rows one after the other, and writes the report after each."""
     names = chosen_rows(arguments.rows)
     device = choose_device(None)
     scale = scale_of(names, arguments.quick)
@@ -83,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         data = arguments.data or folder / "data"
         for name in names:
             workplace = Workplace(new_folder(folder / name), data, scale, device)
-            gc.collect()  # no worker of the row before is left
+            gc.collect()  # ends the workers of the row before
             begin = time.perf_counter()
             row = ROWS[name].measure(workplace)
             reports.add_row(report, name, row, asdict(scale))
@@ -96,7 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def chosen_rows(named: Sequence[str] | None) -> list[str]:
-    """What is measured, in the order of ROWS. Raises ConfigError for a row that is none, or cannot be measured here."""
+    """The rows to measure, in the order of ROWS. Raises ConfigError for an unknown row or one that needs a GPU."""
     if named is None:
         available = {"", "gpu"} if torch.cuda.is_available() else {""}
         return [name for name, kind in ROWS.items() if kind.needs in available]
@@ -112,7 +116,7 @@ def chosen_rows(named: Sequence[str] | None) -> list[str]:
 
 
 def scale_of(names: Sequence[str], quick: bool) -> Scale:
-    """How much is measured. Raises ConfigError where the row of full size stands beside others: its data is its own."""
+    """How much is measured. Raises ConfigError for full_size beside other rows: it has a data set of its own."""
     if "full_size" not in names:
         return QUICK if quick else FULL
     if len(names) > 1:
@@ -134,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.quick and arguments.write_readme:
         raise ConfigError("--write-readme: not with --quick, whose figures are a first look")
     if arguments.output and arguments.write_readme:
-        raise ConfigError("--write-readme: not with --output: it shows what lies in benchmarks/results")
+        raise ConfigError("--write-readme: not with --output: it shows the results in benchmarks/results")
     keep_freed_memory()  # as train.py does
     run(arguments)
 

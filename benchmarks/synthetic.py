@@ -1,4 +1,4 @@
-"""Batches that lie in memory, and the project's trainer on them: what is measured is the training alone."""
+"""Batches in memory, and the project's trainer on them, to measure the training alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from utils.run_folders import RunFolders
 from utils.signals import StopSignals
 
 EPOCHS = 10_000
-"""More than are measured: no schedule ends, and the project takes the time to choose what the run computes in."""
+"""More than are measured, so that no schedule ends."""
 
 
 def synthetic_batches(

@@ -1,4 +1,4 @@
-"""What the rows measure with: drawn photographs, configs over config.json, and the objects that train.py makes."""
+"""What the rows work with: drawn photographs, configs that extend config.json, and the objects that train.py builds."""
 
 from __future__ import annotations
 
@@ -37,10 +37,17 @@ SEED = 7
 class Scale:
     """How much is measured.
 
-    rounds: of each row; people, eval_people: to draw, seven photographs each; decoded_images, cached_images: what an
-    epoch shows where images are decoded, and where they are kept (photographs come again if there are fewer); files:
-    of a large data set, where the start of a loader is measured; side: of the images in pixels; cpu_images,
-    gpu_images: to an epoch, where training on a CPU, and on a GPU, is measured; seconds: of a simulated epoch."""
+    rounds: of each row
+    people: to draw for training, seven photographs each
+    eval_people: to draw for evaluation
+    decoded_images: of an epoch whose images are decoded; photographs are repeated if there are fewer
+    cached_images: of an epoch from a cache
+    files: of the large data set on which the start of a loader is measured
+    side: of the images in pixels
+    batch_size: of the loaders
+    seconds: of a simulated epoch
+    gpu_images: of an epoch of training on a GPU
+    """
 
     rounds: int = 5
     people: int = 215
@@ -50,7 +57,6 @@ class Scale:
     files: int = 18_900
     side: int = 240
     batch_size: int = 64
-    cpu_images: int = 64
     seconds: float = 2.0
     gpu_images: int = 3200
 
@@ -69,16 +75,20 @@ QUICK = Scale(
 
 
 class Workplace:
-    """A folder for all that a measurement writes, and what it works on.
+    """A folder for the output of a measurement, and its data.
 
-    data: a folder in the competition's layout; where it is empty, or is none yet, people are drawn into it."""
+    folder: for all that the measurement writes
+    data: in the competition's layout; people are drawn into it if it is empty
+    scale: how much is measured
+    device: where models are trained
+    """
 
     def __init__(self, folder: Path, data: Path, scale: Scale, device: torch.device) -> None:
         self.folder, self.data, self.scale, self.device = folder, data, scale, device
         if not (data / TRAIN_TABLE).exists():
             try:
                 make_demo_data(data, scale.people, scale.eval_people, SEED)
-            except ConfigError as error:  # which speaks of the flag of its own command
+            except ConfigError as error:  # which names the flag of its own command
                 raise ConfigError(str(error).replace("--output", "--data", 1)) from None
 
     @property
@@ -98,11 +108,11 @@ class Workplace:
         return build_model(self.config(), self.labels, None)
 
     def photographs(self, count: int) -> list[Record]:
-        """So many records; they come again from the first where there are fewer."""
+        """So many records, repeated from the first if there are fewer."""
         return list(islice(cycle(self.records), count))
 
     def files(self, count: int) -> list[Record]:
-        """So many files, links to the photographs, each a photograph of its own to whoever reads it."""
+        """So many files, which are links to the photographs."""
         folder = new_folder(self.folder / "files")
         found = []
         for number, record in enumerate(self.photographs(count)):
@@ -112,7 +122,7 @@ class Workplace:
         return found
 
     def config_file(self, changes: Mapping[str, Any] | None = None, save_dir: str = "saved") -> Path:
-        """config.json for these photographs, with `changes` laid over it; nothing of it is fetched or printed."""
+        """A file with config.json for these photographs and `changes`; nothing is downloaded or printed."""
         values = {
             "extends": str(PROJECT / "config.json"),
             "name": "Benchmark",
@@ -122,7 +132,7 @@ class Workplace:
             "arch": {"args": {"model_name": SMALL_MODEL, "pretrained": False}},
             "trainer": {"save_dir": str(self.folder / save_dir), "verbosity": 0, "monitor": "off", "save_best": []},
         }
-        text = json.dumps(_laid_over(values, changes or {}), indent=4)
+        text = json.dumps(_merged(values, changes or {}), indent=4)
         number = len(list(self.folder.glob("config_*.json")))
         file = self.folder / f"config_{number}.json"
         file.write_text(text, encoding="utf-8")
@@ -143,9 +153,12 @@ class Workplace:
         device: torch.device | None = None,
         **arguments: Any,
     ) -> Callable[[], AttributeDataLoader]:
-        """Makes a loader each time it is called, from a config that is read now; `arguments` are data_loader.args.
+        """A function that makes a new loader, of a config that is read now.
 
-        save_dir: below the workplace's folder; what is kept of images lies in it. device: None for the CPU."""
+        save_dir: below the workplace's folder, for the cache
+        device: None for the CPU
+        arguments: data_loader.args
+        """
         config = self.config({"data_loader": {"args": arguments}}, save_dir)
         settings: TrainerSettings = config.build("trainer")
         split = Split(*(LabelTable.of(side, self.labels) for side in (train, validation, [])))
@@ -154,7 +167,7 @@ class Workplace:
         return lambda: build_data_loader(config, split, model, on, settings)
 
     def forget_images(self, records: Sequence[Record], save_dir: str) -> None:
-        """Leaves nothing in a save_dir but what is known of the files' soundness, which is found out if it is not."""
+        """Empties a save_dir of all but the results of the check of the files, which is done if it was not."""
         self.loader(records, save_dir=save_dir, cache="none", num_workers=0)
         for kept in (self.folder / save_dir).iterdir():
             if kept.is_dir():
@@ -167,14 +180,14 @@ def new_folder(path: Path) -> Path:
 
 
 def read_config(file: Path) -> ConfigParser:
-    """Raises ConfigError. The platform's variables say nothing here: measurements are to be the same everywhere."""
+    """Reads a config, without the platform's environment variables. Raises ConfigError."""
     return ConfigParser.from_file(file, SECTIONS, (), cross_checks)
 
 
-def _laid_over(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Objects are merged, all else is replaced."""
-    laid = dict(values)
+    merged = dict(values)
     for key, change in changes.items():
-        both = isinstance(change, Mapping) and isinstance(laid.get(key), Mapping)
-        laid[key] = _laid_over(laid[key], change) if both else change
-    return laid
+        both = isinstance(change, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], change) if both else change
+    return merged

@@ -91,7 +91,7 @@ def _create(model_name: str, pooling: str | None, options: dict[str, Any], pretr
                 "weights_file to a file you downloaded"
             ) from error
         given = ", ".join(f"{key} = {value}" for key, value in options.items() if value is not None)
-        given = given.replace("global_pool", "pooling")
+        given = given.replace("global_pool", "pooling") or "its defaults"
         raise ValueError(f"model_name = {model_name} cannot be built with {given} ({reason})") from error
 
 

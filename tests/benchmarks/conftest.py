@@ -19,7 +19,6 @@ TINY = Scale(
     files=20,
     side=32,
     batch_size=4,
-    cpu_images=4,
     seconds=0.02,
     gpu_images=8,
 )

@@ -45,14 +45,14 @@ TINY: dict[str, Any] = {
 """The smallest sensible run, over the config.json that users begin with."""
 
 Lines = list[tuple[str, ...]]
-"""What must be told: a tuple a line, of its beginning and of further parts."""
+"""The expected lines of an error, each as its beginning and further fragments."""
 
 TextChange = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command came to."""
+    """The result of a command."""
 
     exit_code: int
     out: str
@@ -60,7 +60,7 @@ class Outcome:
 
     @property
     def lines(self) -> list[str]:
-        """What a user who made a mistake reads."""
+        """The lines on stderr."""
         return self.err.splitlines()
 
     def check_refusal(self, exit_code: int, *lines: Sequence[str] | str) -> None:
@@ -70,11 +70,11 @@ class Outcome:
         assert self.exit_code == exit_code, f"exit code {self.exit_code}: {self.err}"
         assert "Traceback" not in self.out + self.err
         assert len(self.lines) == len(lines), f"{len(lines)} lines were expected:\n{self.err}"
-        for told, fragments in zip(self.lines, lines, strict=True):
+        for line, fragments in zip(self.lines, lines, strict=True):
             first, *others = [fragments] if isinstance(fragments, str) else fragments
-            assert told.startswith(first), f"{told!r} does not begin with {first!r}"
+            assert line.startswith(first), f"{line!r} does not begin with {first!r}"
             for fragment in others:
-                assert fragment in told, f"{told!r} lacks {fragment!r}"
+                assert fragment in line, f"{line!r} lacks {fragment!r}"
 
     def check_success(self) -> None:
         assert self.exit_code == 0, self.err
@@ -126,10 +126,10 @@ class Workplace:
         return path
 
     def config(self, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-        """TINY with changes by place, {"trainer.epochs": 2}."""
+        """TINY with changes by key path, {"trainer.epochs": 2}."""
         config = copy.deepcopy(TINY)
-        for place, value in (changes or {}).items():
-            *steps, last = place.split(".")
+        for key_path, value in (changes or {}).items():
+            *steps, last = key_path.split(".")
             part = config
             for step in steps:
                 part = part.setdefault(step, {})
@@ -172,7 +172,7 @@ class Workplace:
         return Outcome(exit_code, captured.out, captured.err)
 
     def files(self) -> dict[str, int]:
-        """Everything that lies here, with its time of change: equal before and after, nothing was touched."""
+        """Every file with its time of change, and every folder."""
         return {str(path): path.lstat().st_mtime_ns for path in self.folder.rglob("*") if not path.is_dir()} | {
             str(path): 0 for path in self.folder.rglob("*") if path.is_dir()
         }
