@@ -73,8 +73,8 @@ def _check_name(model_name: str) -> None:
     architecture, _, tag = model_name.partition(".")
     if not is_model(architecture) or (tag and model_name not in timm.list_pretrained(f"{architecture}.*")):
         near = nearest(model_name, [*timm.list_models(), *timm.list_pretrained()], 3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise ValueError(f"model_name = {model_name} is not a timm model{hint}")
+        hint = f"did you mean {', '.join(near)}?" if near else "for weights of your own add weights_file"
+        raise ValueError(f"model_name = {model_name} is not a timm model; {hint}")
 
 
 def _create(model_name: str, pooling: str | None, options: dict[str, Any], pretrained: bool = False) -> nn.Module:
