@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,11 @@ def match_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], n
     by_name = _match_by_name(expected, found, network)
     if not by_name.missing:
         return by_name
-    for converted in _conversions(found, network):
-        match = _match_by_name(expected, converted, network)
+    for how, renamed in chain(_by_conversion(found, network), _by_order(expected, found)):
+        match = _match_by_name(expected, renamed, network)
         if match.is_complete:
-            return replace(match, how="by the names that timm converts them to")
-    return _match_by_order(expected, found) or by_name
+            return replace(match, how=how)
+    return by_name
 
 
 def _match_by_name(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], network: nn.Module) -> Match:
@@ -149,8 +150,8 @@ def _needed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(_RECOMPUTED)}
 
 
-def _conversions(found: Mapping[str, Tensor], network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """The weights as timm's function for the network converts those under each of the file's first names."""
+def _by_conversion(found: Mapping[str, Tensor], network: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """How, and the weights as timm's function for the network converts those under each of the file's first names."""
     functions = [getattr(sys.modules[type(network).__module__], name, None) for name in _CONVERSIONS]
     for convert in filter(None, functions):
         for prefix in ("", *dict.fromkeys(f"{name.split('.')[0]}." for name in found)):
@@ -161,25 +162,22 @@ def _conversions(found: Mapping[str, Tensor], network: nn.Module) -> Iterator[di
                 converted = convert(*arguments)
             except Exception:  # it was written for certain files, and this may be any
                 continue
-            yield dict(converted) | outside
+            yield "by the names that timm converts them to", dict(converted) | outside
 
 
-def _match_by_order(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Match | None:
-    """By the only run of the file's tensors that have the same kinds and shapes in the same order."""
+def _by_order(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """How, and the weights with the only run of tensors that have the model's kinds and shapes in its order renamed."""
     for ours, theirs in ((expected, found), (_needed(expected), _needed(found))):
-        kinds, file_kinds = _kinds(ours), _kinds(theirs)
+        kinds, file_kinds = (
+            [(name.split(".")[-1], tensor.shape) for name, tensor in tensors.items()] for tensors in (ours, theirs)
+        )
         starts = [at for at in range(len(file_kinds)) if file_kinds[at : at + len(kinds)] == kinds]
         if len(starts) == 1:
-            names = list(theirs)[starts[0] : starts[0] + len(kinds)]
-            weights = {name: found[file_name] for name, file_name in zip(ours, names, strict=True)}
-            rest = {name: tensor for name, tensor in found.items() if name not in set(names)}
-            how = f"by the order and the shapes of the layers ({names[0]} is {next(iter(ours))}, ...)"
-            return Match(weights, {}, _needed(rest), [], how)
-    return None
-
-
-def _kinds(tensors: Mapping[str, Tensor]) -> list[tuple[str, Any]]:
-    return [(name.split(".")[-1], tensor.shape) for name, tensor in tensors.items()]
+            names = dict(zip(list(theirs)[starts[0] :], ours, strict=False))
+            first, own = next(iter(names.items()))
+            how = f"by the order and the shapes of the layers ({first} is {own}, ...)"
+            rest = {name: tensor for name, tensor in found.items() if name not in names}
+            yield how, rest | {own: found[name] for name, own in names.items()}
 
 
 def _layer_lines(text: str, tensors: Mapping[str, Tensor], shown: int) -> list[str]:
