@@ -1,4 +1,4 @@
-"""One attribute: its classes, how a raw value becomes one of them, and what JSON may say of it."""
+"""One attribute: its classes, and how a raw value becomes one of them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import Any, TypedDict
 from pydantic import ConfigDict, with_config
 
 from base.batch import UNKNOWN
-from utils.errors import DataError, KeyPath, Problem
+from utils.errors import DataError, Problem
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))
 class AttributeSpec(TypedDict, total=False):
-    """An attribute as JSON has it: `classes`, or the `bins` of a number; the rest is optional and goes with `bins`.
+    """An attribute as JSON has it: `classes`, or the `bins` of a number; the rest is optional, for `bins` only.
 
-    bins: rising edges, a value v is in class i when bins[i-1] <= v < bins[i];
-    training_bins: other edges for training, the same in number (compared one to one) or a refinement of `bins`;
-    training_to_scoring: for each training bin its scoring class, where the edges alone do not say it;
-    limits: [lowest, highest] value that is believed.
+    classes: the names
+    bins: rising edges, a value v is in class i when bins[i-1] <= v < bins[i]
+    training_bins: other edges for training, the same in number (compared one to one) or a refinement of `bins`
+    training_to_scoring: for each training bin its scoring class, where the edges do not determine it
+    limits: [lowest, highest] value that is accepted
     """
 
     classes: list[str]
@@ -35,7 +36,7 @@ class AttributeSpec(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute: names of the scored classes, and the (perhaps finer) classes that a model is trained on."""
+    """One attribute: its scored classes, and the classes (finer ones, perhaps) that a model is trained on."""
 
     name: str
     class_names: tuple[str, ...]
@@ -83,74 +84,53 @@ def is_unknown(raw: Any) -> bool:
 
 
 def attribute_from(name: str, spec: AttributeSpec, problems: list[Problem]) -> Attribute | None:
-    """The attribute that `spec` describes; adds what is wrong to `problems`, and gives None where none can be made."""
-    key_path = ("attributes", name)
+    """The attribute of a spec; adds what is wrong to `problems`, and returns None where none can be made."""
+
+    def report(text: str, *keys: str) -> None:
+        problems.append(Problem(("attributes", name, *keys), text))
+
     if ("classes" in spec) == ("bins" in spec):
-        problems.append(Problem(key_path, 'must have either "classes" or "bins"'))
+        report('must have either "classes" or "bins"')
         return None
     if "classes" in spec:
         for key in ("training_bins", "training_to_scoring", "limits"):
             if key in spec:
-                problems.append(Problem((*key_path, key), 'goes with "bins", not with "classes"'))
+                report('is for "bins", not for "classes"', key)
         classes = tuple(spec["classes"])
-        if len(classes) < 2 or len(set(classes)) != len(classes):
-            wrong = f"= {list(classes)} must name at least two classes, each once"
-            problems.append(Problem((*key_path, "classes"), wrong))
-        elif any(not name or name != name.strip() for name in classes):
-            wrong = f"= {list(classes)} must not be empty or have spaces around: no value would fit"
-            problems.append(Problem((*key_path, "classes"), wrong))
+        if len(classes) < 2 or len(set(classes)) != len(classes) or any(not n or n != n.strip() for n in classes):
+            report(f"= {[*classes]} must be two or more names, each once, not empty, without spaces around", "classes")
         return Attribute(name, classes, classes, tuple(range(len(classes))))
-    bins, training_bins = spec["bins"], spec.get("training_bins", spec["bins"])
-    limits = spec.get("limits")
+    before, limits = len(problems), spec.get("limits")
     if limits is not None and not (len(limits) == 2 and limits[0] < limits[1]):
-        problems.append(Problem((*key_path, "limits"), f"= {limits} must be [lowest, highest]"))
+        report(f"= {limits} must be [lowest, highest]", "limits")
         limits = None
-    if not (
-        _rises((*key_path, "bins"), bins, problems) and _rises((*key_path, "training_bins"), training_bins, problems)
-    ):
-        return None
+    bins, training_bins = spec["bins"], spec.get("training_bins", spec["bins"])
     for key, edges in {"bins": bins, "training_bins": training_bins}.items():
+        rise = all(low < high for low, high in itertools.pairwise(edges))
+        if not edges or not rise or not all(map(math.isfinite, edges)):
+            report(f"= {edges} must have at least one edge, and the edges must rise", key)
+            break
         if limits and key in spec and not limits[0] < edges[0] <= edges[-1] <= limits[1]:
-            wrong = f"= {list(edges)} must lie within limits = {limits}, or some class has no value"
-            problems.append(Problem((*key_path, key), wrong))
-    mapping = _training_to_scoring(key_path, bins, training_bins, spec.get("training_to_scoring"), problems)
+            report(f"= {edges} must be within limits = {limits}, or some class has no value", key)
+    if len(problems) > before:
+        return None
+    mapping = spec.get("training_to_scoring")
+    if mapping is not None:
+        every = [*range(len(bins) + 1)]
+        if len(mapping) != len(training_bins) + 1 or mapping != sorted(mapping) or sorted({*mapping}) != every:
+            wrong = f"= {mapping} must give each of the {len(training_bins) + 1} training bins a scoring class of 0 to "
+            report(f"{wrong}{len(bins)}, rising, each class at least once", "training_to_scoring")
+    elif len(training_bins) == len(bins):
+        mapping = [*range(len(bins) + 1)]
+    else:
+        if missing := [edge for edge in bins if edge not in training_bins]:
+            wrong = f"= {training_bins} do not map to bins = {bins}: they lack the edge {missing[0]:g}"
+            report(f"{wrong}; add it, or set training_to_scoring", "training_bins")
+        mapping = [bisect.bisect_right(bins, edge) for edge in (-math.inf, *training_bins)]
     return Attribute(
-        name,
-        _bin_names(bins),
-        _bin_names(training_bins),
-        mapping,
-        tuple(bins),
-        tuple(training_bins),
+        name, _bin_names(bins), _bin_names(training_bins), tuple(mapping), tuple(bins), tuple(training_bins),
         (limits[0], limits[1]) if limits else None,
-    )
-
-
-def _training_to_scoring(
-    key_path: KeyPath,
-    bins: Sequence[float],
-    training_bins: Sequence[float],
-    given: list[int] | None,
-    problems: list[Problem],
-) -> tuple[int, ...]:
-    classes = range(len(bins) + 1)
-    if given is not None:
-        if len(given) != len(training_bins) + 1 or set(given) != set(classes) or given != sorted(given):
-            wrong = (
-                f"= {given} must give each of the {len(training_bins) + 1} training bins a scoring class of 0 to "
-                f"{len(bins)}, rising, each class at least once"
-            )
-            problems.append(Problem((*key_path, "training_to_scoring"), wrong))
-        return tuple(given)
-    if len(training_bins) == len(bins):
-        return tuple(classes)
-    missing = [edge for edge in bins if edge not in training_bins]
-    if missing:
-        wrong = (
-            f"= {list(training_bins)} do not map to bins = {list(bins)}: they lack the edge {missing[0]:g}; add it, or "
-            "say the mapping with training_to_scoring"
-        )
-        problems.append(Problem((*key_path, "training_bins"), wrong))
-    return tuple(bisect.bisect_right(bins, edge) for edge in (-math.inf, *training_bins))
+    )  # fmt: skip
 
 
 def _bin_names(bins: Sequence[float]) -> tuple[str, ...]:
@@ -158,10 +138,3 @@ def _bin_names(bins: Sequence[float]) -> tuple[str, ...]:
     whole = all(float(edge).is_integer() for edge in bins)
     inner = [f"{low:g}-{high - 1 if whole else high:g}" for low, high in itertools.pairwise(bins)]
     return (f"<{bins[0]:g}", *inner, f">={bins[-1]:g}")
-
-
-def _rises(key_path: KeyPath, bins: Sequence[float], problems: list[Problem]) -> bool:
-    good = len(bins) > 0 and all(map(math.isfinite, bins)) and all(low < high for low, high in itertools.pairwise(bins))
-    if not good:
-        problems.append(Problem(key_path, f"= {bins} must hold at least one edge, and the edges must rise"))
-    return good

@@ -1,4 +1,4 @@
-"""What travels between the loader, the model and the trainer."""
+"""Batch: images and their targets, from the loader to the trainer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EMBEDDING = "embedding"
 
 @dataclass
 class Batch:
-    """Images and what is known of them.
+    """Images and their targets.
 
     images: (B, 3, H, W) uint8, RGB
     targets: by head, (B,) int64, in the classes that the model is trained on, -1 = unknown
@@ -40,12 +40,12 @@ class Batch:
         return len(self.indices)
 
     def tensors(self) -> list[Tensor]:
-        """All that it holds, in a fixed order."""
+        """All its tensors, in a fixed order."""
         pairing = [] if self.mix is None else [self.mix.pairing]
         return [self.images, *self.targets.values(), *self.scoring_targets.values(), self.indices, *pairing]
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """The batch with what `function` makes of each of its tensors."""
+        """The batch with `function` applied to each of its tensors."""
         return Batch(
             function(self.images),
             {head: function(target) for head, target in self.targets.items()},

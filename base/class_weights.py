@@ -40,15 +40,10 @@ def weights_by_rule(rule: Rule, counts: Tensor) -> Tensor:
     return torch.where(counts > 0, weights, 1.0).float()
 
 
-FARTHEST = 2.0
-"""Given weights whose ratios differ from a rule's by more do not follow it."""
-
-
 def follow_some_rule(weights: Tensor, counts: Tensor) -> bool:
-    """Whether given weights (C,) are about those of some rule for these counts (C,), or about equal.
-
-    Weights of 0, and classes without a sample, say nothing."""
+    """Whether the ratios of given weights (C,) are within a factor of 2 of those of some rule for these counts (C,), or
+    of equal weights. Weights of 0 and classes without a sample are not compared."""
     comparable = (counts > 0) & (weights > 0)
     rules = [torch.ones_like(weights), *(weights_by_rule(rule, counts) for rule in get_args(Rule))]
     ratios = [weights[comparable] / rule[comparable] for rule in rules]
-    return int(comparable.sum()) < 2 or any(float(ratio.max() / ratio.min()) <= FARTHEST for ratio in ratios)
+    return int(comparable.sum()) < 2 or any(float(ratio.max() / ratio.min()) <= 2 for ratio in ratios)

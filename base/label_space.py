@@ -1,10 +1,11 @@
-"""The one home of every label fact: heads, class names, how a raw value becomes a class, how classes combine."""
+"""The one home of every label fact: attributes, heads, class names, and how classes combine to one answer."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -73,43 +74,36 @@ class LabelSpace:
         answer: list[str] | None = None,
     ) -> None:
         problems: list[Problem] = []
-        self.attributes: dict[str, Attribute] = {}
-        for name, spec in attributes.items():
-            attribute = attribute_from(name, spec, problems)
-            if attribute is not None:
-                self.attributes[name] = attribute
-        if not attributes:
-            raise InvalidConfig([Problem(("attributes",), "is empty: name at least one attribute")])
-        _check_names("attributes", attributes, problems)
+        made = {name: attribute_from(name, spec, problems) for name, spec in attributes.items()}
+        self.attributes = {name: attribute for name, attribute in made.items() if attribute is not None}
         self._config = {"attributes": attributes, "heads": heads, "answer": answer}
-        head_attributes = heads if heads is not None else {name: [name] for name in attributes}
-        if heads is not None:
+        _check_names("attributes", attributes, problems)
+        if heads is None:
+            heads = {name: [name] for name in attributes}
+        else:
             _check_names("heads", heads, problems)
-        _check_heads(head_attributes, attributes, problems)
-        predicted = [name for names in head_attributes.values() for name in names]
-        given = answer is not None
-        if answer is None:
-            answer = [name for name in attributes if name in predicted]
-        elif not answer or len(set(answer)) != len(answer):
+        _check_heads(heads, attributes, problems)
+        predicted = [name for names in heads.values() for name in names]
+        joint = answer if answer is not None else [name for name in attributes if name in predicted]
+        if answer is not None and (not answer or len(set(answer)) != len(answer)):
             problems.append(Problem(("answer",), f"= {answer} must name at least one attribute, each once"))
-        for name in answer:
+        for name in joint:
             if name not in predicted:
                 wrong = f'names "{name}", which no head predicts: they predict {", ".join(predicted)}'
                 problems.append(Problem(("answer",), wrong))
         if problems:
             raise InvalidConfig(problems)
-        self.num_combinations = math.prod(len(self.attributes[name].class_names) for name in answer)
-        if self.num_combinations > MOST_JOINT_CLASSES and given:
-            wrong = (
-                f"combines to {self.num_combinations:,} joint classes, and at most {MOST_JOINT_CLASSES:,} can be "
-                "scored; name fewer attributes, or leave it out: each attribute is then scored by itself"
-            )
-            raise InvalidConfig([Problem(("answer",), wrong)])
-        self.heads: dict[str, Head] = {
-            name: Head(name, tuple(self.attributes[part] for part in parts)) for name, parts in head_attributes.items()
-        }
-        joint = answer if self.num_combinations <= MOST_JOINT_CLASSES else []
-        self.joint_attributes: tuple[Attribute, ...] = tuple(self.attributes[name] for name in joint)
+        self.num_combinations = math.prod(len(self.attributes[name].class_names) for name in joint)
+        if self.num_combinations > MOST_JOINT_CLASSES:
+            if answer is not None:
+                wrong = (
+                    f"combines to {self.num_combinations:,} joint classes, and at most {MOST_JOINT_CLASSES:,} can be "
+                    "scored; name fewer attributes, or leave it out: each attribute is then scored by itself"
+                )
+                raise InvalidConfig([Problem(("answer",), wrong)])
+            joint = []
+        self.heads = {name: Head(name, tuple(self.attributes[part] for part in parts)) for name, parts in heads.items()}
+        self.joint_attributes = tuple(self.attributes[name] for name in joint)
 
     @property
     def predicted_attributes(self) -> dict[str, Attribute]:
@@ -145,11 +139,11 @@ class LabelSpace:
 
     def attribute_classes(self, joint: Tensor) -> dict[str, Tensor]:
         """The joint class (B,) -> classes by attribute, (B,) each; -1 stays -1."""
-        classes, rest = {}, joint
-        for attribute in reversed(self.joint_attributes):
-            classes[attribute.name] = torch.where(joint == UNKNOWN, joint, rest % len(attribute.class_names))
-            rest = rest // len(attribute.class_names)
-        return dict(reversed(classes.items()))
+        columns = torch.unravel_index(joint.clamp(min=0), [len(each.class_names) for each in self.joint_attributes])
+        return {
+            attribute.name: column.where(joint != UNKNOWN, UNKNOWN)
+            for attribute, column in zip(self.joint_attributes, columns, strict=True)
+        }
 
     def attribute_probabilities(self, probabilities: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Probabilities by head, (B, C) over training classes -> by attribute, (B, S) over scored classes."""
@@ -165,25 +159,20 @@ class LabelSpace:
         """Probabilities by head, (B, C) over training classes -> (B, num_joint_classes): the heads' product.
 
         Attributes that one head predicts together keep their dependence; those not in the answer are summed out."""
-        joint_names = [attribute.name for attribute in self.joint_attributes]
+        answer = [attribute.name for attribute in self.joint_attributes]
         joint, axes = None, []
         for name, head in self.heads.items():
-            part = head.scoring_joint(probabilities[name])
-            kept = [attribute.name for attribute in head.attributes if attribute.name in joint_names]
-            dropped = [axis for axis, attribute in enumerate(head.attributes, start=1) if attribute.name not in kept]
-            if not kept:
+            names = [attribute.name for attribute in head.attributes]
+            if not (kept := [each for each in names if each in answer]):
                 continue
-            part = part.sum(dim=dropped) if dropped else part
+            part = head.scoring_joint(probabilities[name])
+            if dropped := [axis for axis, each in enumerate(names, start=1) if each not in answer]:
+                part = part.sum(dim=dropped)
             axes += kept
-            if joint is not None:
-                part = joint.unsqueeze(-1) * part.reshape(
-                    len(part), *[1] * (joint.dim() - 1), math.prod(part.shape[1:])
-                )
-            joint = part
-            joint = joint.reshape(-1, *(len(self.attributes[axis].class_names) for axis in axes))
+            joint = part if joint is None else joint.flatten(1).unsqueeze(2) * part.flatten(1).unsqueeze(1)
         assert joint is not None
-        order = [0, *(axes.index(name) + 1 for name in joint_names)]
-        return joint.permute(order).reshape(len(joint), self.num_joint_classes)
+        joint = joint.reshape(len(joint), *(len(self.attributes[name].class_names) for name in axes))
+        return joint.permute(0, *(axes.index(name) + 1 for name in answer)).flatten(1)
 
     def to_config(self) -> dict[str, Any]:
         """The arguments that make this label space again: plain data, for the checkpoint."""
@@ -207,14 +196,13 @@ def _on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _combined_names(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    combined: list[str] = [""]
-    for part in names:
-        combined = [f"{before} {name}".strip() for before in combined for name in part]
-    return tuple(combined)
+    return tuple(" ".join(filter(None, each)) for each in itertools.product(*names))
 
 
-def _check_names(argument: str, names: Iterable[str], problems: list[Problem]) -> None:
-    """Names become parts of metric names (val/mask_f1), of --set paths (labels.attributes.mask) and of layers'."""
+def _check_names(argument: str, names: Collection[str], problems: list[Problem]) -> None:
+    """Names are parts of metric names (val/mask_f1), of --set paths (labels.attributes.mask) and of layers' names."""
+    if not names:
+        problems.append(Problem((argument,), f"is empty: name at least one of the {argument}"))
     for name in names:
         if not re.fullmatch(r"[\w-]+", name):
             wrong = f'has the name "{name}", which must consist of letters, digits, "_" and "-"'
@@ -223,12 +211,10 @@ def _check_names(argument: str, names: Iterable[str], problems: list[Problem]) -
 
 def _check_heads(heads: Mapping[str, list[str]], attributes: Mapping[str, Any], problems: list[Problem]) -> None:
     seen: dict[str, str] = {}
-    if not heads:
-        problems.append(Problem(("heads",), "is empty: name at least one head"))
     for head, parts in heads.items():
         key_path = ("heads", head)
         if head == EMBEDDING:
-            problems.append(Problem(key_path, "must have another name: an output of the model is called so"))
+            problems.append(Problem(key_path, "must have another name: the model's embedding has this one"))
         if not parts:
             problems.append(Problem(key_path, "names no attribute"))
         for part in parts:

@@ -131,7 +131,7 @@ def _side(predictor: Predictor, side: str) -> list[Record]:
 
 
 def _paths(records: Sequence[Record]) -> set[Path]:
-    return {record.path.absolute() for record in records}
+    return {record.path for record in records}
 
 
 def _refuse_folds(members: Sequence[EnsembleMember], side: str) -> None:

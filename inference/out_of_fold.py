@@ -21,6 +21,7 @@ from inference.predictor import Predictor, Probabilities, find_checkpoint
 from inference.submission import write_csv
 from inference.tta_presets import PRESETS
 from utils import distributed
+from utils.files import short_path
 from utils.run_folders import RunFolders
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def join_folds(run: RunFolders, images_by_fold: Sequence[LabelTable]) -> FoldSco
     records = [record for images in images_by_fold for record in images.records]
     names = [record.name for record in records]
     if distributed.is_main_process():
-        ids = names if len(set(names)) == len(names) else [str(record.path) for record in records]
+        ids = names if len(set(names)) == len(names) else [short_path(record.path) for record in records]
         write_csv(
             run.models / OUT_OF_FOLD_FILE, _header(labels), [[i, *row[1:]] for i, row in zip(ids, rows, strict=True)]
         )

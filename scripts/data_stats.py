@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
-from data_loader.records.statistics import label_statistics, mean_and_std, measure_images, size_statistics
+from data_loader.records.statistics import label_statistics, mean_and_std, measure_images, spread
 from data_loader.splits import KFoldSplit
 from experiment.builders import read_label_table
 from experiment.checks import check_config, cross_checks
@@ -30,13 +30,13 @@ Row = tuple[str, list[str]]
 """A label, and a cell for each side."""
 
 
-def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]:
+def collect(config: ConfigParser, log: Callable[[str], None]) -> dict[str, Any]:
     """All statistics of a config's data, as plain data. Raises ConfigError, DataError."""
     labels = check_config(config)
     split = config.build("split")
     if isinstance(split, KFoldSplit) and split.fold is None:
         split.fold = 0
-        tell(f"the sides are those of fold 0 of {split.folds}")
+        log(f"the sides are those of fold 0 of {split.folds}")
     divided = split.divide(read_label_table(config, labels), config.extra().seed)
     sides = {"train": divided.train, "validation": divided.validation, "test": divided.test}
     cache = Path(config.build("trainer").save_dir) / CHECKED_IMAGES_FILE
@@ -49,10 +49,11 @@ def collect(config: ConfigParser, tell: Callable[[str], None]) -> dict[str, Any]
         raise DataError(f"none of the {len(divided.train)} training images can be read: there is nothing to count")
     sizes, level_counts = measure_images({name: side.records for name, side in sides.items()}, bits, True)
     mean, std = mean_and_std(level_counts)
+    statistics = {side: label_statistics(table) for side, table in sides.items()}
+    for side, found in statistics.items():
+        found["sizes"] = {name: spread(sizes[side][:, axis]) for axis, name in enumerate(("height", "width"))}
     return {
-        "sides": {
-            side: {**known, "sizes": size_statistics(sizes[side])} for side, known in label_statistics(sides).items()
-        },
+        "sides": statistics,
         "training_pixels": {"pixels": int(level_counts[0].sum()), "mean": mean, "std": std},
         "normalize": suggested_normalize(mean, std),
     }
@@ -78,7 +79,7 @@ def table(found: dict[str, Any]) -> list[str]:
         if name not in attributes or list(classes) != list(attributes[name]["classes"]):
             rows.append((f"training classes of head {name}", []))
             rows += [(f"  {each}", [f"{side['training_classes'][name][each]:,}" for side in sides]) for each in classes]
-    rows += _size_rows([side["sizes"] for side in sides])
+    rows += [(f"{name} in pixels", [_span(side["sizes"][name]) for side in sides]) for name in ("height", "width")]
     wide = max(len(label) for label, _ in rows)
     lines = [f"{label:<{wide}}{''.join(f'{cell:>24}' for cell in cells)}".rstrip() for label, cells in rows]
     pixels = found["training_pixels"]
@@ -86,33 +87,19 @@ def table(found: dict[str, Any]) -> list[str]:
         f"{channel} {mean:.4f} +- {std:.4f}"
         for channel, mean, std in zip("RGB", pixels["mean"], pixels["std"], strict=True)
     )
-    suggestion = "the pixels of a channel are all alike, so no Normalize can be made of them"
-    if found["normalize"] is not None:
-        suggestion = json.dumps(found["normalize"])
+    suggestion = json.dumps(found["normalize"]) if found["normalize"] else "a channel is constant: no Normalize fits"
     return [*lines, f"{pixels['pixels']:,} training pixels, of 0 to 1: {by_channel}", suggestion]
 
 
 def _class_rows(name: str, parts: Sequence[dict[str, Any]]) -> list[Row]:
-    """parts: of each side, what is known of one attribute or of the answer."""
+    """parts: of each side, the counts of one attribute or of the answer."""
     rows: list[Row] = [(name, [])]
     rows += [(f"  {each}", [_counted(part["classes"][each]) for part in parts]) for each in parts[0]["classes"]]
     if any(part["unknown"]["images"] for part in parts):
         rows.append(("  unknown", [_counted(part["unknown"]) for part in parts]))
     numbers = [part.get("numbers", {}) for part in parts]
     if any(numbers):
-        histograms = [each.get("histogram", {}) for each in numbers]
         rows.append((f"{name}: lowest, median, highest", [_span(each) for each in numbers]))
-        for each in dict.fromkeys(each for histogram in histograms for each in histogram):
-            rows.append((f"  {each}", [f"{histogram.get(each, 0):,}" for histogram in histograms]))
-    return rows
-
-
-def _size_rows(sizes: Sequence[dict[str, Any]]) -> list[Row]:
-    rows: list[Row] = [(f"{side} in pixels", [_span(each[side]) for each in sizes]) for side in ("height", "width")]
-    for place in range(max(len(each["most_frequent"]) for each in sizes)):
-        found = [each["most_frequent"][place : place + 1] for each in sizes]
-        cells = ["".join(f"{one['height']} x {one['width']}: {one['images']:,}" for one in each) for each in found]
-        rows.append(("most frequent sizes" if place == 0 else "", cells))
     return rows
 
 
@@ -147,18 +134,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for line in table(found):
             log.info("%s", line)
         if given.output is not None:
-            write_output(given.output, found)
+            try:
+                write_atomically(given.output, json.dumps(found, indent=4, ensure_ascii=False).encode())
+            except OSError as error:
+                raise ConfigError(f"--output {given.output}: cannot be written: {error.strerror}") from None
             log.info("%s: written", given.output)
     finally:
         close_log()
-
-
-def write_output(path: Path, found: dict[str, Any]) -> None:
-    """Raises ConfigError."""
-    try:
-        write_atomically(path, json.dumps(found, indent=4, ensure_ascii=False).encode())
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be written: {error.strerror or error}") from None
 
 
 if __name__ == "__main__":

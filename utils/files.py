@@ -26,6 +26,11 @@ def link_or_copy(source: Path, target: Path) -> None:
     _replace(target, lambda temporary: _link(source, temporary))
 
 
+def short_path(path: Path | str) -> str:
+    """The path as messages have it: relative to the working directory where it is inside it."""
+    return str(path).removeprefix(os.path.join(os.getcwd(), ""))  # noqa: PTH109, PTH118 - text is needed
+
+
 def obstacle_to_replacing(path: Path, inputs: Iterable[Path] = (), suffix: str = ".csv") -> str | None:
     """Why a file must not be written, though its folder may be: it is a folder, a device or a pipe, one of `inputs`,
     which the same command reads, or there already and no table of answers or scores, as its `suffix` says. None if

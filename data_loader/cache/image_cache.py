@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from data_loader.cache.arrays import ArrayBuild, CachedImages, PreparedArray, UnequalImageError, write_rows
-from data_loader.records.file_signatures import FileSignature, absolute_paths, signatures_of
+from data_loader.records.file_signatures import FileSignature, signatures_of
 from data_loader.records.image_check import number_of_cores
 from data_loader.transforms import DeterministicPrefix
 from utils import distributed
@@ -83,7 +83,7 @@ class ImageCache(ABC):
         builds: dict[str, ArrayBuild] = {}
         keyed: list[tuple[str, list[str]]] = []
         for paths, prefix in requests:
-            absolute = absolute_paths(paths)
+            absolute = [str(path) for path in paths]
             known |= signatures_of([path for path in absolute if path not in known])
             key = json.dumps({**prefix.key, "versions": VERSIONS}, sort_keys=True)
             keyed.append((key, absolute))

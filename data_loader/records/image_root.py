@@ -12,8 +12,9 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class ImageRoot:
-    """The folder that a table's paths are relative to.
+    """The folder that a table's paths are relative to. (Text and os.path, not Path: there are tens of thousands.)
 
+    root: the folder
     allow_links: whether links may lead out of it, as to a content-addressed store; nothing else outside it is opened
     """
 
@@ -22,33 +23,48 @@ class ImageRoot:
         self.allow_links = allow_links
         self.completed: dict[str, str] = {}
         """Paths without an extension, and the file that each was taken for."""
-        self._real = os.path.join(os.path.realpath(root), "")  # noqa: PTH118 - Path drops the separator at the end
+        real, absolute = os.path.realpath(root), os.path.abspath(root)  # noqa: PTH100
+        # abspath removes a ".." as text, which gives another folder where it follows a link
+        self._absolute = absolute if os.path.realpath(absolute) == real else real
+        self._real = os.path.join(real, "")  # noqa: PTH118
         self._inside: dict[str, bool] = {}
         self._names: dict[str, dict[str, str]] = {}
 
     def find(self, relative: str) -> Path:
-        """The file of a path as a table has it. Raises ValueError with what is wrong with it."""
+        """The absolute path of a file that a table has as `relative`. Raises ValueError with what is wrong with it."""
         if problem := relative_path_problem(relative):
             raise ValueError(problem)
-        path = f"{self.root}/{relative}"
+        path = f"{self._absolute}/{relative}"
         try:
             mode = os.lstat(path).st_mode
         except (OSError, ValueError):
-            path = self._spelled_otherwise(relative)
+            path = self._spelled_otherwise(relative) or ""
+            if not path:
+                raise self._missing(relative) from None
             mode = os.lstat(path).st_mode
-        self.check_link(path, relative, stat.S_ISLNK(mode))
+        self._check_link(path, relative, stat.S_ISLNK(mode))
         if stat.S_ISLNK(mode):
             try:
-                mode = os.stat(path).st_mode  # noqa: PTH116 (18,900 of them)
+                mode = os.stat(path).st_mode  # noqa: PTH116
             except OSError:
                 raise self._missing(relative) from None
         if not stat.S_ISREG(mode):
             raise ValueError(f'"{relative}" is not a file')
         return Path(path)
 
-    def check_link(self, path: str, relative: str, is_link: bool = True) -> None:
-        """Raises ValueError where `path`, or with it the folder it is in, is a link that leads out of the root."""
-        folder = os.path.dirname(path)  # noqa: PTH120 (18,900 of them)
+    def list_folder(self, relative: str) -> list[str] | None:
+        """The names in a folder, sorted; None where it is missing. Raises ValueError where it is out of the root."""
+        path: str | None = f"{self._absolute}/{relative}"
+        if not os.path.isdir(str(path)):  # noqa: PTH112
+            path = self._spelled_otherwise(relative)
+        if path is None or not os.path.isdir(path):  # noqa: PTH112
+            return None
+        self._check_link(f"{path}/", relative, is_link=False)
+        return sorted(os.listdir(path))  # noqa: PTH208
+
+    def _check_link(self, path: str, relative: str, is_link: bool) -> None:
+        """Raises ValueError where `path`, or the folder that it is in, is a link that leads out of the root."""
+        folder = os.path.dirname(path)  # noqa: PTH120
         if folder not in self._inside:
             self._inside[folder] = self._holds(folder)
         if not self.allow_links and not (self._inside[folder] and (not is_link or self._holds(path))):
@@ -58,19 +74,19 @@ class ImageRoot:
             )
 
     def _holds(self, path: str) -> bool:
-        return os.path.join(os.path.realpath(path), "").startswith(self._real)  # noqa: PTH118 (18,900 of them)
+        return os.path.join(os.path.realpath(path), "").startswith(self._real)  # noqa: PTH118
 
-    def _spelled_otherwise(self, relative: str) -> str:
-        """The one file whose name differs only in how its letters are composed (NFC, or NFD as on a Mac), or in the
-        extension, which `relative` lacks. Raises ValueError if there is none."""
-        folder, found = str(self.root), ""
+    def _spelled_otherwise(self, relative: str) -> str | None:
+        """The one path that differs only in how its letters are composed (NFC, or NFD as on a Mac), or in an image's
+        extension, which `relative` lacks; None if there is none."""
+        found = self._absolute
         for part in relative.split("/"):
             if part in ("", "."):
                 continue
-            name = self._listing(folder).get(unicodedata.normalize("NFC", part))
+            name = self._listing(found).get(unicodedata.normalize("NFC", part))
             if name is None:
-                raise self._missing(relative)
-            found, folder = f"{folder}/{name}", f"{folder}/{name}"
+                return None
+            found = f"{found}/{name}"
         if os.path.splitext(found)[1] != os.path.splitext(relative)[1]:  # noqa: PTH122
             self.completed[relative] = found
         return found

@@ -1,8 +1,7 @@
-"""The label table: what is known of images, converted once from their raw values."""
+"""The label table: the classes of images, converted once from their raw values."""
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -55,18 +54,16 @@ class LabelTable:
         training, scoring, numbers = {}, {}, {}
         for name, attribute in label_space.attributes.items():
             values = [record.attributes.get(name) for record in records]
-            known, wrong = _convert(attribute, values)
-            if wrong:
-                found |= dict.fromkeys(
-                    f"{record.origin}: {wrong[value]}"
-                    for record, value in zip(records, values, strict=True)
-                    if value in wrong
-                )
-            rows = [known[value] for value in values]
-            training[name] = torch.tensor([row[0] for row in rows], dtype=torch.int64)
-            scoring[name] = torch.tensor([row[1] for row in rows], dtype=torch.int64)
+            converted = {value: _convert(attribute, value) for value in dict.fromkeys(values)}  # a few dozen
+            for record, value in zip(records, values, strict=True):
+                if wrong := converted[value][3]:
+                    found[f"{record.origin}: {wrong}"] = None
+            trained, scored, known, _ = (
+                zip(*(converted[value] for value in values), strict=True) if values else [()] * 4
+            )
+            training[name], scoring[name] = (torch.tensor(each, dtype=torch.int64) for each in (trained, scored))
             if attribute.bins is not None:
-                numbers[name] = torch.tensor([row[2] for row in rows], dtype=torch.float64)
+                numbers[name] = torch.tensor(known, dtype=torch.float64)
         if problems is None:
             raise_problems([*found])
         else:
@@ -111,55 +108,31 @@ class LabelTable:
         }
 
     def absent_classes(self) -> dict[str, list[str]]:
-        """By predicted attribute, and by head that predicts several: its classes that no image has.
-
-        What follows is not repeated: a class of several attributes is absent only where each of theirs is there."""
-        attributes = self.label_space.predicted_attributes
-        present = {
-            name: _present(self.training_classes[name], len(attribute.training_class_names))
-            for name, attribute in attributes.items()
+        """By head, the classes that no image has."""
+        counts = self.class_counts()
+        return {
+            name: [known for known, count in zip(head.class_names, counts[name].tolist(), strict=True) if not count]
+            for name, head in self.label_space.heads.items()
         }
-        absent = {
-            name: [attribute.training_class_names[number] for number in np.flatnonzero(~present[name])]
-            for name, attribute in attributes.items()
-        }
-        for head in self.label_space.heads.values():
-            if len(head.attributes) > 1:
-                possible = functools.reduce(np.logical_and.outer, [present[each.name] for each in head.attributes])
-                missed = possible.ravel() & ~_present(self.targets[head.name], head.num_classes)
-                absent[f"head {head.name}"] = [head.class_names[number] for number in np.flatnonzero(missed)]
-        return absent
 
     def warn_of_absent_classes(self, title: str, whole: LabelTable | None = None) -> None:
-        """Logs a warning for each attribute or head with absent classes.
+        """Logs a warning for each head with absent classes, up to ten of them.
 
         title: what the images are called, such as "the training side"
         whole: the data that they are a part of; what it lacks itself is not repeated"""
         reported = {} if whole is None else whole.absent_classes()
         for name, classes in self.absent_classes().items():
             if new := [known for known in classes if known not in reported.get(name, ())]:
-                logger.warning("%s has no image of %s = %s", title, name, " or ".join(new))
+                more = f" or {len(new) - 10} more" if len(new) > 10 else ""
+                logger.warning("%s has no image of %s = %s%s", title, name, " or ".join(new[:10]), more)
 
 
-def _present(classes: Tensor, num_classes: int) -> np.ndarray:
-    """Of each class, whether there is an image of it, (C,) bool."""
-    return torch.bincount(classes[classes != UNKNOWN], minlength=num_classes).numpy() > 0
-
-
-def _convert(
-    attribute: Attribute, values: Sequence[Any]
-) -> tuple[dict[Any, tuple[int, int, float]], dict[Any, DataError]]:
-    """By distinct value: its training class, scored class and number; and what is wrong with those that are no class.
-
-    There are tens of thousands of images, and a few dozen values."""
-    known: dict[Any, tuple[int, int, float]] = {}
-    wrong: dict[Any, DataError] = {}
-    for value in dict.fromkeys(values):
-        known[value] = (UNKNOWN, UNKNOWN, np.nan)
-        try:
-            if not is_unknown(value):
-                number = np.nan if attribute.bins is None else attribute.number(value)
-                known[value] = (attribute.training_class(value), attribute.scoring_class(value), number)
-        except DataError as error:
-            wrong[value] = error
-    return known, wrong
+def _convert(attribute: Attribute, value: Any) -> tuple[int, int, float, str]:
+    """The training class, the scored class and the number of a raw value, and what is wrong if it is no class."""
+    if is_unknown(value):
+        return UNKNOWN, UNKNOWN, np.nan, ""
+    try:
+        number = np.nan if attribute.bins is None else attribute.number(value)
+        return attribute.training_class(value), attribute.scoring_class(value), number, ""
+    except DataError as error:
+        return UNKNOWN, UNKNOWN, np.nan, str(error)

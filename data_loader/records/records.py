@@ -1,4 +1,4 @@
-"""Record: one image on disk, and what its source says of it."""
+"""Record: one image on disk, and its row in a source."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Part = Literal["train", "validation", "test"]
 class Record:
     """One image.
 
-    path: the file
-    name: what tables and outputs call it
+    path: of the file, absolute
+    name: in tables and outputs
     person: the group that no split may cut
     attributes: raw values by name; None or empty: unknown
     origin: where it was read, such as "data/train/train.csv row 12"
     part: the side of the split that its table gives it, if any
-    person_id: what the table itself calls the person, such as "001498-1", where that is not `person`
+    person_id: in the table, such as "001498-1", where that is not `person`
     """
 
     path: Path

@@ -1,31 +1,30 @@
-"""From the two lists of a config to pipelines: albumentations by name, checked before the first image is read."""
+"""From the two lists of a config to pipelines: albumentations by name, checked before the first image is read.
+
+The config's schema has checked names and arguments against signatures, also inside OneOf and its like (see TypedSection
+in utils/config/sections.py); what only albumentations or a trial can find is checked here."""
 
 from __future__ import annotations
 
 import inspect
-import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import albumentations
-from pydantic import ValidationError
 
 from base.preprocessing import Preprocessing
-from data_loader.transforms.pipeline import Pipeline
+from data_loader.transforms.pipeline import DeterministicPrefix, Pipeline
 from data_loader.transforms.trials import check_deterministic, count_deterministic, final_size
-from utils.config.signatures import argument_problems
-from utils.errors import InvalidConfig, KeyPath, Problem, dotted
+from utils.config.signatures import constructor_problems
+from utils.errors import InvalidConfig, KeyPath, Problem
 from utils.images import BitsUsed
-from utils.wording import did_you_mean, first_line, not_one_of
-
-logger = logging.getLogger(__name__)
+from utils.wording import not_one_of
 
 TransformSpec = dict[str, Any]
 """{"type": a class of albumentations, "args": {...}}."""
 
-_NOT_BY_NAME = {"Compose", "ReplayCompose", "Lambda", "DualTransform", "ImageOnlyTransform", "ToTensor3D"}
+_EXCLUDED = {"Compose", "ReplayCompose", "Lambda", "DualTransform", "ImageOnlyTransform", "ToTensor3D"}
 TRANSFORMS: dict[str, type] = {
     name: found
     for name, found in sorted(vars(albumentations).items())
@@ -33,12 +32,13 @@ TRANSFORMS: dict[str, type] = {
     and issubclass(found, albumentations.BasicTransform | albumentations.BaseCompose)
     and not issubclass(found, albumentations.Transform3D)
     and found not in (albumentations.BasicTransform, albumentations.BaseCompose)
-    and name not in _NOT_BY_NAME
+    and name not in _EXCLUDED
 }
 
-
 _ADVICE = ("is a special case of", "is a specialized version of", "is an alias for", "is very slow")
-"""What albumentations says of classes as such; its other warnings are of arguments that it changes as it likes."""
+"""Warnings of albumentations about a class as such; all others are about arguments that it does not use as given."""
+
+_INPUT_SIZE_ARGUMENTS = ("height", "width", "size")
 
 
 class TransformLists(TypedDict):
@@ -66,10 +66,11 @@ def build_transforms(
 ) -> Transforms:
     """Builds and tries both lists.
 
-    A required height, width or size that a transform is not given is `input_size` (pixels, or [height, width]); both
-    lists must end in that size. Normalize may only stand last (a ToTensorV2 behind it changes nothing): it is left to
-    the device. `mean` and `std` are the backbone's own, for a Normalize without them or none at all. `bits_used_of_16`
-    goes with them: as which 16-bit images are decoded.
+    lists: train and eval. Normalize may only be last (a ToTensorV2 behind it changes nothing): it is done on the device
+    input_size: pixels, or [height, width]: a required height, width or size that a transform is not given; both lists
+        must end in that size
+    mean, std: of the backbone, by channel, for a Normalize without them or none at all
+    bits_used_of_16: as which 16-bit images are decoded
 
     Raises InvalidConfig with all problems, their key paths relative to the two lists.
     """
@@ -77,45 +78,44 @@ def build_transforms(
     image_hw: tuple[int, int] | None = None
     if input_size is not None:
         image_hw = (input_size, input_size) if isinstance(input_size, int) else (input_size[0], input_size[1])
-    own = (tuple(mean), tuple(std))
-    train_specs, train_normalise = _without_normalise(("train",), lists["train"], own, problems)
-    eval_specs, eval_normalise = _without_normalise(("eval",), lists["eval"], own, problems)
-    train = _build(("train",), train_specs, image_hw, problems)
-    evaluation = _build(("eval",), eval_specs, image_hw, problems)
+    specs: dict[str, list[TransformSpec]] = {}
+    statistics: dict[str, tuple[Any, Any]] = {}
+    for side in ("train", "eval"):
+        kept, statistics[side] = _without_normalise((side,), lists[side], (tuple(mean), tuple(std)), problems)
+        specs[side] = [_with_size(spec, image_hw) for spec in kept]
+    transforms = {side: _build((side,), specs[side], problems) for side in specs}
     if problems:
         raise InvalidConfig(problems)
-    if train_normalise != eval_normalise:
-        wrong = f"normalises with mean, std = {train_normalise}, transforms.eval with {eval_normalise}"
+    if statistics["train"] != statistics["eval"]:
+        wrong = f"normalises with mean, std = {statistics['train']}, transforms.eval with {statistics['eval']}"
         problems.append(Problem(("train",), f"{wrong}; give both the same Normalize"))
-    check_deterministic(("eval",), evaluation, problems)
-    train_hw = final_size(("train",), train, problems)
-    eval_hw = final_size(("eval",), evaluation, problems)
-    for side, size in (("train", train_hw), ("eval", eval_hw)):
-        if size and image_hw and size != image_hw:
+    check_deterministic(("eval",), transforms["eval"], problems)
+    ends = {side: final_size((side,), transforms[side], problems) for side in transforms}
+    expected = image_hw or ends["eval"]
+    origin = f"data_loader.args.input_size = {input_size}" if image_hw else "the size in which transforms.eval ends"
+    for side, hw in ends.items():
+        if hw and expected and hw != expected:
             wrong = (
-                f"ends in {size[0]} x {size[1]} pixels, but data_loader.args.input_size = {input_size}; change one of "
-                "them, or set input_size to null"
+                f"ends in {hw[0]} x {hw[1]} pixels, not in {expected[0]} x {expected[1]}, {origin}; change one of them"
             )
             problems.append(Problem((side,), wrong))
-    if train_hw and eval_hw and not image_hw and train_hw != eval_hw:
-        wrong = f"ends in {train_hw[0]} x {train_hw[1]} pixels, transforms.eval in {eval_hw[0]} x {eval_hw[1]}"
-        problems.append(Problem(("train",), f"{wrong}; end both in the same size"))
+    train_hw, eval_hw = ends["train"], ends["eval"]
     if problems or not train_hw or not eval_hw:
         raise InvalidConfig(problems)
-    plain_specs = [_completed(spec, image_hw) for spec in eval_specs]
-    mean_rgb, std_rgb = eval_normalise
-    preprocessing = Preprocessing(eval_hw, mean_rgb, std_rgb, plain_specs, bits_used_of_16)
-    num_deterministic = count_deterministic(train)
-    prefix_hw = final_size((), train[:num_deterministic], []) if num_deterministic else None
-    completed = [_completed(spec, image_hw) for spec in train_specs]
-    train_pipeline = Pipeline(train, completed, train_hw, num_deterministic, prefix_hw, bits_used_of_16)
-    return Transforms(train_pipeline, _deterministic(evaluation, preprocessing), preprocessing)
+    preprocessing = Preprocessing(eval_hw, *statistics["eval"], specs["eval"], bits_used_of_16)
+    num_deterministic = count_deterministic(transforms["train"])
+    prefix_hw = final_size((), transforms["train"][:num_deterministic], []) if num_deterministic else None
+    prefix = DeterministicPrefix(
+        transforms["train"][:num_deterministic], specs["train"][:num_deterministic], prefix_hw, bits_used_of_16
+    )
+    train = Pipeline(prefix, transforms["train"][num_deterministic:], train_hw)
+    return Transforms(train, _deterministic(transforms["eval"], preprocessing), preprocessing)
 
 
 def eval_pipeline(preprocessing: Preprocessing) -> Pipeline:
     """The deterministic steps of a checkpoint's preprocessing. Raises InvalidConfig, key paths inside its list."""
     problems: list[Problem] = []
-    transforms = _build((), preprocessing.eval_transforms, None, problems)
+    transforms = _build((), preprocessing.eval_transforms, problems)
     if problems:
         raise InvalidConfig(problems)
     return _deterministic(transforms, preprocessing)
@@ -123,11 +123,11 @@ def eval_pipeline(preprocessing: Preprocessing) -> Pipeline:
 
 def _deterministic(transforms: Sequence[Any], preprocessing: Preprocessing) -> Pipeline:
     image_hw, specs = preprocessing.image_hw, preprocessing.eval_transforms
-    return Pipeline(transforms, specs, image_hw, len(transforms), image_hw, preprocessing.bits_used_of_16)
+    return Pipeline(DeterministicPrefix(transforms, specs, image_hw, preprocessing.bits_used_of_16), [], image_hw)
 
 
 def transform_problems(lists: TransformLists, input_size: int | Sequence[int] | None) -> list[Problem]:
-    """All that is wrong with the two lists; none if they can be used. Key paths are relative to the lists."""
+    """What is wrong with the two lists, which the config's schema accepts. Key paths are relative to the lists."""
     unlike_any = (-1.0, -1.0, -1.0)  # the backbone's own is not known yet, and no config can give this
     try:
         build_transforms(lists, input_size, unlike_any, unlike_any)
@@ -136,154 +136,97 @@ def transform_problems(lists: TransformLists, input_size: int | Sequence[int] | 
     return []
 
 
-def _type(spec: Any) -> Any:
-    return spec.get("type") if isinstance(spec, dict) else None
-
-
 def _without_normalise(
     key_path: KeyPath, specs: Sequence[TransformSpec], own: tuple[Any, Any], problems: list[Problem]
 ) -> tuple[list[TransformSpec], tuple[Any, Any]]:
     """The list without its trailing Normalize and ToTensorV2, and the mean and std to normalise with."""
     kept, statistics = list(specs), own
-    if kept and _type(kept[-1]) == "ToTensorV2":
+    if kept and kept[-1]["type"] == "ToTensorV2":
         kept.pop()
-    if kept and _type(kept[-1]) == "Normalize":
+    if kept and kept[-1]["type"] == "Normalize":
         statistics = _statistics((*key_path, len(kept) - 1, "args"), kept.pop().get("args", {}), own, problems)
-    for here, spec in _with_inner_specs(key_path, kept):
-        if _type(spec) in ("Normalize", "ToTensorV2"):
-            problems.append(Problem(here, f"({_type(spec)}) may only stand last (it is done on the device)"))
     return kept, statistics
-
-
-def _with_inner_specs(key_path: KeyPath, specs: Sequence[TransformSpec]) -> Iterator[tuple[KeyPath, TransformSpec]]:
-    """All specs and those in the args of choices such as OneOf, each with its key path."""
-    for number, spec in enumerate(specs):
-        here = (*key_path, number)
-        yield here, spec
-        args = spec.get("args") if isinstance(spec, dict) else None
-        inner = args.get("transforms") if isinstance(args, dict) else None
-        if isinstance(inner, list):
-            yield from _with_inner_specs((*here, "args", "transforms"), inner)
 
 
 def _statistics(
     key_path: KeyPath, args: dict[str, Any], own: tuple[Any, Any], problems: list[Problem]
 ) -> tuple[Any, Any]:
-    """The (mean, std) that a Normalize asks for: three numbers each, of a range 0 to 1."""
-    allowed: dict[str, Any] = {"normalization": "standard", "max_pixel_value": 255, "p": 1, "mean": None, "std": None}
-    for name, value in args.items():
-        if name not in allowed:
-            problems.append(Problem((*key_path, name), not_one_of(name, allowed)))
-        elif allowed[name] is not None and value != allowed[name]:
-            wrong = f"= {value!r} must be {allowed[name]!r}, which it is anyway"
-            problems.append(Problem((*key_path, name), wrong))
+    """The (mean, std) of a Normalize's arguments: three numbers each, in units of 0 to 1."""
+    for name, required in {"normalization": "standard", "max_pixel_value": 255, "p": 1}.items():
+        if args.get(name, required) != required:
+            problems.append(Problem((*key_path, name), f"= {args[name]!r} must be {required!r}"))
     if args.get("mean") is None and args.get("std") is None:
         return own
     found = []
     for name, lowest in (("mean", 0.0), ("std", 1e-6)):
         value = args.get(name)
         values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
-        right = all(isinstance(number, int | float) and lowest <= number <= 1 for number in values)
-        if len(values) != 3 or not right:
+        if len(values) != 3 or not all(isinstance(each, int | float) and lowest <= each <= 1 for each in values):
             wrong = f"= {value!r} must be three numbers, in units of 0 to 1; give mean and std"
             problems.append(Problem((*key_path, name), wrong))
         found.append(values)
     return found[0], found[1]
 
 
-def _completed(spec: TransformSpec, image_hw: tuple[int, int] | None) -> TransformSpec:
-    """The spec with `image_hw` for a required height, width or size that it does not give."""
+def _with_size(spec: TransformSpec, image_hw: tuple[int, int] | None) -> TransformSpec:
+    """The spec, and those inside it, with `image_hw` for a required height, width or size that is not given."""
     args = dict(spec.get("args", {}))
     if image_hw:
-        sizes = {"height": image_hw[0], "width": image_hw[1], "size": list(image_hw)}
-        for name, parameter in inspect.signature(TRANSFORMS[spec["type"]]).parameters.items():
-            if name in sizes and parameter.default is parameter.empty:
-                args.setdefault(name, sizes[name])
+        sizes = dict(zip(_INPUT_SIZE_ARGUMENTS, (*image_hw, list(image_hw)), strict=True))
+        parameters = inspect.signature(TRANSFORMS[spec["type"]]).parameters
+        required = {
+            name for name in sizes if name in parameters and parameters[name].default is inspect.Parameter.empty
+        }
+        args = {**{name: sizes[name] for name in sizes if name in required}, **args}
+    if isinstance(args.get("transforms"), list):
+        args["transforms"] = [_with_size(inner, image_hw) for inner in args["transforms"]]
     return {"type": spec["type"], "args": args}
 
 
-def _build(
-    key_path: KeyPath,
-    specs: Sequence[TransformSpec],
-    image_hw: tuple[int, int] | None,
-    problems: list[Problem],
-    nested: bool = False,
-) -> list[Any]:
-    """The transforms; a problem for each that cannot be made.
-
-    nested: they stand inside another's args, where the config's own checks of types and ranges do not look."""
+def _build(key_path: KeyPath, specs: Sequence[TransformSpec], problems: list[Problem]) -> list[Any]:
+    """The transforms; a problem for each that cannot be made."""
     transforms = []
     for number, spec in enumerate(specs):
-        here = (*key_path, number)
-        if (
-            not isinstance(_type(spec), str)
-            or not isinstance(spec.get("args", {}), dict)
-            or spec.keys() - {"type", "args"}
-        ):
-            wrong = f'= {spec} must be {{"type": a transform\'s name, "args": {{its arguments}}}}'
-            problems.append(Problem(here, wrong))
-        elif spec["type"] not in TRANSFORMS:
-            problems.append(Problem((*here, "type"), f'= "{spec["type"]}" {not_one_of(spec["type"], TRANSFORMS)}'))
-        else:
-            completed = _completed(spec, image_hw)
-            found = argument_problems(TRANSFORMS[spec["type"]], completed["args"], (*here, "args")) if nested else []
-            problems += found
-            transforms += [] if found else _build_one(here, completed, image_hw, problems)
+        here, name = (*key_path, number), str(spec.get("type"))
+        if name not in TRANSFORMS:  # in a checkpoint that was changed by hand
+            problems.append(Problem((*here, "type"), f'= "{name}" {not_one_of(name, TRANSFORMS)}'))
+            continue
+        if name in ("Normalize", "ToTensorV2"):
+            problems.append(Problem(here, f"({name}) must be last: it is done on the device"))
+            continue
+        args, inside = dict(spec.get("args", {})), (*here, "args")
+        parameters = inspect.signature(TRANSFORMS[name]).parameters
+        before = len(problems)
+        for argument, parameter in parameters.items():
+            if parameter.default is parameter.empty and argument not in args:
+                hint = " (or set data_loader.args.input_size)" if argument in _INPUT_SIZE_ARGUMENTS else ""
+                problems.append(Problem((*inside, argument), f"is missing; {name} needs it{hint}"))
+        if not 0 <= args.get("p", 1) <= 1:  # albumentations does not check that of OneOf and its like
+            problems.append(Problem((*inside, "p"), f"= {args['p']!r} must be 0 to 1"))
+        if "transforms" in parameters and "transforms" in args:
+            if not args["transforms"]:
+                problems.append(Problem((*inside, "transforms"), "= [] must hold at least one transform"))
+            args["transforms"] = _build((*inside, "transforms"), args["transforms"], problems)
+        if len(problems) == before:
+            transforms += _build_one(here, name, args, problems)
     return transforms
 
 
-def _build_one(
-    key_path: KeyPath, spec: TransformSpec, image_hw: tuple[int, int] | None, problems: list[Problem]
-) -> list[Any]:
-    """One transform in a list, or an empty list and its problems."""
-    kind, args, here = TRANSFORMS[spec["type"]], spec["args"], (*key_path, "args")
-    parameters = inspect.signature(kind).parameters
-    before = len(problems)
-    for name in args:
-        if name not in parameters:
-            wrong = f"is not an argument of {spec['type']}{did_you_mean(name, parameters)} (it takes "
-            problems.append(Problem((*here, name), f"{wrong}{', '.join(parameters)})"))
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in args:
-            hint = " (or set data_loader.args.input_size)" if name in ("height", "width", "size") else ""
-            problems.append(Problem((*here, name), f"is missing; {spec['type']} needs it{hint}"))
-    chance = args.get("p", 1)
-    if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
-        problems.append(Problem((*here, "p"), f"= {chance!r} must be a number of 0 to 1"))
-    if "transforms" in parameters and "transforms" in args:
-        inner = args["transforms"]
-        if not isinstance(inner, list) or not inner:
-            problems.append(Problem((*here, "transforms"), f"= {inner!r} must be a list of transforms, at least one"))
-        else:
-            args = {**args, "transforms": _build((*here, "transforms"), inner, image_hw, problems, nested=True)}
-    if len(problems) > before:
-        return []
-    # albumentations only warns of some wrong values, and takes its defaults; `strict` makes them errors
-    maker = next(parent for parent in kind.__mro__ if "__init__" in vars(parent))
+def _build_one(key_path: KeyPath, name: str, args: dict[str, Any], problems: list[Problem]) -> list[Any]:
+    """The one transform, or an empty list and its problems."""
+    # albumentations only warns of some wrong values and uses its defaults; `strict` makes them errors
+    maker = next(parent for parent in TRANSFORMS[name].__mro__ if "__init__" in vars(parent))
     strict = {"strict": True} if "InitSchema" in vars(maker) else {}
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            transform = kind(**args, **strict)
+            transform = TRANSFORMS[name](**args, **strict)
     except Exception as error:
-        causes = error.__cause__.errors() if isinstance(error.__cause__, ValidationError) else []
-        messages: dict[KeyPath, list[str]] = {}
-        for cause in causes:
-            name = str(cause["loc"][0]) if cause["loc"] else None
-            messages.setdefault(key_path if name is None else (*here, name), []).append(cause["msg"])
-        for where, said in messages.items():
-            value = spec["type"] if where == key_path else repr(args.get(where[-1]))
-            problems.append(Problem(where, f"= {value}: {' / '.join(dict.fromkeys(said))}"))
-        if not causes:
-            problems.append(Problem(here, f"= {spec['args']}: {spec['type']} refuses them: {first_line(error)}"))
+        problems += constructor_problems(TRANSFORMS[name], args, (*key_path, "args"), error)
         return []
     for message in (str(warning.message) for warning in caught):
-        if not any(phrase in message for phrase in _ADVICE):
-            name, _, reason = message.partition(": ")
-            if name in args:
-                problems.append(Problem((*here, name), f"= {args[name]!r}: {reason}"))
-            else:
-                problems.append(Problem(key_path, f"= {spec['type']}: {message}"))
-        elif "is a special case of" not in message:  # ShiftScaleRotate, each time
-            logger.warning("%s: %s: %s", dotted(key_path), spec["type"], message)
+        if not any(advice in message for advice in _ADVICE):
+            argument = message.partition(": ")[0]
+            inside = (*key_path, "args", argument) if argument in args else key_path
+            problems.append(Problem(inside, f"= {args.get(argument, name)!r}: {message}"))
     return [transform]

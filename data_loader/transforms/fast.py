@@ -1,11 +1,10 @@
-"""The random transforms that recipes use most, rewritten: the same draws and the same bits as albumentations, faster.
+"""The random transforms of the default config, with the same draws and bits as albumentations, faster.
 
-On a small image the work of a transform often takes less time than what albumentations does around it: dictionaries of
-targets and parameters, matrices for bounding boxes that do not exist. The classes here draw from the same generators in
-the same order and call the same functions of OpenCV; a core makes 1.3 to 1.8 times as many images.
-They cannot go stale: albumentations 2.0.8 is its last release under the MIT licence (its successor is not free), and
-requirements.txt keeps to it. A transform of another class, with arguments that are not covered, or of another release
-runs through albumentations itself.
+On a small image a transform often takes less time than what albumentations does around it: dictionaries of targets and
+parameters, matrices for bounding boxes that do not exist. The classes here draw from the same generators in the same
+order and call the same functions of OpenCV: a core makes 1.3 to 1.8 times as many images. All other classes, arguments
+and releases run through albumentations itself. (2.0.8 is its last release under the MIT licence, and requirements.txt
+keeps to it.)
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ COMPARED_RELEASE = "2.0.8"
 
 _LEVELS = np.arange(256, dtype=np.float32)
 _NEAR_ZERO, _NEAR_ONE = 1e-8, 1e-8 + 1e-5
-"""numpy.allclose's tolerances, by which albumentations tells a matrix that changes nothing."""
+"""numpy.allclose's tolerances, by which albumentations recognises a matrix that changes nothing."""
 
 Step = Callable[[np.ndarray, StreamPair], np.ndarray]
-"""A transform of (H, W, 3) uint8: it draws from the streams, and never writes into the image, but may return it."""
+"""A transform of (H, W, 3) uint8. It never writes into the image, but may return it."""
 
 
 def fast_transform(transform: Any) -> Step:
-    """The fastest way to do what `transform(image=image)["image"]` does with generators of the streams' key."""
+    """The fastest equivalent of `transform(image=image)["image"]` with the streams' generators."""
     fast = _FAST.get(type(transform)) if albumentations.__version__ == COMPARED_RELEASE else None
     return fast(transform) if fast is not None and fast.covers(transform) else ByAlbumentations(transform)
 
@@ -52,43 +51,32 @@ class ByAlbumentations:
 
 
 class _Fast(ABC):
-    """What all share: a transform is applied with probability p."""
+    """A transform that is applied with probability p."""
 
     def __init__(self, transform: Any) -> None:
         self.transform = transform
         self.by_albumentations = ByAlbumentations(transform)
-        self.probability = transform.p
 
     @staticmethod
-    @abstractmethod
-    def covers(transform: Any) -> bool:
+    def covers(transform: Any) -> bool:  # noqa: ARG004
         """Whether the class does the same for the transform's arguments."""
+        return True
 
     def __call__(self, image: np.ndarray, streams: StreamPair) -> np.ndarray:
         if image.dtype != np.uint8 or image.shape[2:] != (3,):
             return self.by_albumentations(image, streams)
-        if self.probability < 1 and (self.probability <= 0 or streams.python.random() >= self.probability):
+        p = self.transform.p
+        if p < 1 and (p <= 0 or streams.python.random() >= p):
             return image
         return self.applied(np.ascontiguousarray(image), streams)
 
     @abstractmethod
-    def applied(self, image: np.ndarray, streams: StreamPair) -> np.ndarray:
-        """The transform itself."""
+    def applied(self, image: np.ndarray, streams: StreamPair) -> np.ndarray: ...
 
 
 class _Flip(_Fast):
-    """HorizontalFlip and VerticalFlip."""
-
-    def __init__(self, transform: Any) -> None:
-        super().__init__(transform)
-        self.code = 1 if type(transform) is albumentations.HorizontalFlip else 0
-
-    @staticmethod
-    def covers(transform: Any) -> bool:
-        return 0 <= transform.p <= 1  # they have no other argument
-
-    def applied(self, image: np.ndarray, _streams: StreamPair) -> np.ndarray:
-        return cv2.flip(image, self.code)
+    def applied(self, image: np.ndarray, streams: StreamPair) -> np.ndarray:  # noqa: ARG002
+        return cv2.flip(image, 1 if isinstance(self.transform, albumentations.HorizontalFlip) else 0)
 
 
 class _BrightnessContrast(_Fast):
@@ -108,10 +96,6 @@ class _BrightnessContrast(_Fast):
 
 
 class _CoarseDropout(_Fast):
-    def __init__(self, transform: Any) -> None:
-        super().__init__(transform)
-        self.in_pixels = transform.hole_height_range[1] >= 1
-
     @staticmethod
     def covers(transform: Any) -> bool:
         heights, widths = transform.hole_height_range, transform.hole_width_range
@@ -132,128 +116,64 @@ class _CoarseDropout(_Fast):
                 corners[:number], corners[number:], heights, widths, strict=True
             )
         ]
-        return _with_holes(image, holes, self.transform.fill, seed)
+        fill = self.transform.fill
+        noise = np.random.default_rng(seed) if isinstance(fill, str) else None
+        made: np.ndarray = cutout(image, holes, fill, noise)
+        return made
 
     def _lengths(
-        self, whole: int, limits: tuple[float, float], number: int, generator: np.random.Generator
+        self, side: int, limits: tuple[float, float], number: int, generator: np.random.Generator
     ) -> list[int]:
-        """A side of each hole, in pixels, of images that have `whole` pixels that way."""
-        if self.in_pixels:
-            drawn: list[int] = generator.integers(int(limits[0]), int(min(limits[1], whole) + 1), size=number).tolist()
+        """The heights or widths of the holes in pixels, in an image of `side` pixels."""
+        if self.transform.hole_height_range[1] >= 1:  # in pixels, not as shares
+            drawn: list[int] = generator.integers(int(limits[0]), int(min(limits[1], side) + 1), size=number).tolist()
             return drawn
-        return [int(whole * share) for share in generator.uniform(*limits, size=number).tolist()]
+        return [int(side * share) for share in generator.uniform(*limits, size=number).tolist()]
 
 
-class _Erasing(_Fast):
-    @staticmethod
-    def covers(transform: Any) -> bool:
-        return _is_range(transform.scale) and _is_range(transform.ratio)
-
-    def applied(self, image: np.ndarray, streams: StreamPair) -> np.ndarray:
-        self.transform.set_random_state(streams.numpy, streams.python)
-        parameters = self.transform.get_params_dependent_on_data({"shape": image.shape}, {})
-        if parameters["holes"].size == 0:  # no hole fits into the image: whatever albumentations makes of that
-            made: np.ndarray = self.transform.apply(image, **parameters)
-            return made
-        return _with_holes(image, parameters["holes"], self.transform.fill, parameters["seed"])
-
-
-class _Affine(_Fast):
-    """Affine and ShiftScaleRotate."""
-
-    def __init__(self, transform: Any) -> None:
-        super().__init__(transform)
-        fill = transform.fill
-        self.border_value = [fill] * 3 if isinstance(fill, float) else fill
-        self.has_shear = any(transform.shear["x"]) or any(transform.shear["y"])
-
-    @staticmethod
-    def covers(transform: Any) -> bool:
-        ranges = [transform.scale, transform.shear]
-        ranges += [found for found in (transform.translate_px, transform.translate_percent) if found is not None]
-        return (
-            not transform.fit_output
-            and not transform.balanced_scale
-            and _is_range(transform.rotate)
-            and all(
-                isinstance(found, dict) and found.keys() == {"x", "y"} and all(map(_is_range, found.values()))
-                for found in ranges
-            )
-        )
-
+class _ShiftScaleRotate(_Fast):
     def applied(self, image: np.ndarray, streams: StreamPair) -> np.ndarray:
         height, width = image.shape[:2]
-        matrix = self._matrix(height, width, streams.python.uniform, streams.python.randint)
-        if _changes_nothing(matrix):
+        matrix = self._matrix(height, width, streams.python.uniform)
+        if _is_identity(matrix):
             return image
+        fill = self.transform.fill
         return cv2.warpAffine(
             image,
             matrix[:2],
             (width, height),
             flags=self.transform.interpolation,
             borderMode=self.transform.border_mode,
-            borderValue=self.border_value,
+            borderValue=[fill] * 3 if isinstance(fill, float) else fill,
         )
 
-    def _matrix(
-        self, height: int, width: int, uniform: Callable[..., float], randint: Callable[..., int]
-    ) -> np.ndarray:
-        """(3, 3): centre @ translation @ shear @ rotation @ scale @ -centre, as albumentations multiplies them.
+    def _matrix(self, height: int, width: int, uniform: Callable[..., float]) -> np.ndarray:
+        """(3, 3): centre @ translation @ rotation @ scale @ -centre, as albumentations multiplies them.
 
         Most of these products only copy, or multiply two numbers: plain arithmetic gives the same bits. Where numbers
         are added up as well, numpy multiplies here too, since its library may round a product and a sum at once."""
         transform = self.transform
-        shift_x, shift_y = self._shift(height, width, uniform, randint)
-        shear_x, shear_y = -uniform(*transform.shear["x"]), -uniform(*transform.shear["y"])
+        shift = {axis: uniform(*limits) for axis, limits in transform.translate_percent.items()}
+        shift_x, shift_y = int(shift["x"] * width), int(shift["y"] * height)
+        uniform(0, 0), uniform(0, 0)  # the shear of albumentations.Affine
         scale = {axis: uniform(*limits) for axis, limits in transform.scale.items()}
-        scale_x, scale_y = scale["x"], scale["x"] if transform.keep_ratio else scale["y"]
         angle = np.deg2rad(uniform(*transform.rotate) % 360)
         cosine, sine = float(np.cos(angle)), float(np.sin(angle))
-        turned = ((cosine, sine), (-sine, cosine))
-        if self.has_shear:
-            tangent_x, tangent_y = np.tan(np.deg2rad(shear_x)), np.tan(np.deg2rad(shear_y))
-            sheared = np.array([[1, tangent_x, 0], [tangent_y, 1, 0], [0, 0, 1]])
-            rotation = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
-            turned = (sheared @ rotation)[:2, :2].tolist()
         centre_x, centre_y = width / 2 - 0.5, height / 2 - 0.5
-        (a, b), (c, d) = turned
         moved = np.array(
-            [[a * scale_x, b * scale_y, centre_x + shift_x], [c * scale_x, d * scale_y, centre_y + shift_y], [0, 0, 1]]
+            [
+                [cosine * scale["x"], sine * scale["y"], centre_x + shift_x],
+                [-sine * scale["x"], cosine * scale["y"], centre_y + shift_y],
+                [0, 0, 1],
+            ]
         )
         matrix: np.ndarray = moved @ np.array([[1, 0, -centre_x], [0, 1, -centre_y], [0, 0, 1]])
         return matrix
 
-    def _shift(
-        self, height: int, width: int, uniform: Callable[..., float], randint: Callable[..., int]
-    ) -> tuple[int, int]:
-        """To the right and down, in pixels."""
-        pixels, shares = self.transform.translate_px, self.transform.translate_percent
-        if pixels is not None:
-            across = randint(int(pixels["x"][0]), int(pixels["x"][1]))
-            return across, randint(int(pixels["y"][0]), int(pixels["y"][1]))
-        if shares is None:
-            return 0, 0
-        drawn = {axis: uniform(*limits) for axis, limits in shares.items()}
-        return int(drawn["x"] * width), int(drawn["y"] * height)
 
-
-def _changes_nothing(matrix: np.ndarray) -> bool:
+def _is_identity(matrix: np.ndarray) -> bool:
     (a, b, x), (c, d, y) = matrix[:2].tolist()
-    return (
-        abs(a - 1) <= _NEAR_ONE
-        and abs(d - 1) <= _NEAR_ONE
-        and abs(b) <= _NEAR_ZERO
-        and abs(c) <= _NEAR_ZERO
-        and abs(x) <= _NEAR_ZERO
-        and abs(y) <= _NEAR_ZERO
-    )
-
-
-def _with_holes(image: np.ndarray, holes: Any, fill: Any, seed: int) -> np.ndarray:
-    """A copy of the image with its holes (left, top, right, bottom) filled."""
-    noise = np.random.default_rng(seed) if isinstance(fill, str) else None
-    made: np.ndarray = cutout(image, holes, fill, noise)
-    return made
+    return max(abs(a - 1), abs(d - 1)) <= _NEAR_ONE and max(abs(b), abs(c), abs(x), abs(y)) <= _NEAR_ZERO
 
 
 def _is_range(value: Any) -> bool:
@@ -261,11 +181,9 @@ def _is_range(value: Any) -> bool:
 
 
 _FAST: dict[type, type[_Fast]] = {
-    albumentations.Affine: _Affine,
     albumentations.CoarseDropout: _CoarseDropout,
-    albumentations.Erasing: _Erasing,
     albumentations.HorizontalFlip: _Flip,
     albumentations.RandomBrightnessContrast: _BrightnessContrast,
-    albumentations.ShiftScaleRotate: _Affine,
+    albumentations.ShiftScaleRotate: _ShiftScaleRotate,
     albumentations.VerticalFlip: _Flip,
 }

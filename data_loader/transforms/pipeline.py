@@ -1,4 +1,4 @@
-"""Transforms in a row, run with randomness that depends on the sample alone."""
+"""Pipelines of transforms, whose randomness depends on the sample alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from utils.wording import first_line
 
 @dataclass(frozen=True, slots=True)
 class AugmentationKey:
-    """All that the random choices for one image depend on. repeat: how often it came in this epoch before."""
+    """What the random choices for one image depend on.
+
+    seed, epoch: of the run
+    index: of the image in the data set
+    repeat: how often it occurred in this epoch before"""
 
     seed: int
     epoch: int
@@ -25,33 +29,28 @@ class AugmentationKey:
     repeat: int = 0
 
 
+@dataclass(frozen=True, eq=False)
 class DeterministicPrefix:
-    """The first transforms of a pipeline, as far as they make the same of an image each time: their result may be kept.
+    """The first transforms of a pipeline, as far as they are deterministic: their result may be cached.
 
-    specs: what the transforms were made of ({"type": ..., "args": {...}}, sizes filled in)
-    image_hw: height and width in pixels of what they make; None where that depends on the image
-    bits_used_of_16: as which the 16-bit images are decoded that they are given
+    transforms: of albumentations
+    specs: of each, {"type": ..., "args": {...}} with sizes filled in
+    image_hw: height and width in pixels of the results; None where it depends on the image
+    bits_used_of_16: as which 16-bit images are decoded
     """
 
-    def __init__(
-        self,
-        transforms: Sequence[Any],
-        specs: Sequence[dict[str, Any]],
-        image_hw: tuple[int, int] | None,
-        bits_used_of_16: BitsUsed = 16,
-    ) -> None:
-        self.transforms = list(transforms)
-        self.specs = list(specs)
-        self.image_hw = image_hw
-        self.bits_used_of_16 = bits_used_of_16
+    transforms: Sequence[Any]
+    specs: Sequence[dict[str, Any]]
+    image_hw: tuple[int, int] | None
+    bits_used_of_16: BitsUsed = 16
 
     @property
     def key(self) -> dict[str, Any]:
         """Plain data: equal keys, equal results for a file."""
-        return {"transforms": self.specs, "bits_used_of_16": self.bits_used_of_16}
+        return {"transforms": list(self.specs), "bits_used_of_16": self.bits_used_of_16}
 
     def __call__(self, image: np.ndarray, name: str = "image") -> np.ndarray:
-        """(H, W, 3) uint8 -> the same of other sizes. Raises DataError, which calls the image `name`."""
+        """(H, W, 3) uint8 -> the same, of another size. Raises DataError with the image's `name`."""
         given = image
         for transform in self.transforms:
             try:
@@ -62,34 +61,20 @@ class DeterministicPrefix:
 
 
 class Pipeline:
-    """Transforms in a row: (H, W, 3) uint8 in, `image_hw` by 3 uint8 out: a deterministic prefix, then the rest.
+    """Transforms of (H, W, 3) uint8 to `image_hw` by 3 uint8: a deterministic prefix, then the random ones.
 
-    Before each image the rest is given one pair of generators of the image's key: what one transform draws, the next
-    does not draw again. (Left alone, albumentations repeats itself over workers and epochs, and seeding by number
-    gives all transforms the same stream.) The generators are kept and set anew, so that one thread at a time may call.
+    For each image the random ones share one pair of generators of the image's key, each drawing where the one before
+    stopped. (By itself, albumentations repeats its numbers over workers and epochs.) One thread at a time may call.
 
-    specs: of the transforms, see DeterministicPrefix
+    prefix: the first transforms
+    random_transforms: the others
     image_hw: height and width in pixels of every result
-    num_deterministic: how many transforms, from the first on, are the prefix: they draw no random number, so that the
-        others draw the same whether these are run or their result was kept
-    prefix_hw: see DeterministicPrefix.image_hw
-    bits_used_of_16: see DeterministicPrefix
     """
 
     def __init__(
-        self,
-        transforms: Sequence[Any],
-        specs: Sequence[dict[str, Any]],
-        image_hw: tuple[int, int],
-        num_deterministic: int,
-        prefix_hw: tuple[int, int] | None,
-        bits_used_of_16: BitsUsed = 16,
+        self, prefix: DeterministicPrefix, random_transforms: Sequence[Any], image_hw: tuple[int, int]
     ) -> None:
-        self.prefix = DeterministicPrefix(
-            transforms[:num_deterministic], specs[:num_deterministic], prefix_hw, bits_used_of_16
-        )
-        self.random_transforms = list(transforms[num_deterministic:])
-        self.image_hw = image_hw
+        self.prefix, self.random_transforms, self.image_hw = prefix, list(random_transforms), image_hw
         self._steps = [fast_transform(transform) for transform in self.random_transforms]
         self._streams = StreamPair()
 
@@ -98,10 +83,10 @@ class Pipeline:
         return self.finish(self.prefix(image, name), key, name)
 
     def finish(self, image: np.ndarray, key: AugmentationKey | None = None, name: str = "image") -> np.ndarray:
-        """What the prefix made of an image through the other transforms; it is not written to, but may be returned.
+        """The prefix's result through the random transforms; it is not written to, but may be returned.
 
         key: may be left out where no transform is random
-        name: what a DataError calls the image
+        name: of the image, for errors
 
         Raises DataError if the transforms cannot take the image.
         """
@@ -115,13 +100,11 @@ class Pipeline:
                 image = step(image, self._streams)
             except Exception as error:
                 raise _refusal(name, transform, given, error) from error
-        if image.dtype != np.uint8 or image.shape[2:] != (3,):
-            raise DataError(f"{name}: the transforms do not give an RGB image of whole numbers 0 to 255")
-        if image.shape[:2] != self.image_hw:
-            (made_height, made_width), (height, width) = image.shape[:2], given.shape[:2]
+        if image.dtype != np.uint8 or image.shape != (*self.image_hw, 3):
+            made, given_size, expected = (f"{hw[0]} x {hw[1]}" for hw in (image.shape, given.shape, self.image_hw))
             raise DataError(
-                f"{name}: the transforms make {made_height} x {made_width} pixels of this image of {height} x {width}, "
-                f"and the others are {self.image_hw[0]} x {self.image_hw[1]}; put a Resize last"
+                f"{name}: the transforms make {made} pixels ({image.dtype}) of this image of {given_size}, not "
+                f"{expected} (uint8); put a Resize last"
             )
         return image
 

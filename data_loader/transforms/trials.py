@@ -1,4 +1,4 @@
-"""Transforms tried on images of noise before the first photograph is read: is one random, what size does it make?"""
+"""Trials of transforms on images of noise, before training: is one random, and what size does it make?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -40,14 +40,6 @@ class _Recorder:
         return draw
 
 
-class _Trial(NamedTuple):
-    """What one transform made of one image: the result or what is wrong, and the random numbers that it asked for."""
-
-    result: np.ndarray | None
-    problem: str
-    drawn: list[bytes]
-
-
 def check_deterministic(key_path: KeyPath, transforms: Sequence[Any], problems: list[Problem]) -> None:
     """Validation images are never augmented: adds a problem for each random transform.
 
@@ -55,12 +47,11 @@ def check_deterministic(key_path: KeyPath, transforms: Sequence[Any], problems: 
     0 < p < 1): a difference need not show on the image at hand. A range of one value is not random."""
     image = _noise(*PROBE_SIZES[0])
     for number, transform in enumerate(transforms):
-        trials = [_try(transform, image, key) for key in range(PROBE_KEYS)]
-        first = trials[0].result
-        if first is None or any(trial.result is None for trial in trials):
-            return  # `final_size` tells why
-        same = all(np.array_equal(first, trial.result) and trials[0].drawn == trial.drawn for trial in trials)  # type: ignore[arg-type]
-        if not same:
+        try:
+            (first, drawn), *others = [_try(transform, image, key) for key in range(PROBE_KEYS)]
+        except ValueError:
+            return  # which `final_size` reports
+        if not all(np.array_equal(first, other) and drawn == other_drawn for other, other_drawn in others):
             wrong = (
                 f"({type(transform).__name__}) is random (p = {transform.p:g}), and validation images are never "
                 "augmented; move it to transforms.train"
@@ -74,32 +65,32 @@ def count_deterministic(transforms: Sequence[Any]) -> int:
     size the image has."""
     images = [_noise(*size) for size in (*PROBE_SIZES, SMALL_PROBE_SIZE)]
     for number, transform in enumerate(transforms):
-        made = []
+        results = []
         for image in images:
-            trials = [_try(transform, image, key) for key in range(2)]
-            first, second = (trial.result for trial in trials)
-            if first is None or second is None:
-                continue  # too small for it
-            if any(trial.drawn for trial in trials) or not np.array_equal(first, second):
+            try:
+                (first, drawn), (second, drawn_again) = (_try(transform, image, key) for key in range(2))
+            except ValueError:
+                continue  # the image is too small for it
+            if drawn or drawn_again or not np.array_equal(first, second):
                 return number
-            made.append(first)
-        images = made
+            results.append(first)
+        images = results
     return len(transforms)
 
 
 def final_size(key_path: KeyPath, transforms: Sequence[Any], problems: list[Problem]) -> tuple[int, int] | None:
     """Height and width after the list, which must be the same for images of any size; else None and a problem.
 
-    Each transform is also tried as if its p were 1: what it does seldom must not show in mid-training."""
+    Each transform is also tried as if its p were 1, so that what it seldom does does not fail in mid-training."""
     sizes = []
     for key, (height, width) in enumerate(PROBE_SIZES * 3):
         image = _noise(height, width)
         for number, transform in enumerate(transforms):
-            trial = _try(transform, image, key, force=key >= len(PROBE_SIZES) * 2 and transform.p > 0)
-            if trial.result is None:
-                problems.append(Problem((*key_path, number), f"({type(transform).__name__}) {trial.problem}"))
+            try:
+                image, _ = _try(transform, image, key, force=key >= len(PROBE_SIZES) * 2 and transform.p > 0)
+            except ValueError as error:
+                problems.append(Problem((*key_path, number), f"({type(transform).__name__}) {error}"))
                 return None
-            image = trial.result
         sizes.append((image.shape[0], image.shape[1]))
     if len(set(sizes)) > 1:
         found = " or ".join(f"{height} x {width}" for height, width in dict.fromkeys(sizes))
@@ -118,7 +109,10 @@ def _drawn_noise(height: int, width: int) -> np.ndarray:
     return numpy_stream(0, "probe", height, width).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def _try(transform: Any, image: np.ndarray, key: int, force: bool = False) -> _Trial:
+def _try(transform: Any, image: np.ndarray, key: int, force: bool = False) -> tuple[np.ndarray, list[bytes]]:
+    """What a transform makes of an image, and the random numbers that it draws. Raises ValueError with what is wrong.
+
+    force: as if its p were 1"""
     recorders = (_Recorder(numpy_stream(0, "probe", key)), _Recorder(python_stream(0, "probe", key)))
     own = transform.random_generator, transform.py_random
     transform.set_random_state(*recorders)
@@ -128,9 +122,9 @@ def _try(transform: Any, image: np.ndarray, key: int, force: bool = False) -> _T
             result = transform(image=image, **({"force_apply": True} if force else {}))["image"]
     except Exception as error:
         size = f"{image.shape[0]} x {image.shape[1]}"
-        return _Trial(None, f"cannot take an image of {size} pixels: {first_line(error)}", [])
+        raise ValueError(f"cannot take an image of {size} pixels: {first_line(error)}") from error
     finally:
         transform.set_random_state(*own)
     if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.shape[2:] != (3,):
-        return _Trial(None, "does not give an RGB image of whole numbers 0 to 255", [])
-    return _Trial(result, "", recorders[0].drawn + recorders[1].drawn)
+        raise ValueError("does not give an RGB image of whole numbers 0 to 255")
+    return result, recorders[0].drawn + recorders[1].drawn

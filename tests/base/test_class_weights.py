@@ -60,22 +60,12 @@ def test_a_class_without_samples_weighs_as_the_mean_sample(rule: Rule) -> None:
     np.testing.assert_array_equal(weights(rule, [0, 0, 0]), np.ones(3))  # a head whose labels are all unknown
 
 
-@pytest.mark.parametrize(
-    ("value", "told"),
-    [
-        ("balancd", 'did you mean "balanced"?'),
-        ([1.0, -2.0], "class_weights.1 = -2.0 must be"),
-        (3, "array or 'balanced'"),
-    ],
-)
-def test_the_config_check_refuses_others(value: Any, told: str) -> None:
+@pytest.mark.parametrize("value", ["balancd", [1.0, -2.0], 3])
+def test_the_config_check_refuses_others(value: Any) -> None:
     (problem,) = argument_problems(FocalLoss, {"class_weights": value})
-    assert told in str(problem)
-
-
-@pytest.mark.parametrize("value", [None, [1, 2.5], *RULES])
-def test_the_config_check_takes(value: Any) -> None:
-    assert argument_problems(FocalLoss, {"class_weights": value}) == []
+    assert problem.key_path[0] == "class_weights"
+    for right in (None, [1, 2.5], *RULES):
+        assert argument_problems(FocalLoss, {"class_weights": right}) == []
 
 
 COUNTS = [5000, 1000, 1000]

@@ -29,7 +29,7 @@ from data_loader.samplers import (
     WeightedSampler,
     earlier_occurrences,
 )
-from data_loader.transforms import AugmentationKey, Pipeline, TransformLists
+from data_loader.transforms import AugmentationKey, DeterministicPrefix, Pipeline, TransformLists
 from tests.data_loader.label_tables import split_of
 from utils.config.sections import TypedSection, exported
 from utils.errors import DataError, InvalidConfig
@@ -230,7 +230,7 @@ def test_a_first_occurrence_has_the_stream_that_it_always_had() -> None:
             return {"image": image}
 
     spy, image = Spy(), np.zeros((2, 2, 3), np.uint8)
-    pipeline = Pipeline([spy], [{}], (2, 2), 0, None)
+    pipeline = Pipeline(DeterministicPrefix([], [], None), [spy], (2, 2))
     pipeline.finish(image, AugmentationKey(1, 2, 3))
     expected = [numpy_stream(1, "augmentation", 2, 3).random(), python_stream(1, "augmentation", 2, 3).random()]
     assert spy.drawn == expected

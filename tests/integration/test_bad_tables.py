@@ -21,52 +21,34 @@ Bytes = Callable[[bytes], bytes]
 
 
 TRAIN_TEXTS: dict[str, tuple[TextChange, Lines]] = {
-    "26-one-column": (
-        replaced("gender,", "gendre,", 1),
-        [(f'{TRAIN}: has no column "gender"', "id, gendre, race, age, path", 'did you mean "gendre"?')],
-    ),
+    "26-one-column": (replaced("gender,", "gendre,", 1), [(f"{TRAIN}: ", '"gender"', 'did you mean "gendre"?')]),
     "26-two-columns": (
         replaced("id,gender,race,age,path", "id,gender,race,years,folder"),
-        [(f'{TRAIN}: has no column "age"',), (f'{TRAIN}: has no column "path"',)],
+        [(f"{TRAIN}: ", '"age"'), (f"{TRAIN}: ", '"path"')],
     ),
-    "26-semicolons": (replaced(",", ";"), [(f"{TRAIN} row 1: the columns are parted by ';'", "commas")]),
-    "26-a-column-twice": (
-        replaced("id,gender,race", "id,gender,gender"),
-        [(f'{TRAIN}: has the column "gender" 2 times',)],
+    "26-semicolons": (
+        replaced(",", ";"),
+        [(f"{TRAIN}: ", f'"{name}"', "id;gender;race;age;path") for name in ("id", "gender", "age", "path")],
     ),
-    "27-no-rows": (lambda text: text.partition("\n")[0], [(f"{TRAIN}: has no rows under its header",)]),
-    "27-nothing": (lambda _: "", [(f"{TRAIN}: has no rows",)]),
-    "28-up": (
-        replaced(f",{FOLDER}", ",../../x"),
-        [(f'{TRAIN} row 2: the path "../../x" leaves its folder', 'without ".."')],
-    ),
-    "28-absolute": (
-        replaced(f",{FOLDER}", ",/etc"),
-        [(f'{TRAIN} row 2: the path "/etc" leaves its folder', "relative")],
-    ),
-    "28-backslashes": (replaced(f",{FOLDER}", ",..\\x"), [(f'{TRAIN} row 2: the path "..\\x" must have "/"',)]),
+    "26-a-column-twice": (replaced("id,gender,race", "id,gender,gender"), [(f"{TRAIN}: ", '"gender" 2 times')]),
+    "27-nothing": (lambda _: "", [(f"{TRAIN}: ", "no rows")]),
+    "28-up": (replaced(f",{FOLDER}", ",../../x"), [(f"{TRAIN} row 2: ", '"../../x"', 'without ".."')]),
     "30-a-path-twice": (
         lambda text: text + text.splitlines()[1] + "\n",
-        [(f'{TRAIN} row 10: path "{FOLDER}" stands already in row 2',)],
+        [(f"{TRAIN} row 10: ", f'"{FOLDER}"', "row 2")],
     ),
-    "31-letters": (replaced(",20,", ",abc,"), [(f"{TRAIN} row 2: age = 'abc' is not a number",)]),
-    "31-negative": (replaced(",20,", ",-1,"), [(f"{TRAIN} row 2: age = '-1' is not within 0 to 120",)]),
-    "31-too-old": (replaced(",20,", ",300,"), [(f"{TRAIN} row 2: age = '300' is not within 0 to 120",)]),
-    "31-nan": (replaced(",20,", ",nan,"), [(f"{TRAIN} row 2: age = 'nan' is not a number",)]),
-    "32-gender": (replaced("1,male", "1,mael"), [(f"{TRAIN} row 2: gender = 'mael' is not one of male, female",)]),
+    "no-id": (replaced("\n000001,", "\n,", 1), [(f"{TRAIN} row 2: ", "id is empty")]),
+    "31-letters": (replaced(",20,", ",abc,"), [(f"{TRAIN} row 2: ", "age = 'abc'")]),
+    "31-negative": (replaced(",20,", ",-1,"), [(f"{TRAIN} row 2: ", "age = '-1'", "0 to 120")]),
+    "31-too-old": (replaced(",20,", ",300,"), [(f"{TRAIN} row 2: ", "age = '300'", "0 to 120")]),
+    "31-nan": (replaced(",20,", ",nan,"), [(f"{TRAIN} row 2: ", "age = 'nan'")]),
+    "32-gender": (replaced("1,male", "1,mael"), [(f"{TRAIN} row 2: ", "gender = 'mael'", "male, female")]),
     "32-several": (
         lambda text: text.replace("000001,male", "000001,M").replace(",29,", ",-29,").replace(",60,", ",6o,", 1),
-        [
-            (f"{TRAIN} row 2: gender = 'M'",),
-            (f"{TRAIN} row 6: age = '6o'",),
-            (f"{TRAIN} row 8: age = '-29'",),
-        ],
+        [(f"{TRAIN} row 2: ", "'M'"), (f"{TRAIN} row 6: ", "'6o'"), (f"{TRAIN} row 8: ", "'-29'")],
     ),
-    "33-a-comma-too-many": (
-        replaced("Asian,25", "As,ian,25"),
-        [(f"{TRAIN} row 3: has 6 cells, the header has 5", "quoted")],
-    ),
-    "33-an-open-quote": (replaced("000002", '"000002'), [(f"{TRAIN} row 3: is not CSV",)]),
+    "33-a-comma-too-many": (replaced("Asian,25", "As,ian,25"), [(f"{TRAIN} row 3: ", "6 cells", "5", "quoted")]),
+    "33-an-open-quote": (replaced("000002", '"000002'), [(f"{TRAIN} row 3: ", "not CSV")]),
 }
 
 
@@ -79,29 +61,27 @@ def test_a_wrong_train_table(workplace: Workplace, case: str) -> None:
     outcome.check_refusal(3, *lines)
 
 
-ENCODINGS: dict[str, tuple[Bytes, str]] = {
-    "33-utf-16": (lambda data: data.decode().encode("utf-16"), ": looks like UTF-16; save it as UTF-8"),
-    "33-utf-16-without-mark": (lambda data: data.decode().encode("utf-16-le"), ": looks like UTF-16; save it as"),
+ENCODINGS: dict[str, tuple[Bytes, tuple[str, str]]] = {
+    "33-utf-16": (lambda data: data.decode().encode("utf-16"), (" row 1: ", "save it as UTF-8")),
+    "33-utf-16-without-mark": (lambda data: data.decode().encode("utf-16-le"), (" row 1: ", "save it as UTF-8")),
     "33-cp949": (
         lambda data: data.replace(b"\n", "\n한국".encode("cp949"), 1),
-        " row 2: the text looks like cp949 (Korean Windows); save it as UTF-8",
+        (" row 2: ", "save it as UTF-8"),
     ),
-    "33-latin-1": (lambda data: data.replace(b"\n", b"\n\xff\xe9 ", 1), " row 2: the text is not UTF-8; save it as"),
-    "34-nul": (lambda data: data[:-3] + b"\0" + data[-3:], " row {last}: holds a NUL byte; the file is damaged"),
+    "33-latin-1": (lambda data: data.replace(b"\n", b"\n\xff\xe9 ", 1), (" row 2: ", "save it as UTF-8")),
+    "34-nul": (lambda data: data[:-3] + b"\0" + data[-3:], (" row {last}: ", "NUL")),
 }
 
 
 @pytest.mark.usefixtures("no_image_is_opened")
-@pytest.mark.parametrize("name", [TRAIN, INFO])
 @pytest.mark.parametrize("case", ENCODINGS)
-def test_a_table_of_other_bytes(trained: Workplace, name: str, case: str) -> None:
-    change, line = ENCODINGS[case]
-    path = trained.folder / name
-    line = line.replace("{last}", str(path.read_bytes().count(b"\n")))
+def test_a_table_of_other_bytes(trained: Workplace, case: str) -> None:
+    change, (row, word) = ENCODINGS[case]
+    path = trained.folder / INFO
+    row = row.replace("{last}", str(path.read_bytes().count(b"\n")))
     path.write_bytes(change(path.read_bytes()))
     before = trained.files()
-    outcome = trained.test("-r", trained.run) if name == INFO else trained.train("-r", trained.run)
-    outcome.check_refusal(3, f"{name}{line}")
+    trained.test("-r", trained.run).check_refusal(3, (f"{INFO}{row}", word))
     assert trained.files() == before
 
 
@@ -145,41 +125,29 @@ def set_cells(column: str, value: str, *numbers: int) -> Callable[[list[dict[str
 TABLES: dict[str, tuple[Callable[[list[dict[str, str]]], Any], Lines]] = {
     "26-a-split-column": (
         lambda rows: [row.update(part=row.pop("side")) for row in rows],
-        [(f'{TABLE}: has no column "side"', "path, person, mask, gender, age, part")],
+        [(f"{TABLE}: ", '"side"', "path, person, mask, gender, age, part")],
     ),
     "26-an-attribute": (
         lambda rows: [row.update(which=row.pop("gender")) for row in rows],
-        [('"gender" is to be predicted, but no record knows it', "which", "take it out of labels")],
+        [('"gender" is to be predicted', "which", "labels")],
     ),
-    "28-up": (set_cells("path", "../x.jpg", 1), [(f'{TABLE} row 3: the path "../x.jpg" leaves its folder',)]),
-    "28-absolute": (set_cells("path", "/x.jpg", 1), [(f'{TABLE} row 3: the path "/x.jpg" leaves its folder',)]),
-    "28-a-drive": (set_cells("path", "C:/x.jpg", 1), [(f'{TABLE} row 3: the path "C:/x.jpg" leaves its folder',)]),
-    "30-a-path-twice": (
-        lambda rows: rows.append(dict(rows[0])),
-        [(f'{TABLE} row 26: path "images/{FOLDER}/mask1.jpg" stands already in row 2',)],
-    ),
+    "28-up": (set_cells("path", "../x.jpg", 1), [(f"{TABLE} row 3: ", '"../x.jpg"')]),
+    "28-absolute": (set_cells("path", "/x.jpg", 1), [(f"{TABLE} row 3: ", '"/x.jpg"')]),
+    "28-a-drive": (set_cells("path", "C:/x.jpg", 1), [(f"{TABLE} row 3: ", '"C:/x.jpg"')]),
     "30-one-image-under-two-names": (
         lambda rows: rows.append(rows[0] | {"path": f"images/./{FOLDER}/mask1.jpg"}),
-        [(f"{TABLE} row 26: ", f"is the image of {TABLE} row 2 again")],
+        [(f"{TABLE} row 26: ", f"{TABLE} row 2")],
     ),
-    "31-letters": (set_cells("age", "old", 2), [(f"{TABLE} row 4: age = 'old' is not a number",)]),
-    "32-mask": (set_cells("mask", "waer", 2), [(f"{TABLE} row 4: mask = 'waer' is not one of wear, incorrect",)]),
     "36-one-person": (
         set_cells("side", "train", 1, 2),
-        [(f'{TABLE} row 3: person "000001" is in train, but {TABLE} row 2 has it in validation', "split_column")],
+        [(f"{TABLE} row 3: ", '"000001" is in train', f"{TABLE} row 2", "validation", "split_column")],
     ),
     "36-in-the-test-side": (
         set_cells("side", "test", 3),
-        [(f'{TABLE} row 6: person "000002" is in validation, but {TABLE} row 5 has it in test', "one side")],
+        [(f"{TABLE} row 6: ", '"000002" is in validation', f"{TABLE} row 5", "test")],
     ),
-    "36-an-unknown-side": (
-        set_cells("side", "vla", 0),
-        [(f'{TABLE} row 2: side = "vla" is not one of train', 'did you mean "val"?')],
-    ),
-    "36-no-side": (
-        set_cells("side", "", 0),
-        [(f'{TABLE} row 2: "images/{FOLDER}/mask1.jpg" is given no side', "PersonSplit")],
-    ),
+    "36-an-unknown-side": (set_cells("side", "vla", 0), [(f"{TABLE} row 2: ", 'side = "vla"', 'did you mean "val"?')]),
+    "36-no-side": (set_cells("side", "", 0), [(f"{TABLE} row 2: ", f'"images/{FOLDER}/mask1.jpg"', "PersonSplit")]),
 }
 
 
@@ -194,12 +162,8 @@ def test_a_wrong_table_of_attributes(workplace: Workplace, case: str) -> None:
 def test_29_the_first_ten_missing_images_and_their_count(workplace: Workplace) -> None:
     config = write_table(workplace, lambda rows: [row.update(path=row["path"] + ".gone") for row in rows[:23]])
     outcome = workplace.train_and_change_nothing("--config", config)
-    numbers = range(2, 12)
-    outcome.check_refusal(
-        3,
-        *((f'{TABLE} row {number}: image "images/', ".gone", "is missing in data/train") for number in numbers),
-        "... and 13 more (23 problems in all)",
-    )
+    rows = [(f"{TABLE} row {number}: ", ".gone", "missing") for number in range(2, 12)]
+    outcome.check_refusal(3, *rows, ("", "13 more"))
 
 
 def test_29_missing_photographs_of_the_competition(workplace: Workplace) -> None:
@@ -207,9 +171,7 @@ def test_29_missing_photographs_of_the_competition(workplace: Workplace) -> None
     (workplace.train_root / "images" / person_folder(*PEOPLE[2]) / "normal.jpg").unlink()
     config = workplace.write_config()
     workplace.train_and_change_nothing("--config", config).check_refusal(
-        3,
-        (f'{TRAIN} row 2: folder "{FOLDER}" is missing in data/train/images', 'set on_missing to "skip"'),
-        (f'{TRAIN} row 4: folder "{person_folder(*PEOPLE[2])}" lacks normal',),
+        3, (f"{TRAIN} row 2: ", FOLDER, "on_missing"), (f"{TRAIN} row 4: ", person_folder(*PEOPLE[2]), "normal")
     )
 
 
@@ -225,7 +187,7 @@ def test_29_an_image_that_goes_missing_before_the_check(workplace: Workplace, mo
     monkeypatch.setattr(image_check, "signatures_of", late)
     outcome = workplace.train("--config", workplace.write_config())
     missing = [f"  data/train/images/{FOLDER}/{stem}.jpg" for stem in sorted(STEMS)]
-    outcome.check_refusal(3, "7 missing images:", *missing, ("restore the files", "remove their rows"))
+    outcome.check_refusal(3, "7 missing images:", *missing, ("restore", "remove their rows"))
     assert workplace.runs == []
 
 
@@ -238,20 +200,14 @@ def test_links(workplace: Workplace, what: str) -> None:
     shutil.move(linked, target)
     linked.symlink_to("nowhere" if what == "29-a-link-to-nothing" else target)
     outcome = workplace.train_and_change_nothing("--config", workplace.write_config())
-    told = {
-        "28-a-folder": (f'{TRAIN} row 2: folder "{FOLDER}" is a link that leads out of data/train/images',),
-        "28-a-file": (f'{TRAIN} row 2: "{FOLDER}/mask1.jpg" is a link that leads out of data/train/images',),
-        "29-a-link-to-nothing": (f'{TRAIN} row 2: image "{FOLDER}/mask1.jpg" is missing in data/train/images',),
-    }
-    outcome.check_refusal(3, told[what])
+    words = ("missing",) if what == "29-a-link-to-nothing" else ("link", "allow_links")
+    outcome.check_refusal(3, (f"{TRAIN} row 2: ", FOLDER, *words))
 
 
 def test_32_a_photograph_named_after_no_mask_state(workplace: Workplace) -> None:
     (workplace.photographs / "mask1.jpg").rename(workplace.photographs / "maks1.jpg")
     outcome = workplace.train_and_change_nothing("--config", workplace.write_config())
-    assert outcome.exit_code == 3
-    assert outcome.lines[0].startswith(f'{TRAIN} row 2: "{FOLDER}/maks1.jpg" is named after no mask state (mask1 ..')
-    assert outcome.lines[1].startswith(f'{TRAIN} row 2: folder "{FOLDER}" lacks mask1 ')
+    outcome.check_refusal(3, (f"{TRAIN} row 2: ", "maks1.jpg"), (f"{TRAIN} row 2: ", "lacks mask1 "))
 
 
 def test_37_a_class_that_one_side_lacks_is_warned_of(workplace: Workplace) -> None:
@@ -285,34 +241,25 @@ def source(root: str) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("no_image_is_opened")
 @pytest.mark.parametrize(
-    ("root", "line"),
+    ("root", "words"),
     [
-        pytest.param("data/gone", ("data/gone: there is no such folder", "train.csv and images/"), id="39-none"),
-        pytest.param("empty", ("empty: expected train.csv and images/ in it; it is empty",), id="39-empty"),
-        pytest.param("hollow", ("hollow/images: is empty; put the photographs there",), id="39-no-photographs"),
-        pytest.param("data", ("data: expected train.csv and images/", "data/train: set that folder"), id="39-above"),
-        pytest.param(
-            "data/train/images",
-            (
-                "data/train/images: expected train.csv and images/",
-                "there is a train.csv in data/train: set that folder",
-            ),
-            id="39-below",
-        ),
-        pytest.param(TRAIN, (f"{TRAIN}: is not a folder; expected train.csv and images/",), id="39-the-table"),
-        pytest.param(
-            "data/eval", ("data/eval: no train.csv is in it", "name the folder of the training"), id="39-eval"
-        ),
+        pytest.param("data/gone", ("no such folder", "train.csv"), id="39-none"),
+        pytest.param("empty", ("it is empty", "train.csv and images/"), id="39-empty"),
+        pytest.param("hollow", ("train.csv", "images/"), id="39-no-photographs"),
+        pytest.param("data", ("it holds eval, train", "train.csv and images/"), id="39-above"),
+        pytest.param("data/train/images", (FOLDER, "train.csv and images/"), id="39-below"),
+        pytest.param(TRAIN, ("not a folder", "train.csv and images/"), id="39-the-table"),
+        pytest.param("data/eval", ("train.csv",), id="39-eval"),
     ],
 )
-def test_a_wrong_training_folder(workplace: Workplace, root: str, line: tuple[str, ...]) -> None:
+def test_a_wrong_training_folder(workplace: Workplace, root: str, words: tuple[str, ...]) -> None:
     for folder in ("empty", "hollow/images"):
         (workplace.folder / folder).mkdir(parents=True)
     outcome = workplace.train_and_change_nothing("--config", workplace.write_config(source(root)))
-    outcome.check_refusal(3, line)
+    outcome.check_refusal(3, (f"{root}: ", *words))
 
 
-def test_several_sources_tell_their_problems_together(workplace: Workplace) -> None:
+def test_the_problems_of_several_sources_come_together(workplace: Workplace) -> None:
     workplace.rewrite(workplace.train_root / "train.csv", replaced(",20,", ",abc,"))
     sources = [*source("data/train")["data"], {"type": "AttributeTable", "args": {"path": "gone.csv"}}]
     outcome = workplace.train_and_change_nothing("--config", workplace.write_config({"data": sources}))

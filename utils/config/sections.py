@@ -160,7 +160,7 @@ class TypedSection(Section):
         elif component is not None:
             inside = (*key_path, "args")
             problems += argument_problems(component, arguments, inside, self.injected, deferred=self.deferred)
-            if isinstance(arguments.get(self.nested or ""), list):
+            if self.nested in arguments:
                 problems += self._list().problems(arguments[self.nested], (*inside, str(self.nested)))
         others = self._others(value)
         own = argument_names(component) if component is not None else []

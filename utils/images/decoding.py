@@ -1,19 +1,18 @@
-"""The one image decoder: a file or an upload becomes RGB, or one clear line says why not.
+"""The one image decoder: a file or an upload becomes RGB, or a DataError with the reason.
 
-JPEG, PNG, WEBP and BMP are read, distinguished by content, never by name. These rules hold wherever an image is read
-(training, validation, test, the page):
+JPEG, PNG, WEBP and BMP are read, distinguished by content, never by name. The same rules hold in training,
+validation, test and on the page:
 
 - EXIF orientation is applied. Colour profiles are not: pixel values are taken as sRGB.
-- Transparency (an alpha channel, a transparent palette entry or colour) is laid over white, as image viewers show it.
+- Transparency (an alpha channel, a transparent palette entry or colour) is composited over white.
 - 16-bit grey is scaled, round(v / 257); of 16-bit colours Pillow keeps the high byte, within one level of that. Files
-  whose values use fewer of the 16 bits are scaled by the bits that are asked for.
-- CMYK and YCCK JPEGs are taken as inverted, Adobe's convention that browsers follow too, with or without its marker.
-- Of a JPEG that holds several pictures (MPO, a phone's depth or gain map) the first is read. Animations are refused.
-- An image is refused by its header where it has more than MAX_PIXELS, before memory is asked for. Tiny and very thin
-  images are read, and `inspect_image` warns of them.
+  whose values use fewer of the 16 bits are scaled by `bits_used_of_16`.
+- CMYK and YCCK JPEGs are read as inverted, Adobe's convention, with or without its marker.
+- Of a JPEG with several pictures (MPO, a phone's depth or gain map) the first is read. Animations are refused.
+- An image with more than MAX_PIXELS is refused by its header, before memory is allocated.
 - A damaged image is refused, never filled up: a JPEG must hold its end marker, a PNG all its chunks and checksums.
-- The pixels of an undamaged JPEG in RGB, YCbCr or grey come from simplejpeg, which gives Pillow's bits in half the
-  time; all others, and every verdict on a damaged file, from Pillow.
+- An undamaged JPEG in RGB, YCbCr or grey is decoded by simplejpeg, which gives Pillow's bits in half the time; all
+  others, and all damaged files, by Pillow.
 
 Nothing of Pillow's global state is read or changed, and any number of threads may decode at once.
 """
@@ -48,52 +47,38 @@ MAX_FILE_BYTES = 640 * 1024 * 1024
 """No image of MAX_PIXELS in the four formats needs a file this large (64-bit pixels that do not compress: 512 MiB)."""
 
 DECODING_RULES = 1
-"""Raised whenever an image may be decoded in another way than before: what was made of images is then void."""
+"""Raised whenever an image may be decoded in another way than before: what is cached is then invalid."""
 
 SMALL_SIDE = 16
 THIN_RATIO = 10
 """`inspect_image` warns below SMALL_SIDE pixels on the shorter side, and beyond THIN_RATIO times it on the longer."""
 
-BACKGROUND = (255, 255, 255)
-"""What transparent pixels are laid over."""
-
 BitsUsed = int | Literal["own_maximum"]
 """How many bits the values of a 16-bit PNG use, 8 to 16; or "own_maximum": each file is scaled by its largest value."""
 
-_READERS: dict[str, Callable[[BytesIO], ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "WEBP": WebPImageFile,
-    "BMP": BmpImageFile,
+_FORMATS: dict[str, tuple[Callable[[BytesIO], ImageFile], tuple[str, ...]]] = {
+    "JPEG": (JpegImageFile, (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")),
+    "PNG": (PngImageFile, (".png",)),
+    "WEBP": (WebPImageFile, (".webp",)),
+    "BMP": (BmpImageFile, (".bmp", ".dib")),
 }
-_SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp", ".dib"),
-}
+"""By name: the reader, and the suffixes of such files."""
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES = {
-    b"GIF87a": "a GIF",
-    b"GIF89a": "a GIF",
+    b"GIF8": "a GIF",
     b"%PDF": "a PDF document",
     b"%!PS": "an EPS or PostScript file",
-    b"\xc5\xd0\xd3\xc6": "an EPS file",
     b"II*\0": "a TIFF",
     b"MM\0*": "a TIFF",
-    b"8BPS": "a Photoshop file",
-    b"\0\0\1\0": "a Windows icon",
-    b"\0\0\0\x0cjP  ": "a JPEG 2000 image",
-    b"\0\5\x16\7": "a macOS metadata file",
     b"PK\3\4": "a ZIP archive",
     b"version https://git-lfs": "a Git LFS pointer, whose file was never fetched",
 }
-_MP4_BRANDS = {b"heic": "a HEIC image", b"heix": "a HEIC image", b"mif1": "a HEIF image", b"avif": "an AVIF image"}
 _VALUES_AT_ONCE = 2**22
 
 LARGE_PIXELS = 4 * 1024 * 1024
 _LARGE_IMAGES = ThreadPoolExecutor(1, "large-image")
-"""The one thread that has images of more pixels in memory, for `visit_rgb` and `inspect_image`."""
+"""The one thread that decodes images of more pixels for `visit_rgb` and `inspect_image`."""
 
 Result = TypeVar("Result")
 
@@ -107,16 +92,16 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
     8: lambda image: np.rot90(image),
 }
-"""By EXIF orientation, what makes the view of the stored image (H, W, 3)."""
+"""By EXIF orientation, how the stored image (H, W, 3) becomes upright."""
 
 
 @dataclass(frozen=True)
 class ImageFinding:
-    """What is to be known of one image before it is used.
+    """What the check of one image found.
 
     problem: why it cannot be used
     warning: what looks doubtful about it
-    largest_value: of a 16-bit PNG, of its colours
+    largest_value: of the colours of a 16-bit PNG
     """
 
     problem: str | None = None
@@ -130,9 +115,8 @@ def read_rgb(path: Path, bits_used_of_16: BitsUsed = 16) -> np.ndarray:
 
 
 def visit_rgb(path: Path, visit: Callable[[np.ndarray], Result], bits_used_of_16: BitsUsed = 16) -> Result:
-    """What `visit` makes of the image in `path`. However many threads ask, one large image is in memory at a time.
-
-    Raises DataError as `read_rgb` does."""
+    """What `visit` returns for the image in `path`. Whatever the number of threads, one large image is in memory at a
+    time. Raises DataError as `read_rgb` does."""
     data, name = _read_bytes(path), str(path)
     return _decode(data, name, _image_format(data, name), bits_used_of_16, visit)
 
@@ -143,7 +127,7 @@ def decode_rgb(data: bytes, name: str, bits_used_of_16: BitsUsed = 16) -> np.nda
 
 
 def inspect_image(path: Path) -> ImageFinding:
-    """Decodes the whole image; problem and warning begin with the path. Raises nothing."""
+    """Decodes the whole image. Raises nothing: a problem and a warning are without the path."""
 
     def size_and_largest(rgb: np.ndarray) -> tuple[tuple[int, int], int | None]:
         is_wide = _is_sixteen_bit(data, kind)
@@ -154,15 +138,15 @@ def inspect_image(path: Path) -> ImageFinding:
         kind = _image_format(data, str(path))
         (height, width), largest = _decode(data, str(path), kind, 16, size_and_largest)
     except DataError as error:
-        return ImageFinding(problem=str(error))
+        return ImageFinding(problem=str(error).removeprefix(f"{path}: "))
     doubts = []
-    if path.suffix and path.suffix.lower() not in _SUFFIXES[kind]:
+    if path.suffix and path.suffix.lower() not in _FORMATS[kind][1]:
         doubts.append(f"is a {kind} file named {path.suffix}; it is read as {kind}")
     if min(width, height) < SMALL_SIDE:
         doubts.append(f"is only {width} x {height} pixels")
     elif max(width, height) > THIN_RATIO * min(width, height):
         doubts.append(f"is very thin, {width} x {height} pixels")
-    return ImageFinding(None, f"{path}: " + ", and ".join(doubts) if doubts else None, largest)
+    return ImageFinding(None, ", and ".join(doubts) or None, largest)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -171,30 +155,21 @@ def _read_bytes(path: Path) -> bytes:
         if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device would never end
             raise DataError(f"{path}: is not a file; give the path of an image")
         if status.st_size > MAX_FILE_BYTES:
-            raise DataError(
-                f"{path}: has {status.st_size:,} bytes, more than any image that is read; shrink or remove it"
-            )
+            raise DataError(f"{path}: has {status.st_size:,} bytes, more than is read; shrink or remove it")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{path}: is missing; restore the file or remove its row") from error
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror or error}); check the file and its permissions"
-        ) from error
-    except ValueError as error:  # a NUL in the name
-        raise DataError(f"{str(path)!r}: is not a file name ({error})") from error
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
 
 
 def _image_format(data: bytes, name: str) -> str:
     """One of the four formats, by content. Raises DataError saying what else it is."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(_PNG_SIGNATURE):
-        return "PNG"
+    for kind, signature in {"JPEG": b"\xff\xd8\xff", "PNG": _PNG_SIGNATURE, "BMP": b"BM"}.items():
+        if data.startswith(signature):
+            return kind
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
-    if data.startswith(b"BM"):
-        return "BMP"
     raise DataError(f"{name}: {_describe(data)}")
 
 
@@ -205,21 +180,20 @@ def _describe(data: bytes) -> str:
     text = data[:2048].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")):
         return "is an HTML page, not an image (a download that failed?); download the image again"
+    what = next((what for signature, what in _SIGNATURES.items() if data.startswith(signature)), "")
     if b"<svg" in text:
-        return "is an SVG drawing; convert it to JPEG or PNG"
-    if data[4:8] == b"ftyp":
-        what = _MP4_BRANDS.get(data[8:12], "a video")
-    else:
-        what = next((what for signature, what in _SIGNATURES.items() if data.startswith(signature)), "")
-    if what:
-        return f"is {what}; JPEG, PNG, WEBP and BMP are read: convert it, or put an image in its place"
-    return f"is not JPEG, PNG, WEBP or BMP (it begins with {data[:8]!r}); put an image in its place"
+        what = "an SVG drawing"
+    elif data[4:8] == b"ftyp":
+        what = "a HEIC, AVIF or video file"
+    return (
+        f"is {what or f'no image (it begins with {data[:8]!r})'}; convert it to JPEG, PNG, WEBP or BMP, or replace it"
+    )
 
 
 def _decode(
     data: bytes, name: str, kind: str, bits_used_of_16: BitsUsed, visit: Callable[[np.ndarray], Any] | None = None
 ) -> Any:
-    """The image, (H, W, 3) uint8, or what `visit` makes of it: see `visit_rgb`. Raises DataError."""
+    """The image, (H, W, 3) uint8, or what `visit` returns for it: see `visit_rgb`. Raises DataError."""
     try:
         image = _open(data, name, kind)
         if visit is None:
@@ -239,14 +213,14 @@ def _open(data: bytes, name: str, kind: str) -> ImageFile:
     stream = BytesIO(data)
     if kind == "WEBP":  # Pillow makes the whole canvas on opening
         _check_size(*_webp_size(data), name)
-    image = _READERS[kind](stream)
+    image = _FORMATS[kind][0](stream)
     _check_size(*image.size, name)
     if getattr(image, "is_animated", False):
         raise DataError(f"{name}: is an animated {kind}; save the one frame you want as an image")
     if kind == "PNG":
         _check_png_chunks(data)
     if kind == "JPEG" and data.rfind(b"\xff\xd9", stream.tell()) < 0:
-        # Pillow alone lets a file pass whose tail is zeros, and shows the missing part grey
+        # Pillow alone accepts a file whose tail is zeros, and leaves the missing part grey
         raise OSError("cut short: its end marker is missing")
     return image
 
@@ -263,7 +237,7 @@ def _pixels(image: ImageFile, data: bytes, kind: str, bits_used_of_16: BitsUsed)
 
 
 def _jpeg_pixels(image: ImageFile, data: bytes) -> np.ndarray | None:
-    """(H, W, 3) uint8 by simplejpeg; None where Pillow decides: other colours, or anything that is not in order."""
+    """(H, W, 3) uint8 by simplejpeg; None where Pillow is needed: other colours, or a damaged file."""
     if image.mode not in ("RGB", "L"):
         return None
     try:
@@ -296,15 +270,15 @@ def _check_png_chunks(data: bytes) -> None:
     """Every chunk is whole and has its checksum, up to the end chunk; Pillow skips the checksums of the pixels.
 
     Raises OSError with the reason."""
-    place, kind = len(_PNG_SIGNATURE), b""
+    start, kind = len(_PNG_SIGNATURE), b""
     while kind != b"IEND":
-        kind = data[place + 4 : place + 8]
-        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        kind = data[start + 4 : start + 8]
+        end = start + 8 + int.from_bytes(data[start : start + 4], "big")
         if end + 4 > len(data):
             raise OSError("cut short")
-        if zlib.crc32(memoryview(data)[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+        if zlib.crc32(memoryview(data)[start + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise OSError(f"wrong checksum of a chunk {kind.decode('ascii', 'replace')!r}")
-        place = end + 4
+        start = end + 4
 
 
 def _orientation(image: Image.Image) -> int:
@@ -313,7 +287,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         value = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # a damaged EXIF block says nothing against the pixels
+    except Exception:  # the pixels may be sound although the EXIF block is damaged
         return 1
     return value if isinstance(value, int) else 1
 
@@ -323,7 +297,7 @@ def _to_rgb(image: Image.Image, data: bytes) -> np.ndarray:
         image.info["transparency"] = _eight_bit_colour(image.info["transparency"], bit_depth=data[24])
     if image.has_transparency_data:
         transparent = image.convert("RGBA")
-        image = Image.new("RGB", image.size, BACKGROUND)
+        image = Image.new("RGB", image.size, "white")
         image.paste(transparent, mask=transparent)
     return np.array(image.convert("RGB") if image.mode != "RGB" else image)
 

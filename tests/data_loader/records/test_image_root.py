@@ -38,7 +38,6 @@ def test_files_are_found(tmp_path: Path) -> None:
         ("folder", "is not a file"),
         ("pipe", "is not a file"),
         ("gone.jpg", "is missing"),
-        ("gone/x.jpg", "is missing"),
         ("x" * 300, "is missing"),
         ("to nothing.jpg", "is missing"),
     ],
@@ -66,6 +65,27 @@ def test_links_may_lead_out_of_the_root_only_where_that_is_allowed(tmp_path: Pat
         assert open_.find(relative) == root / relative
     with pytest.raises(ValueError, match="leaves"):
         open_.find("../blobs/0a1b")
+
+
+def test_paths_are_absolute_and_name_the_file_that_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`link/..` is the folder that holds what the link leads to, not the folder of the link."""
+    _touch(tmp_path / "real" / "sub" / "b.jpg")
+    _touch(tmp_path / "real" / "d" / "a.jpg")
+    _touch(tmp_path / "d" / "a.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "sub")
+    (tmp_path / "here").symlink_to(tmp_path / "d")
+    monkeypatch.chdir(tmp_path)
+    for root, expected in {
+        "d": "d",
+        "./here/": "here",
+        "real/../d": "d",
+        "link/../d": "real/d",
+        "link": "link",
+    }.items():
+        name = "b.jpg" if root == "link" else "a.jpg"
+        path = ImageRoot(Path(root)).find(f"./{name}")
+        assert path == tmp_path / expected / name
+        assert path.samefile(Path(root) / name)
 
 
 @pytest.mark.parametrize(("on_disk", "in_table"), [("NFD", "NFC"), ("NFC", "NFD")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -76,13 +77,6 @@ def test_folder_names_are_enough_where_there_is_no_table(competition: Make) -> N
     assert "holiday" in _refusal(lambda: _read(CompetitionFolder(str(root))))
 
 
-def test_one_id_on_two_folders_is_one_person(competition: Make) -> None:
-    root = competition([("003397", "female", "20"), ("003397", "female", "19")])
-    records = _read(CompetitionFolder(str(root)))
-    assert len(records) == 14
-    assert {record.person for record in records} == {"003397"}
-
-
 def test_missing_photographs_are_refused_or_skipped(competition: Make, caplog: pytest.LogCaptureFixture) -> None:
     root = competition([(f"{number:06}", "male", "30") for number in range(14)])
     for number in range(12):
@@ -107,25 +101,20 @@ def test_a_photograph_under_several_extensions_counts_once(competition: Make, ca
     assert len(_read(CompetitionFolder(str(root), same_stem="all"))) == 23
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("id,gender", "id,sex", ['train.csv: has no column "gender"', "id, sex, race, age, path"]),
-        ("000003_male_Asian_60", "000001_female_Asian_45", ["row 4", "_Asian_45", "row 2"]),
-        ("000003_male_Asian_60", "../images/x", ["row 4", '"../images/x"', "leaves"]),
-        ("000003_male_Asian_60", "/etc", ["row 4", '"/etc"', "leaves"]),
-        ("000003,male", ",male", ["row 4", "id is empty"]),
-    ],
-)
-def test_bad_rows_are_one_line(competition: Make, old: str, new: str, words: list[str]) -> None:
-    root = competition(PEOPLE)
-    table = root / "train.csv"
-    text = table.read_text()
-    assert old in text
-    table.write_text(text.replace(old, new))
-    refusal = _refusal(lambda: _read(CompetitionFolder(str(root))))
-    assert all(word in refusal for word in words), refusal
-    assert "\n" not in refusal
+def test_folders_are_compared_with_the_table_in_one_spelling(competition: Make) -> None:
+    """The disk of a Mac decomposes a name's letters; so may the table that was written there."""
+    root = competition([("김철수", "male", "30")])
+    folder = root / "images" / "김철수_male_Asian_30"
+    for on_disk, in_table in (("NFD", "NFC"), ("NFC", "NFD")):
+        there, written = (unicodedata.normalize(form, folder.name) for form in (on_disk, in_table))  # type: ignore[arg-type]
+        folder = folder.rename(folder.with_name(there))
+        row = f"1,male,Asian,30,{written}\n"
+        (root / "train.csv").write_text(f"id,gender,race,age,path\n{row}")
+        records = _read(CompetitionFolder(str(root)))
+        assert {record.path.parent for record in records} == {folder}
+        (root / "train.csv").write_text(f"id,gender,race,age,path\n{row}2,male,Asian,30,{there}\n")
+        refusal = _refusal(lambda: _read(CompetitionFolder(str(root))))
+        assert all(word in refusal for word in ("row 3", "row 2"))
 
 
 def test_a_folder_may_be_a_link_out_of_the_root_where_that_is_allowed(tmp_path: Path, competition: Make) -> None:
@@ -137,22 +126,17 @@ def test_a_folder_may_be_a_link_out_of_the_root_where_that_is_allowed(tmp_path: 
     assert len(_read(CompetitionFolder(str(root), allow_links=True))) == 21
 
 
-def test_a_wrong_folder_is_named_with_what_is_there(competition: Make, tmp_path: Path) -> None:
+def test_a_wrong_folder_is_named_with_what_it_holds(competition: Make, tmp_path: Path) -> None:
     root = competition(PEOPLE)
-    for wrong in (root.parent, root / "images"):
-        source = CompetitionFolder(str(wrong))
-        assert f"train.csv in {root}:" in _refusal(partial(_read, source))
-    assert "no such folder" in _refusal(lambda: _read(CompetitionFolder(str(tmp_path / "nowhere"))))
-    empty = tmp_path / "empty"
-    for folder in (empty, empty / "images"):
-        folder.mkdir()
-        assert "is empty" in _refusal(lambda: _read(CompetitionFolder(str(empty))))
-
-
-def test_a_photograph_named_after_no_mask_state_is_refused(competition: Make) -> None:
-    root = competition(PEOPLE)
-    (root / "images" / "000001_female_Asian_45" / "selfie.png").touch()
-    assert "selfie.png" in _refusal(lambda: _read(CompetitionFolder(str(root))))
+    for wrong, words in [
+        (root.parent, [str(root.parent), root.name, "train.csv"]),
+        (root / "images", ["000001_female_Asian_45", "train.csv"]),
+        (tmp_path / "nowhere", ["no such folder"]),
+    ]:
+        refusal = _refusal(partial(_read, CompetitionFolder(str(wrong))))
+        assert all(word in refusal for word in words)
+    (tmp_path / "empty" / "images").mkdir(parents=True)
+    assert "train.csv" in _refusal(lambda: _read(CompetitionFolder(str(tmp_path / "empty"))))
 
 
 # Tables
@@ -229,12 +213,6 @@ def test_ids_without_extension(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert "2 paths lack an extension" in caplog.text
 
 
-def test_any_name_is_read(tmp_path: Path) -> None:
-    names = ["-5.jpg", "=1+1.jpg", "@a.jpg", "+b.jpg"]
-    source = _table(tmp_path, "path\n" + "\n".join(names) + "\n", *names)
-    assert [record.name for record in _read(source)] == names
-
-
 # The evaluation folder
 
 
@@ -251,20 +229,3 @@ def test_the_evaluation_folder_keeps_the_order_of_its_rows(tmp_path: Path) -> No
     records = read_evaluation_folder(folder)
     assert [record.name for record in records] == ["b.jpg", "a.png"]
     assert all(record.part == "test" and not record.attributes and record.path.is_file() for record in records)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("ImageID,ans\na.jpg,0\na.jpg,0\n", ["row 3", '"a.jpg"', "row 2"]),
-        ("ImageID,answer\na.jpg,0\n", ['"ans"', "ImageID, answer", 'did you mean "answer"']),
-        ("ImageID,ans,x\na.jpg,0,0\n", ["ImageID, ans, x", "ImageID,ans"]),
-        ("ImageID,ans\n=1+1.jpg,0\n", ["row 2", '"=1+1.jpg"', "rename"]),
-        ("ImageID,ans\n../info.csv,0\n", ["row 2", "leaves"]),
-        ("ImageID,ans\nz.jpg,0\n", ["row 2", '"z.jpg"', "missing"]),
-    ],
-)
-def test_a_bad_evaluation_table_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
-    folder = _evaluation_folder(tmp_path, text, ["a.jpg"])
-    refusal = _refusal(lambda: read_evaluation_folder(folder))
-    assert all(word in refusal for word in words), refusal

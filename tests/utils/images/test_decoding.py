@@ -91,11 +91,6 @@ def test_jpegs_have_the_bits_that_pillow_gives(options: dict[str, Any], progress
         np.testing.assert_array_equal(decoded, _by_pillow(data))
 
 
-def test_a_jpeg_is_close_to_what_was_drawn() -> None:
-    decoded = decode_rgb(_encoded(_photo(), "JPEG", quality=95), "photo")
-    assert np.abs(decoded.astype(int) - _photo()).mean() < 3
-
-
 REAL_FACES = Path(__file__).parents[4] / "shared" / "data" / "real_faces"
 
 
@@ -107,17 +102,12 @@ def test_real_photographs_have_the_bits_that_pillow_gives() -> None:
         np.testing.assert_array_equal(read_rgb(path), _by_pillow(path.read_bytes()), str(path))
 
 
-def test_a_file_and_its_bytes_decode_alike(tmp_path: Path) -> None:
-    data = _encoded(_photo(), "JPEG")
-    (tmp_path / "a.jpg").write_bytes(data)
-    np.testing.assert_array_equal(read_rgb(tmp_path / "a.jpg"), decode_rgb(data, "upload"))
-
-
 @pytest.mark.parametrize("name", ["with spaces .jpg", "한국어 사진.jpg", "😷🙂.jpg", "no_suffix"])
-def test_any_name_is_read(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(_encoded(_photo(), "JPEG"))
-    assert read_rgb(tmp_path / name).shape == (48, 32, 3)
-    assert inspect_image(tmp_path / name).problem is None
+def test_a_file_of_any_name_decodes_as_its_bytes(tmp_path: Path, name: str) -> None:
+    data = _encoded(_photo(), "JPEG")
+    (tmp_path / name).write_bytes(data)
+    np.testing.assert_array_equal(read_rgb(tmp_path / name), decode_rgb(data, "upload"))
+    assert inspect_image(tmp_path / name) == ImageFinding()
 
 
 # What the EXIF standard says of each orientation: where the stored first row and first column are in the view
@@ -252,28 +242,22 @@ def _over_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.rint(colours * share + 255 * (1 - share))
 
 
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True, "exact": True})])
-def test_alpha_is_laid_over_white(kind: str, options: dict[str, Any]) -> None:
-    rgba = np.random.default_rng(0).integers(0, 256, (16, 20, 4), dtype=np.uint8)
-    rgba[0, :, 3], rgba[1, :, 3] = 0, 255
-    decoded = decode_rgb(_encoded(rgba, kind, **options), "alpha")
+@pytest.mark.parametrize(
+    ("bands", "kind", "options"), [(4, "PNG", {}), (4, "WEBP", {"lossless": True, "exact": True}), (2, "PNG", {})]
+)
+def test_alpha_is_composited_over_white(bands: int, kind: str, options: dict[str, Any]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (16, 20, bands), dtype=np.uint8)
+    values[0, :, -1], values[1, :, -1] = 0, 255
+    channels = [Image.fromarray(np.ascontiguousarray(values[..., band])) for band in range(bands)]
+    decoded = decode_rgb(_encoded(Image.merge("RGBA" if bands == 4 else "LA", channels), kind, **options), "alpha")
+    colours = values[..., :3] if bands == 4 else values[..., :1].repeat(3, -1)
     assert (decoded[0] == 255).all()
-    np.testing.assert_array_equal(decoded[1], rgba[1, :, :3])
-    np.testing.assert_allclose(decoded, _over_white(rgba[..., :3], rgba[..., 3]), atol=1)
-
-
-def test_grey_with_alpha_is_laid_over_white() -> None:
-    both = np.random.default_rng(0).integers(0, 256, (16, 20, 2), dtype=np.uint8)
-    decoded = decode_rgb(_encoded(_grey_alpha(both), "PNG"), "alpha")
-    np.testing.assert_allclose(decoded, _over_white(both[..., :1].repeat(3, -1), both[..., 1]), atol=1)
-
-
-def _grey_alpha(both: np.ndarray) -> Image.Image:
-    return Image.merge("LA", [Image.fromarray(np.ascontiguousarray(both[..., band])) for band in range(2)])
+    np.testing.assert_array_equal(decoded[1], colours[1])
+    np.testing.assert_allclose(decoded, _over_white(colours, values[..., -1]), atol=1)
 
 
 @pytest.mark.parametrize("transparency", [1, bytes([255, 0, 128])])
-def test_palette_transparency_is_laid_over_white(transparency: int | bytes) -> None:
+def test_palette_transparency_is_composited_over_white(transparency: int | bytes) -> None:
     palette = np.array([[10, 20, 30], [200, 0, 0], [0, 100, 50]])
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     image.putpalette(palette.astype(np.uint8).tobytes())
@@ -346,18 +330,15 @@ BAD = {
     "zero bytes": (b"", "empty"),
     "nothing but zeros": (bytes(5000), "zero bytes"),
     "html": (b"\n<!DOCTYPE html><html><body>404</body></html>", "HTML"),
-    "html with a byte order mark": (b"\xef\xbb\xbf<HTML lang=ko>", "HTML"),
     "svg": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
-    "gif": (_encoded(_photo(), "GIF"), "GIF"),
     "animated gif": (GIF, "GIF"),
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "EPS"),
     "pdf": (b"%PDF-1.7\n", "PDF"),
     "tiff": (_encoded(_photo(), "TIFF"), "TIFF"),
     "heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
-    "video": (b"\0\0\0\x18ftypisom\0\0\0\0", "video"),
     "zip": (b"PK\3\4\x14\0\0\0", "ZIP"),
     "git lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-    "text": (b"hello, world", "JPEG, PNG, WEBP"),
+    "text": (b"hello, world", "no image"),
     "animated png": (_encoded(ANIMATION[0], "PNG", save_all=True, append_images=ANIMATION[1:]), "animated PNG"),
     "animated webp": (
         _encoded(ANIMATION[0], "WEBP", save_all=True, append_images=ANIMATION[1:]),
@@ -383,10 +364,9 @@ def test_bad_images_are_refused_with_name_reason_and_remedy(tmp_path: Path, case
     with pytest.raises(DataError, match=rf"^an upload: .*{reason}.*; .*\w{{4}}") as refusal:
         decode_rgb(data, "an upload")
     assert "\n" not in str(refusal.value)
-    assert refusal.value.exit_code == 3
     path = tmp_path / "face.jpg"
     path.write_bytes(data)
-    assert inspect_image(path) == ImageFinding(str(refusal.value).replace("an upload", str(path)))
+    assert inspect_image(path) == ImageFinding(str(refusal.value).removeprefix("an upload: "))
 
 
 def test_an_image_of_the_greatest_size_is_read_and_one_more_row_is_not() -> None:
@@ -436,11 +416,9 @@ def test_a_damaged_file_is_refused_or_has_pillows_pixels(kind: str, options: dic
 def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "folder.jpg").mkdir()
-    for name, reason in [("pipe.jpg", "is not a file"), ("folder.jpg", "is not a file"), ("a.jpg", "is missing")]:
-        with pytest.raises(DataError, match=f"{name}: {reason}.*; "):
+    for name, reason in [("pipe.jpg", "not a file"), ("folder.jpg", "not a file"), ("a.jpg", "missing")]:
+        with pytest.raises(DataError, match=f"{name}: .*{reason}"):
             read_rgb(tmp_path / name)
-    with pytest.raises(DataError, match="is not a file name"):
-        read_rgb(tmp_path / "a\0.jpg")
 
 
 def test_the_first_picture_of_an_mpo_is_read() -> None:
@@ -448,30 +426,27 @@ def test_the_first_picture_of_an_mpo_is_read() -> None:
     assert np.abs(decode_rgb(data, "phone").astype(int) - _photo()).mean() < 6
 
 
-def test_doubtful_images_are_read_with_a_warning(tmp_path: Path) -> None:
-    cases: list[tuple[str, bytes, tuple[int, int], str]] = [
-        ("a.jpg", _encoded(_photo(), "PNG"), (48, 32), "is a PNG file named .jpg"),
-        ("b.png", _encoded(_photo(1, 1), "PNG"), (1, 1), "only 1 x 1 pixels"),
-        ("c.png", _encoded(np.zeros((1, 30000, 3), np.uint8), "PNG"), (1, 30000), "only 30000 x 1 pixels"),
-        ("d.png", _encoded(np.zeros((400, 20, 3), np.uint8), "PNG"), (400, 20), "very thin, 20 x 400"),
-    ]
-    for name, data, size, warning in cases:
-        (tmp_path / name).write_bytes(data)
-        finding = inspect_image(tmp_path / name)
-        assert finding.problem is None
-        assert finding.warning is not None
-        assert finding.warning.startswith(f"{tmp_path / name}: ")
-        assert warning in finding.warning
-        assert read_rgb(tmp_path / name).shape == (*size, 3)
-    for name, kind in [
-        ("e.JPEG", "JPEG"),
-        ("f.png", "PNG"),
-        ("g.webp", "WEBP"),
-        ("h.bmp", "BMP"),
-        ("no_suffix", "PNG"),
-    ]:
-        (tmp_path / name).write_bytes(_encoded(_photo(), kind))
-        assert inspect_image(tmp_path / name).warning is None
+@pytest.mark.parametrize(
+    ("name", "kind", "height_width", "warning"),
+    [
+        ("a.jpg", "PNG", (48, 32), "PNG file named .jpg"),
+        ("b.png", "PNG", (1, 1), "1 x 1 pixels"),
+        ("c.png", "PNG", (1, 30000), "30000 x 1 pixels"),
+        ("d.png", "PNG", (400, 20), "20 x 400 pixels"),
+        ("e.JPEG", "JPEG", (48, 32), None),
+        ("f.webp", "WEBP", (48, 32), None),
+        ("g.bmp", "BMP", (48, 32), None),
+        ("no_suffix", "PNG", (48, 32), None),
+    ],
+)
+def test_doubtful_images_are_read_with_a_warning(
+    tmp_path: Path, name: str, kind: str, height_width: tuple[int, int], warning: str | None
+) -> None:
+    (tmp_path / name).write_bytes(_encoded(_photo(*height_width), kind))
+    finding = inspect_image(tmp_path / name)
+    assert finding.problem is None
+    assert (warning in finding.warning) if warning and finding.warning else finding.warning is warning
+    assert read_rgb(tmp_path / name).shape == (*height_width, 3)
 
 
 def test_threads_decode_as_one_does_and_pillow_stays_as_it_was() -> None:
