@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> RunResult | None:
-    """The command line of this process, or `argv`. None where --print-config asks for no run.
+    """The command line of this process, or `argv`. None for --print-config and a dry run, which leave no run.
 
     Raises a UserError for whatever is wrong with the command line, the config, the data or the checkpoint; StopSignal
     if the run was asked to stop, with all saved."""
@@ -35,16 +35,15 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
 
         config, resume = run.configure(arguments, files)
         if arguments.print_config:
-            run.print_config(config, resume, short=arguments.print_config == "short")
+            run.print_config(config, resume, arguments)
             return None
         with run.open_session(config, resume, arguments) as session:
             folds = splits_of(config, read_label_table(config, session.labels))
             run.warn_of_bad_test_images(session, folds[0].split.test)
-            for fold in run.folds_to_train(folds, arguments):
-                result = run.train_fold(session, fold)
-                if result.folders is None:  # a dry run: the other folds would say the same
-                    break
-            return run.report(session, folds, result)
+            for fold in folds if arguments.fold is None else [folds[arguments.fold]]:
+                if not run.train_fold(session, fold):  # a dry run: the other folds would give the same
+                    return None
+            return run.report(session, folds)
     finally:
         close_log()
 

@@ -1,4 +1,4 @@
-"""The contract of a trainer: epochs in order, each trained, validated and finished, from wherever a run stopped."""
+"""The contract of a trainer: epochs in order, each trained, validated and finished, from where a run stopped."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class BaseTrainer(ABC):
         return self.stopped_early or self.completed_epochs >= self.epochs
 
     def train(self) -> None:
-        """Trains what is left of the run. A finished run is left as it is."""
+        """Trains the epochs that are left."""
         while not self.finished:
             epoch = self.completed_epochs + 1
             metrics = {**self.train_epoch(epoch), **self.validate(epoch)}
@@ -66,7 +66,7 @@ class BaseTrainer(ABC):
 
     @abstractmethod
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training data (what is left of it, after a resume); returns its metrics."""
+        """One pass over the training data, or the rest of one after a resume; returns its metrics."""
 
     @abstractmethod
     def validate(self, epoch: int) -> dict[str, float]:
@@ -74,7 +74,7 @@ class BaseTrainer(ABC):
 
     @abstractmethod
     def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Counts the epoch as completed, logs it, steps what goes by epochs, saves, and decides on early stopping."""
+        """Logs and saves a completed epoch, steps schedules that go by epochs, and decides on early stopping."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -82,4 +82,4 @@ class BaseTrainer(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts the trainer where `state_dict` was taken."""
+        """Restores what `state_dict` gave."""

@@ -132,7 +132,6 @@ def _train(folder: Path, seed: int, name: str, changes: Mapping[str, Any]) -> Ru
     write_atomically(path, json.dumps(config, indent=4).encode())
     result = train.main(["-c", str(path), "--resume", "auto"])
     assert result is not None
-    assert result.folders is not None
     return result.folders
 
 

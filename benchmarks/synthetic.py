@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -130,7 +129,7 @@ def synthetic_trainer(
     side = config["data_loader"]["args"]["input_size"]
     preprocessing = build_transforms(config["transforms"], side, model.mean, model.std).preprocessing
     loader = SyntheticLoader(preprocessing, LabelTable.of(workplace.records, labels), batches, steps)
-    learner = build_learner(config, labels, settings, model, cast(AttributeDataLoader, loader), device, None)
+    learner = build_learner(config, labels, model, cast(AttributeDataLoader, loader), device, None)
     run = f"run_{len(list(Path(settings.save_dir).glob('models/*/*')))}"
     folders = RunFolders.in_save_dir(Path(settings.save_dir), config["name"], run)
     folders.models.mkdir(parents=True)
@@ -142,7 +141,6 @@ def synthetic_trainer(
         metrics=metric_functions(config),
         checkpoints=Checkpoints(folders.models) if write_checkpoints else UnwrittenCheckpoints(folders.models),
         stop=StopSignals(),
-        log=logging.getLogger("benchmarks"),
         run={
             "run_name": run,
             "config": config.resolved,
@@ -150,7 +148,7 @@ def synthetic_trainer(
             "preprocessing": preprocessing.to_config(),
         },
     )
-    trainer.trackers = build_trackers(config, settings, folders, None)
+    trainer.trackers = build_trackers(config, folders, None)
     return trainer
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from base.base_model import BaseModel
-from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from benchmarks.machine import PROJECT
 from data_loader.data_loaders import AttributeDataLoader
@@ -160,11 +159,10 @@ class Workplace:
         arguments: data_loader.args
         """
         config = self.config({"data_loader": {"args": arguments}}, save_dir)
-        settings: TrainerSettings = config.build("trainer")
         split = Split(*(LabelTable.of(side, self.labels) for side in (train, validation, [])))
         on = device or torch.device("cpu")
         model = self.small_model
-        return lambda: build_data_loader(config, split, model, on, settings)
+        return lambda: build_data_loader(config, split, model, on)
 
     def forget_images(self, records: Sequence[Record], save_dir: str) -> None:
         """Empties a save_dir of all but the results of the check of the files, which is done if it was not."""

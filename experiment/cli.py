@@ -1,5 +1,4 @@
-"""The command line of train.py. Imports neither torch nor pydantic: what is mistyped, missing or no JSON is answered at
-once."""
+"""The command line of train.py. Imports neither torch nor pydantic, so that a mistyped flag is refused at once."""
 
 from __future__ import annotations
 
@@ -17,6 +16,12 @@ from utils.errors import ConfigError
 from utils.run_folders import refuse_missing
 
 DEFAULT_CONFIG = Path("config.json")
+FLAGS_FOR_KEYS = {
+    "--lr": "optimizer.args.lr",
+    "--bs": "data_loader.args.batch_size",
+    "--from": "initial_weights",
+}
+"""Flags that are short for --set <key>=..."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     parser.add_argument("-r", "--resume", help="a checkpoint or run folder to resume, or auto: the config's newest run")
     parser.add_argument(
         "--from",
-        dest="initial_weights",
         metavar="RUN",
         help="a run or checkpoint whose weights a new run begins with: its backbone, and its heads where they fit",
     )
@@ -76,21 +80,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     )
     parser.add_argument("--dry-run", action="store_true", help="build everything, push one batch through, and stop")
     argv = sys.argv[1:] if argv is None else argv
-    given = parser.parse(argv)
-    overrides = [parse_override(text) for text in given.set]
-    short = {"--lr": ("optimizer.args.lr", given.lr), "--bs": ("data_loader.args.batch_size", given.bs)}
-    short["--from"] = ("initial_weights", given.initial_weights)
-    overrides += [Override(key_path, text, flag) for flag, (key_path, text) in short.items() if text is not None]
-    return Arguments(
-        config=given.config,
-        resume=given.resume,
-        device=given.device,
-        overrides=tuple(overrides),
-        print_config=given.print_config,
-        dry_run=given.dry_run,
-        fold=given.fold,
-        command=shlex.join(["train.py", *argv]),
-    )
+    given = vars(parser.parse(argv))
+    overrides = [parse_override(text) for text in given.pop("set")]
+    for flag, key_path in FLAGS_FOR_KEYS.items():
+        if (value := given.pop(flag.strip("-"))) is not None:
+            overrides.append(Override(key_path, value, flag))
+    return Arguments(**given, overrides=tuple(overrides), command=shlex.join(["train.py", *argv]))
 
 
 def parse_override(text: str) -> Override:
@@ -108,9 +103,6 @@ def read_config_files(arguments: Arguments) -> Layers | None:
     Raises ConfigError; CheckpointError where there is no such run."""
     if arguments.run_to_resume is not None:
         refuse_missing(arguments.run_to_resume)
-    for override in arguments.overrides if arguments.resume is None else ():
-        if override.flag == "--from":
-            refuse_missing(Path(override.text))
     if arguments.config_file is None:
         return None
     layers = Layers.from_file(arguments.config_file)

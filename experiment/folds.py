@@ -1,4 +1,4 @@
-"""The folds of a run: each a config and a split of its own, and what their models say together."""
+"""The models that a config trains: one, or one for each fold, with a config and a split of its own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from data_loader.records import LabelTable
 from data_loader.splits import Split
 from experiment.monitored import refuse_unusable_split
 from experiment.schema import SECTIONS
-from inference.out_of_fold import FoldScores, join_folds
+from inference.out_of_fold import FoldScores, join_folds, predict_fold
 from parse_config import ConfigParser
 from utils.config.layers import Override
 from utils.errors import ConfigError
@@ -43,9 +45,9 @@ def with_all_folds(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def splits_of(config: ConfigParser, table: LabelTable) -> list[Fold]:
-    """The models that a config trains, one or a fold each, with who trains and who validates.
+    """The models that a config trains, one or one for each fold; all are divided before the first is trained.
 
-    All are divided before hours go into the first. Raises DataError where a split cannot be used."""
+    Raises DataError where a split cannot be used."""
     numbers = range(config.shared("split").folds) if is_run_of_folds(config.resolved) else [None]
     folds = []
     for number in numbers:
@@ -57,31 +59,30 @@ def splits_of(config: ConfigParser, table: LabelTable) -> list[Fold]:
 
 
 def _config_of_fold(config: ConfigParser, fold: int) -> ConfigParser:
-    origin = f"fold {fold} of {config['name']}"
     override = Override("split.args.fold", str(fold))
-    return ConfigParser.from_dict(copy.deepcopy(config.resolved), SECTIONS, origin, (override,))
+    return ConfigParser.from_dict(
+        copy.deepcopy(config.resolved), SECTIONS, f"fold {fold} of {config['name']}", (override,)
+    )
 
 
 def refuse_impossible_fold(config: ConfigParser, fold: int) -> None:
-    """Raises ConfigError where `--fold` asks for what the config's split does not have."""
+    """Raises ConfigError where `--fold` names a fold that the config's split does not have."""
     if not is_run_of_folds(config.resolved):
-        wrong = f"has no folds to choose from, which --fold {fold} does; it needs a KFoldSplit without fold"
-        raise config.error([config.problem("split", wrong)])
+        raise config.error([config.problem("split", f"has no folds for --fold {fold}; use a KFoldSplit without fold")])
     folds = config.shared("split").folds
     if not 0 <= fold < folds:
         raise ConfigError(f"--fold {fold}: the split has the folds 0 to {folds - 1}")
 
 
-def score_folds(run: RunFolders, folds: Sequence[Fold], predicted: Sequence[LabelTable]) -> FoldScores:
-    """Joins the folds' predictions in one file and scores them; predicted: of each fold, the images in its file."""
-    epochs = {}
-    for fold in folds:
-        assert fold.number is not None
-        kept = read_kept_config(run.of_fold(fold.number).models) or fold.config.resolved
-        epochs[fold.number] = kept["trainer"]["epochs"]
+def score_folds(run: RunFolders, folds: Sequence[Fold], device: torch.device) -> FoldScores:
+    """Joins the folds' predictions in one file, scores them, and logs the scores."""
+    numbered = {fold.number: fold for fold in folds if fold.number is not None}
+    kept = {number: read_kept_config(run.of_fold(number).models) or fold.config for number, fold in numbered.items()}
+    epochs = {number: config["trainer"]["epochs"] for number, config in kept.items()}
     if len(set(epochs.values())) > 1:
         logger.warning("the folds were trained for different numbers of epochs, by fold: %s", epochs)
-    scores = join_folds(run, predicted)
+    images = [predict_fold(run.of_fold(number), fold.split.validation, device) for number, fold in numbered.items()]
+    scores = join_folds(run, images)
     for line in scores.lines():
         logger.info("%s", line)
     return scores

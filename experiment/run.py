@@ -1,4 +1,4 @@
-"""One run: its config, where it resumes, its training, and what it reports."""
+"""The steps of train.py: the config and the run that it resumes, the training of each model, and the report."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from data_loader.records import LabelTable
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
@@ -21,60 +20,53 @@ from experiment.builders import (
     build_learner,
     build_model,
     build_trackers,
+    build_trainer,
     describe_run,
 )
 from experiment.checks import check_config, cross_checks
 from experiment.cli import Arguments
-from experiment.devices import notes_of_devices
-from experiment.folds import Fold, is_run_of_folds, refuse_impossible_fold, score_folds, with_all_folds
+from experiment.folds import Fold, refuse_impossible_fold, score_folds, with_all_folds
 from experiment.resume import (
     ResumePoint,
+    begins_a_model,
     newest_run,
     refuse_another_run,
-    refuse_other_augmentation,
     refuse_other_data,
-    replace_device_cache,
     resume_from,
     resume_point_in,
-    stopping_says_how_to_resume,
+    warn_of_other_augmentation,
 )
-from experiment.schema import SECTIONS, RunSettings, metric_functions
+from experiment.schema import SECTIONS, RunSettings
 from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, predict_fold
-from logger.log import LOG_NAME, open_log
+from logger.log import open_log
 from parse_config import ConfigParser
-from trainer.checkpoint import LAST, Checkpoints
+from trainer.checkpoint import LAST
 from trainer.epoch_metrics import describe
 from trainer.trainer import Trainer
 from utils import distributed
 from utils.config.layers import Layers
 from utils.device import choose_device
-from utils.errors import DataError, UserError
+from utils.errors import DataError, InvalidConfig, StopSignal, UserError
 from utils.run_folders import RunFolders, new_run
 from utils.signals import StopSignals
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run, or a fold of it, has come to.
+    """The folders of a run, and the scores of a run of folds whose folds are all trained."""
 
-    folders: None of a dry run, which has none
-    completed_epochs: of its one model
-    best: the best value of each monitor, by metric
-    out_of_fold: the scores of a run of folds, once all are trained"""
-
-    folders: RunFolders | None
-    completed_epochs: int = 0
-    best: dict[str, float | None] = field(default_factory=dict)
+    folders: RunFolders
     out_of_fold: FoldScores | None = None
 
 
 @dataclass
 class Session:
-    """What all folds of a run share.
+    """What all models of a run share.
 
     resume: where a run of one model resumes
-    run: the folders of the run, once it has begun
-    predicted: by fold, the images that its model has predicted, and did not train on"""
+    run: the folders of the run, once it has begun"""
 
     config: ConfigParser
     arguments: Arguments
@@ -82,21 +74,14 @@ class Session:
     device: torch.device
     resume: ResumePoint | None
     run: RunFolders | None
-    predicted: dict[int, LabelTable] = field(default_factory=dict)
-
-    @property
-    def log(self) -> logging.Logger:
-        return logging.getLogger(LOG_NAME)
 
     def open_log(self, file: Path | None = None) -> None:
         """What is logged from here on goes to `file`, too; None: to the console alone."""
-        verbosity = self.config["trainer"]["verbosity"]
-        open_log(file, verbosity, distributed.rank())
+        open_log(file, self.config["trainer"]["verbosity"], distributed.rank())
 
 
 def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser, ResumePoint | RunFolders | None]:
-    """The config that the command line means, and the run to resume if it names one: a checkpoint, or the folders of a
-    run of folds.
+    """The config that the command line means, and what it resumes: a checkpoint, or the folders of a run of folds.
 
     layers: the config's files; None: a resumed run's own config is taken. Beside --resume they replace it where nothing
     differs that the run depends on."""
@@ -112,151 +97,145 @@ def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser
         refuse_another_run(config, trained)
     elif arguments.resume == "auto":
         resume = newest_run(config)
-    replace_device_cache(config, resume)
+    if config["data_loader"]["args"]["cache"] == "device":  # of an earlier version
+        config["data_loader"]["args"]["cache"] = "disk"
     return config, resume
 
 
-def print_config(config: ConfigParser, resume: ResumePoint | RunFolders | None, short: bool) -> None:
-    """The checked config, on stdout, as it would be kept with a run; short: only what differs from the defaults."""
-    check_config(config, begins=resume is None)
-    print(json.dumps(config.short if short else config.resolved, indent=4, ensure_ascii=False))
+def print_config(config: ConfigParser, resume: ResumePoint | RunFolders | None, arguments: Arguments) -> None:
+    """Prints the checked config as it would be kept with a run, or only what differs from the defaults."""
+    check_config(config, begins_a_model(config, resume, arguments.fold))
+    shown = config.short if arguments.print_config == "short" else config.resolved
+    print(json.dumps(shown, indent=4, ensure_ascii=False))
 
 
 @contextmanager
 def open_session(
     config: ConfigParser, resume: ResumePoint | RunFolders | None, arguments: Arguments
 ) -> Iterator[Session]:
-    """Chooses the device, checks the config, and joins the other processes while it is entered."""
+    """Chooses the device, checks the config, and joins the other processes while it is entered.
+
+    A StopSignal within it tells how the run is resumed."""
     settings: RunSettings = config.extra()
     device = choose_device(arguments.device, settings.n_gpu)
-    labels = check_config(config, begins=resume is None)
+    labels = check_config(config, begins_a_model(config, resume, arguments.fold))
     point = resume if isinstance(resume, ResumePoint) else None
-    run = point.folders.of_run() if point is not None else resume
-    assert not isinstance(run, ResumePoint)
+    run = resume if isinstance(resume, RunFolders) else point.folders.of_run() if point is not None else None
     session = Session(config, arguments, labels, device, point, run)
     distributed.start(device)
     session.open_log()
-    for note in [*config.notes, *notes_of_devices(settings, device)]:
-        session.log.info("%s", note)
+    for note in [*config.notes, *_device_notes(settings, device)]:
+        logger.info("%s", note)
     try:
         yield session
+    except StopSignal as signal:
+        if session.run is None:
+            raise
+        raise type(signal)(f"{signal}; resume it with --resume {session.run.models}") from None
     finally:
         distributed.stop()
 
 
+def _device_notes(settings: RunSettings, device: torch.device) -> list[str]:
+    n_gpu = settings.n_gpu
+    if n_gpu > 0 and device.type == "cpu":
+        return [f"n_gpu = {n_gpu}, and there is no GPU here: training on the CPU"]
+    if n_gpu > 1 and distributed.world_size() == 1:
+        return [f"n_gpu = {n_gpu}: one GPU is used; for all: torchrun --nproc-per-node={n_gpu} train.py"]
+    return []
+
+
 def warn_of_bad_test_images(session: Session, test: LabelTable) -> None:
-    """Looks at the images that training does not need before hours go into it: the test side's, and info_dir's."""
-    if session.run is not None or not distributed.is_main_process():  # a resumed run has looked at them
+    """Checks the images that only test.py needs, those of the test side and of info_dir, before the training."""
+    if session.run is not None or not distributed.is_main_process():  # a resumed run has checked them
         return
-    config = session.config
-    settings: TrainerSettings = config.build("trainer")
+    config, trainer = session.config, session.config["trainer"]
     info_dir = config.extra().info_dir
     records = [*test.records]
     if info_dir is not None and Path(info_dir).is_dir():
         try:
             records += read_evaluation_folder(info_dir)
         except DataError as error:
-            logging.getLogger(LOG_NAME).warning("info_dir = %s, which test.py will refuse: %s", info_dir, error)
+            logger.warning("info_dir = %s, which test.py will refuse: %s", info_dir, error)
     check_images(
         [record.path for record in records],
-        Path(settings.save_dir) / CHECKED_IMAGES_FILE,
+        Path(trainer["save_dir"]) / CHECKED_IMAGES_FILE,
         "warn",
         config["data_loader"]["args"]["bits_used_of_16"],
-        settings.verbosity > 0,
+        trainer["verbosity"] > 0,
         "training does not need them, but test.py does: repair them",
     )
 
 
-def folds_to_train(folds: Sequence[Fold], arguments: Arguments) -> Sequence[Fold]:
-    """All of them, or the one that --fold names."""
-    return folds if arguments.fold is None else [folds[arguments.fold]]
-
-
-def train_fold(session: Session, fold: Fold) -> RunResult:
+def train_fold(session: Session, fold: Fold) -> bool:
     """Trains one model to its end, from the beginning or where it was stopped; a fold's model then predicts the images
-    that it did not train on.
+    that it did not train on. Returns False where it was only tried, in a dry run.
 
     Raises a UserError for whatever is wrong with the data or the checkpoint; StopSignal if it was asked to stop, with
     all saved."""
-    result = _train(session, fold)
-    if fold.number is None or result.folders is None or session.arguments.dry_run:
-        return result
-    session.run = result.folders.of_run()
-    _predict(session, fold)
-    session.open_log()  # what is logged from here on is not this fold's
-    return result
-
-
-def _train(session: Session, fold: Fold) -> RunResult:
-    config, labels, log = fold.config, session.labels, session.log
-    resume = session.resume
+    config, resume = fold.config, session.resume
     if fold.number is not None and session.run is not None:
         resume = resume_point_in(session.run.of_fold(fold.number))
-    settings: TrainerSettings = config.build("trainer")
-    split_digest = fold.split.digest()
     if resume is not None:
-        refuse_other_data(resume, split_digest)
-    with stopping_says_how_to_resume(session.run):
-        model = build_model(config, labels, resume).to(session.device)
-        data_loader = build_data_loader(config, fold.split, model, session.device, settings)
-        learner = build_learner(config, labels, settings, model, data_loader, session.device, resume)
+        refuse_other_data(resume, fold.split.digest())
+    model = build_model(config, session.labels, resume).to(session.device)
+    data_loader = build_data_loader(config, fold.split, model, session.device)
+    learner = build_learner(config, session.labels, model, data_loader, session.device, resume)
     folders = resume.folders if resume is not None else _new_folders(session, fold)
     with StopSignals() as stop:
-        trainer = Trainer(
-            settings,
-            learner=learner,
-            data_loader=data_loader,
-            labels=labels,
-            metrics=metric_functions(config),
-            checkpoints=Checkpoints(folders.models, folders.of_run().models),
-            stop=stop,
-            log=log,
-            run={
-                "run_name": folders.run,
-                "config": config.resolved,
-                "labels": labels.to_config(),
-                "preprocessing": data_loader.preprocessing.to_config(),
-                "split_digest": split_digest,
-            },
-            mixings=config.build("mixing", label_space=labels),
-            visualize=config.extra().visualize,
-        )
-        if resume is not None:  # before anything is written
-            trainer.load_state_dict(resume.content, resume.path)
-            if not trainer.finished:
-                refuse_other_augmentation(resume, config.resolved)
-        if trainer.finished:  # a schedule has no step left to try, either
-            log.info("%s is finished%s; nothing was changed", folders.models, _how_to_extend(trainer))
+        trainer = build_trainer(config, session.labels, fold.split, learner, data_loader, folders, stop)
+        if resume is not None:
+            _load(trainer, resume, config)
+        if trainer.finished:
+            logger.info("%s is finished (%s); nothing was changed", folders.models, _reason(trainer))
         elif session.arguments.dry_run:
-            log.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
-            return RunResult(None)
+            logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
+            return False
         else:
             _begin(session, fold, folders, trainer, resume)
-            for line in describe_run(fold.split, labels, data_loader, settings, learner):
-                log.info("%s", line)
-            _train_to_the_end(trainer)
-        return RunResult(folders, trainer.completed_epochs, trainer.best)
+            for line in describe_run(fold.split, data_loader, trainer):
+                logger.info("%s", line)
+            _train_to_the_end(trainer, session)
+    if fold.number is None:
+        best = "".join(f", best {name} {value:.4f}" for name, value in trainer.best.items() if value is not None)
+        _print(f"{folders.models}: {trainer.completed_epochs} epochs{best}")
+    elif not session.arguments.dry_run:
+        predict_fold(folders, fold.split.validation, session.device)
+        session.open_log()  # what is logged from here on is not this fold's
+    return True
 
 
 def _new_folders(session: Session, fold: Fold) -> RunFolders:
-    """The fold's folders in the run, which the main process makes, if there is none, and names to the others."""
-    run, name = session.run, session.config["name"]
-    save_dir = Path(fold.config.build("trainer").save_dir)
-    if run is None and session.arguments.dry_run:
-        run = RunFolders.in_save_dir(save_dir, name, "")
-    elif run is None and distributed.is_main_process():
-        run = new_run(save_dir, name)
-        distributed.broadcast_text(run.run)
-    elif run is None:
-        run = RunFolders.in_save_dir(save_dir, name, distributed.broadcast_text(""))
-    return run if fold.number is None else run.of_fold(fold.number)
+    """The fold's folders in the run. The main process makes those of a new run, and tells the others their name."""
+    if session.run is None:
+        save_dir, name = Path(session.config["trainer"]["save_dir"]), session.config["name"]
+        if session.arguments.dry_run:
+            return RunFolders.in_save_dir(save_dir, name, "")
+        run = new_run(save_dir, name).run if distributed.is_main_process() else ""
+        session.run = RunFolders.in_save_dir(save_dir, name, distributed.broadcast_text(run))
+    return session.run if fold.number is None else session.run.of_fold(fold.number)
+
+
+def _load(trainer: Trainer, resume: ResumePoint, config: ConfigParser) -> None:
+    try:
+        trainer.load_state_dict(resume.content, resume.path)
+    except InvalidConfig as error:
+        raise config.error([problem.under(("lr_scheduler",)) for problem in error.problems]) from error
+    if not trainer.finished:
+        warn_of_other_augmentation(resume)
+
+
+def _reason(trainer: Trainer) -> str:
+    if trainer.stopped_early:
+        return f"it stopped early, after {trainer.completed_epochs} epochs"
+    return f"after {trainer.completed_epochs} epochs; --set trainer.epochs=... extends it"
 
 
 def _begin(session: Session, fold: Fold, folders: RunFolders, trainer: Trainer, resume: ResumePoint | None) -> None:
     """From here on files are written: the resolved config, the log, what the trackers keep."""
     session.open_log(folders.log / "info.log")
-    trainer.log.info("run folder: %s (log: %s)", folders.models, folders.log)
-    trainer.log.info("command: %s", session.arguments.command)
+    logger.info("run folder: %s (log: %s)", folders.models, folders.log)
+    logger.info("command: %s", session.arguments.command)
     if distributed.is_main_process():
         folders.write_config(fold.config.resolved)
         if folders.fold is not None:
@@ -264,69 +243,41 @@ def _begin(session: Session, fold: Fold, folders: RunFolders, trainer: Trainer, 
             for of_a_shorter_run in (folders, folders.of_run()):
                 (of_a_shorter_run.models / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
     if resume is not None:
-        trainer.log.info("resuming from %s, %d epochs done", resume.path, trainer.completed_epochs)
+        logger.info("resuming from %s, %d epochs done", resume.path, trainer.completed_epochs)
         if resume.path.name != LAST:  # what came after it is given up: last.pth must not be ahead of the metrics
             trainer.save()
-    trainer.trackers = build_trackers(fold.config, trainer.settings, folders, resume)
+    trainer.trackers = build_trackers(fold.config, folders, resume)
 
 
-def _how_to_extend(trainer: Trainer) -> str:
-    if trainer.stopped_early:
-        return f" (it stopped early, after {trainer.completed_epochs} epochs)"
-    return f" (after {trainer.completed_epochs} epochs; --set trainer.epochs=... extends it)"
-
-
-def _train_to_the_end(trainer: Trainer) -> None:
+def _train_to_the_end(trainer: Trainer, session: Session) -> None:
     """Trains what is left, and ends the trackers with the run's exit code."""
     exit_code = 1
     try:
         trainer.train()
         exit_code = 0
     except UserError as error:
-        trainer.log.debug("the run ends: %s", error)
+        logger.debug("the run ends: %s", error)
         exit_code = error.exit_code
         if isinstance(error, DataError) and trainer.checkpoints.has_last():  # an image is gone, or a worker
-            run = trainer.checkpoints.run_folder
-            raise DataError(f"{error}\nwhat was trained before is saved: --resume {run} resumes it") from error
+            assert session.run is not None
+            saved = f"what was trained before is saved: --resume {session.run.models} resumes it"
+            raise DataError(f"{error}\n{saved}") from error
         raise
     finally:
         trainer.trackers.close(exit_code)
 
 
-def _predict(session: Session, fold: Fold) -> None:
-    """Keeps what the fold's model predicts of its validation images, if that is not kept yet."""
-    assert session.run is not None
-    assert fold.number is not None
-    with stopping_says_how_to_resume(session.run):
-        session.predicted[fold.number] = predict_fold(
-            session.run.of_fold(fold.number), fold.split.validation, session.device
-        )
-
-
-def report(session: Session, folds: Sequence[Fold], last: RunResult) -> RunResult:
-    """Says what the run has come to, of a run of folds by what all of them predict once all are trained.
-
-    last: of the model that was trained last"""
-    if last.folders is None or (session.arguments.dry_run and is_run_of_folds(session.config.resolved)):
-        return RunResult(None)
-    if not is_run_of_folds(session.config.resolved):
-        _print(f"{last.folders.models}: {last.completed_epochs} epochs{_best(last)}")
-        return last
-    run = last.folders.of_run()
-    files = [run.of_fold(number).models / OUT_OF_FOLD_FILE for number in range(len(folds))]
-    scores = None
-    if all(file.exists() for file in files):
-        for fold in folds:
-            if fold.number not in session.predicted:  # trained by others, or before
-                _predict(session, fold)
+def report(session: Session, folds: Sequence[Fold]) -> RunResult:
+    """Prints the scores of a run of folds, once all are trained."""
+    run, scores = session.run, None
+    assert run is not None
+    if folds[0].number is None or session.arguments.dry_run:
+        return RunResult(run)
+    if all((run.of_fold(number).models / OUT_OF_FOLD_FILE).exists() for number in range(len(folds))):
         session.open_log(run.log / "info.log")
-        scores = score_folds(run, folds, [session.predicted[number] for number in range(len(folds))])
+        scores = score_folds(run, folds, session.device)
     _print(f"{run.models}: {scores or f'other folds are still to be trained: train.py --resume {run.models}'}")
-    return RunResult(run, out_of_fold=scores)
-
-
-def _best(result: RunResult) -> str:
-    return "".join(f", best {name} {value:.4f}" for name, value in result.best.items() if value is not None)
+    return RunResult(run, scores)
 
 
 def _print(line: str) -> None:

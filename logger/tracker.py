@@ -17,10 +17,11 @@ CaptionedImage = tuple[np.ndarray, str]
 
 
 class Tracker(ABC):
-    """Takes a run's numbers and pictures, an epoch at a time, and keeps or sends them.
+    """Records a run's numbers and pictures, an epoch at a time. Only the main process of a run has trackers.
 
-    One process of a run builds trackers, the main one. A method may raise whatever its library raises: `Trackers` drops
-    an optional tracker that does, and lets the error of any other pass.
+    A method may raise whatever its library raises: see `Trackers`.
+
+    optional: whether a run continues without it after an error
     """
 
     name: ClassVar[str]
@@ -34,22 +35,22 @@ class Tracker(ABC):
         """All numbers of an epoch, by name, such as "val/f1"; called once an epoch, the epochs rising."""
 
     def log_images(self, epoch: int, name: str, images: Sequence[CaptionedImage]) -> None:  # noqa: B027
-        """Pictures of an epoch, logged before its metrics. A tracker that cannot show pictures ignores them."""
+        """Pictures of an epoch, logged before its metrics."""
 
     @abstractmethod
     def close(self, exit_code: int) -> None:
-        """Ends the tracking; 0 says that the run is done."""
+        """Ends the tracking. exit_code: of the run, 0 when it is finished"""
 
     def state(self) -> dict[str, Any]:
-        """Plain data for the checkpoint: what a resumed run must hand to the constructor."""
+        """Plain data for the checkpoint: what a resumed run must give the constructor."""
         return {}
 
 
 class Trackers(Tracker):
-    """Several trackers as one; none of them is what processes other than the main one hold.
+    """Several trackers as one; none of them in processes other than the main one.
 
     An optional tracker that raises is dropped with one warning in the log, and training continues. The error of any
-    other (OSError of the JSON lines when the disk is full) passes, once all the rest have been called.
+    other (OSError of the JSON lines when the disk is full) is raised after all have been called.
     """
 
     name = "all"
@@ -57,9 +58,6 @@ class Trackers(Tracker):
     def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
         self._trackers = list(trackers)
         self._all = tuple(trackers)
-        self.start()
-
-    def start(self) -> None:
         self._call(lambda tracker: tracker.start())
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -70,10 +68,9 @@ class Trackers(Tracker):
 
     def close(self, exit_code: int) -> None:
         self._call(lambda tracker: tracker.close(exit_code))
-        self._trackers = []
 
     def state(self) -> dict[str, Any]:
-        """By tracker's name, of those that have any; of a dropped one too: a resumed run may find its server back."""
+        """By tracker's name; also of a dropped one, whose server a resumed run may reach again."""
         return {tracker.name: state for tracker in self._all if (state := tracker.state())}
 
     def _call(self, method: Callable[[Tracker], None]) -> None:
@@ -83,21 +80,19 @@ class Trackers(Tracker):
                 method(tracker)
             except Exception as error:
                 if not tracker.optional:
-                    failure = failure or error
+                    failure = error
                     continue
                 self._trackers.remove(tracker)
+                reason = f"{type(error).__name__}: {_reason(error)}"
                 logging.getLogger(LOG_NAME).warning(
-                    "%s failed (%s: %s) and is left out from here on; metrics.jsonl keeps everything",
-                    tracker.name,
-                    type(error).__name__,
-                    _reason(error),
+                    "%s failed (%s) and is left out from here on; metrics.jsonl keeps everything", tracker.name, reason
                 )
         if failure is not None:
             raise failure
 
 
 def _reason(error: Exception) -> str:
-    """The error in a line, without the keys that the environment holds."""
+    """The error's first line, without the keys that the environment holds."""
     reason = (str(error).strip().splitlines() or [""])[0]
     for name, value in os.environ.items():
         if value and name.endswith(("_KEY", "_TOKEN", "_PASSWORD")):

@@ -1,4 +1,4 @@
-"""Averages of the weights that a run passes through, which often answer better than the last ones."""
+"""Averages of the weights over a run, which often predict better than the last weights."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ class WeightAveraging(ABC):
     def average(self) -> BaseModel | None:
         """The averaged model; None while there is nothing to average yet."""
 
-    def after_update(self, model: BaseModel, updates: int) -> None:  # noqa: B027 - not every average looks at updates
-        """Called after each update of the weights; `updates` counts them over the whole run, from 1."""
+    def after_update(self, updates: int) -> None:  # noqa: B027
+        """Called after each update of the weights; updates: their number in the whole run, from 1."""
 
-    def after_epoch(self, model: BaseModel, epoch: int) -> None:  # noqa: B027 - nor at epochs
-        """Called when an epoch's last update is done, before it is validated; `epoch` counts from 1."""
+    def after_epoch(self, epoch: int) -> None:  # noqa: B027
+        """Called after an epoch's last update, before the validation; epoch: from 1."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What is averaged, and how much of it there was: plain data."""
+        """The average as plain data."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes over the state of `state_dict`."""
+        """Restores what `state_dict` gave."""
 
 
 class ExponentialMovingAverage(WeightAveraging):
-    """average <- d * average + (1 - d) * weights after every update but the first, whose weights begin it: as timm's
-    ModelEmaV3, which goes through the model's tree of modules at each update.
+    """average <- d * average + (1 - d) * weights after every update but the first, whose weights begin it: timm's
+    ModelEmaV3, bit for bit, in two calls an update where that goes through the model's modules.
 
     decay: d, what is kept of the average at each update
     warmup: d rises towards `decay`, after the update number u as 1 - (1 + (u - 1) / warmup_gamma) ** -(2/3), so that
@@ -77,30 +77,26 @@ class ExponentialMovingAverage(WeightAveraging):
     def begin(self, model: BaseModel) -> None:
         self._average = copy.deepcopy(model).eval().requires_grad_(False)
         # Training changes these tensors in place and never replaces them.
-        averages, weights = self._average.state_dict(), model.state_dict()
-        averaged = [name for name, tensor in weights.items() if tensor.is_floating_point()]
-        self._averages, self._weights = [averages[name] for name in averaged], [weights[name] for name in averaged]
-        counts = [name for name in weights if name not in averaged]  # of batches, by norms
-        self._copies, self._counts = [averages[name] for name in counts], [weights[name] for name in counts]
+        averages, tensors = self._average.state_dict(), model.state_dict()
+        self._counts = {name: tensor for name, tensor in tensors.items() if not tensor.is_floating_point()}
+        averaged = [name for name in tensors if name not in self._counts]
+        self._averages, self._weights = [averages[name] for name in averaged], [tensors[name] for name in averaged]
 
     @property
     def average(self) -> BaseModel:
         return self._average
 
     @torch.no_grad()
-    def after_update(self, model: BaseModel, updates: int) -> None:  # noqa: ARG002 - it is the one of `begin`
-        torch._foreach_lerp_(self._averages, self._weights, 1 - self.decay_after(updates))
-        if self._counts:
-            torch._foreach_copy_(self._copies, self._counts)
+    def after_update(self, updates: int) -> None:
+        torch._foreach_lerp_(self._averages, self._weights, 1 - self._decay_after(updates))
 
-    def decay_after(self, updates: int) -> float:
-        """d after the update of that number, from 1."""
+    def _decay_after(self, updates: int) -> float:
         if updates <= 1:
             return 0.0
         return min(1 - (1 + (updates - 1) / self.warmup_gamma) ** (-2 / 3), self.decay) if self.warmup else self.decay
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self.average.state_dict()}
+        return {"average": self.average.state_dict() | self._counts}  # of batches, by norms: the model's
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.average.load_state_dict(state["average"])
@@ -120,6 +116,7 @@ class StochasticWeightAveraging(WeightAveraging):
         self.from_epoch = from_epoch
 
     def begin(self, model: BaseModel) -> None:
+        self._model = model
         self._average = AveragedModel(model, use_buffers=True).requires_grad_(False).eval()
 
     @property
@@ -128,10 +125,10 @@ class StochasticWeightAveraging(WeightAveraging):
         assert isinstance(module, BaseModel)
         return module if self._average.n_averaged > 0 else None
 
-    def after_epoch(self, model: BaseModel, epoch: int) -> None:
+    def after_epoch(self, epoch: int) -> None:
         if epoch >= self.from_epoch:
             with torch.no_grad():
-                self._average.update_parameters(model)
+                self._average.update_parameters(self._model)
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": self._average.module.state_dict(), "count": int(self._average.n_averaged)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,16 +14,16 @@ _WITHOUT_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-n
 
 
 class CompiledModel(nn.Module):
-    """A model whose whole batches are computed by what torch.compile makes of it; the weights are the model's own.
+    """A model whose whole batches go through torch.compile; the weights are the model's own.
 
-    In training and in evaluation each, it is compiled for whole batches. A smaller one, as the last of a set may be, is
-    computed as if nothing were compiled: that takes a moment, and to compile anew a minute. So a run that is resumed
-    before an epoch's last batch computes it as one that was never stopped.
+    It is compiled once for training and once for evaluation. A smaller batch, as the last of a set may be, is computed
+    without compilation: that takes a moment, and another compilation a minute. So a run that is resumed before an
+    epoch's last batch computes it as one that was never stopped.
 
     batch_sizes: images of a whole batch of this process, in training and in evaluation
     mode: torch.compile's; all but "default" record CUDA graphs on a GPU
-    accumulating: gradients of one batch are kept while the next is computed, which a graph's memory does not allow:
-        then there are no graphs
+    accumulating: the gradients of one batch are kept while the next is computed, which the memory of a CUDA graph does
+        not allow: there are no graphs then
     """
 
     def __init__(
@@ -39,16 +38,14 @@ class CompiledModel(nn.Module):
         self.model = model
         self.has_graphs = device.type == "cuda" and mode != "default" and not accumulating
         model.compile(mode=_WITHOUT_GRAPHS.get(mode, mode) if accumulating else mode, dynamic=False)
-        self._whole = dict(zip((True, False), batch_sizes, strict=True))
+        self._train_size, self._eval_size = batch_sizes
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See BaseModel.forward."""
-        # It is the call of the model that is compiled, and not its method.
-        run: Callable[[Tensor], dict[str, Tensor]] = self.model
-        if len(images) < self._whole[self.training]:
-            run = self.model.forward
-        elif self.has_graphs:
+        is_whole = len(images) >= (self._train_size if self.training else self._eval_size)
+        if is_whole and self.has_graphs:
             torch.compiler.cudagraph_mark_step_begin()
-        outputs = run(images)
-        # A graph's own outputs are written over by its next run, and these are counted later.
+        # Only the call of the model is compiled, and not its method.
+        outputs: dict[str, Tensor] = self.model(images) if is_whole else self.model.forward(images)
+        # The next run of a graph overwrites its outputs, and these are counted later.
         return {name: output.clone() for name, output in outputs.items()} if self.has_graphs else outputs

@@ -1,4 +1,4 @@
-"""What a run computes in: chosen when it begins on a kind of device, and kept whenever it is resumed on that kind."""
+"""The precision and the memory layout of a run: chosen when it starts on a kind of device, and kept when it resumes."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Sums stay on the device and are divided once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,19 +18,19 @@ BATCHES_TOGETHER = 32
 
 
 class EpochMetrics:
-    """The sums of one pass over a set, and the metrics that they make.
+    """The sums of one pass over a set, and the metrics computed from them.
 
     metrics: counts the predictions
-    head_weights: by name, the weight of each loss in the whole
+    head_weights: by name, the weight of each loss in the total
     """
 
     def __init__(self, metrics: Metrics, head_weights: Mapping[str, float], device: torch.device) -> None:
         self.metrics, self.head_weights = metrics, head_weights
-        # One row a loss: the sum of weighted losses, and the sum of weights.
+        # (losses, 2): the sum of weighted losses, and the sum of weights.
         self.losses = torch.zeros(len(head_weights), 2, dtype=torch.float64, device=device)
-        # Of the batches that are still to be added up.
+        # The batches that are still to be added up.
         self._scalars: list[Tensor] = []
-        self._outputs: list[dict[str, Tensor]] = []
+        self._outputs: list[Mapping[str, Tensor]] = []
         self._targets: list[Mapping[str, Tensor]] = []
 
     def add(
@@ -41,16 +41,16 @@ class EpochMetrics:
         outputs: Mapping[str, Tensor],
         scoring_targets: Mapping[str, Tensor],
     ) -> None:
-        """Adds a batch, whose tensors must stay as they are.
+        """Adds a batch, whose tensors must not change afterwards.
 
         losses: scalars by name, each divided by its normaliser
         weights: scalars by name, the sums of this batch's sample weights
-        outputs: the model's, of which the heads are logits (B, C)
+        outputs: by head, logits (B, C) without a gradient; other outputs are ignored
         scoring_targets: true classes by attribute, (B,) int64, -1 = unknown
         """
         for scalars in (losses, normalisers, weights):
             self._scalars += [scalars[name] for name in self.head_weights]
-        self._outputs.append({head: outputs[head].detach() for head in self.metrics.labels.heads})
+        self._outputs.append(outputs)
         self._targets.append(scoring_targets)
         if len(self._outputs) == BATCHES_TOGETHER:
             self._add_up()
@@ -61,9 +61,10 @@ class EpochMetrics:
         shape = (len(self._outputs), 3, len(self.head_weights))
         losses, normalisers, weights = torch.stack(self._scalars).view(shape).unbind(dim=1)
         added = torch.stack([losses * normalisers, weights], dim=2)  # (batches, losses, 2)
-        # One batch after the other, as a run does that is stopped in between and resumed.
+        # One batch after the other, as in a run that is stopped in between and resumed.
         self.losses.copy_(torch.cat([self.losses.unsqueeze(0), added]).cumsum(dim=0)[-1])
-        self.metrics.update(_concatenated(self._outputs), _concatenated(self._targets))
+        heads = self.metrics.labels.heads
+        self.metrics.update(_concatenated(self._outputs, heads), _concatenated(self._targets, self._targets[0]))
         self._scalars, self._outputs, self._targets = [], [], []
 
     def reduced(self) -> EpochMetrics:
@@ -76,15 +77,17 @@ class EpochMetrics:
     def values(self, prefix: str) -> dict[str, float]:
         """Every number of the set by name: <prefix>loss, <prefix>loss_<head>, and the metrics.
 
-        A head without a known label has no loss, and adds nothing to the whole; without any there is no whole."""
+        A head without a known label has no loss, and adds nothing to the total; without any there is no total."""
         self._add_up()
         losses: dict[str, float] = {}
-        whole = 0.0
-        for (name, weight), (total, weights) in zip(self.head_weights.items(), self.losses.tolist(), strict=True):
-            if weights > 0:
-                losses[f"{prefix}loss_{name}"] = total / weights
-                whole += weight * total / weights
-        return ({f"{prefix}loss": whole} if losses else {}) | losses | self.metrics.values(prefix)
+        total = 0.0
+        for (name, head_weight), (loss_sum, weight_sum) in zip(
+            self.head_weights.items(), self.losses.tolist(), strict=True
+        ):
+            if weight_sum > 0:
+                losses[f"{prefix}loss_{name}"] = loss_sum / weight_sum
+                total += head_weight * loss_sum / weight_sum
+        return ({f"{prefix}loss": total} if losses else {}) | losses | self.metrics.values(prefix)
 
     def state_dict(self) -> dict[str, Any]:
         self._add_up()
@@ -95,19 +98,14 @@ class EpochMetrics:
         self.metrics.load_state_dict(state["scores"])
 
 
-def _concatenated(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+def _concatenated(batches: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> dict[str, Tensor]:
+    return {name: torch.cat([batch[name] for batch in batches]) for name in names}
 
 
-def summary(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What a person reads of an epoch: the learning rate, the losses, and the validation's metrics."""
-    return {
-        name: value
+def describe(metrics: Mapping[str, float], short: bool = False) -> str:
+    """The metrics in one line; short: the learning rate, the losses and the validation's metrics."""
+    return ", ".join(
+        f"{name} {value:.4g}"
         for name, value in metrics.items()
-        if name in ("lr", "train/loss") or (name.startswith("val/") and "loss_" not in name)
-    }
-
-
-def describe(metrics: Mapping[str, float]) -> str:
-    """The metrics in one line, in the order they were made."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        if not short or name in ("lr", "train/loss") or (name.startswith("val/") and "loss_" not in name)
+    )

@@ -19,7 +19,7 @@ class Freezing:
     the images, the stem being one (`BaseModel.stages`): what is called "Top6" or "Top3" elsewhere is 6 or 3 here;
     epochs: all of the model is trained after so many epochs; null: never.
 
-    A frozen part is a fixed function of its input: its weights get no gradient, so that no optimizer moves them and no
+    A frozen stage is a fixed function of its input: its weights get no gradient, so that no optimizer moves them and no
     weight decay shrinks them; its running statistics stay; its dropout and stochastic depth are off.
     """
 
@@ -32,29 +32,24 @@ class Freezing:
         if known == 0:
             raise ValueError(f"stages = {self.stages}: {model.title()} has no stages; leave out freezing")
         if self.stages != "all" and self.stages > known:
-            raise ValueError(
-                f'stages = {self.stages}: {model.title()} has {known} stage{"s" * (known > 1)}; give no more, or "all"'
-            )
+            raise ValueError(f'stages = {self.stages}: {model.title()} has {known} stages; give no more, or "all"')
 
     def begin_epoch(self, model: BaseModel, epoch: int) -> bool:
         """Freezes and unfreezes what is due in `epoch`, counted from 1, whatever the epochs before it did.
 
-        To be called after `model.train()`, also where a run is resumed within an epoch. Returns whether other
-        parameters are trained now than before the call: what depends on them (DistributedDataParallel) is made anew.
-        Raises ValueError if the model has fewer stages."""
-        self.check(model)
+        To be called after `model.train()`, also where a run is resumed within an epoch. Returns whether the parameters
+        that are trained have changed: DistributedDataParallel, which depends on them, must be made anew."""
         stages = model.stages()
         frozen = len(stages) if self.stages == "all" else self.stages
         if self.epochs is not None and epoch > self.epochs:
             frozen = 0
-        parameters = dict(model.named_parameters())
         changed = False
         for number, names in enumerate(stages):
-            learns = number >= frozen
-            for parameter in (parameters[name] for name in names):
-                changed |= parameter.requires_grad != learns
-                parameter.requires_grad_(learns)
-                if not learns:
+            is_trained = number >= frozen
+            for parameter in map(model.get_parameter, names):
+                changed |= parameter.requires_grad != is_trained
+                parameter.requires_grad_(is_trained)
+                if not is_trained:
                     parameter.grad = None
         if frozen:
             _put_frozen_in_eval_mode(model)
@@ -62,7 +57,6 @@ class Freezing:
 
 
 def _put_frozen_in_eval_mode(module: nn.Module) -> None:
-    """Of every part of `module` that has parameters, none of which learns."""
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         module.eval()

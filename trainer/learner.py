@@ -1,10 +1,10 @@
-"""What is learned, and one update of it: the mathematics of training."""
+"""One update of what is learned: the mathematics of training."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +31,12 @@ from utils.device import seed_generators
 from utils.random_streams import torch_seed
 
 logger = logging.getLogger(__name__)
+
+_DDP_ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
+OWN_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers": False
+}
+"""Each process has its own running means until the epoch's end. Newer versions of torch warn of the earlier name."""
 
 
 class Criterion(Protocol):
@@ -85,7 +91,7 @@ class Learner:
         kept = dict(computes or {})
         self.compute = kept.get(device.type) or choose_compute(settings, device)
         self.computes = kept | {device.type: self.compute}
-        self.num_processes = distributed.world_size()
+        self.rank, self.num_processes = distributed.rank(), distributed.world_size()
         model.to(memory_format=self.compute.memory_format)
         _lay_out_as_parameters(optimizer)  # Adagrad has a state from its beginning
         torch.backends.cudnn.benchmark = True  # the batches of a run have one shape
@@ -104,7 +110,7 @@ class Learner:
     # --- the step ---
 
     def update(
-        self, micro_batches: list[Batch], epoch: int, first_batch: int, metrics: EpochMetrics, stop: bool = False
+        self, micro_batches: Sequence[Batch], epoch: int, first_batch: int, metrics: EpochMetrics, stop: bool = False
     ) -> bool:
         """One update of the weights from `micro_batches`, as if they, and the other processes', were one batch.
 
@@ -112,30 +118,32 @@ class Learner:
         metrics: the epoch's, to which they are added
         stop: whether this process is asked to stop; returns whether any process is, so that all stop together
         """
-        weights, normalisers, stop = self._sum_sample_weights(micro_batches, stop)
-        results = self._accumulate_gradients(micro_batches, normalisers, epoch, first_batch)
+        weights = [self._sample_weights(batch) for batch in micro_batches]
+        normalisers, stop = self._sum_over_update(weights, stop)
+        results = self._backward(micro_batches, normalisers, epoch, first_batch)
         for batch, batch_weights, (outputs, losses) in zip(micro_batches, weights, results, strict=True):
             metrics.add(losses, normalisers, batch_weights, outputs, batch.scoring_targets)
         if self.sharpness_aware is not None:
             with self.sharpness_aware.perturbed_weights():
-                self._accumulate_gradients(micro_batches, normalisers, epoch, first_batch)
+                self._backward(micro_batches, normalisers, epoch, first_batch)
         self._update_weights()
         return stop
 
-    def _accumulate_gradients(
-        self, micro_batches: list[Batch], normalisers: Mapping[str, Tensor], epoch: int, first_batch: int
+    def _backward(
+        self, micro_batches: Sequence[Batch], normalisers: Mapping[str, Tensor], epoch: int, first_batch: int
     ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """Adds up the gradients of one update. Returns each batch's outputs, and its losses by name."""
         results = []
         for number, batch in enumerate(micro_batches):
             self.seed_generators("model", epoch, first_batch + number)
-            images = self.inputs(batch)
             with self._synchronised_only_if(number == len(micro_batches) - 1):
+                images = self.inputs(batch)
                 with self.autocast():
                     outputs = self.network(images)
                     loss, losses = self._loss(outputs, batch, normalisers)
-                # Gradients are averaged over the processes, and the normalisers span all of them already.
-                self.scaler.scale(loss * self.num_processes).backward()
+                if self.num_processes > 1:  # gradients are averaged over them, and the normalisers span all of them
+                    loss = loss * self.num_processes
+                self.scaler.scale(loss).backward()
             results.append(({name: output.detach() for name, output in outputs.items()}, losses))
         distributed.average_gradients(self.criterion.parameters())
         return results
@@ -143,14 +151,31 @@ class Learner:
     def _loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, normalisers: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The criterion; of mixed images its mean over their own labels and the paired images', by lam."""
+        """The criterion; of mixed images lam times that of their own labels, and 1 - lam that of the paired images'."""
         loss, losses = self.criterion(outputs, batch.targets, normalisers)
         if batch.mix is None:
             return loss, losses
-        lam = batch.mix.lam
-        other_loss, others = self.criterion(outputs, batch.mix.paired_targets(batch.targets), normalisers)
-        mixed = {name: lam * each + (1 - lam) * others[name] for name, each in losses.items()}
-        return lam * loss + (1 - lam) * other_loss, mixed
+        lam, paired_targets = batch.mix.lam, batch.mix.paired_targets(batch.targets)
+        paired_loss, paired_losses = self.criterion(outputs, paired_targets, normalisers)
+        return lam * loss + (1 - lam) * paired_loss, _mixed(lam, losses, paired_losses)
+
+    def _sample_weights(self, batch: Batch) -> dict[str, Tensor]:
+        """By loss, the sum of the weights of the batch's known labels."""
+        weights = self.criterion.sample_weight_sums(batch.targets)
+        if batch.mix is None:
+            return weights
+        paired_targets = batch.mix.paired_targets(batch.targets)
+        return _mixed(batch.mix.lam, weights, self.criterion.sample_weight_sums(paired_targets))
+
+    def _sum_over_update(self, weights: Sequence[dict[str, Tensor]], stop: bool) -> tuple[dict[str, Tensor], bool]:
+        """The sums over the batches of an update and over all processes; whether any process is asked to stop."""
+        if len(weights) == self.num_processes == 1:
+            return weights[0], stop
+        sums = torch.stack([torch.stack([each[name] for each in weights]).sum() for name in weights[0]])
+        if self.num_processes > 1:
+            reduced = distributed.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(stop)])]))
+            sums, stop = reduced[:-1], bool(reduced[-1] > 0)
+        return dict(zip(weights[0], sums, strict=True)), stop
 
     def _update_weights(self) -> None:
         if self.settings.max_grad_norm is not None:
@@ -164,35 +189,12 @@ class Learner:
         if self.schedule is not None:
             self.schedule.after_update()
         if self.averaging is not None:
-            self.averaging.after_update(self.model, self.updates)
-
-    def _sum_sample_weights(
-        self, micro_batches: list[Batch], stop: bool
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor], bool]:
-        """By loss, each batch's sum of the weights of its known labels, and the whole update's, over all processes.
-
-        Whether any process is asked to stop travels along."""
-        weights = [self._sample_weights(batch) for batch in micro_batches]
-        if len(micro_batches) == self.num_processes == 1:
-            return weights, weights[0], stop
-        names = list(self.criterion.weights)
-        sums = torch.stack([torch.stack([batch[name] for batch in weights]).sum() for name in names])
-        if self.num_processes > 1:
-            reduced = distributed.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(stop)])]))
-            sums, stop = reduced[:-1], bool(reduced[-1] > 0)
-        return weights, dict(zip(names, sums, strict=True)), stop
-
-    def _sample_weights(self, batch: Batch) -> dict[str, Tensor]:
-        weights = self.criterion.sample_weight_sums(batch.targets)
-        if batch.mix is None:
-            return weights
-        lam, others = batch.mix.lam, self.criterion.sample_weight_sums(batch.mix.paired_targets(batch.targets))
-        return {name: lam * weight + (1 - lam) * others[name] for name, weight in weights.items()}
+            self.averaging.after_update(self.updates)
 
     def inputs(self, batch: Batch) -> Tensor:
         """The batch's images as the model takes them: normalised, and mixed where they are to be.
 
-        They come in the type that autocast would round them to first, but for mixing, which is done before that."""
+        They have the type that autocast would round them to first, except for mixing, which comes before that."""
         if batch.mix is None:
             return self.preprocessing.normalise(batch.images, self.compute.dtype, self.compute.memory_format)
         return batch.mix.images(self.preprocessing.normalise(batch.images, memory_format=self.compute.memory_format))
@@ -205,23 +207,23 @@ class Learner:
 
     def seed_generators(self, purpose: str, epoch: int, batch: int) -> None:
         """What the model and the losses draw for a batch follows from its number."""
-        seed_generators(torch_seed(self.seed, purpose, epoch, batch, distributed.rank()), self.device)
+        seed_generators(torch_seed(self.seed, purpose, epoch, batch, self.rank), self.device)
 
     # --- the epoch ---
 
     def begin_epoch(self, epoch: int) -> None:
-        """Puts the model into training, as much of it as this epoch trains."""
+        """Puts the model in training mode, and freezes and unfreezes what is due in this epoch."""
         self.network.train()
         if self.freezing is not None and self.freezing.begin_epoch(self.model, epoch):
             self.network = self._over_processes()  # it looks once at what is trained
-            trained, whole = self.model.num_trainable / 1e6, self.model.num_parameters / 1e6
-            logger.info("epoch %d: %.2f of %.2f M parameters are trained", epoch, trained, whole)
+            trained, total = self.model.num_trainable / 1e6, self.model.num_parameters / 1e6
+            logger.info("epoch %d: %.2f of %.2f M parameters are trained", epoch, trained, total)
 
     def end_epoch(self, epoch: int) -> None:
-        """The epoch's last update is done."""
+        """To be called after the epoch's last update."""
         distributed.share_buffers(self.model)  # each process has its own running means, and one model is validated
         if self.averaging is not None:
-            self.averaging.after_epoch(self.model, epoch)
+            self.averaging.after_epoch(epoch)
             if self.averaging.average is not None:
                 distributed.share_buffers(self.averaging.average)
 
@@ -232,19 +234,17 @@ class Learner:
 
     def rates(self) -> dict[str, float]:
         """The highest learning rate of the optimizer's groups, and the weights of the losses where they are learned."""
+        rates = {"lr": max(float(group["lr"]) for group in self.optimizer.param_groups)}
         weights = self.criterion.effective_weights()
-        learned = {f"weight_{name}": weight for name, weight in weights.items()}
-        return {"lr": max(float(group["lr"]) for group in self.optimizer.param_groups)} | (
-            learned if weights != self.criterion.weights else {}
-        )
+        if weights != self.criterion.weights:
+            rates |= {f"weight_{name}": weight for name, weight in weights.items()}
+        return rates
 
     def _average_for(self, use: str) -> BaseModel | None:
         return self.averaging.average if self.averaging is not None and use in self.averaging.used_for else None
 
     def _over_processes(self) -> nn.Module:
-        if self.num_processes == 1:
-            return self.compiled
-        return DistributedDataParallel(self.compiled, **own_buffers(DistributedDataParallel))
+        return self.compiled if self.num_processes == 1 else DistributedDataParallel(self.compiled, **OWN_BUFFERS)
 
     def _synchronised_only_if(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients cross between processes once an update, with its last batch."""
@@ -268,7 +268,9 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], path: Path) -> None:
-        """`path` is the checkpoint's, for errors. Raises CheckpointError, ConfigError."""
+        """path: the checkpoint's, for errors
+
+        Raises CheckpointError; InvalidConfig if the schedule was planned for a run of another length."""
         load_weights(self.model, state["model"], path)
         self.criterion.load_state_dict(state.get("criterion", {}))
         _load_optimizer_state(self.optimizer, state["optimizer"])
@@ -281,16 +283,12 @@ class Learner:
         self.updates = state["updates"]
 
 
-def own_buffers(wrapper: Callable[..., Any]) -> dict[str, Any]:
-    """What tells DistributedDataParallel that each process's running means are its own, until the epoch ends, when the
-    main process's are taken: newer versions of torch have another name for it, and warn of the earlier one."""
-    names = inspect.signature(wrapper).parameters
-    return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
+def _mixed(lam: float, own: Mapping[str, Tensor], paired: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: lam * value + (1 - lam) * paired[name] for name, value in own.items()}
 
 
 def _load_optimizer_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Loads what `state_dict` gave, on whatever device; which kernels it steps with, and how tensors are laid out in
-    memory, remain its own."""
+    """Loads a state that was saved on any device; the kernels it steps with remain those of this device."""
     groups = [
         {**group, **{key: own[key] for key in ("fused", "foreach") if key in own}}
         for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)
@@ -300,11 +298,10 @@ def _load_optimizer_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, 
 
 
 def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Gives what the state holds for each element of a parameter that parameter's layout in memory: the fused kernels
-    on a GPU refuse another."""
+    """Gives the state of each parameter that parameter's layout in memory: a GPU's fused kernels refuse another."""
     stepping = getattr(optimizer, "_base_optimizer", optimizer)  # timm's Lookahead has no state of its own
     for parameter, state in stepping.state.items():
         for name, value in state.items():
-            by_element = isinstance(value, Tensor) and value.shape == parameter.shape
-            if by_element and value.stride() != parameter.stride():
+            is_by_element = isinstance(value, Tensor) and value.shape == parameter.shape
+            if is_by_element and value.stride() != parameter.stride():
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,4 +1,4 @@
-"""When the learning rate changes: once an epoch, at every update, when a metric no longer improves, or to warm up."""
+"""When the learning rate changes: after each update or epoch, with a warm-up where one is set."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from typing import Any, Literal
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from utils.errors import ConfigError
-
-PLANNED = ("total_steps", "T_max")
-"""What schedulers know of a run's length."""
+from utils.errors import InvalidConfig, Problem
 
 
 @dataclass
 class Schedule:
     """A scheduler of torch's and when it steps.
 
+    interval: whether it steps after each epoch or each update
     metric: what ReduceLROnPlateau looks at
-    warmup_updates: until these are done, the rates are (warm_updates + 1) / warmup_updates of the scheduler's, where
-        warm_updates counts those that are done
+    warmup_updates: until these are done, the rates are (warm_updates + 1) / warmup_updates of the scheduler's
+    warm_updates: how many of them are done
     """
 
     scheduler: LRScheduler
@@ -56,14 +54,15 @@ class Schedule:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """To be called when the optimizer's state, which holds the rates, is loaded.
 
-        Raises ConfigError if the schedule was planned for a run of another length, as OneCycleLR is."""
-        for name in PLANNED:
-            planned = getattr(self.scheduler, name, None)
-            if planned is not None and planned != state[name]:
-                raise ConfigError(
-                    f"lr_scheduler: {type(self.scheduler).__name__} was planned for {state[name]} steps, and the run "
-                    f"would now take {planned}; resume it with the same trainer.epochs, or begin a new run"
+        Raises InvalidConfig if the schedule was planned for a run of another length, as OneCycleLR is."""
+        for name in ("total_steps", "T_max"):
+            steps = getattr(self.scheduler, name, None)
+            if steps is not None and steps != state[name]:
+                wrong = (
+                    f"was planned for {state[name]} steps, and the run would now take {steps}; resume it with the same "
+                    "trainer.epochs, or begin a new run"
                 )
+                raise InvalidConfig([Problem((), wrong)])
         self.warm_updates = state.get("warm_updates", 0)
         self.scheduler.load_state_dict({name: value for name, value in state.items() if name != "warm_updates"})
 

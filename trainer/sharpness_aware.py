@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from utils.config.signatures import PositiveFloat
 
@@ -31,7 +31,7 @@ class SharpnessAware:
     """
 
     def __init__(self, modules: Iterable[nn.Module], rho: PositiveFloat = 0.05, adaptive: bool = False) -> None:
-        self.modules, self.rho, self.adaptive = list(modules), rho, adaptive
+        self.modules, self.rho, self.adaptive = nn.ModuleList(modules), rho, adaptive
 
     @contextmanager
     def perturbed_weights(self) -> Iterator[None]:
@@ -40,30 +40,26 @@ class SharpnessAware:
         the first pass has counted) are what they were, bit for bit.
 
         The gradients may be scaled by one common factor; where one is not finite, the weights stay where they are."""
-        learned = [parameter for module in self.modules for parameter in module.parameters()]
-        buffers = [buffer for module in self.modules for buffer in module.buffers()]
-        moved = [(parameter, parameter.grad) for parameter in learned if parameter.grad is not None]
-        changed = [tensor.detach() for tensor in (*(weight for weight, _ in moved), *buffers)]
+        weights = [parameter for parameter in self.modules.parameters() if parameter.grad is not None]
+        changed = [tensor.detach() for tensor in (*weights, *self.modules.buffers())]
         kept = [tensor.clone() for tensor in changed]
         try:
-            self._perturb(moved)
-            for parameter in learned:
-                parameter.grad = None
+            self._perturb(weights)
+            self.modules.zero_grad(set_to_none=True)
             yield
         finally:
             if changed:
                 torch._foreach_copy_(changed, kept)
 
     @torch.no_grad()
-    def _perturb(self, moved: Sequence[tuple[nn.Parameter, Tensor]]) -> None:
-        """Adds e to the weights; `moved`: each with its gradient."""
-        weights, directions = [weight for weight, _ in moved], [gradient for _, gradient in moved]
-        if self.adaptive:
-            scales = [weight.abs() + ETA for weight in weights]
-            directions = [gradient * scale for gradient, scale in zip(directions, scales, strict=True)]
+    def _perturb(self, weights: Sequence[nn.Parameter]) -> None:
+        directions = [weight.grad for weight in weights if weight.grad is not None]
+        scales = [weight.abs() + ETA for weight in weights] if self.adaptive else []
+        if scales:
+            directions = list(torch._foreach_mul(directions, scales))
         norm = nn.utils.get_total_norm(directions)
         factor = torch.where(norm.isfinite() & (norm > 0), self.rho / norm, 0.0)
-        if self.adaptive:
-            directions = [direction * scale for direction, scale in zip(directions, scales, strict=True)]
+        if scales:
+            torch._foreach_mul_(directions, scales)
         for weight, direction in zip(weights, directions, strict=True):
             weight.add_((direction * factor).nan_to_num_(0.0, 0.0, 0.0))  # inf * 0 is no number

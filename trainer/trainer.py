@@ -1,4 +1,4 @@
-"""The epoch, the validation, and what is kept of them."""
+"""The epochs of a run: training, validation, checkpoints, early stopping."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -21,9 +21,9 @@ from base.metrics import Metric, Metrics
 from base.mixing import Mixing, plan_mix
 from logger.tracker import Trackers
 from trainer.checkpoint import BEST, Checkpoints
-from trainer.epoch_metrics import EpochMetrics, describe, summary
+from trainer.epoch_metrics import EpochMetrics, describe
 from trainer.learner import Learner
-from trainer.monitor import EarlyStopping, Monitor
+from trainer.monitor import Monitor
 from trainer.prefetch import on_device
 from trainer.worst_images import WorstImages
 from utils import distributed
@@ -32,13 +32,16 @@ from utils.images import read_rgb
 from utils.progress import with_progress
 from utils.signals import StopSignals
 
+logger = logging.getLogger(__name__)
+
 
 class Trainer(BaseTrainer):
-    """Trains a model that has several heads, and leaves a run that can be resumed at any update, exactly.
+    """Trains a model that has several heads; the run can be resumed at any update, exactly.
 
-    metrics: by name, the functions that the confusion counts of an epoch are measured by
-    run: what every checkpoint carries beside the training state (config, labels, preprocessing), as plain data
-    visualize: show the trackers the validation images that are most wrong
+    metrics: by name, the functions of an epoch's confusion counts
+    stop: asked after each update
+    run: what every checkpoint holds beside the training state (config, labels, preprocessing), as plain data
+    visualize: log the validation images that are most wrong
     """
 
     def __init__(
@@ -51,22 +54,20 @@ class Trainer(BaseTrainer):
         metrics: Mapping[str, Metric],
         checkpoints: Checkpoints,
         stop: StopSignals,
-        log: logging.Logger,
         run: Mapping[str, Any],
         mixings: Sequence[Mixing] = (),
         visualize: bool = False,
     ) -> None:
         super().__init__(settings.epochs)
-        self.settings, self.learner, self.log, self.run = settings, learner, log, run
+        self.settings, self.learner, self.run = settings, learner, run
         self.data_loader, self.labels, self.metrics, self.mixings = data_loader, labels, metrics, mixings
         self.checkpoints, self.stop, self.visualize = checkpoints, stop, visualize
         self.trackers = Trackers()  # none, until the run is ready to write
         self.monitor = Monitor(settings.monitor)
         self.other_monitors = [Monitor(text) for text in settings.save_best]
-        self.early_stopping = EarlyStopping(settings.early_stop)
-        self.batches_done = 0  # of the epoch in progress
+        self.epochs_without_better = 0
         self.epoch_began = time.perf_counter()
-        self.stop_agreed = False  # by all processes
+        self.batches_done = 0  # of the epoch in progress
         self.train_metrics = self._new_metrics()  # of the epoch in progress
 
     # --- the epoch ---
@@ -76,11 +77,12 @@ class Trainer(BaseTrainer):
         self.learner.begin_epoch(epoch)
         with closing(self._updates(epoch)) as updates:
             for micro_batches in updates:
-                self.stop_agreed = self.learner.update(
+                stop = self.learner.update(
                     micro_batches, epoch, self.batches_done, self.train_metrics, self.stop.requested
                 )
                 self.batches_done += len(micro_batches)
-                self._stop_if_asked(epoch)
+                if stop if self.learner.num_processes > 1 else self.stop.requested:
+                    self._save_and_stop(epoch)
         self.learner.end_epoch(epoch)
         metrics = self.train_metrics.reduced().values("train/")
         self._refuse_divergence(epoch, metrics)
@@ -93,7 +95,7 @@ class Trainer(BaseTrainer):
             return
         images = self.data_loader.images_per_epoch
         batches = self._with_progress(
-            on_device(self._planned_batches(epoch, self.batches_done), self.learner.device),
+            on_device(self._train_batches(epoch), self.learner.device),
             images,
             f"epoch {epoch}/{self.epochs}",
             done=round(images * self.batches_done / total),
@@ -104,20 +106,17 @@ class Trainer(BaseTrainer):
     def _with_progress(self, batches: Iterator[Batch], images: int, description: str, done: int = 0) -> Iterator[Batch]:
         """images, done: over all processes, which are about as fast as this one."""
         is_shown = self.settings.verbosity > 0 and distributed.is_main_process()
-        processes = distributed.world_size()
+        processes = self.learner.num_processes
         return with_progress(batches, images, description, is_shown, done, lambda batch: len(batch) * processes)
 
-    def _planned_batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
-        """The epoch's batches, with what their images are to be mixed with decided before they go to the device."""
-        for number, batch in enumerate(self.data_loader.train_batches(epoch, start_batch), start=start_batch):
-            yield self._planned(batch, epoch, number)
-
-    def _planned(self, batch: Batch, epoch: int, number: int) -> Batch:
-        if self.mixings:
-            seed, rank = self.learner.seed, distributed.rank()
-            image_hw = self.data_loader.preprocessing.image_hw
-            batch.mix = plan_mix(self.mixings, batch.scoring_targets, image_hw, seed, epoch, number, rank)
-        return batch
+    def _train_batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches that are left of the epoch; how each is mixed is decided here, on the host."""
+        first, seed, rank = self.batches_done, self.learner.seed, self.learner.rank
+        image_hw = self.data_loader.preprocessing.image_hw
+        for number, batch in enumerate(self.data_loader.train_batches(epoch, first), start=first):
+            if self.mixings:
+                batch.mix = plan_mix(self.mixings, batch.scoring_targets, image_hw, seed, epoch, number, rank)
+            yield batch
 
     def validate(self, epoch: int) -> dict[str, float]:
         if self.data_loader.num_validation == 0:
@@ -138,8 +137,8 @@ class Trainer(BaseTrainer):
                 metrics.add(losses, weights, weights, outputs, batch.scoring_targets)
                 if worst is not None:
                     worst.update(outputs, batch)
-                if distributed.world_size() == 1:
-                    self._stop_if_asked(epoch)
+                if self.learner.num_processes == 1 and self.stop.requested:
+                    self._save_and_stop(epoch)
         if worst is not None:
             records, bits = self.data_loader.validation_records, self.data_loader.preprocessing.bits_used_of_16
             images_by_title = worst.images(lambda index: read_rgb(records[index].path, bits))
@@ -155,26 +154,25 @@ class Trainer(BaseTrainer):
             self.learner.schedule.after_epoch(metrics)
         better = self.monitor.update(epoch, metrics)
         names = [BEST] if better else []
-        names += [f"{monitor.file_stem}.pth" for monitor in self.other_monitors if monitor.update(epoch, metrics)]
+        names += [monitor.file_name for monitor in self.other_monitors if monitor.update(epoch, metrics)]
         if self.settings.save_period and epoch % self.settings.save_period == 0:
-            names.append(Checkpoints.periodic_name(epoch))
-        self.stopped_early = self.monitor.is_on and self.early_stopping.update(better)
+            names.append(f"checkpoint-epoch{epoch}.pth")
+        self.epochs_without_better = 0 if better else self.epochs_without_better + 1
+        self.stopped_early = self.monitor.is_on and 0 < self.settings.early_stop <= self.epochs_without_better
         self.completed_epochs, self.batches_done, self.train_metrics = epoch, 0, self._new_metrics()
         with self._full_disk_tolerated(final=self.finished):
             self.trackers.log_metrics(epoch, metrics)
-        reported = describe(metrics if self.settings.verbosity == 2 else summary(metrics))
+        reported = describe(metrics, short=self.settings.verbosity < 2)
         seconds = time.perf_counter() - self.epoch_began
-        self.log.info("epoch %d/%d: %s, %.1f s%s", epoch, self.epochs, reported, seconds, " (best)" if better else "")
+        logger.info("epoch %d/%d: %s, %.1f s%s", epoch, self.epochs, reported, seconds, " (best)" if better else "")
         self.save(names, final=self.finished)
         if self.stopped_early:
-            best = f"{self.monitor.metric} = {self.monitor.best:.4f}" if self.monitor.best is not None else "none"
-            self.log.info(
-                "stopped early: %d epochs without a better one (best: %s)", self.early_stopping.patience, best
-            )
+            best = "none" if self.monitor.best is None else f"{self.monitor.metric} = {self.monitor.best:.4f}"
+            logger.info("stopped early: %d epochs without a better one (best: %s)", self.epochs_without_better, best)
 
     @property
     def best(self) -> dict[str, float | None]:
-        """The best value so far of what is watched, by metric."""
+        """The best value so far of each metric that is watched."""
         return {monitor.metric: monitor.best for monitor in (self.monitor, *self.other_monitors) if monitor.is_on}
 
     def dry_run(self) -> dict[str, float]:
@@ -194,14 +192,11 @@ class Trainer(BaseTrainer):
 
     # --- stopping, saving and resuming ---
 
-    def _stop_if_asked(self, epoch: int) -> None:
-        """After an update: saves the epoch in progress and leaves, if a signal asked for it."""
-        if self.stop_agreed if distributed.world_size() > 1 else self.stop.requested:
-            self._refuse_divergence(epoch, self.train_metrics.values("train/"))
-            self.save(final=True)
-            raise self.stop.error(
-                f"saved in {self.checkpoints.folder}; resume it with --resume {self.checkpoints.run_folder}"
-            )
+    def _save_and_stop(self, epoch: int) -> NoReturn:
+        """Saves the epoch in progress, as a signal asked for."""
+        self._refuse_divergence(epoch, self.train_metrics.values("train/"))
+        self.save(final=True)
+        raise self.stop.error(f"saved in {self.checkpoints.folder}")
 
     def save(self, also_as: Sequence[str] = (), *, final: bool = False) -> None:
         """Writes last.pth, and the same under the other names. Every process must call it.
@@ -215,14 +210,14 @@ class Trainer(BaseTrainer):
 
     @contextmanager
     def _full_disk_tolerated(self, *, final: bool) -> Iterator[None]:
-        """A write that fails in mid-run is warned of, and training continues; one that fails at the end is an error."""
+        """A write that fails within the run is a warning; one that fails at its end is an error."""
         try:
             yield
         except OSError as error:
             text = f"{self.checkpoints.folder}: could not be written ({error.strerror}); free some space"
             if final:
                 raise StorageFullError(text) from None
-            self.log.warning("%s. Training continues%s", text, self._earlier_checkpoints())
+            logger.warning("%s. Training continues%s", text, self._earlier_checkpoints())
 
     def _refuse_divergence(self, epoch: int, metrics: Mapping[str, float]) -> None:
         wrong = [name for name, value in metrics.items() if "loss_" in name and not math.isfinite(value)]
@@ -248,13 +243,15 @@ class Trainer(BaseTrainer):
             "world_size": distributed.world_size(),
             "sums": distributed.gather(self.train_metrics.state_dict() if self.batches_done else None),
             "monitors": [monitor.state_dict() for monitor in (self.monitor, *self.other_monitors)],
-            "epochs_without_better": self.early_stopping.epochs_without_better,
+            "epochs_without_better": self.epochs_without_better,
             "trackers": self.trackers.state(),
             **self.learner.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any], path: Path | None = None) -> None:
-        """`path` is the checkpoint's, for errors. Raises CheckpointError, ConfigError."""
+        """path: the checkpoint's, for errors
+
+        Raises CheckpointError; InvalidConfig if the schedule was planned for a run of another length."""
         if state["batches_done"] and state["world_size"] != distributed.world_size():
             raise CheckpointError(
                 f"{self.checkpoints.folder}: was stopped within an epoch of {state['world_size']} processes, and there "
@@ -264,7 +261,7 @@ class Trainer(BaseTrainer):
         for monitor in (self.monitor, *self.other_monitors):
             for saved in state["monitors"]:
                 monitor.load_state_dict(saved)
-        self.early_stopping.epochs_without_better = state["epochs_without_better"]
+        self.epochs_without_better = state["epochs_without_better"]
         self.completed_epochs, self.stopped_early = state["completed_epochs"], state["stopped_early"]
         self.batches_done = state["batches_done"]
         if self.batches_done:

@@ -16,6 +16,9 @@ from utils import distributed
 
 NUM_IMAGES = 16
 
+Row = tuple[float, int, list[int], list[int]]
+"""Probability of the truth, index of the image, true and predicted classes."""
+
 
 class WorstImages:
     """Of one pass over a set, the images whose true joint class is predicted with the least probability; without a
@@ -25,8 +28,7 @@ class WorstImages:
         self.labels = labels
         joint = {attribute.name: attribute for attribute in labels.joint_attributes}
         self.attributes = joint or labels.predicted_attributes
-        # (n,), (n,), (n, A) and (n, A), on the device until they are asked for: probability of the truth (inf where it
-        # is unknown), index, true and predicted classes.
+        # Of the images so far, on the device: the columns of Row, (n,), (n,), (n, A) and (n, A).
         self.columns: list[Tensor] | None = None
 
     def update(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
@@ -50,17 +52,10 @@ class WorstImages:
         order = columns[0].argsort(stable=True)[:NUM_IMAGES]  # of equals the first, whatever the batches are
         self.columns = [column[order] for column in columns]
 
-    def _rows(self) -> list[tuple[float, int, list[int], list[int]]]:
-        columns = [column.tolist() for column in self.columns or ()]
-        return [row for row in zip(*columns, strict=True) if math.isfinite(row[0])]
-
-    def _name(self, classes: Sequence[int]) -> str:
-        pairs = zip(self.attributes.values(), classes, strict=True)
-        return " ".join("?" if number == UNKNOWN else attribute.class_names[number] for attribute, number in pairs)
-
     def images(self, read: Callable[[int], np.ndarray]) -> list[tuple[np.ndarray, str]]:
         """The worst first, uint8 (H, W, 3), each with its true and predicted class. Every process must call it."""
-        gathered = cast("list[list[tuple[float, int, list[int], list[int]]]]", distributed.gather(self._rows()))
+        own = zip(*(column.tolist() for column in self.columns or ()), strict=True)
+        gathered = cast("list[list[Row]]", distributed.gather([row for row in own if math.isfinite(row[0])]))
         rows = sorted(row for rows in gathered for row in rows)[:NUM_IMAGES]
         if not distributed.is_main_process():
             return []
@@ -68,6 +63,10 @@ class WorstImages:
             (read(index), f"true: {self._name(true)}, predicted: {self._name(predicted)}")
             for _, index, true, predicted in rows
         ]
+
+    def _name(self, classes: Sequence[int]) -> str:
+        pairs = zip(self.attributes.values(), classes, strict=True)
+        return " ".join("?" if number == UNKNOWN else attribute.class_names[number] for attribute, number in pairs)
 
 
 def _of_truth(probabilities: Tensor, truth: Tensor) -> Tensor:

@@ -109,14 +109,14 @@ def in_fresh_process(workplace: Workplace, records: list[Record], **arguments: A
 def main(config_file: str, paths_file: str) -> None:
     """What runs in a fresh process: prints the seconds. paths_file: the photographs, as JSON."""
     config = read_config(Path(config_file))
-    labels, settings = config.shared("labels"), config.build("trainer")
+    labels = config.shared("labels")
     records = cycle(splits_of(config, read_label_table(config, labels))[0].split.train.records)
     paths = map(Path, json.loads(Path(paths_file).read_text(encoding="utf-8")))
     images = [replace(record, path=path, name=path.name) for path, record in zip(paths, records, strict=False)]
     split = Split(*(LabelTable.of(side, labels) for side in (images, [], [])))
     model = build_model(config, labels, None)
     device = torch.device("cpu")
-    print(first_batch_seconds(lambda: build_data_loader(config, split, model, device, settings)))
+    print(first_batch_seconds(lambda: build_data_loader(config, split, model, device)))
 
 
 if __name__ == "__main__":

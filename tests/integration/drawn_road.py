@@ -41,7 +41,6 @@ def run(config: Path, *arguments: str) -> Path:
     """Trains in this process and returns the run's folder of checkpoints."""
     result = train_script.main(["-c", str(config), *arguments])
     assert result is not None
-    assert result.folders is not None
     return result.folders.models
 
 
@@ -54,13 +53,18 @@ def weights_and_metrics(models: Path) -> tuple[dict[str, torch.Tensor], bytes]:
     return read_checkpoint(models / "last.pth")["model"], (log / "metrics.jsonl").read_bytes()
 
 
-def assert_same_end(first: Path, second: Path) -> None:
-    weights, metrics = weights_and_metrics(first)
-    other_weights, other_metrics = weights_and_metrics(second)
-    assert metrics == other_metrics
-    assert weights.keys() == other_weights.keys()
+def assert_same_weights(first: Path, second: Path) -> None:
+    """Of two folders of checkpoints."""
+    weights, others = (read_checkpoint(models / "last.pth")["model"] for models in (first, second))
+    assert weights.keys() == others.keys()
     for name, tensor in weights.items():
-        assert torch.equal(tensor, other_weights[name]), name
+        assert torch.equal(tensor, others[name]), name
+
+
+def assert_same_end(first: Path, second: Path) -> None:
+    """Of two runs: the weights, and the metrics of all epochs."""
+    assert_same_weights(first, second)
+    assert weights_and_metrics(first)[1] == weights_and_metrics(second)[1]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

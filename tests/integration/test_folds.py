@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from sklearn.metrics import f1_score
 
 import train as train_script
@@ -16,8 +15,7 @@ from base.label_space import LabelSpace
 from experiment import run as experiment_run
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor
-from tests.integration.drawn_road import files_of, run, write_config
-from tests.integration.drawn_road import resume as go_on
+from tests.integration.drawn_road import assert_same_weights, files_of, resume, run, write_config
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import ConfigError, DataError, StopSignal
 from utils.images.decoding import read_rgb
@@ -39,8 +37,11 @@ def rows_of(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def weights_of(models: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(models / "last.pth")["model"]
+def assert_same_folds(first: Path, second: Path) -> None:
+    """The weights of each fold, and all predictions."""
+    for fold in range(3):
+        assert_same_weights(first / f"fold_{fold}", second / f"fold_{fold}")
+    assert (first / OUT_OF_FOLD_FILE).read_bytes() == (second / OUT_OF_FOLD_FILE).read_bytes()
 
 
 def test_all_folds_in_one_command(folds_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,15 +60,15 @@ def test_all_folds_in_one_command(folds_config: Path, tmp_path: Path, capsys: py
     persons = {fold: {row["person"] for row in rows if row["fold"] == fold} for fold in "012"}
     assert sum(map(len, persons.values())) == len(set.union(*persons.values())) == 10
 
-    # Each row is what that fold's best model says of that photograph, decoded and judged on its own.
+    # Each row is what that fold's best model predicts of that photograph, decoded on its own.
     for row in rows[:: len(rows) // 6]:
         content = read_checkpoint(models / f"fold_{row['fold']}" / "model_best.pth")
         assert content["config"]["split"]["args"]["fold"] == int(row["fold"])
         predictor = Predictor.from_checkpoint(models / f"fold_{row['fold']}" / "model_best.pth")
-        said = predictor.predict_image(
+        predicted = predictor.predict_image(
             read_rgb(Path(content["config"]["data"][0]["args"]["root"]) / "images" / row["id"])
         )
-        for attribute, classes in said.items():
+        for attribute, classes in predicted.items():
             for name, probability in classes.items():
                 assert float(row[f"{attribute} {name}"]) == pytest.approx(probability, abs=1e-5)
 
@@ -91,66 +92,53 @@ def test_folds_one_by_one_equal_all_at_once(folds_config: Path, tmp_path: Path) 
     first = run(folds_config, "--fold", "2")
     assert not (first / OUT_OF_FOLD_FILE).exists()
     for number in ("0", "1"):
-        go_on(str(first), "--fold", number)
-    for fold in range(3):
-        one, other = weights_of(whole / f"fold_{fold}"), weights_of(first / f"fold_{fold}")
-        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-    assert (whole / OUT_OF_FOLD_FILE).read_bytes() == (first / OUT_OF_FOLD_FILE).read_bytes()
+        resume(str(first), "--fold", number)
+    assert_same_folds(whole, first)
 
 
 @pytest.mark.parametrize("by", ["folder", "auto"])
-def test_a_run_stopped_inside_a_fold_goes_on(
+def test_a_run_stopped_inside_a_fold_resumes(
     folds_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     whole = run(folds_config, "--set", f"trainer.save_dir={tmp_path / 'whole'}")
-    asked = 0
+    updates = 0
 
     def requested(_: StopSignals) -> bool:
-        nonlocal asked
-        asked += 1
-        return asked == 40  # in the second fold
+        nonlocal updates
+        updates += 1
+        return updates == 40  # in the second fold
 
     with monkeypatch.context() as patched:
         patched.setattr(StopSignals, "requested", property(requested))
         with pytest.raises(StopSignal, match=r"--resume .*Road/[0-9-]+$"):
-            run(folds_config, "--set", "data_loader.args.cache=none")  # which would be asked too while it is made
+            run(folds_config, "--set", "data_loader.args.cache=none")  # whose building would count too
     (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
     assert (models / "fold_1" / "last.pth").exists()
     assert not (models / "fold_2").exists()
     if by == "folder":
-        go_on(str(models))
+        resume(str(models))
     else:
         assert run(folds_config, "--resume", "auto") == models
-    for fold in range(3):
-        one, other = weights_of(whole / f"fold_{fold}"), weights_of(models / f"fold_{fold}")
-        assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-    assert (whole / OUT_OF_FOLD_FILE).read_bytes() == (models / OUT_OF_FOLD_FILE).read_bytes()
+    assert_same_folds(whole, models)
 
 
-def test_extending_judges_the_folds_anew(folds_config: Path, tmp_path: Path) -> None:
+def test_extended_folds_are_predicted_anew(folds_config: Path, tmp_path: Path) -> None:
     models = run(folds_config, "--set", "lr_scheduler=null")
     before = (models / OUT_OF_FOLD_FILE).read_bytes()
-    go_on(str(models))
+    resume(str(models))
     assert (models / OUT_OF_FOLD_FILE).read_bytes() == before
-    go_on(str(models), "--set", "trainer.epochs=4")
-    longer = run(
-        folds_config,
-        "--set",
-        "lr_scheduler=null",
-        "--set",
-        "trainer.epochs=4",
-        f"--set=trainer.save_dir={tmp_path / 'longer'}",
-    )
-    assert read_checkpoint(models / "fold_2" / "last.pth")["completed_epochs"] == 4
-    assert (models / OUT_OF_FOLD_FILE).read_bytes() == (longer / OUT_OF_FOLD_FILE).read_bytes() != before
+    resume(str(models), "--set", "trainer.epochs=4")
+    flags = ("--set=lr_scheduler=null", "--set=trainer.epochs=4", f"--set=trainer.save_dir={tmp_path / 'longer'}")
+    assert_same_folds(models, run(folds_config, *flags))
+    assert (models / OUT_OF_FOLD_FILE).read_bytes() != before
 
 
-def test_folds_of_unlike_length_are_told(folds_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folds_of_different_length_are_warned_of(folds_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = run(folds_config, "--set", "lr_scheduler=null")
     assert "different numbers" not in capsys.readouterr().out
-    go_on(str(models), "--fold", "1", "--set", "trainer.epochs=3")
+    resume(str(models), "--fold", "1", "--set", "trainer.epochs=3")
     assert "different numbers of epochs, by fold: {0: 2, 1: 3, 2: 2}" in capsys.readouterr().out
-    go_on(str(models), "--set", "trainer.epochs=3")
+    resume(str(models), "--set", "trainer.epochs=3")
     assert "different numbers" not in capsys.readouterr().out
 
 
@@ -161,14 +149,14 @@ def test_a_fold_that_is_not_there_is_refused(folds_config: Path) -> None:
         run(folds_config, "--fold", "1", "--set", "split.args.fold=1")
 
 
-def test_a_damaged_file_of_predictions_is_made_anew(folds_config: Path) -> None:
+def test_a_damaged_file_of_predictions_is_written_anew(folds_config: Path) -> None:
     models = run(folds_config)
     whole = (models / OUT_OF_FOLD_FILE).read_bytes()
     of_fold = models / "fold_1" / OUT_OF_FOLD_FILE
     rows = of_fold.read_text().splitlines()
     for damaged in ("", "\n".join(rows[:9]), (models / "fold_0" / OUT_OF_FOLD_FILE).read_text(), rows[0] + "\nx,y\n"):
         of_fold.write_text(damaged)
-        go_on(str(models))
+        resume(str(models))
         assert (models / OUT_OF_FOLD_FILE).read_bytes() == whole
 
 
@@ -188,7 +176,6 @@ def test_images_of_the_same_name_are_told_apart(tmp_path: Path, drawn: Path) -> 
     config.write_text(config.read_text().replace('"batch_size": 8', '"batch_size": 4'))
     result = train_script.main(["-c", str(config), "--set", "trainer.epochs=1", "--set", "split.args.stratify=[]"])
     assert result is not None
-    assert result.folders is not None
     assert result.out_of_fold is not None
     rows_of_run = rows_of(result.folders.models / OUT_OF_FOLD_FILE)
     assert len({row["id"] for row in rows_of_run}) == 12
@@ -200,9 +187,7 @@ def test_images_of_the_same_name_are_told_apart(tmp_path: Path, drawn: Path) -> 
 
 
 def test_a_dry_run_of_folds_changes_nothing(folds_config: Path, tmp_path: Path) -> None:
-    result = train_script.main(["-c", str(folds_config), "--dry-run"])
-    assert result is not None
-    assert result.folders is None
+    assert train_script.main(["-c", str(folds_config), "--dry-run"]) is None
     assert not (tmp_path / "saved" / "models").exists()
 
 
@@ -214,14 +199,14 @@ def test_a_dry_run_tries_the_first_fold_that_is_not_finished(
         before = files_of(tmp_path / "saved")
         capsys.readouterr()
         train_script.main(["--resume", str(models), "--dry-run", "--set", "trainer.verbosity=1"])
-        told = capsys.readouterr().out
-        assert "fold_0 is finished" in told
-        assert expected in told
+        printed = capsys.readouterr().out
+        assert "fold_0 is finished" in printed
+        assert expected in printed
         assert files_of(tmp_path / "saved") == before
-        go_on(str(models))
+        resume(str(models))
 
 
-def test_a_later_fold_that_stops_as_its_images_are_prepared_says_how_to_go_on(
+def test_a_later_fold_that_stops_before_its_first_step_names_how_to_resume(
     folds_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build, built = experiment_run.build_data_loader, 0
@@ -234,11 +219,11 @@ def test_a_later_fold_that_stops_as_its_images_are_prepared_says_how_to_go_on(
         return build(*arguments)
 
     monkeypatch.setattr(experiment_run, "build_data_loader", stops_in_the_second)
-    with pytest.raises(StopSignal, match=r"SIGTERM.*--resume .*Road/[0-9-]+$") as told:
+    with pytest.raises(StopSignal, match=r"SIGTERM.*--resume .*Road/[0-9-]+$") as stopped:
         run(folds_config)
     (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
-    assert str(told.value).endswith(f" {models}")
-    go_on(str(models))
+    assert str(stopped.value).endswith(f" {models}")
+    resume(str(models))
     assert (models / OUT_OF_FOLD_FILE).exists()
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from trainer.compute import Compute, kept_computes
 from trainer.learner import Learner
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
+from utils.checkpoint.checkpoint_file import read_checkpoint
+from utils.errors import StopSignal
 from utils.random_streams import numpy_stream
 from utils.signals import StopSignals
 
@@ -112,19 +113,36 @@ class MemoryLoader(BaseDataLoader):
 
 @dataclass
 class Built:
-    """A trainer and what it was built of."""
+    """A trainer and its folder."""
 
     trainer: Trainer
     folder: Path
-    metrics_file: Path
-    stop: StopSignals = field(default_factory=StopSignals)
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def stop(self) -> StopSignals:
+        return self.trainer.stop
+
+    def train(self) -> Built:
+        self.trainer.train()
+        return self
+
+    def checkpoint(self, name: str = "last.pth") -> dict[str, Any]:
+        return read_checkpoint(self.folder / name)
+
+    def state(self) -> dict[str, Tensor]:
+        """Of the model: weights and buffers."""
+        return {name: tensor.clone() for name, tensor in self.trainer.learner.model.state_dict().items()}
 
 
 MakeTrainer = Callable[..., Built]
 
 
-def stop_after(built: Built, updates: int) -> None:
-    """Asks to stop, as a signal would, once so many updates of the weights are done."""
+def train_until(built: Built, updates: int) -> dict[str, Any]:
+    """Trains until a signal asks to stop after so many updates of the weights; returns the checkpoint."""
 
     class AfterUpdates(StopSignals):
         @property
@@ -132,6 +150,15 @@ def stop_after(built: Built, updates: int) -> None:
             return built.trainer.learner.updates >= updates
 
     built.trainer.stop = AfterUpdates()
+    with pytest.raises(StopSignal):
+        built.trainer.train()
+    return built.checkpoint()
+
+
+def assert_equal_states(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
 
 
 @pytest.fixture
@@ -147,10 +174,11 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
         resume: dict[str, Any] | None = None,
         loader: MemoryLoader | None = None,
         model: SmallModel | None = None,
+        criterion: MultiHeadLoss | None = None,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
         lr: float = 0.01,
         schedule: Callable[[torch.optim.Optimizer], Schedule] | None = None,
-        parts: Callable[[SmallModel, torch.optim.Optimizer], dict[str, Any]] | None = None,
+        parts: Callable[[SmallModel], dict[str, Any]] = lambda _model: {},
         mixings: Sequence[Mixing] = (),
         device: torch.device = CPU,
         computes: dict[str, Compute] | None = None,
@@ -160,17 +188,14 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
         torch.manual_seed(0)
         model = (model or SmallModel()).to(device)
         used_optimizer = optimizer(model.parameters(), lr=lr)
-        stop = StopSignals()
         path = tmp_path / folder
         path.mkdir(exist_ok=True)
-        after = resume["completed_epochs"] if resume else None
         trainer_settings = TrainerSettings(**{"epochs": 3, "verbosity": 0, "monitor": "min val/loss", **settings})
+        losses = {"mask": CrossEntropyLoss([1.0, 2.0]), "age": FocalLoss(2.0)}
         learner = Learner(
             trainer_settings,
             model=model,
-            criterion=MultiHeadLoss(
-                {"mask": CrossEntropyLoss([1.0, 2.0]), "age": FocalLoss(2.0)}, {"mask": 0.4, "age": 0.6}
-            ).to(device),
+            criterion=criterion or MultiHeadLoss(losses, {"mask": 0.4, "age": 0.6}).to(device),
             optimizer=used_optimizer,
             preprocessing=loader.preprocessing,
             device=device,
@@ -178,7 +203,7 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
             batch_sizes=(loader.batch_size, loader.valid_batch_size),
             computes=computes or kept_computes(resume or {}, path),
             schedule=schedule(used_optimizer) if schedule else None,
-            **(parts(model, used_optimizer) if parts else {}),
+            **parts(model),
         )
         trainer = Trainer(
             trainer_settings,
@@ -188,15 +213,15 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
             metrics={"accuracy": accuracy, "f1": f1},
             mixings=mixings,
             checkpoints=Checkpoints(path),
-            stop=stop,
-            log=logging.getLogger("test"),
+            stop=StopSignals(),
             run={"run_name": "test", "config": {}},
         )
-        trainer.trackers = Trackers([JsonLinesTracker(path / "metrics.jsonl", after)])
+        done = resume["completed_epochs"] if resume else None
+        trainer.trackers = Trackers([JsonLinesTracker(path / "metrics.jsonl", done)])
         if resume:
             trainer.load_state_dict(resume)
         made.append(trainer)
-        return Built(trainer, path, path / "metrics.jsonl", stop)
+        return Built(trainer, path)
 
     yield make
     for trainer in made:

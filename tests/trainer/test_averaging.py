@@ -8,44 +8,29 @@ import pytest
 import torch
 from timm.utils import ModelEmaV3
 
-from tests.trainer.conftest import Built, MakeTrainer, SmallModel
+from tests.trainer.conftest import Built, MakeTrainer, SmallModel, assert_equal_states
 from trainer.averaging import ExponentialMovingAverage, StochasticWeightAveraging, WeightAveraging
-from utils.checkpoint.checkpoint_file import read_checkpoint
+
+States = list[dict[str, torch.Tensor]]
 
 
-def weights_after_each_update(built: Built) -> list[dict[str, torch.Tensor]]:
+def train_and_keep(built: Built) -> States:
     """Trains, and gives the model's state after every update."""
-    seen: list[dict[str, torch.Tensor]] = []
-    learner = built.trainer.learner
-
-    def keep(*_: Any) -> None:
-        seen.append({name: tensor.detach().clone() for name, tensor in learner.model.state_dict().items()})
-
-    learner.optimizer.register_step_post_hook(keep)
-    built.trainer.train()
+    seen: States = []
+    built.trainer.learner.optimizer.register_step_post_hook(lambda *_: seen.append(built.state()))
+    built.train()
     return seen
 
 
 def averaged(built: Built) -> dict[str, torch.Tensor]:
     averaging = built.trainer.learner.averaging
     assert averaging is not None
-    assert averaging.average is not None
-    return averaging.average.state_dict()
+    state: dict[str, torch.Tensor] = averaging.state_dict()["average"]
+    return state
 
 
 def with_average(averaging: WeightAveraging) -> Any:
-    return lambda _model, _optimizer: {"averaging": averaging}
-
-
-def test_exponential_average_is_the_recursion(make_trainer: MakeTrainer) -> None:
-    built = make_trainer(parts=with_average(ExponentialMovingAverage(decay=0.8, warmup=False)))
-    seen = weights_after_each_update(built)
-    for name, tensor in averaged(built).items():
-        if tensor.is_floating_point():
-            expected = seen[0][name]
-            for weights in seen[1:]:
-                expected = 0.8 * expected + 0.2 * weights[name]
-            torch.testing.assert_close(tensor, expected)
+    return lambda _model: {"averaging": averaging}
 
 
 @pytest.mark.parametrize("arguments", [{"decay": 0.7}, {"decay": 0.9, "warmup": False}, {"warmup_gamma": 5.0}])
@@ -63,78 +48,64 @@ def test_exponential_average_is_timms_bit_by_bit(
     built.trainer.learner.optimizer.register_step_post_hook(
         lambda *_: timms.update(model, step=built.trainer.learner.updates + 1)
     )
-    built.trainer.train()
-    for name, tensor in averaged(built).items():
-        assert torch.equal(tensor, timms.module.state_dict()[name]), name
+    built.train()
+    assert_equal_states(averaged(built), timms.module.state_dict())
 
 
 def test_warmed_average_follows_its_formula(make_trainer: MakeTrainer) -> None:
     built = make_trainer(parts=with_average(ExponentialMovingAverage(decay=0.7, warmup_gamma=2.0)))
-    seen = weights_after_each_update(built)
-    name = "outputs.mask.weight"
-    expected = seen[0][name]
-    decays = []
-    for step, weights in enumerate(seen[1:], start=1):
-        decays.append(min(0.7, 1 - (1 + step / 2.0) ** (-2 / 3)))
-        expected = decays[-1] * expected + (1 - decays[-1]) * weights[name]
+    first, *others = train_and_keep(built)
+    decays = [min(0.7, 1 - (1 + step / 2.0) ** (-2 / 3)) for step in range(1, len(others) + 1)]
     assert decays[0] < 0.3 < decays[-1] == 0.7
-    torch.testing.assert_close(averaged(built)[name], expected)
+    for name, tensor in averaged(built).items():
+        if tensor.is_floating_point():
+            expected = first[name]
+            for decay, weights in zip(decays, others, strict=True):
+                expected = decay * expected + (1 - decay) * weights[name]
+            torch.testing.assert_close(tensor, expected)
 
 
 def test_stochastic_average_is_the_mean_of_epoch_ends(make_trainer: MakeTrainer) -> None:
     built = make_trainer(parts=with_average(StochasticWeightAveraging(from_epoch=2)), epochs=4)
-    seen = weights_after_each_update(built)
-    per_epoch = len(seen) // 4
-    ends = [seen[per_epoch * epoch - 1] for epoch in (2, 3, 4)]
+    seen = train_and_keep(built)
+    ends = [seen[len(seen) // 4 * epoch - 1] for epoch in (2, 3, 4)]
     for name, tensor in averaged(built).items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, torch.stack([end[name] for end in ends]).mean(dim=0))
 
 
 @pytest.mark.parametrize("used_for", [["validation", "answers"], ["validation"], ["answers"]])
-def test_each_use_is_what_the_config_says(make_trainer: MakeTrainer, used_for: list[Any]) -> None:
-    built = make_trainer(parts=with_average(ExponentialMovingAverage(decay=0.9, used_for=used_for)), epochs=1)
-    built.trainer.train()
-    content = read_checkpoint(built.folder / "last.pth")
+def test_what_the_average_is_used_for(make_trainer: MakeTrainer, used_for: list[Any]) -> None:
+    built = make_trainer(parts=with_average(ExponentialMovingAverage(decay=0.9, used_for=used_for)), epochs=1).train()
+    content = built.checkpoint()
     assert content["answers_with"] == ("average" if "answers" in used_for else "model")
     validated = built.trainer.learner.eval_model()
     assert (validated is built.trainer.learner.model) == ("validation" not in used_for)
     assert not validated.training
-    loaded = SmallModel()
-    loaded.load_state_dict(content["averaging"]["average"])
-    for name, tensor in averaged(built).items():
-        assert torch.equal(tensor, loaded.state_dict()[name])
+    assert_equal_states(averaged(built), content["averaging"]["average"])
     assert any(not torch.equal(tensor, content["model"][name]) for name, tensor in averaged(built).items())
 
 
 def test_validation_scores_the_average(make_trainer: MakeTrainer) -> None:
     """The same weights as a model of their own give the same validation loss."""
-    built = make_trainer(parts=with_average(ExponentialMovingAverage(decay=0.9)), epochs=2)
-    built.trainer.train()
+    built = make_trainer(parts=with_average(ExponentialMovingAverage(decay=0.9)), epochs=2).train()
     alone = make_trainer("alone", epochs=2)
     alone.trainer.learner.model.load_state_dict(averaged(built))
     assert built.trainer.validate(2) == alone.trainer.validate(2)
 
 
 def test_there_is_no_average_before_its_first_epoch(make_trainer: MakeTrainer) -> None:
-    built = make_trainer(parts=with_average(StochasticWeightAveraging(from_epoch=3)), epochs=2)
-    built.trainer.train()
+    built = make_trainer(parts=with_average(StochasticWeightAveraging(from_epoch=3)), epochs=2).train()
     assert built.trainer.learner.eval_model() is built.trainer.learner.model
-    assert read_checkpoint(built.folder / "last.pth")["answers_with"] == "model"
+    assert built.checkpoint()["answers_with"] == "model"
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: ExponentialMovingAverage(decay=0.9), lambda: StochasticWeightAveraging(from_epoch=2)]
-)
-def test_a_resumed_average_equals_an_uninterrupted_one(make_trainer: MakeTrainer, make: Any) -> None:
-    whole = make_trainer("whole", parts=with_average(make()), epochs=4)
-    whole.trainer.train()
-    first = make_trainer("first", parts=with_average(make()), epochs=2)
-    first.trainer.train()
-    second = make_trainer(
-        "first", resume=read_checkpoint(first.folder / "last.pth"), parts=with_average(make()), epochs=4
-    )
-    second.trainer.train()
-    for name, tensor in averaged(whole).items():
-        assert torch.equal(tensor, averaged(second)[name]), name
+def test_a_resumed_stochastic_average_equals_an_uninterrupted_one(make_trainer: MakeTrainer) -> None:
+    """The exponential one is resumed in test_learner.py, after every update."""
+    parts = with_average(StochasticWeightAveraging(from_epoch=2))
+    whole = make_trainer("whole", parts=parts, epochs=4).train()
+    first = make_trainer("first", parts=with_average(StochasticWeightAveraging(from_epoch=2)), epochs=2).train()
+    parts = with_average(StochasticWeightAveraging(from_epoch=2))
+    second = make_trainer("first", resume=first.checkpoint(), parts=parts, epochs=4).train()
+    assert_equal_states(averaged(whole), averaged(second))
     assert whole.metrics_file.read_bytes() == second.metrics_file.read_bytes()

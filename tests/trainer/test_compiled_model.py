@@ -8,14 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.conftest import CPU, Built, MakeTrainer, MemoryLoader, SmallModel
-from tests.trainer.test_trainer import stop_after
+from tests.trainer.conftest import CPU, Built, MakeTrainer, MemoryLoader, SmallModel, train_until
 from trainer.averaging import ExponentialMovingAverage
 from trainer.compiled_model import CompiledModel
 from trainer.freezing import Freezing
 from trainer.sharpness_aware import SharpnessAware
-from utils.checkpoint.checkpoint_file import read_checkpoint
-from utils.errors import StopSignal
 
 
 class Spied(SmallModel):
@@ -43,7 +40,7 @@ def images(size: int) -> Tensor:
 
 
 def test_only_whole_batches_go_through_what_is_compiled() -> None:
-    """Also where a smaller one is the first, as in a run that goes on with an epoch's last."""
+    """Also where a smaller one is the first, as in a run that resumes before an epoch's last."""
     model = Spied()
     compiled = CompiledModel(model, (4, 6), "default", accumulating=False, device=CPU)
     for training, sizes in ((True, (2, 4, 4, 2, 4)), (False, (1, 6, 6, 5)), (True, (3, 4))):
@@ -68,17 +65,11 @@ def test_a_resumed_run_compiles_what_the_whole_run_did(make_trainer: MakeTrainer
         return make_trainer(folder, model=model, loader=Uneven(10, 7), epochs=1, compile=True, **arguments), model
 
     whole, seen = build("whole")
-    whole.trainer.train()
+    whole.train()
     assert seen.compiled_for == [(True, 4)] * 2 + [(False, 4)]
     for updates in (2, 3):
-        stopped, _ = build(f"stopped{updates}")
-        stop_after(stopped, updates)
-        with pytest.raises(StopSignal):
-            stopped.trainer.train()
-        content = read_checkpoint(stopped.folder / "last.pth")
-        assert content["batches_done"] == updates
-        gone_on, seen = build("gone on", resume=content)
-        gone_on.trainer.train()
+        resumed, seen = build("resumed", resume=train_until(build("stopped")[0], updates))
+        resumed.train()
         assert seen.compiled_for == [(False, 4)]
 
 
@@ -105,20 +96,12 @@ def test_graphs_where_their_memory_allows_it(
     assert len(storages) == 2  # also of a graph, which has one place for its outputs
 
 
-def test_modes_are_those_of_torch() -> None:
-    known = torch._inductor.list_mode_options()
-    for mode in ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"):
-        assert mode in known
-    for mode, graphs in {"default": False, "reduce-overhead": True, "max-autotune-no-cudagraphs": False}.items():
-        assert known[mode].get("triton.cudagraphs", False) == graphs
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("mode", [True, "reduce-overhead"])
 def test_a_compiled_run_with_all_of_it_is_the_same_within_rounding(make_trainer: MakeTrainer, mode: Any) -> None:
-    """With a smaller last batch, several batches an update, an average, sharpness, and stages that thaw."""
+    """With a smaller last batch, several batches an update, an average, sharpness, and stages that are unfrozen."""
 
-    def parts(model: SmallModel, _optimizer: Any) -> dict[str, Any]:
+    def parts(model: SmallModel) -> dict[str, Any]:
         return {
             "averaging": ExponentialMovingAverage(0.5, used_for=["answers"]),
             "sharpness_aware": SharpnessAware([model], 0.05),
@@ -145,7 +128,7 @@ def test_a_compiled_run_with_all_of_it_is_the_same_within_rounding(make_trainer:
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         built.trainer.train()
-        # The model frozen and thawed, in training and judged: a last batch of another size is no further one.
+        # Frozen and unfrozen, in training and in evaluation: a last batch of another size is no further graph.
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == (4 if compiled else 0)
         average = built.trainer.learner.averaging.average  # type: ignore[union-attr]
         states.append({**built.trainer.learner.model.state_dict(), **average.state_dict(prefix="average.")})  # type: ignore[union-attr]

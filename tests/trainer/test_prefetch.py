@@ -63,22 +63,6 @@ def test_on_the_cpu_they_are_handed_on() -> None:
             assert one is other
 
 
-def test_closing_it_closes_the_source() -> None:
-    closed: list[bool] = []
-
-    def source() -> Iterator[Batch]:
-        try:
-            yield from mixed_batches()
-        finally:
-            closed.append(True)
-
-    feed = on_device(source(), CPU)
-    next(feed)
-    feed.close()
-    del feed
-    assert closed == [True]
-
-
 class Log(list[str]):
     """Stands for CUDA's streams and events, and writes down what is asked of them."""
 

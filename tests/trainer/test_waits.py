@@ -197,7 +197,7 @@ def test_cuda_itself_sees_no_wait(make_trainer: MakeTrainer, parts: Any, precisi
     built = make_trainer(
         device=device,
         precision=precision,
-        parts=parts and (lambda model, _optimizer: parts(model)),
+        **({"parts": parts} if parts else {}),
         optimizer=lambda parameters, lr: torch.optim.AdamW(parameters, lr, fused=True),
     )
     trainer = built.trainer
