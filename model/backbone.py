@@ -13,7 +13,7 @@ import huggingface_hub
 import timm
 import torch
 from huggingface_hub.utils import get_session
-from timm.models import get_deprecated_models, group_parameters, is_model, is_model_pretrained
+from timm.models import group_parameters, is_model
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,17 +27,6 @@ from utils.wording import nearest
 logger = logging.getLogger(__name__)
 
 _HUB_TIMEOUT_SECONDS = 10
-
-
-def check_backbone_weights(model_name: str, pretrained: bool = False, weights_file: str | None = None) -> None:
-    """Raises ValueError if timm has no pretrained weights of the backbone, or there is no such file."""
-    if weights_file is not None:
-        if not Path(weights_file).is_file():
-            raise ValueError(f"weights_file = {weights_file} is not a file")
-    elif pretrained and not is_model_pretrained(model_name) and model_name not in get_deprecated_models():
-        raise ValueError(
-            f"pretrained = true: timm has no pretrained weights of {model_name}; set it to false, or give weights_file"
-        )
 
 
 def build_backbone(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from timm.data import resolve_model_data_config
+from timm.models import get_deprecated_models, is_model_pretrained
 from torch import Tensor, nn
 
 from base.base_model import BaseModel
-from model.backbone import build_backbone, check_backbone_weights
+from model.backbone import build_backbone
 from model.heads import LinearHeads
 from utils.config.signatures import PositiveInt
 
@@ -88,7 +90,12 @@ class TimmModelMulti(BaseModel):
     @classmethod
     def check_weights(cls, **arguments: Any) -> None:
         """See BaseModel.check_weights."""
-        check_backbone_weights(arguments["model_name"], arguments["pretrained"], arguments["weights_file"])
+        name, file = arguments["model_name"], arguments["weights_file"]
+        if file is not None:
+            if not Path(file).is_file():
+                raise ValueError(f"weights_file = {file} is not a file")
+        elif arguments["pretrained"] and not is_model_pretrained(name) and name not in get_deprecated_models():
+            raise ValueError(f"pretrained = true: timm has no weights of {name}; set it to false, or give weights_file")
 
     @classmethod
     def arguments_without_weights(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:

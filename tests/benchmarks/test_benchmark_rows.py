@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from base.batch import Batch
 from benchmarks import run as command
 from benchmarks.measuring import Row
 from benchmarks.roofline import Limits
@@ -26,7 +24,6 @@ from benchmarks.rows import (
     trainer_overhead,
     waiting,
 )
-from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
 from benchmarks.workplace import Workplace
 from utils.errors import ConfigError
 
@@ -113,42 +110,6 @@ def test_the_trainers_overhead(workplace: Workplace, monkeypatch: pytest.MonkeyP
     ]
     assert values["overhead"] == pytest.approx(expected)
     assert row.settings["updates_of_an_epoch"] == 3
-
-
-@pytest.mark.parametrize("by_update", [True, False])
-def test_each_time_is_told_as_what_it_is(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, by_update: bool
-) -> None:
-    config = synthetic_config(workplace, "resnet10t", 32, {"precision": "float32"})
-    batches = synthetic_batches(workplace.labels, 1, 2, 32)
-    trainer = synthetic_trainer(workplace, config, batches, 2, torch.device("cpu"))
-    train_one_epoch(trainer)  # warms up
-    loop = trainer_overhead.experts_loop(trainer, config["loss"]["heads"])
-    update, log, bare_update = trainer.learner.update, trainer.trackers.log_metrics, loop.update
-
-    def slow_update(*arguments: Any) -> bool:
-        time.sleep(0.1)
-        return update(*arguments)
-
-    def slow_log(*arguments: Any) -> None:
-        time.sleep(0.4)
-        log(*arguments)
-
-    def slower_bare_update(batch: Batch) -> None:
-        time.sleep(1.0)
-        bare_update(batch)
-
-    monkeypatch.setattr(trainer.learner, "update", slow_update)
-    monkeypatch.setattr(trainer.trackers, "log_metrics", slow_log)
-    monkeypatch.setattr(loop, "update", slower_bare_update)
-    both = trainer_overhead.SideBySide(trainer, loop, by_update)
-    began = time.perf_counter()
-    found = both.epoch()
-    assert sum(found) <= time.perf_counter() - began  # nothing counts twice
-    assert 0.2 <= found.trainer < 2  # none of the bare loop's
-    assert found.bare >= 2
-    assert found.end >= 0.4
-    assert trainer.completed_epochs == 2
 
 
 @pytest.mark.long
