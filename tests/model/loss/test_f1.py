@@ -9,16 +9,7 @@ from sklearn.metrics import f1_score
 from torch.nn import functional as F
 
 from model.loss import F1Loss
-
-WEIGHTS = [1.4, 7.0, 0.5]
-
-
-def draw(count: int = 40, unknown_share: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    logits = (3 * torch.randn(count, 3, generator=generator, dtype=torch.float64)).requires_grad_()
-    target = torch.randint(0, 3, (count,), generator=generator)
-    target[torch.rand(count, generator=generator) < unknown_share] = -1
-    return logits, target
+from tests.model.loss.test_losses import WEIGHTS, draw
 
 
 def test_f1_loss_of_certain_predictions_is_scikit_learns() -> None:

@@ -7,17 +7,7 @@ import torch
 from torchvision.ops import sigmoid_focal_loss
 
 from model.loss import CrossEntropyLoss, FocalLoss
-
-WEIGHTS = [1.4, 7.0, 0.5]
-with_and_without_weights = pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
-
-
-def draw(count: int = 40, unknown_share: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    logits = (3 * torch.randn(count, 3, generator=generator, dtype=torch.float64)).requires_grad_()
-    target = torch.randint(0, 3, (count,), generator=generator)
-    target[torch.rand(count, generator=generator) < unknown_share] = -1
-    return logits, target
+from tests.model.loss.test_losses import draw, with_and_without_weights
 
 
 @with_and_without_weights
