@@ -6,13 +6,13 @@ optimizer = config.build("optimizer", params=model.parameters())
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils.config.layers import HIDDEN, Layers, Override
-from utils.config.pydantic_errors import position
-from utils.config.sections import Section, Sections, build_extra
+from utils.config.sections import Section, Sections
 from utils.config.template_keys import template_problems
 from utils.errors import ConfigError, InvalidConfig, KeyPath, Problem
 from utils.wording import format_value
@@ -92,8 +92,19 @@ class ConfigParser:
 
     @property
     def short(self) -> dict[str, Any]:
-        """Of `resolved` what differs from the defaults."""
-        short: dict[str, Any] = self.sections.without_defaults(self.resolved)
+        """Of `resolved` what differs from the defaults: the rest can be left out."""
+        short = copy.deepcopy(self.resolved)
+
+        def shorten(node: Any) -> None:
+            for key in list(node) if isinstance(node, dict) else ():
+                value = node.pop(key)
+                if self.sections.with_defaults(short) != self.resolved:
+                    node[key] = value
+                    shorten(value)
+            for entry in node if isinstance(node, list) else ():
+                shorten(entry)
+
+        shorten(short)
         return short
 
     def completed(self, saved: dict[str, Any]) -> dict[str, Any]:
@@ -121,7 +132,8 @@ class ConfigParser:
     def extra(self, key_path: str = "") -> Any:
         """What a section's `extra` makes of the keys beside "type" and "args"; "" is the top level's plain keys."""
         section, value, steps = self._find(key_path)
-        return self._or_error(lambda: build_extra(section, value, steps))
+        assert isinstance(section, Sections)
+        return self._or_error(lambda: section.build_extra(value, steps))
 
     def problem(self, dotted_path: str, text: str) -> Problem:
         """What is wrong with the value at a key path: `text`, such as `is not one of ...`, after the value."""
@@ -138,8 +150,8 @@ class ConfigParser:
         return self._layers.origin(self._steps(key_path))
 
     def _lines(self, problems: Sequence[Problem]) -> list[str]:
-        """With what has set each, in the order of the file."""
-        ordered = sorted(problems, key=lambda problem: position(problem.key_path, self._layers.values))
+        """Each with its origin, in the order of the file."""
+        ordered = sorted(problems, key=lambda problem: _position(problem.key_path, self._layers.values))
         return [f"{self._layers.origin(problem.key_path)}: {problem}" for problem in ordered]
 
     def _override(self, override: Override) -> None:
@@ -180,3 +192,15 @@ class ConfigParser:
             return make()
         except InvalidConfig as error:
             raise self.error(error.problems) from error
+
+
+def _position(key_path: KeyPath, root: Any) -> tuple[float, ...]:
+    """Sorts key paths in the order of the values in `root`; what is not there comes last in its object."""
+    numbers: list[float] = []
+    for step in key_path:
+        steps = list(root) if isinstance(root, dict) else list(range(len(root))) if isinstance(root, list) else []
+        if step not in steps:
+            return (*numbers, float("inf"))
+        numbers.append(steps.index(step))
+        root = root[step]
+    return tuple(numbers)

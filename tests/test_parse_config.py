@@ -45,7 +45,7 @@ REFUSED: dict[str, tuple[str, Any, str, str]] = {
     "fault7-settings": ("trainer.epoch", 1, "trainer.epoch", '"epochs"'),
     "fault7-args": ("loss.heads.age.args.gama", 1, "loss.heads.age.args.gama", '"gamma"'),
     "fault7-beside-type": ("lr_scheduler.intervall", "step", "lr_scheduler.intervall", '"interval"'),
-    "fault7-argument-beside-type": ("optimizer.lr", 1, "optimizer.lr", "did you mean optimizer.args.lr?"),
+    "fault7-argument-beside-type": ("optimizer.lr", 1, "optimizer.lr", "known: type, args"),
     "fault7-group": ("loss.head", {}, "loss.head", '"heads"'),
     "fault7-label": ("labels.attributes.age.bin", [1], "labels.attributes.age.bin", '"bins"'),
     "fault8": ("trainer.epochs", "50", "trainer.epochs", "integer"),
@@ -70,8 +70,8 @@ REFUSED: dict[str, tuple[str, Any, str, str]] = {
     "faultS2-module": ("optimizer.type", "os.system", "optimizer.type", "Adam, SGD"),
     "faultS2-through-a-module": ("optimizer.type", "logging.os.system", "optimizer.type", "Adam, SGD"),
     "faultS2-dunder": ("optimizer.type", "__class__", "optimizer.type", "Adam, SGD"),
-    "faultS2-dunder-argument": ("optimizer.args.__class__", 1, "optimizer.args.__class__", "is not an argument"),
-    "injected": ("optimizer.args.params", 1, "optimizer.args.params", "remove it"),
+    "faultS2-dunder-argument": ("optimizer.args.__class__", 1, "optimizer.args.__class__", "is not a known key"),
+    "injected": ("optimizer.args.params", 1, "optimizer.args.params", "is not a known key"),
     "choice": ("lr_scheduler.interval", "steps", "lr_scheduler.interval", '"step"'),
     "missing-section": ("optimizer", ..., "optimizer", "is missing"),
     "missing-inner-section": ("transforms.eval", ..., "transforms.eval", "is missing"),
@@ -207,10 +207,6 @@ def test_constructors_own_refusals_are_config_errors() -> None:
     ]
     assert lines_of(lambda: config.build("labels")) == [
         "--set labels.attributes.age.bins=[2,1]: labels.attributes.age.bins must rise"
-    ]
-    write("c.json", edited("transforms.train.0.args", {"p": 2}))
-    assert lines_of(lambda: read("c.json").build("transforms.train")) == [
-        "c.json: transforms.train.0.args.p = 2 must be less than or equal to 1"
     ]
 
 

@@ -128,7 +128,7 @@ def test_a_config_may_name_every_optimizer() -> None:
     ("config", "key_path", "value"),
     [
         ({"type": "Adm"}, ("type",), '"Adam"'),
-        ({"type": "Adam", "args": {"maximize": True}}, ("args", "maximize"), "remove"),
+        ({"type": "Adam", "args": {"maximize": True}}, ("args", "maximize"), "not a known key"),
         ({"type": "AdamP", "args": {"lr": "fast"}}, ("args", "lr"), "number"),
         ({"type": "Adam", "layer_decay": 0}, ("layer_decay",), "greater than 0"),
         ({"type": "Adam", "lookahead": {"alph": 0.5}}, ("lookahead", "alph"), '"alpha"'),

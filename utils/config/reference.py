@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from utils.config.sections import NamedSections, Section, Sections, Settings, TypedList, TypedSection
+from utils.config.sections import NamedSections, Section, Sections, Settings, TypedList, TypedSection, no_keys
 from utils.config.signatures import arguments_schema
 
 PLAIN_TYPES = {
@@ -34,7 +34,7 @@ def reference(sections: Sections) -> str:
         "",
         "## Plain keys",
         "",
-        *_table(arguments_schema(sections.extra or _nothing)),
+        *_table(arguments_schema(sections.extra)),
     ]
     described: dict[int, str] = {}
     for key, section in sections.parts.items():
@@ -48,7 +48,7 @@ def _described(section: Section, key: str, described: dict[int, str]) -> Iterato
     optional = " It may be left out, or null." if section.optional else ""
     if isinstance(section, Settings):
         schema = arguments_schema(section.component, section.injected)
-        yield from (f"{_sentence(schema)}{optional}", "", *_table(schema))
+        yield from (f"{schema['description']}{optional}", "", *_table(schema))
     elif isinstance(section, TypedSection):
         yield f"One `type`, with its `args`.{optional}"
         yield from _types(section, key, described)
@@ -56,12 +56,9 @@ def _described(section: Section, key: str, described: dict[int, str]) -> Iterato
         yield f"A list of objects with a `type` and `args`.{optional}"
         yield from _types(section.section, key, described)
     elif isinstance(section, NamedSections):
-        yield f"By a name of your choice.{optional}"
-        yield from ("", *_described(section.section, key, described))
+        yield from (f"By a name of your choice.{optional}", "", *_described(section.section, key, described))
     elif isinstance(section, Sections):
-        yield f"An object.{optional}"
-        if section.extra is not None:
-            yield from ("", *_table(arguments_schema(section.extra)))
+        yield from (f"An object.{optional}", "", *_table(arguments_schema(section.extra)))
         for name, inner in section.parts.items():
             yield from ("", f"### `{key}.{name}`", "", *_described(inner, f"{key}.{name}", described))
 
@@ -71,42 +68,35 @@ def _types(section: TypedSection, key: str, described: dict[int, str]) -> Iterat
         yield from ("", f"Types: those of `{described[id(section)]}`.")
         return
     described[id(section)] = key
-    if section.extra is not None:
+    if section.extra is not no_keys:
         yield from ("", "Beside `type` and `args`:", "", *_table(arguments_schema(section.extra)))
     for name, inner in section.parts.items():
         yield from ("", f"`{name}`:", "", *_described(inner, name, described))
     yield from ("", "Types:", "")
-    many = len(section.names) > MOST_TABLES
-    for name, component in section.names.items():
-        schema = arguments_schema(component, section.injected, section.deferred)
-        properties: Mapping[str, Any] = schema.get("properties", {})
-        own = section.defaults.get(name, {})
-        properties = {key: inner | ({"default": own[key]} if key in own else {}) for key, inner in properties.items()}
-        if many:
+    for name in section.names:
+        schema = section.arguments_schema(name)
+        properties, sentence = schema["properties"], schema.get("description", "")
+        if len(section.names) > MOST_TABLES:
             arguments = ", ".join(_short(argument, inner) for argument, inner in properties.items())
-            yield f"- `{name}`: {' '.join([_sentence(schema), arguments or 'no arguments'])}"
+            yield f"- `{name}`: {sentence} {arguments or 'no arguments'}"
         else:
-            yield f"- `{name}`: {_sentence(schema)}"
-            rows = _table({**schema, "properties": properties})
-            yield from ("", *(f"  {row}" for row in rows), "") if properties else ("",)
+            yield from (f"- `{name}`: {sentence}", "", *(f"  {row}" for row in _table(schema)), "")
 
 
 def _table(schema: Mapping[str, Any]) -> list[str]:
-    needed = schema.get("required", [])
-    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    for key, inner in schema.get("properties", {}).items():
-        default = f"`{json.dumps(inner['default'], ensure_ascii=False)}`" if "default" in inner else ""
-        cells = (f"`{key}`", _type(inner), default or ("needed" if key in needed else ""), inner.get("description", ""))
+    """None where there are no keys."""
+    rows = []
+    for key, inner in schema["properties"].items():
+        default = "needed" if key in schema.get("required", []) else ""
+        if "default" in inner:
+            default = f"`{json.dumps(inner['default'], ensure_ascii=False)}`"
+        cells = (f"`{key}`", _type(inner), default, inner.get("description", ""))
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return rows
+    return ["| key | type | default | meaning |", "|---|---|---|---|", *rows] if rows else []
 
 
 def _short(key: str, schema: Mapping[str, Any]) -> str:
     return f"`{key} = {json.dumps(schema['default'])}`" if "default" in schema else f"`{key}`"
-
-
-def _sentence(schema: Mapping[str, Any]) -> str:
-    return str(schema.get("description", ""))
 
 
 def _type(schema: Mapping[str, Any]) -> str:
@@ -121,7 +111,3 @@ def _type(schema: Mapping[str, Any]) -> str:
         words = f"list of {_type(schema['items'])}"
     limits = [f"{word} {schema[limit]:g}" for limit, word in LIMITS.items() if limit in schema]
     return ", ".join([words, *limits])
-
-
-def _nothing() -> None:
-    """No keys."""

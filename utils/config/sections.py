@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from utils.config.signatures import (
     argument_names,
@@ -20,7 +20,7 @@ from utils.config.signatures import (
     convert_arguments,
     default_arguments,
 )
-from utils.errors import InvalidConfig, KeyPath, Problem, dotted
+from utils.errors import InvalidConfig, KeyPath, Problem
 from utils.wording import format_value, kind, not_one_of, one_of
 
 Component = Callable[..., Any]
@@ -31,6 +31,10 @@ def exported(module: ModuleType) -> dict[str, Component]:
     return {name: getattr(module, name) for name in module.__all__}
 
 
+def no_keys() -> None:
+    """The signature of an object without plain keys."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section(ABC):
     """One part of the config.
@@ -39,6 +43,8 @@ class Section(ABC):
     """
 
     optional: bool = False
+    json_type: ClassVar[type] = dict
+    expected: ClassVar[str] = "an object"
 
     def problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
         """What is wrong with the value at `key_path`."""
@@ -56,22 +62,13 @@ class Section(ABC):
         """The value with the defaults of all that it leaves out, in the schema's order; what is wrong is left alone."""
         return self._with_defaults(value) if isinstance(value, self.json_type) else value
 
-    def without_defaults(self, value: Any) -> Any:
-        """The value without what equals its default: `with_defaults` gives it back."""
-        return self._without_defaults(value) if isinstance(value, self.json_type) else value
-
-    @property
-    def json_type(self) -> type:
-        return dict
-
-    @property
-    def expected(self) -> str:
-        """What is expected here, in words."""
-        return "an object"
-
     def part(self, step: str | int) -> Section:
         """The section of an inner key. Raises KeyError if there is none."""
         raise KeyError(step)
+
+    @abstractmethod
+    def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
+        """The object, list or dict that a checked value describes. Raises InvalidConfig, its key paths absolute."""
 
     @abstractmethod
     def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]: ...
@@ -81,13 +78,6 @@ class Section(ABC):
 
     @abstractmethod
     def _with_defaults(self, value: Any) -> Any: ...
-
-    @abstractmethod
-    def _without_defaults(self, value: Any) -> Any: ...
-
-    @abstractmethod
-    def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
-        """The object, list or dict that a checked value describes. Raises InvalidConfig, its key paths absolute."""
 
 
 @dataclass(frozen=True)
@@ -100,27 +90,77 @@ class Settings(Section):
     component: Component
     injected: tuple[str, ...] = ()
 
+    def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
+        return None if value is None and self.optional else _call(self.component, value or {}, key_path, injected)
+
     def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
-        return argument_problems(self.component, value, key_path, self.injected, also_known=())
+        return argument_problems(self.component, value, key_path, self.injected)
 
     def _schema(self) -> dict[str, Any]:
         return arguments_schema(self.component, self.injected)
 
     def _with_defaults(self, value: Any) -> Any:
-        return _filled_in(value, self.component, default_arguments(self.component, self.injected))
-
-    def _without_defaults(self, value: Any) -> Any:
-        return _differing(value, default_arguments(self.component, self.injected))
-
-    def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
-        return None if value is None and self.optional else _call(self.component, value or {}, key_path, injected)
+        return _filled_in(value, self.component, self.injected)
 
 
 @dataclass(frozen=True)
-class TypedSection(Section):
+class Sections(Section):
+    """An object with a section for each key of `parts`, and the plain keys that the signature of `extra` describes."""
+
+    parts: Mapping[str, Section] = field(default_factory=dict)
+    extra: Component = no_keys
+    own_keys: ClassVar[tuple[str, ...]] = ()
+
+    def part(self, step: str | int) -> Section:
+        return self.parts[str(step)]
+
+    def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
+        value = value or {}
+        entries = ((key, section, value.get(key)) for key, section in self.parts.items())
+        return _build_all(entries, key_path, injected)
+
+    def build_extra(self, value: Any, key_path: KeyPath) -> Any:
+        """What `extra` makes of the plain keys. Raises InvalidConfig."""
+        return _call(self.extra, self._plain(value or {}), key_path, {})
+
+    def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
+        problems = []
+        for key, section in self.parts.items():
+            if key in value:
+                problems += section.problems(value[key], (*key_path, key))
+            elif not section.optional:
+                problems.append(Problem((*key_path, key), f"is missing: {section.expected}"))
+        also_known = (*self.own_keys, *self.parts)
+        return problems + argument_problems(self.extra, self._plain(value), key_path, also_known=also_known)
+
+    def _schema(self) -> dict[str, Any]:
+        extra = arguments_schema(self.extra)
+        parts = {key: section.schema() for key, section in self.parts.items()}
+        required = [key for key, section in self.parts.items() if not section.optional]
+        return {
+            "type": "object",
+            "properties": {**extra["properties"], **parts},
+            "required": [*extra.get("required", []), *required],
+            "additionalProperties": False,
+        }
+
+    def _with_defaults(self, value: Any) -> Any:
+        parts = {
+            key: section.with_defaults(value.get(key))
+            for key, section in self.parts.items()
+            if key in value or section.optional
+        }
+        return {**_filled_in(self._plain(value), self.extra), **parts}
+
+    def _plain(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: inner for key, inner in value.items() if key not in (*self.own_keys, *self.parts)}
+
+
+@dataclass(frozen=True)
+class TypedSection(Sections):
     """`{"type": name, "args": {...}}`, with the keys beside them that `extra`'s signature and `parts` describe.
 
-    names: what `type` may say;
+    names: what `type` may name;
     injected: parameters that the program passes to those that have them;
     extra: a callable that takes the plain keys beside "type" and "args";
     parts: the sections beside "type" and "args";
@@ -131,24 +171,30 @@ class TypedSection(Section):
 
     names: Mapping[str, Component]
     injected: tuple[str, ...] = ()
-    extra: Component | None = None
-    parts: Mapping[str, Section] = field(default_factory=dict)
+    parts: Mapping[str, Section] = field(default_factory=dict, kw_only=True)
+    extra: Component = field(default=no_keys, kw_only=True)
     deferred: tuple[str, ...] = ()
     nested: str | None = None
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own_keys: ClassVar[tuple[str, ...]] = ("type", "args")
+    expected: ClassVar[str] = 'an object with "type" and "args"'
 
-    @property
-    def expected(self) -> str:
-        return 'an object with "type" and "args"'
+    def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
+        if value is None:
+            return None
+        return _call(self.names[value["type"]], value["args"], (*key_path, "args"), injected)
 
-    def part(self, step: str | int) -> Section:
-        return self.parts[str(step)]
+    def arguments_schema(self, name: str) -> dict[str, Any]:
+        """The JSON Schema of the arguments of a type."""
+        schema = arguments_schema(self.names[name], self.injected, self.deferred)
+        own = {
+            key: {**schema["properties"][key], "default": value} for key, value in self.defaults.get(name, {}).items()
+        }
+        return {**schema, "properties": {**schema["properties"], **own}}
 
     def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
-        name = value.get("type")
-        arguments = value.get("args", {})
-        component = self._component(value)
-        problems = []
+        name, arguments, component = value.get("type"), value.get("args", {}), self._component(value)
+        problems, inside = super()._problems(value, key_path), (*key_path, "args")
         if "type" not in value:
             problems.append(Problem((*key_path, "type"), f"is missing: {one_of(self.names)}"))
         elif component is None:
@@ -156,129 +202,42 @@ class TypedSection(Section):
             problems.append(Problem((*key_path, "type"), f"= {format_value(name)} {wrong}"))
         if not isinstance(arguments, dict):
             wrong = f"= {format_value(arguments)} is {kind(arguments)}; an object is expected"
-            problems.append(Problem((*key_path, "args"), wrong))
+            problems.append(Problem(inside, wrong))
         elif component is not None:
-            inside = (*key_path, "args")
             problems += argument_problems(component, arguments, inside, self.injected, deferred=self.deferred)
             if self.nested in arguments:
-                problems += self._list().problems(arguments[self.nested], (*inside, str(self.nested)))
-        others = self._others(value)
-        own = argument_names(component) if component is not None else []
-        for key in [key for key in others if key in own and key not in argument_names(self._extra)]:
-            meant = dotted((*key_path, "args", key))
-            problems.append(Problem((*key_path, key), f"is not a known key; did you mean {meant}?"))
-            del others[key]
-        for key, section in self.parts.items():
-            problems += section.problems(value.get(key), (*key_path, key))
-        return problems + argument_problems(self._extra, others, key_path, also_known=("type", "args", *self.parts))
+                problems += TypedList(self).problems(arguments[self.nested], (*inside, str(self.nested)))
+        return problems
 
     def _schema(self) -> dict[str, Any]:
         choices, rules = [], []
-        for name, component in self.names.items():
-            arguments = arguments_schema(component, self.injected, self.deferred)
-            for argument, default in self.defaults.get(name, {}).items():
-                arguments["properties"] = {**arguments["properties"], argument: {"default": default}}
-            choice = {"const": name}
-            if "description" in arguments:
-                choice["description"] = arguments["description"]
-            choices.append(choice)
-            then: dict[str, Any] = {"properties": {"args": arguments}}
-            if "required" in arguments:
-                then["required"] = ["args"]
-            rules.append({"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": then})
-        extra = arguments_schema(self._extra)
-        beside = {**extra.get("properties", {}), **{key: section.schema() for key, section in self.parts.items()}}
+        for name in self.names:
+            arguments = self.arguments_schema(name)
+            choices.append({"const": name, **{key: arguments[key] for key in ("description",) if key in arguments}})
+            needed = {"required": ["args"]} if "required" in arguments else {}
+            condition = {"properties": {"type": {"const": name}}, "required": ["type"]}
+            rules.append({"if": condition, "then": {"properties": {"args": arguments}, **needed}})
+        beside = super()._schema()
         return {
-            "type": "object",
-            "properties": {"type": {"oneOf": choices}, "args": {"type": "object"}, **beside},
-            "required": ["type", *extra.get("required", [])],
-            "additionalProperties": False,
+            **beside,
+            "properties": {"type": {"oneOf": choices}, "args": {"type": "object"}, **beside["properties"]},
+            "required": ["type", *beside["required"]],
             "allOf": rules,
         }
 
     def _with_defaults(self, value: Any) -> Any:
         component, arguments = self._component(value), value.get("args", {})
-        filled: dict[str, Any] = {key: value[key] for key in ("type", "args") if key in value}
+        filled: dict[str, Any] = {key: value[key] for key in self.own_keys if key in value}
         if component is not None and isinstance(arguments, dict):
-            filled["args"] = _filled_in(arguments, component, self._defaults(value), self.injected)
+            own = {**self.defaults.get(value["type"], {}), **arguments}
+            filled["args"] = _filled_in(own, component, self.injected)
             if self.nested in filled["args"]:
-                filled["args"][self.nested] = self._list().with_defaults(filled["args"][self.nested])
-        filled |= _filled_in(self._others(value), self._extra, default_arguments(self._extra))
-        return filled | {key: section.with_defaults(value.get(key)) for key, section in self.parts.items()}
-
-    def _without_defaults(self, value: Any) -> Any:
-        arguments = _differing(value["args"], self._defaults(value))
-        if self.nested in arguments:
-            arguments[self.nested] = self._list().without_defaults(arguments[self.nested])
-        parts = {key: section.without_defaults(value[key]) for key, section in self.parts.items() if value[key]}
-        return {
-            "type": value["type"],
-            **({"args": arguments} if arguments else {}),
-            **_differing(self._others(value), default_arguments(self._extra)),
-            **parts,
-        }
-
-    def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
-        if value is None:
-            return None
-        return _call(self.names[value["type"]], value["args"], (*key_path, "args"), injected)
-
-    @property
-    def _extra(self) -> Component:
-        return self.extra or _no_extra
+                filled["args"][self.nested] = TypedList(self).with_defaults(filled["args"][self.nested])
+        return {**filled, **super()._with_defaults(value)}
 
     def _component(self, value: Mapping[str, Any]) -> Component | None:
         name = value.get("type")
         return self.names.get(name) if isinstance(name, str) else None
-
-    def _defaults(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            **default_arguments(self.names[value["type"]], self.injected),
-            **self.defaults.get(value["type"], {}),
-        }
-
-    def _others(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        """What is beside "type", "args" and the parts."""
-        return {key: inner for key, inner in value.items() if key not in ("type", "args", *self.parts)}
-
-    def _list(self) -> TypedList:
-        return TypedList(self)
-
-
-@dataclass(frozen=True)
-class TypedList(Section):
-    """A list of `TypedSection`s."""
-
-    section: TypedSection
-
-    @property
-    def json_type(self) -> type:
-        return list
-
-    @property
-    def expected(self) -> str:
-        return 'a list of objects with "type" and "args"'
-
-    def part(self, step: str | int) -> Section:  # noqa: ARG002
-        return self.section
-
-    def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
-        return [
-            each for number, inner in enumerate(value) for each in self.section.problems(inner, (*key_path, number))
-        ]
-
-    def _schema(self) -> dict[str, Any]:
-        return {"type": "array", "items": self.section.schema()}
-
-    def _with_defaults(self, value: Any) -> Any:
-        return [self.section.with_defaults(inner) for inner in value]
-
-    def _without_defaults(self, value: Any) -> Any:
-        return [self.section.without_defaults(inner) for inner in value]
-
-    def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
-        entries = {number: (self.section, inner) for number, inner in enumerate(value or [])}
-        return list(_build_all(entries, key_path, injected).values())
 
 
 @dataclass(frozen=True)
@@ -290,6 +249,10 @@ class NamedSections(Section):
     def part(self, step: str | int) -> Section:  # noqa: ARG002
         return self.section
 
+    def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
+        entries = ((name, self.section, inner) for name, inner in (value or {}).items())
+        return _build_all(entries, key_path, injected)
+
     def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
         return [each for name, inner in value.items() for each in self.section.problems(inner, (*key_path, name))]
 
@@ -299,83 +262,40 @@ class NamedSections(Section):
     def _with_defaults(self, value: Any) -> Any:
         return {name: self.section.with_defaults(inner) for name, inner in value.items()}
 
-    def _without_defaults(self, value: Any) -> Any:
-        return {name: self.section.without_defaults(inner) for name, inner in value.items()}
-
-    def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
-        return _build_all({name: (self.section, inner) for name, inner in (value or {}).items()}, key_path, injected)
-
 
 @dataclass(frozen=True)
-class Sections(Section):
-    """An object with a section for each key, and the plain keys that `extra`'s signature describes."""
+class TypedList(Section):
+    """A list of `TypedSection`s."""
 
-    parts: Mapping[str, Section]
-    extra: Component | None = None
+    section: TypedSection
+    json_type: ClassVar[type] = list
+    expected: ClassVar[str] = 'a list of objects with "type" and "args"'
 
-    def part(self, step: str | int) -> Section:
-        return self.parts[str(step)]
-
-    def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
-        problems = []
-        for key, section in self.parts.items():
-            if key in value:
-                problems += section.problems(value[key], (*key_path, key))
-            elif not section.optional:
-                problems.append(Problem((*key_path, key), f"is missing: {section.expected}"))
-        return problems + argument_problems(
-            self.extra or _no_extra, self._others(value), key_path, also_known=tuple(self.parts)
-        )
-
-    def _schema(self) -> dict[str, Any]:
-        extra = arguments_schema(self.extra or _no_extra)
-        parts = {key: section.schema() for key, section in self.parts.items()}
-        required = [key for key, section in self.parts.items() if not section.optional]
-        return {
-            "type": "object",
-            "properties": {**extra.get("properties", {}), **parts},
-            "required": [*extra.get("required", []), *required],
-            "additionalProperties": False,
-        }
-
-    def _with_defaults(self, value: Any) -> Any:
-        extra = self.extra or _no_extra
-        parts = {
-            key: section.with_defaults(value.get(key))
-            for key, section in self.parts.items()
-            if key in value or section.optional
-        }
-        return {**_filled_in(self._others(value), extra, default_arguments(extra)), **parts}
-
-    def _without_defaults(self, value: Any) -> Any:
-        parts = {
-            key: section.without_defaults(value[key]) for key, section in self.parts.items() if value[key] is not None
-        }
-        return {**_differing(self._others(value), default_arguments(self.extra or _no_extra)), **parts}
+    def part(self, step: str | int) -> Section:  # noqa: ARG002
+        return self.section
 
     def build(self, value: Any, key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
-        value = value or {}
-        return _build_all({key: (section, value.get(key)) for key, section in self.parts.items()}, key_path, injected)
+        entries = ((number, self.section, inner) for number, inner in enumerate(value or []))
+        return list(_build_all(entries, key_path, injected).values())
 
-    def _others(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: inner for key, inner in value.items() if key not in self.parts}
+    def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
+        entries = enumerate(value)
+        return [each for number, inner in entries for each in self.section.problems(inner, (*key_path, number))]
 
+    def _schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": self.section.schema()}
 
-def build_extra(section: Section, value: Any, key_path: KeyPath) -> Any:
-    """What the `extra` of a TypedSection or a Sections makes of the keys that it describes. Raises InvalidConfig."""
-    assert isinstance(section, (TypedSection, Sections))
-    assert section.extra is not None
-    own = {*section.parts, "type", "args"} if isinstance(section, TypedSection) else {*section.parts}
-    return _call(section.extra, {key: inner for key, inner in (value or {}).items() if key not in own}, key_path, {})
+    def _with_defaults(self, value: Any) -> Any:
+        return [self.section.with_defaults(inner) for inner in value]
 
 
 def _build_all(
-    entries: Mapping[Any, tuple[Section, Any]], key_path: KeyPath, injected: Mapping[str, Any]
+    entries: Iterable[tuple[Any, Section, Any]], key_path: KeyPath, injected: Mapping[str, Any]
 ) -> dict[Any, Any]:
-    """Each entry's section and value -> what is built of it. Raises InvalidConfig with the problems of all."""
+    """What is built of each key, section and value. Raises InvalidConfig with the problems of all."""
     built: dict[Any, Any] = {}
     problems: list[Problem] = []
-    for key, (section, value) in entries.items():
+    for key, section, value in entries:
         try:
             built[key] = section.build(value, (*key_path, key), injected)
         except InvalidConfig as error:
@@ -385,25 +305,14 @@ def _build_all(
     return built
 
 
-def _filled_in(
-    arguments: Mapping[str, Any], component: Component, defaults: Mapping[str, Any], injected: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def _filled_in(arguments: Mapping[str, Any], component: Component, injected: tuple[str, ...] = ()) -> dict[str, Any]:
     """The arguments with the defaults of those left out, in the order of the signature; unknown ones last."""
-    known = argument_names(component, injected)
-    filled = {**copy.deepcopy(dict(defaults)), **arguments}
-    return {**{name: filled[name] for name in known if name in filled}, **filled}
-
-
-def _differing(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if name not in defaults or defaults[name] != value}
-
-
-def _no_extra() -> None:
-    """No keys beside the known ones."""
+    filled = {**copy.deepcopy(default_arguments(component, injected)), **arguments}
+    return {**{name: filled[name] for name in argument_names(component, injected) if name in filled}, **filled}
 
 
 def _call(component: Component, arguments: Mapping[str, Any], key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
-    """What the program passes counts where the arguments say null, or nothing."""
+    """What the program passes counts where the arguments hold null, or nothing."""
     passed = {name: value for name, value in injected.items() if name in argument_names(component)}
     given = {name: value for name, value in arguments.items() if value is not None or name not in passed}
     try:

@@ -38,7 +38,7 @@ from pydantic_core import PydanticCustomError
 
 from utils.config.pydantic_errors import explain, resolved_schema
 from utils.errors import InvalidConfig, KeyPath, Problem
-from utils.wording import format_value
+from utils.wording import first_line, format_value
 
 __all__ = [
     "Fraction",
@@ -46,7 +46,6 @@ __all__ = [
     "NonNegativeInt",
     "PositiveFloat",
     "PositiveInt",
-    "Probability",
     "argument_names",
     "argument_problems",
     "arguments_schema",
@@ -57,8 +56,7 @@ __all__ = [
 ]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-"""A share, 0 to 1."""
-Probability = Fraction
+"""0 to 1."""
 
 _NOT_JSON: Any = object()
 _PLAIN = (bool, int, float, str, Path, type(None))
@@ -71,20 +69,20 @@ def argument_problems(
     arguments: Mapping[str, Any],
     key_path: KeyPath = (),
     injected: tuple[str, ...] = (),
-    also_known: tuple[str, ...] | None = None,
+    also_known: tuple[str, ...] = (),
     deferred: tuple[str, ...] = (),
 ) -> list[Problem]:
-    """What is wrong with JSON `arguments` for `callable_`, in the order of `arguments`.
+    """What is wrong with JSON `arguments` for `callable_`.
 
-    key_path: where they stand in the config; injected: parameters that the program passes;
-    deferred: parameters that may be left out, since the program then passes them; also_known: the other keys of the
-    object that these arguments stand in; where given, they are spoken of as keys."""
+    key_path: of the arguments in the config;
+    injected: parameters that the program passes;
+    also_known: other keys of the object that the arguments stand in;
+    deferred: parameters that may be left out, since the program passes them then.
+    """
     try:
         _adapter(callable_, injected, deferred).validate_json(json.dumps(arguments))
     except ValidationError as error:
-        schema = _own_schema(callable_, injected, deferred)
-        taken = tuple(name for name in injected if name in _parameters(callable_))
-        return explain(error, dict(arguments), key_path, schema, callable_.__name__, taken, also_known)
+        return explain(error, dict(arguments), key_path, _own_schema(callable_, injected, deferred), also_known)
     return []
 
 
@@ -97,36 +95,33 @@ def convert_arguments(callable_: Callable[..., Any], arguments: Mapping[str, Any
 def constructor_problems(
     callable_: Callable[..., Any], arguments: Mapping[str, Any], key_path: KeyPath, error: Exception
 ) -> list[Problem]:
-    """What a constructor's own ValueError or TypeError says of its arguments, at `key_path` of the config."""
+    """What a constructor's own error says of its arguments, which are at `key_path` of the config."""
     located = locate(error, arguments, key_path)
     if located:
         return located
     if isinstance(error.__cause__, ValidationError):  # albumentations checks its arguments with pydantic, too
-        return explain(error.__cause__, dict(arguments), key_path, {}, callable_.__name__, (), None)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    message = lines[0]
-    defaults = default_arguments(callable_)
+        return explain(error.__cause__, dict(arguments), key_path, {}, ())
+    message, defaults = first_line(error), default_arguments(callable_)
     given = {name: value for name, value in arguments.items() if name not in defaults or value != defaults[name]}
-    meant = [name for name, value in given.items() if _speaks_of(message, name, value)]
+    meant = [name for name, value in given.items() if _mentions(message, name, value)]
+    text = f"{callable_.__name__} refuses it: {message}"
     if len(meant) == 1:
-        refused = format_value(arguments[meant[0]])
-        return [Problem((*key_path, meant[0]), f"= {refused}: {callable_.__name__} refuses it: {message}")]
-    return [Problem(key_path, f"= {format_value(given)}: {callable_.__name__} refuses them: {message}")]
+        return [Problem((*key_path, meant[0]), f"= {format_value(arguments[meant[0]])}: {text}")]
+    return [Problem(key_path, f"= {format_value(given)}: {text}")]
 
 
 def locate(error: Exception, arguments: Collection[str], key_path: KeyPath) -> list[Problem]:
-    """The problems of an error of our own, whose message begins with an argument ("gamma = -1 must be at least 0") or
-    which is an InvalidConfig; none of other errors. key_path: where the arguments are in the config."""
+    """The problems of an InvalidConfig, or of a message that begins with an argument ("gamma = -1 must be at least 0");
+    none of other errors. key_path: of the arguments in the config."""
     if isinstance(error, InvalidConfig):
         return [problem.under(key_path) for problem in error.problems]
     argument, _, text = str(error).partition(" ")
     return [Problem((*key_path, argument), text)] if argument in arguments else []
 
 
-def _speaks_of(message: str, name: str, value: Any) -> bool:
-    """Whether a foreign error message holds an argument's name, or its value ("Invalid learning rate: -1.0")."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    words = [name, *([str(value), str(float(value))] if number else [str(value)])]
+def _mentions(message: str, name: str, value: Any) -> bool:
+    """Whether an error message holds an argument's name or value ("Invalid learning rate: -1.0")."""
+    words = [name, str(value)] + ([str(float(value))] if type(value) is int else [])
     return any(re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w.])", message) for word in words)
 
 
@@ -294,14 +289,10 @@ def _clean_container(origin: Any, arguments: tuple[Any, ...]) -> Any:
 
 def _clean_typed_dict(annotation: Any) -> Any:
     fields = {}
-    for name, field in typing_extensions.get_type_hints(annotation, include_extras=True).items():
-        required = name in annotation.__required_keys__
-        if typing_extensions.get_origin(field) in (typing_extensions.NotRequired, typing_extensions.Required):
-            required = typing_extensions.get_origin(field) is typing_extensions.Required
-            field = typing.get_args(field)[0]
-        cleaned = _clean(field)
+    for name, inner in typing_extensions.get_type_hints(annotation, include_extras=True).items():
+        cleaned = _clean(inner)
         cleaned = Any if cleaned is _NOT_JSON else cleaned
-        fields[name] = cleaned if required else typing_extensions.NotRequired[cleaned]
+        fields[name] = cleaned if name in annotation.__required_keys__ else typing_extensions.NotRequired[cleaned]
     return _typed_dict(annotation.__name__, fields)
 
 

@@ -121,7 +121,7 @@ BAD_TRANSFORMS: list[tuple[Any, tuple[Any, ...], str]] = [
     ({"type": "os.system"}, ("type",), "known names"),
     ({"type": "Compose"}, ("type",), "known names"),
     ({"type": "Lambda"}, ("type",), "known names"),
-    ({"type": "HorizontalFlip", "p": 1}, ("p",), "args.p"),
+    ({"type": "HorizontalFlip", "p": 1}, ("p",), "known: type, args"),
     ({"args": {}}, ("type",), "missing"),
     ("Resize", (), "text"),
     ({"type": "Blur", "args": {"blur_limits": 3}}, ("args", "blur_limits"), "blur_limit"),

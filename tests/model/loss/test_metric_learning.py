@@ -272,13 +272,13 @@ def test_every_loss_and_every_miner_of_the_library_trains_as_it_comes() -> None:
     ("changes", "key_path", "word"),
     [
         ({"args": {"margn": 1}}, ("args", "margn"), "margin"),
-        ({"args": {"distance": "cosine"}}, ("args", "distance"), "remove"),
-        ({"type": "ArcFaceLoss", "args": {"num_classes": 3}}, ("args", "num_classes"), "remove"),
+        ({"args": {"distance": "cosine"}}, ("args", "distance"), "not a known key"),
+        ({"type": "ArcFaceLoss", "args": {"num_classes": 3}}, ("args", "num_classes"), "not a known key"),
         ({"type": "RankedListLoss", "args": {"margin": 1}}, ("args", "Tn"), "missing"),
         ({"type": "TripletLoss"}, ("type",), "TripletMarginLoss"),
         ({"type": "ManifoldLoss"}, ("type",), "not one of"),
         ({"miner": {"type": "HardMiner"}}, ("miner", "type"), "BatchHardMiner"),
-        ({"miner": {"type": "HDCMiner", "args": {"distance": 2}}}, ("miner", "args", "distance"), "remove"),
+        ({"miner": {"type": "HDCMiner", "args": {"distance": 2}}}, ("miner", "args", "distance"), "not a known key"),
         ({"weight": -1}, ("weight",), "equal to 0"),
     ],
 )
