@@ -128,7 +128,7 @@ def synthetic_trainer(
     model = build_model(config, labels, None).to(device)
     side = config["data_loader"]["args"]["input_size"]
     preprocessing = build_transforms(config["transforms"], side, model.mean, model.std).preprocessing
-    loader = SyntheticLoader(preprocessing, LabelTable.of(workplace.records, labels), batches, steps)
+    loader = SyntheticLoader(preprocessing, LabelTable.from_records(workplace.records, labels), batches, steps)
     learner = build_learner(config, labels, model, cast(AttributeDataLoader, loader), device, None)
     run = f"run_{len(list(Path(settings.save_dir).glob('models/*/*')))}"
     folders = RunFolders.in_save_dir(Path(settings.save_dir), config["name"], run)

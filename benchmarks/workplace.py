@@ -159,7 +159,7 @@ class Workplace:
         arguments: data_loader.args
         """
         config = self.config({"data_loader": {"args": arguments}}, save_dir)
-        split = Split(*(LabelTable.of(side, self.labels) for side in (train, validation, [])))
+        split = Split(*(LabelTable.from_records(side, self.labels) for side in (train, validation, [])))
         on = device or torch.device("cpu")
         model = self.small_model
         return lambda: build_data_loader(config, split, model, on)

@@ -99,7 +99,7 @@ class Truth:
 def read_truth(answers: str | None, labels: LabelSpace, records: Sequence[Record]) -> Truth:
     """What the table `answers` tells of the records; without it, what they know themselves. Raises DataError."""
     if answers is None:
-        return Truth(LabelTable.of(records, labels).scoring_targets, [record.person for record in records])
+        return Truth(LabelTable.from_records(records, labels).scoring_targets, [record.person for record in records])
     table = align(read_answers(Path(answers), labels), [record.name for record in records], "the images to predict")
     return Truth(table.classes, table.persons or table.ids)
 

@@ -93,7 +93,7 @@ def test_ideas_validate_on_the_same_people() -> None:
         "-c configs/six_decades.json",
     ):
         config = of_call(call)
-        table = LabelTable.of(records, config.build("labels"))
+        table = LabelTable.from_records(records, config.build("labels"))
         sides.add(config.build("split").divide(table, config.extra().seed).validation_digest())
     assert len(sides) == 1
 

@@ -113,7 +113,7 @@ def main(config_file: str, paths_file: str) -> None:
     records = cycle(splits_of(config, read_label_table(config, labels))[0].split.train.records)
     paths = map(Path, json.loads(Path(paths_file).read_text(encoding="utf-8")))
     images = [replace(record, path=path, name=path.name) for path, record in zip(paths, records, strict=False)]
-    split = Split(*(LabelTable.of(side, labels) for side in (images, [], [])))
+    split = Split(*(LabelTable.from_records(side, labels) for side in (images, [], [])))
     model = build_model(config, labels, None)
     device = torch.device("cpu")
     print(first_batch_seconds(lambda: build_data_loader(config, split, model, device)))

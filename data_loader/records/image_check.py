@@ -111,16 +111,15 @@ def _warn_of_sixteen_bit_images(findings: Mapping[str, ImageFinding], bits: Bits
     """Where values stay in the lower half of 16 bits, or go beyond the bits that are set."""
     if bits == "own_maximum":
         return
-    largest = {short_path(path): found.largest_value for path, found in findings.items() if found.largest_value}
+    largest = {path: found.largest_value for path, found in findings.items() if found.largest_value}
     unsuited = {path: value for path, value in largest.items() if value >= 2**bits or (bits == 16 and value < 2**15)}
     if unsuited:
-        title = f"{_count(len(unsuited), '16-bit image')} would be {'nearly black' if bits == 16 else 'partly white'}"
-        highest = max(unsuited.values())
+        path, highest = max(unsuited.items(), key=lambda item: item[1])
         logger.warning(
-            "%s\nthe largest value is %d: set data_loader.args.bits_used_of_16 = %d (it is %s), or to "
+            "%s would be %s: values go up to %d (%s); set data_loader.args.bits_used_of_16 = %d (it is %s), or to "
             '"own_maximum", which scales each image by its own largest value',
-            _listing(title, [f"{path}: values up to {value}" for path, value in unsuited.items()]),
-            highest, max(8, highest.bit_length()), bits,
+            _count(len(unsuited), "16-bit image"), "nearly black" if bits == 16 else "partly white",
+            highest, short_path(path), max(8, highest.bit_length()), bits,
         )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class LabelTable:
     numbers: by attribute with bins, its value, (N,) float64, NaN = unknown
     targets: by head, the class that is trained
 
-        table = LabelTable.of(records, label_space)
+        table = LabelTable.from_records(records, label_space)
         women = table[table.scoring_classes["gender"] == 1]
     """
 
@@ -44,7 +44,9 @@ class LabelTable:
     targets: dict[str, Tensor]
 
     @classmethod
-    def of(cls, records: Sequence[Record], label_space: LabelSpace, problems: list[str] | None = None) -> LabelTable:
+    def from_records(
+        cls, records: Sequence[Record], label_space: LabelSpace, problems: list[str] | None = None
+    ) -> LabelTable:
         """The table of records.
 
         problems: takes a line for each source row with a value that is no class, which counts as unknown here
@@ -54,16 +56,16 @@ class LabelTable:
         training, scoring, numbers = {}, {}, {}
         for name, attribute in label_space.attributes.items():
             values = [record.attributes.get(name) for record in records]
-            converted = {value: _convert(attribute, value) for value in dict.fromkeys(values)}  # a few dozen
-            for record, value in zip(records, values, strict=True):
-                if wrong := converted[value][3]:
-                    found[f"{record.origin}: {wrong}"] = None
-            trained, scored, known, _ = (
-                zip(*(converted[value] for value in values), strict=True) if values else [()] * 4
-            )
-            training[name], scoring[name] = (torch.tensor(each, dtype=torch.int64) for each in (trained, scored))
+            number_of = {value: number for number, value in enumerate(dict.fromkeys(values))}  # a few dozen
+            converted = [_convert(attribute, value) for value in number_of]
+            trained, scored, known, wrong = zip(*converted, strict=True) if converted else [()] * 4
+            rows = torch.tensor([number_of[value] for value in values], dtype=torch.int64)
+            training[name], scoring[name] = (torch.tensor(each, dtype=torch.int64)[rows] for each in (trained, scored))
             if attribute.bins is not None:
-                numbers[name] = torch.tensor(known, dtype=torch.float64)
+                numbers[name] = torch.tensor(known, dtype=torch.float64)[rows]
+            if any(wrong):
+                lines = zip(records, rows.tolist(), strict=True)
+                found |= dict.fromkeys(f"{record.origin}: {wrong[row]}" for record, row in lines if wrong[row])
         if problems is None:
             raise_problems([*found])
         else:

@@ -47,7 +47,7 @@ def read_records(sources: Iterable[BaseSource], label_space: LabelSpace, label_f
             records = [replace(record, attributes=fixed) for record, fixed in zip(records, labels, strict=True)]
         except DataError as error:
             problems += str(error).split("\n")
-    table = LabelTable.of(records, label_space, problems)
+    table = LabelTable.from_records(records, label_space, problems)
     _check_duplicates(records, problems)
     _check_given_parts(records, problems)
     if not problems:
@@ -86,17 +86,15 @@ def _check_duplicates(records: Sequence[Record], problems: list[str]) -> None:
 
 def _check_given_parts(records: Sequence[Record], problems: list[str]) -> None:
     first: dict[str, Record] = {}
-    reported: set[str] = set()
+    wrong: dict[str, str] = {}
     for record in records:
-        if record.part is None:
-            continue
-        other = first.setdefault(record.person, record)
-        if other.part != record.part and record.person not in reported:
-            reported.add(record.person)
-            problems.append(
+        if record.part is not None and (other := first.setdefault(record.person, record)).part != record.part:
+            line = (
                 f'{record.origin}: person "{record.person}" is in {record.part}, but {other.origin} has it in '
                 f"{other.part}; keep a person on one side, or set split_column to null"
             )
+            wrong.setdefault(record.person, line)
+    problems += wrong.values()
 
 
 def _log_source(source: BaseSource, table: LabelTable) -> None:

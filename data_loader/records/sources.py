@@ -97,7 +97,7 @@ class CompetitionFolder(BaseSource):
             if files is None:
                 missing.append(f'{origin}: folder "{folder}" is missing in {images.root}')
                 continue
-            found = set()
+            found, person = set(), re.sub("-[12]$", "", person_id)
             for file in files:
                 stem, extension = os.path.splitext(file.lower())  # noqa: PTH122 (18,900 of them)
                 if file.startswith(".") or extension not in PHOTOGRAPH_EXTENSIONS:
@@ -109,7 +109,6 @@ class CompetitionFolder(BaseSource):
                 found.add(stem)
                 try:
                     known = {"mask": _mask_state(name, stem), **values}
-                    person = re.sub("-[12]$", "", person_id)
                     records.append(Record(images.find(name), name, person, known, origin, person_id=person_id))
                 except ValueError as error:
                     problems.append(f"{origin}: {error}")

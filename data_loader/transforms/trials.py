@@ -99,13 +99,8 @@ def final_size(key_path: KeyPath, transforms: Sequence[Any], problems: list[Prob
     return sizes[0]
 
 
+@lru_cache  # to draw it takes longer than most transforms
 def _noise(height: int, width: int) -> np.ndarray:
-    return _drawn_noise(height, width).copy()  # some transforms write into what they are given
-
-
-@lru_cache
-def _drawn_noise(height: int, width: int) -> np.ndarray:
-    """To draw it takes longer than what most transforms do to it."""
     return numpy_stream(0, "probe", height, width).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -119,7 +114,7 @@ def _try(transform: Any, image: np.ndarray, key: int, force: bool = False) -> tu
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = transform(image=image, **({"force_apply": True} if force else {}))["image"]
+            result = transform(image=image.copy(), **({"force_apply": True} if force else {}))["image"]
     except Exception as error:
         size = f"{image.shape[0]} x {image.shape[1]}"
         raise ValueError(f"cannot take an image of {size} pixels: {first_line(error)}") from error

@@ -12,4 +12,4 @@ from data_loader.splits import Split
 def split_of(
     labels: LabelSpace, train: Sequence[Record], validation: Sequence[Record] = (), test: Sequence[Record] = ()
 ) -> Split:
-    return Split(*(LabelTable.of(side, labels) for side in (train, validation, test)))
+    return Split(*(LabelTable.from_records(side, labels) for side in (train, validation, test)))

@@ -52,7 +52,7 @@ def _records(count: int = 420, seed: int = 1) -> list[Record]:
     return records
 
 
-_table = LabelTable.of
+_table = LabelTable.from_records
 
 
 def _values(records: list[Record], name: str) -> np.ndarray:

@@ -37,7 +37,7 @@ def _records(persons: int = 237, part: Part | None = None, seed: int = 5, prefix
 
 
 def _divide(split: BaseSplit, records: Iterable[Record], labels: LabelSpace, run_seed: int = 0) -> Split:
-    return split.divide(LabelTable.of([*records], labels), run_seed)
+    return split.divide(LabelTable.from_records([*records], labels), run_seed)
 
 
 def _persons(table: LabelTable) -> set[str]:

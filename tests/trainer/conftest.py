@@ -74,7 +74,7 @@ class MemoryLoader(BaseDataLoader):
             }
             for _ in range(total)
         ]
-        table = LabelTable.of([Record(Path(), "", "", row, "") for row in raw], LABELS)
+        table = LabelTable.from_records([Record(Path(), "", "", row, "") for row in raw], LABELS)
         self.targets, self.truth = table.targets, table.scoring_targets
         self.num_train, self.total = num_train, total
         self.batch_size, self.valid_batch_size = batch_size, valid_batch_size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -153,14 +152,9 @@ def test_16_bit_images_whose_values_do_not_suit_the_bits_are_warned_of_each_time
             assert warnings == []
             continue
         (warning,) = warnings
-        lines = warning.splitlines()
-        named = wide[:10] if unsuited == 12 else wide[12:]
-        assert str(unsuited) in lines[0]
-        assert [line.split(":")[0].strip() for line in lines[1 : 1 + len(named)]] == list(map(str, named))
-        suggestion = 12 if bits == 16 else 16
-        assert f"bits_used_of_16 = {suggestion} " in lines[-1]
-        assert str(4095 if bits == 16 else 65535) in lines[-1]
-        assert '"own_maximum"' in lines[-1]
+        for word in (f"{unsuited} 16-bit", *(("4095", "wide 00.png", "bits_used_of_16 = 12 ") if bits == 16 else
+                     ("65535", "wide 12.png", "bits_used_of_16 = 16 ")), '"own_maximum"'):  # fmt: skip
+            assert word in warning
 
 
 def test_a_warning_is_remembered_and_names_the_file_as_the_user_does(
@@ -182,33 +176,22 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
     assert "check.json" in caplog.text
 
 
-def test_an_interrupted_check_goes_on_where_it_was(
-    tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_check_continues(tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "check.json"
     seen: list[Path] = []
 
-    interrupt = True
+    def interrupt(path: Path) -> ImageFinding:
+        if path == paths[2]:
+            raise KeyboardInterrupt
+        return inspect_image(path)
 
     def inspect(path: Path) -> ImageFinding:
-        if interrupt and path == paths[2]:
-            raise KeyboardInterrupt
-        if interrupt:
-            time.sleep(0.02)
         seen.append(path)
         return inspect_image(path)
 
-    monkeypatch.setattr(image_check, "inspect_image", inspect)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(image_check, "inspect_image", interrupt)
     with pytest.raises(KeyboardInterrupt):
         check_images(paths, cache)
-    assert len(seen) < len(paths) - 1  # those that had not begun were let be
-    interrupt = False
-    seen.clear()
+    monkeypatch.setattr(image_check, "inspect_image", inspect)
     assert check_images(paths, cache) == []
     assert sorted(seen) == paths[2:]
-
-
-def test_the_progress_bar_is_silent_where_no_one_looks(paths: list[Path], capfd: pytest.CaptureFixture[str]) -> None:
-    check_images(paths, None, show_progress=True)
-    assert capfd.readouterr() == ("", "")

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from base.label_space import LabelSpace
-from data_loader.records import LabelTable, Record, read_records
+from data_loader.records import Record, read_records
 from data_loader.records.sources import AttributeTable, CompetitionFolder
-from data_loader.splits import PersonSplit
 from utils.errors import DataError
 
 PEOPLE = [
@@ -93,12 +92,6 @@ def test_a_fix_may_mend_what_would_be_refused(competition: Make, labels: LabelSp
         read_records([CompetitionFolder(str(root))], labels)
 
 
-def test_fixes_change_what_a_split_is_stratified_by(read: Read, labels: LabelSpace) -> None:
-    records = read("person,attribute,value\n" + "".join(f"{person},gender,female\n" for person, _, _ in PEOPLE))
-    split = PersonSplit(0.5, ["gender"]).divide(LabelTable.of(records, labels), 0)
-    assert {record.attributes["gender"] for record in split.train.records} == {"female"}
-
-
 def test_attributes_that_the_run_does_not_predict_may_be_fixed(competition: Make, tmp_path: Path) -> None:
     mask_only = LabelSpace({"mask": {"classes": ["wear", "incorrect", "not_wear"]}})
     (tmp_path / "fixes.csv").write_text("person,attribute,value\n004432,gender,male\n")
@@ -141,11 +134,6 @@ def test_bad_fixes_are_reported_with_their_row(read: Read, text: str, words: lis
         read(text)
     assert all(word in str(refusal.value) for word in ["fixes.csv", *words])
     assert "\n" not in str(refusal.value)
-
-
-def test_all_bad_fixes_are_reported_together(read: Read) -> None:
-    with pytest.raises(DataError, match="13 problems"):
-        read("person,attribute,value\n" + "9,age,20\n" * 12 + "004432,age,x\n")
 
 
 def test_a_file_name_of_two_sources_is_ambiguous(labels: LabelSpace, tmp_path: Path) -> None:

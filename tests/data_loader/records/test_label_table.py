@@ -48,7 +48,7 @@ def records() -> list[Record]:
 
 
 def test_columns_are_the_values_one_by_one(joint: LabelSpace, records: list[Record]) -> None:
-    table = LabelTable.of(records, joint)
+    table = LabelTable.from_records(records, joint)
     for row, record in enumerate(records):
         raw = record.attributes
         mask = MASKS.index(raw["mask"])
@@ -64,11 +64,11 @@ def test_columns_are_the_values_one_by_one(joint: LabelSpace, records: list[Reco
 
 
 def test_rows_are_taken_by_index_and_by_mask(joint: LabelSpace, records: list[Record]) -> None:
-    table = LabelTable.of(records, joint)
+    table = LabelTable.from_records(records, joint)
     women = table[table.scoring_classes["gender"] == 1]
     assert women.records == [record for record in records if (record.attributes["gender"] or "").strip() == "female"]
     rows = np.array([7, 3, 3])
-    taken, expected = table[rows], LabelTable.of([records[row] for row in rows], joint)
+    taken, expected = table[rows], LabelTable.from_records([records[row] for row in rows], joint)
     assert taken.records == expected.records
     assert taken.targets["gender_age"].tolist() == expected.targets["gender_age"].tolist()
     assert len(table[np.array([], dtype=np.int64)]) == 0
@@ -78,7 +78,7 @@ def test_rows_are_taken_by_index_and_by_mask(joint: LabelSpace, records: list[Re
 
 
 def test_classes_are_counted(joint: LabelSpace, records: list[Record]) -> None:
-    counts = LabelTable.of(records, joint).class_counts()["gender_age"]
+    counts = LabelTable.from_records(records, joint).class_counts()["gender_age"]
     known = [record.attributes for record in records if record.attributes["gender"] and record.attributes["age"]]
     expected = Counter(
         (raw["gender"].strip(), sum(float(raw["age"]) >= edge for edge in (20, 30, 40, 50, 60))) for raw in known
@@ -87,7 +87,7 @@ def test_classes_are_counted(joint: LabelSpace, records: list[Record]) -> None:
 
 
 def test_absent_classes(joint: LabelSpace, caplog: pytest.LogCaptureFixture) -> None:
-    table = LabelTable.of([_record(0, gender="male", age="25"), _record(1, gender="female", age="61")], joint)
+    table = LabelTable.from_records([_record(0, gender="male", age="25"), _record(1, gender="female", age="61")], joint)
     assert table.absent_classes() == {
         "gender_age": [
             f"{gender} {age}"
@@ -105,20 +105,22 @@ def test_values_that_are_no_class_are_named_once_a_row(joint: LabelSpace) -> Non
     rows = [_record(2, gender="mael"), _record(3, gender="male", age="300")]
     records = [rows[0], rows[0], rows[1]]
     problems: list[str] = []
-    table = LabelTable.of(records, joint, problems)
+    table = LabelTable.from_records(records, joint, problems)
     assert len(problems) == 2
     assert all(word in problems[0] for word in ("row 2", "'mael'", "male, female"))
     assert all(word in problems[1] for word in ("row 3", "'300'", "0 to 120"))
     assert table.training_classes["gender"].tolist() == [-1, -1, 0]
     with pytest.raises(DataError):
-        LabelTable.of(records, joint)
+        LabelTable.from_records(records, joint)
 
 
 def test_letters_are_compared_as_they_look() -> None:
     """A Mac writes Korean letters in parts."""
     labels = LabelSpace({"gender": {"classes": ["남", "여"]}})
     parts = "\u1102\u1161\u11b7"  # the letters of 남 one by one
-    assert LabelTable.of([_record(0, gender=parts), _record(1, gender="여")], labels).targets["gender"].tolist() == [
+    assert LabelTable.from_records([_record(0, gender=parts), _record(1, gender="여")], labels).targets[
+        "gender"
+    ].tolist() == [
         0,
         1,
     ]

@@ -53,7 +53,7 @@ def test_of_large_images_one_is_in_memory_at_a_time(tmp_path: Path) -> None:
 
 def test_an_attribute_that_is_known_of_no_image() -> None:
     labels = LabelSpace({"age": {"bins": [30]}})
-    found = label_statistics(LabelTable.of([Record(Path("a.jpg"), "a.jpg", "a", {}, "")], labels))
+    found = label_statistics(LabelTable.from_records([Record(Path("a.jpg"), "a.jpg", "a", {}, "")], labels))
     assert found["attributes"]["age"]["numbers"] == {}
     assert found["attributes"]["age"]["classes"]["<30"] == {"images": 0, "share": 0.0}
     assert found["attributes"]["age"]["unknown"] == {"images": 1, "share": 1.0}
