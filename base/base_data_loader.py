@@ -36,11 +36,6 @@ class BaseDataLoader(ABC):
 
     @property
     @abstractmethod
-    def train_records(self) -> Sequence[ImageRecord]:
-        """The images that train; a training batch's `indices` count them."""
-
-    @property
-    @abstractmethod
     def validation_records(self) -> Sequence[ImageRecord]:
         """The images that validate; a validation batch's `indices` count them."""
 

@@ -70,10 +70,6 @@ class SyntheticLoader(BaseDataLoader):
         self.train, self.batches, self.steps = train, batches, steps
 
     @property
-    def train_records(self) -> Sequence[Record]:
-        return self.train.records
-
-    @property
     def validation_records(self) -> Sequence[Record]:
         return []
 

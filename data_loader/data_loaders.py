@@ -14,16 +14,15 @@ from torch import Tensor
 from base.base_data_loader import BaseDataLoader
 from base.batch import Batch
 from data_loader.cache import DEFAULT_CACHE_BUDGET_GIB, CachedImages, DiskCache, ImageCache, MemoryCache
-from data_loader.datasets import AugmentedImages, TTAImages
+from data_loader.datasets import PipelineImages
 from data_loader.records.file_signatures import FileSignature
 from data_loader.records.image_check import check_images, number_of_cores
 from data_loader.records.label_table import LabelTable
 from data_loader.records.records import Record
-from data_loader.samplers import BaseSampler, BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
+from data_loader.samplers import BaseSampler, EvaluationBatchSampler, TrainingBatchSampler, every_image_once
 from data_loader.splits import Split
 from data_loader.transforms import Pipeline, TransformLists, build_transforms
-from data_loader.workers import BatchFeed, measured_num_workers
-from utils import distributed
+from data_loader.workers import BatchFeed
 from utils.errors import InvalidConfig, StorageFullError
 
 __all__ = ["AttributeDataLoader"]
@@ -37,11 +36,14 @@ logger = logging.getLogger(__name__)
 class AttributeDataLoader(BaseDataLoader):
     """Batches of a split's images, uint8, with the targets of its label space.
 
+    Where a GPU takes the batches, those of workers are in pinned memory, as far as CUDA allows. Their memory is written
+    again once nothing refers to them, so a batch is held until its copy to the GPU is done.
+
     mean, std: the backbone's own, for transforms that give none
-    device: where the model is
-    image_check_cache: a file that remembers which images are good
+    device: of the model
+    image_check_cache: a file of the images that were found to be good
     cache_folder: of the cache on disk
-    sampler: what an epoch shows of the training images; None: each once, shuffled
+    sampler: what an epoch shows of the training images; None: each once
     input_size: pixels, or [height, width], that both lists of transforms end in; None: whatever they end in
     batch_size: per process
     valid_batch_size: images; None: as batch_size
@@ -56,8 +58,8 @@ class AttributeDataLoader(BaseDataLoader):
         an earlier version, is taken for "disk"
     cache_budget_gib: GiB that the cache (the whole folder) may take
 
-    Raises ConfigError for transforms, for what does not suit the sampler, and for a cache that there is no room for;
-    DataError for images that cannot be read or are fewer than one global batch.
+    Raises InvalidConfig for transforms, and for a cache that does not fit or cannot be written; DataError for images
+    that cannot be read or are fewer than one global batch; StorageFullError where the disk fills up.
     """
 
     def __init__(
@@ -86,46 +88,39 @@ class AttributeDataLoader(BaseDataLoader):
         cache: Literal["none", "memory", "disk", "device"] = "none",
         cache_budget_gib: Annotated[float, Field(gt=0, le=1_000_000)] = DEFAULT_CACHE_BUDGET_GIB,
     ) -> None:
-        if sampler is not None:
-            sampler.check_loader(batch_size, shuffle)
         if isinstance(num_workers, int) and num_workers > number_of_cores():
             logger.info("num_workers = %d, and this process has %d cores", num_workers, number_of_cores())
         pipelines = build_transforms(transforms, input_size, mean, std, bits_used_of_16)
         paths = [record.path for side in (split.train, split.validation) for record in side.records]
         signatures: dict[str, FileSignature] = {}
-        bad = set(
-            check_images(paths, image_check_cache, on_bad_image, bits_used_of_16, show_progress, signatures=signatures)
+        bad = check_images(
+            paths, image_check_cache, on_bad_image, bits_used_of_16, show_progress, signatures=signatures
         )
-        self.train, self.validation = split.train.without(bad), split.validation.without(bad)
+        self.train, self.validation = split.train.without(set(bad)), split.validation.without(set(bad))
         self.label_space = self.train.label_space
         self.batch_size = batch_size
         self.preprocessing = pipelines.preprocessing
-        order = None if sampler is None else sampler.order(self.train)
-        self._sampler = TrainingBatchSampler(
-            len(self.train), batch_size, seed, rank, world_size, shuffle, drop_last, order
-        )
+        order = every_image_once(len(self.train), shuffle) if sampler is None else sampler.order(self.train)
+        self._sampler = TrainingBatchSampler(order, batch_size, seed, rank, world_size, drop_last)
         validation_sampler = EvaluationBatchSampler(
             len(self.validation), valid_batch_size or batch_size, rank, world_size
         )
-        device = device or torch.device("cpu")
-        sides = [(self.train.records, pipelines.train), (self.validation.records, pipelines.evaluation)]
-        requests = [([record.path for record in records], pipeline.prefix) for records, pipeline in sides]
-        cached: list[CachedImages | None] = [None, None]
+        image_cache: ImageCache | None = None
         if cache == "memory":
-            cached = MemoryCache(cache_budget_gib, show_progress).prepare(requests, signatures)
+            image_cache = MemoryCache(cache_budget_gib, show_progress)
         elif cache != "none":
             assert cache_folder is not None, "a cache on disk needs a folder"
-            cached = DiskCache(cache_folder, cache_budget_gib, show_progress).prepare(requests, signatures)
+            image_cache = DiskCache(cache_folder, cache_budget_gib, show_progress)
+        sides = [(self.train, pipelines.train), (self.validation, pipelines.evaluation)]
+        requests = [([record.path for record in table.records], pipeline.prefix) for table, pipeline in sides]
+        cached = [None, None] if image_cache is None else image_cache.prepare(requests, signatures)
         train, validation = (
-            AugmentedImages(paths, pipeline, seed if pipeline is pipelines.train else None, images)
+            PipelineImages(paths, [pipeline], seed, None if images is None else [images])
             for (paths, _), (_, pipeline), images in zip(requests, sides, cached, strict=True)
         )
-        self._train = _Batches(train, self._sampler, self.train, num_workers, device)
-        self._validation = _Batches(validation, validation_sampler, self.validation, num_workers, device)
-
-    @property
-    def train_records(self) -> list[Record]:
-        return self.train.records
+        on_gpu = device is not None and device.type == "cuda"
+        self._train_feed = BatchFeed(train, self._sampler, num_workers, on_gpu, page_locked=on_gpu)
+        self._validation_feed = BatchFeed(validation, validation_sampler, num_workers, on_gpu, page_locked=on_gpu)
 
     @property
     def validation_records(self) -> list[Record]:
@@ -133,7 +128,7 @@ class AttributeDataLoader(BaseDataLoader):
 
     @property
     def images_per_epoch(self) -> int:
-        return self._sampler.num_samples
+        return self._sampler.order.length
 
     @property
     def steps_per_epoch(self) -> int:
@@ -141,43 +136,22 @@ class AttributeDataLoader(BaseDataLoader):
 
     def train_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         self._sampler.set_position(epoch, start_batch)
-        return iter(self._train)
+        return _batches(self._train_feed, self.train)
 
     def validation_batches(self) -> Iterator[Batch]:
-        return iter(self._validation)
+        return _batches(self._validation_feed, self.validation)
 
 
-def _batch(images: Tensor, keys: BatchKeys, table: LabelTable) -> Batch:
-    """The batch of the images (B, h, w, 3) that `keys` asked for; its (B, 3, h, w) is a view of them."""
-    indices = torch.from_numpy(keys.indices)
-    return Batch(
-        images.permute(0, 3, 1, 2),
-        {name: targets[indices] for name, targets in table.targets.items()},
-        {name: targets[indices] for name, targets in table.scoring_targets.items()},
-        indices,
-    )
-
-
-class _Batches:
-    """Batches made on the processor; where a GPU takes them, those of workers lie in pinned memory, as CUDA agrees.
-
-    Whoever copies a batch to a GPU holds it until that is done: its memory is written again when it is gone."""
-
-    def __init__(
-        self,
-        images: AugmentedImages,
-        sampler: TrainingBatchSampler | EvaluationBatchSampler,
-        table: LabelTable,
-        num_workers: int | Literal["auto"],
-        device: torch.device,
-    ) -> None:
-        num_workers = workers_for(images, num_workers, device)
-        self._feed = BatchFeed(images, sampler, num_workers, page_locked=device.type == "cuda")
-        self._table = table
-
-    def __iter__(self) -> Iterator[Batch]:
-        for keys, (images,) in self._feed:
-            yield _batch(torch.from_numpy(images), keys, self._table)
+def _batches(feed: BatchFeed, table: LabelTable) -> Iterator[Batch]:
+    """The images (B, 3, h, w), views of the feed's arrays, with their targets."""
+    for keys, (images,) in feed:
+        indices = torch.from_numpy(keys.indices)
+        yield Batch(
+            torch.from_numpy(images).permute(0, 3, 1, 2),
+            {name: targets[indices] for name, targets in table.targets.items()},
+            {name: targets[indices] for name, targets in table.scoring_targets.items()},
+            indices,
+        )
 
 
 class TTABatch(NamedTuple):
@@ -192,7 +166,7 @@ class TTABatch(NamedTuple):
 
 
 class TTALoader:
-    """All `records`, in order, as each of the deterministic pipelines makes them; may be iterated again.
+    """All `records`, in order, through each of the deterministic pipelines; may be iterated again.
 
     cache: where prepared images are kept; None, or where it cannot be used: each is decoded once for all pipelines
     """
@@ -206,12 +180,11 @@ class TTALoader:
         device: torch.device | None = None,
         cache: ImageCache | None = None,
     ) -> None:
-        device = device or torch.device("cpu")
         paths = [record.path for record in records]
-        self._images = TTAImages(paths, pipelines, _cached(cache, paths, pipelines))
+        self._images = PipelineImages(paths, pipelines, cached=_cached(cache, paths, pipelines))
+        self._on_gpu = device is not None and device.type == "cuda"
         sampler = EvaluationBatchSampler(len(records), batch_size)
-        self._feed = BatchFeed(self._images, sampler, workers_for(self._images, num_workers, device))
-        self._pinned = device.type == "cuda"
+        self._feed = BatchFeed(self._images, sampler, num_workers, self._on_gpu)
 
     def __len__(self) -> int:
         return len(self._feed)
@@ -219,7 +192,7 @@ class TTALoader:
     def __iter__(self) -> Iterator[TTABatch]:
         for keys, arrays in self._feed:
             tensors = [torch.from_numpy(array).permute(0, 3, 1, 2) for array in arrays]
-            if self._pinned:  # a copy in torch's own memory, which it does not reuse before it has been read
+            if self._on_gpu:  # a copy in torch's own memory, which it does not reuse before it has been read
                 tensors = [images.pin_memory() for images in tensors]
             yield TTABatch([tensors[number] for number in self._images.array_of], torch.from_numpy(keys.indices))
 
@@ -227,7 +200,7 @@ class TTALoader:
 def _cached(
     cache: ImageCache | None, paths: Sequence[Path], pipelines: Sequence[Pipeline]
 ) -> list[CachedImages] | None:
-    """By pipeline, the images; None where they cannot be kept: an answer is not to fail for that."""
+    """By pipeline; None where some cannot be kept: a prediction does not fail for that."""
     if cache is None:
         return None
     try:
@@ -237,10 +210,3 @@ def _cached(
         return None
     cached = [images for images in prepared if images is not None]
     return cached if len(cached) == len(pipelines) else None
-
-
-def workers_for(images: AugmentedImages | TTAImages, num_workers: int | Literal["auto"], device: torch.device) -> int:
-    """What num_workers says, or what it takes for a model on `device`."""
-    if num_workers != "auto":
-        return num_workers
-    return measured_num_workers(images, device.type == "cuda", distributed.local_world_size())

@@ -96,8 +96,11 @@ def _tta(config: ConfigParser) -> Iterator[Problem]:
 
 def _sampler(config: ConfigParser) -> Iterator[Problem]:
     sampler, loader = config.build("sampler", label_space=config.shared("labels")), config["data_loader"]["args"]
-    if sampler is not None:
-        yield from _refusal(lambda: sampler.check_loader(loader["batch_size"], loader["shuffle"]), ())
+    if sampler is not None and not loader["shuffle"]:
+        yield config.problem("data_loader.args.shuffle", "goes without a sampler, which has its own order")
+    if sampler is not None and loader["batch_size"] % sampler.group_size:
+        wrong = f"must divide data_loader.args.batch_size = {loader['batch_size']}"
+        yield config.problem("sampler.args.images_per_class", wrong)
 
 
 def _mixing(config: ConfigParser) -> Iterator[Problem]:

@@ -8,6 +8,6 @@ torch's DataLoader runs the workers all the same. Through its pipes go a batch's
 goes nothing: the worker has written the images into the slot (shared_slots.py), and the main process gets them as
 arrays in it, without a copy. The slot is free again when nobody refers to the arrays any more (feeding.py)."""
 
-from data_loader.workers.feeding import BatchFeed, measured_num_workers
+from data_loader.workers.feeding import BatchFeed
 
-__all__ = ["BatchFeed", "measured_num_workers"]
+__all__ = ["BatchFeed"]

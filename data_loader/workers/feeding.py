@@ -15,7 +15,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from data_loader.datasets import BatchImages
 from data_loader.records.image_check import number_of_cores
 from data_loader.samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.workers.shared_slots import SharedSlots
+from utils import distributed
 from utils.allocator import keep_freed_memory, return_freed_memory
 from utils.errors import DataError, UserError
 from utils.wording import first_line
@@ -60,7 +61,8 @@ class BatchFeed:
     was left.
 
     images: fills the batches
-    num_workers: processes to fill them in; 0: this one
+    num_workers: processes to fill them in; 0: this one; "auto": see measured_num_workers
+    on_gpu: whether the model is
     page_locked: see SharedSlots
     """
 
@@ -68,9 +70,12 @@ class BatchFeed:
         self,
         images: BatchImages,
         sampler: TrainingBatchSampler | EvaluationBatchSampler,
-        num_workers: int,
+        num_workers: int | Literal["auto"],
+        on_gpu: bool = False,
         page_locked: bool = False,
     ) -> None:
+        if num_workers == "auto":
+            num_workers = measured_num_workers(images, on_gpu, distributed.local_world_size())
         self._images, self._sampler = images, sampler
         # A copy is made faster than it is handed over, and a worker without a batch would only cost its start.
         self.num_workers = 0 if images.copies_only else max(0, min(num_workers, len(sampler) - 1))

@@ -21,7 +21,7 @@ from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from data_loader.data_loaders import AttributeDataLoader, TTALoader
-from data_loader.datasets import AugmentedImages
+from data_loader.datasets import PipelineImages
 from data_loader.records import Record
 from data_loader.samplers import BatchKeys
 from data_loader.transforms import TransformLists, build_transforms, eval_pipeline
@@ -164,7 +164,7 @@ def test_an_image_that_comes_out_in_another_size_is_named_with_any_cache(
 def test_each_image_of_an_epoch_is_augmented_in_its_own_way(image_records: list[Record]) -> None:
     pipeline = build_transforms(LISTS, 16, HALF, HALF).train
     records = [image_records[0]] * 10
-    images = AugmentedImages([record.path for record in records], pipeline, 0)
+    images = PipelineImages([record.path for record in records], [pipeline], 0)
     made = np.empty((10, 16, 16, 3), np.uint8)
     images.fill(BatchKeys(0, np.arange(10), np.zeros(10, np.int64)), [made])
     assert len({image.tobytes() for image in made}) == 10
@@ -261,11 +261,6 @@ def test_an_image_too_small_for_a_crop_is_named(image_records: list[Record], lab
     loader = AttributeDataLoader(split, {"train": [crop], "eval": [crop]}, HALF, HALF, 0, num_workers=0, batch_size=2)
     with pytest.raises(DataError, match=r"\.jpg: CenterCrop cannot take this image of 40 x 30 pixels .*Resize"):
         list(loader.train_batches(0))
-
-
-def test_too_few_images_for_a_batch(image_records: list[Record], labels: LabelSpace) -> None:
-    with pytest.raises(DataError, match=r"batch_size = 21 needs 21 training images, and there are 20"):
-        _loader(image_records, labels, batch_size=21)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch, of the worker that was killed

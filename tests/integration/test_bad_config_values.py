@@ -231,6 +231,16 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
         },
         [("tiny.json: loss.metric_learning.near",)],
     ),
+    "a-sampler-that-does-not-suit-the-loader": (
+        {
+            "sampler": {"type": "MPerClassSampler", "args": {"by": "age", "images_per_class": 3}},
+            "data_loader.args.shuffle": False,
+        },
+        [
+            ("tiny.json: data_loader.args.shuffle = false", "sampler"),
+            ("tiny.json: sampler.args.images_per_class = 3", "data_loader.args.batch_size = 8"),
+        ],
+    ),
     "36-a-split-by-no-attribute": (
         {"split.args.stratify": ["gendr"]},
         [('tiny.json: split.args.stratify names "gendr"', 'did you mean "gender"?')],

@@ -224,7 +224,7 @@ def test_38_fewer_images_than_a_batch(workplace: Workplace) -> None:
     config = workplace.write_config({"data_loader.args.batch_size": 64})
     workplace.train("--config", config).check_refusal(
         3,
-        ("data_loader.args.batch_size = 64 needs 64 training images, and there are 42", "42 or less", "drop_last"),
+        ("batch_size = 64 needs 64 training images, and there are 42", "42 or less", "drop_last"),
     )
     assert workplace.runs == []
 

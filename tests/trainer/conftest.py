@@ -82,10 +82,6 @@ class MemoryLoader(BaseDataLoader):
         self.preprocessing = Preprocessing((IMAGE_SIDE, IMAGE_SIDE), (0.5,) * 3, (0.25,) * 3, [])
 
     @property
-    def train_records(self) -> list[ImageRecord]:
-        return [None] * self.num_train  # type: ignore[list-item]
-
-    @property
     def validation_records(self) -> list[ImageRecord]:
         return [None] * (self.total - self.num_train)  # type: ignore[list-item]
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from data_loader.datasets import Size
-from data_loader.samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
+from data_loader.samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler, every_image_once
 from data_loader.workers import feeding
 from data_loader.workers.feeding import BATCHES_AHEAD, BATCHES_HELD, BatchFeed, measured_num_workers
 from data_loader.workers.shared_slots import SharedSlots
@@ -122,7 +122,7 @@ def test_there_is_always_a_slot_however_many_arrays_are_kept() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_iteration_that_ends_early_loses_no_slot(workers: int) -> None:
     images = Numbered(60, bad=40)
-    sampler = TrainingBatchSampler(60, 2, seed=0, shuffle=False)
+    sampler = TrainingBatchSampler(every_image_once(60, shuffle=False), 2, seed=0)
     feed = BatchFeed(images, sampler, workers)
     for start in [0, 5, 7] * 5:
         sampler.set_position(1, start)

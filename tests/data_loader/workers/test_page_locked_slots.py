@@ -6,17 +6,20 @@ import ctypes
 import gc
 import mmap
 import multiprocessing
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from data_loader.data_loaders import _Batches
+from base.label_space import LabelSpace
+from data_loader.data_loaders import AttributeDataLoader
+from data_loader.records import Record
 from data_loader.samplers import EvaluationBatchSampler
+from data_loader.transforms import TransformLists
 from data_loader.workers.feeding import BATCHES_AHEAD, BATCHES_HELD, BatchFeed
 from data_loader.workers.shared_slots import SharedSlots
+from tests.data_loader.label_tables import split_of
 from tests.data_loader.workers.test_feeding import Numbered
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -140,13 +143,13 @@ def test_workers_fill_locked_slots(cudart: Cudart) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_a_loader_locks_its_slots_for_a_gpu_only(cudart: Cudart, device: str) -> None:
-    images: Any = Numbered(40)
-    images.sizes = [(2, 3)]
-    images.fill = lambda keys, out: out[0].__setitem__(slice(None), keys.indices[:, None, None, None])
-    nothing_known: Any = SimpleNamespace(targets={}, scoring_targets={})
-    for batch in _Batches(images, EvaluationBatchSampler(40, 4), nothing_known, 1, torch.device(device)):
-        assert (batch.images == batch.indices[:, None, None, None]).all()
+def test_a_loader_locks_its_slots_for_a_gpu_only(
+    image_records: list[Record], labels: LabelSpace, cudart: Cudart, device: str
+) -> None:
+    lists: TransformLists = {"train": [{"type": "Resize"}], "eval": [{"type": "Resize"}]}
+    how: dict[str, Any] = {"device": torch.device(device), "input_size": 8, "batch_size": 4, "num_workers": 1}
+    loader = AttributeDataLoader(split_of(labels, image_records), lists, (0.5,) * 3, (0.5,) * 3, 0, **how)
+    for batch in loader.train_batches(0):
         assert (batch.images.data_ptr() in cudart.locked) == (device == "cuda")
 
 
