@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -61,7 +61,7 @@ class Split:
 
 
 class BaseSplit(ABC):
-    """Images whose table says "test" are the test side of every split; a subclass divides the others.
+    """Images whose table gives them to the test side are the test side of every split; a subclass divides the others.
 
     drop_from_training: by attribute, inclusive ranges of values that are left out of the training side only, such as
         {"age": [[27, 29], [57, 59]]}: people so near a boundary of classes that their labels mislead
@@ -69,27 +69,21 @@ class BaseSplit(ABC):
         None: by the run's seed and training classes, as the first version did
     """
 
-    validates = True
+    title = "the split"
+    may_lack_validation = False
 
     def __init__(self, drop_from_training: Ranges | None = None, seed: int | None = None) -> None:
         self.drop_from_training = drop_from_training or {}
         self.seed = seed
-
-    @property
-    def _called(self) -> str:
-        """What messages call this division, where there are several."""
-        return "the split"
 
     @abstractmethod
     def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
         """Whether each image validates, (N,) bool; none of them is for testing."""
 
     def divide(self, table: LabelTable, run_seed: int) -> Split:
-        """The division, the same for any order of the rows.
+        """The division, the same for any order of the rows. A class that one side lacks is warned of.
 
-        A class that one side lacks is warned of. Raises InvalidConfig for an attribute that there is none of, and
-        DataError where a side would be empty, or a person is both in a given test side and elsewhere."""
-        self.check_config(table.label_space)
+        Raises DataError where a side would be empty, or a person is both in a given test side and elsewhere."""
         table = table[np.array(sorted(range(len(table)), key=lambda row: table.records[row].name), dtype=np.int64)]
         is_test = np.array([record.part == "test" for record in table.records], dtype=bool)
         test, rest = table[is_test], table[~is_test]
@@ -98,25 +92,26 @@ class BaseSplit(ABC):
         split = Split(rest[~validates & ~self._is_dropped(rest)], rest[validates], test)
         for side, name in ((split.train, "training"), (split.validation, "validation")):
             if len(side):
-                title = f"the {name} side" + (f" of {self._called}" if self._called != "the split" else "")
-                side.warn_of_absent_classes(title, whole=table)
-            elif self.validates or side is split.train:
+                side.warn_of_absent_classes(f"the {name} side of {self.title}", whole=table)
+            elif side is split.train or not self.may_lack_validation:
                 raise DataError(
-                    f"{type(self).__name__}: the {name} side of {self._called} is empty ({len(rest)} images of "
+                    f"{type(self).__name__}: the {name} side of {self.title} is empty ({len(rest)} images of "
                     f"{rest.num_persons} persons to divide); give more data, or another split"
                 )
         return split
 
     def check_config(self, label_space: LabelSpace) -> None:
-        """Raises InvalidConfig for an attribute that there is none of, and the like; `divide` does it, too."""
-        problems = _unknown_attributes("drop_from_training", list(self.drop_from_training), label_space)
+        """Raises InvalidConfig for an attribute that the labels lack, and ValueError for what cannot be."""
+        problems = _unknown_attributes("drop_from_training", self.drop_from_training, label_space)
         for name, ranges in self.drop_from_training.items():
             key_path = ("drop_from_training", name)
             if name in label_space.attributes and label_space.attributes[name].bins is None:
                 problems.append(Problem(key_path, f"needs an attribute with bins; {name} has classes"))
-            for number, (low, high) in enumerate(ranges):
-                if low > high:
-                    problems.append(Problem((*key_path, number), f"= [{low:g}, {high:g}] must be [lowest, highest]"))
+            problems += [
+                Problem((*key_path, number), f"= [{low:g}, {high:g}] must be [lowest, highest]")
+                for number, (low, high) in enumerate(ranges)
+                if low > high
+            ]
         if problems:
             raise InvalidConfig(problems)
 
@@ -131,42 +126,41 @@ class BaseSplit(ABC):
 
 
 class _StratifiedSplit(BaseSplit):
-    """Persons in an order such that any run of neighbours has the whole set's mixture of the chosen classes."""
+    """Chooses persons by their positions in an order in which neighbours are alike, so that every n-th of them has the
+    whole set's mixture of the stratified classes (systematic sampling)."""
 
     def __init__(self, stratify: list[str] | None, drop_from_training: Ranges | None, seed: int | None) -> None:
         super().__init__(drop_from_training, seed)
         self.stratify = stratify or []
 
     def check_config(self, label_space: LabelSpace) -> None:
-        problems = _unknown_attributes("stratify", self.stratify, label_space)
-        if problems:
-            raise InvalidConfig(problems)
         super().check_config(label_space)
+        if problems := _unknown_attributes("stratify", self.stratify, label_space):
+            raise InvalidConfig(problems)
 
-    def _places(self, table: LabelTable, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Each image's person (N,), a number; and each person's place (P,) in an order by stratum (strata in random
-        order, the first attribute outermost), random within each."""
+    @abstractmethod
+    def _chosen(self, num_persons: int) -> np.ndarray:
+        """Whether the person at each position validates, (P,) bool."""
+
+    def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
         if any(record.part == "validation" for record in table.records):
-            logger.warning("%s divides anew what a table gave to validation; GivenSplit keeps it", type(self).__name__)
-        persons = [record.person for record in table.records]
-        numbers = {person: number for number, person in enumerate(sorted(set(persons)))}
-        of_image = np.array([numbers[person] for person in persons], dtype=np.int64)
+            logger.warning("%s ignores the table's own validation side; GivenSplit keeps it", type(self).__name__)
+        names, persons = np.unique([record.person for record in table.records], return_inverse=True)
         stream = numpy_stream(seed, "split")
-        keys = [stream.permutation(len(numbers))]  # lexsort's last key counts most
+        keys = [stream.permutation(len(names))]  # within a stratum; lexsort's last key counts most
         columns = table.training_classes if self.seed is None else table.scoring_classes
-        for name in self.stratify:
-            found, of_person = np.unique(_most_frequent(columns[name].numpy(), of_image), return_inverse=True)
-            keys.insert(1, stream.permutation(len(found))[of_person])
-        places = np.empty(len(numbers), dtype=np.int64)
-        places[np.lexsort(keys)] = np.arange(len(numbers))
-        return of_image, places
+        for name in self.stratify:  # the strata of an attribute are in random order, the first attribute outermost
+            found, by_person = np.unique(_most_frequent(columns[name].numpy(), persons), return_inverse=True)
+            keys.insert(1, stream.permutation(len(found))[by_person])
+        positions = np.lexsort(keys).argsort()
+        return self._chosen(len(names))[positions][persons]
 
 
 class PersonSplit(_StratifiedSplit):
     """`validation_share` of the persons validate, the others train; no person is on both sides.
 
-    Stratified over the attributes of `stratify` together: each combination of their scored classes is within one
-    person of its share (systematic sampling); a person's class is the most frequent that is known of the images.
+    Each combination of the scored classes of `stratify` is within one person of its share; a person's class is the most
+    frequent known one of the images.
 
     validation_share: of the persons, 0 to 1
     stratify: attributes
@@ -182,10 +176,8 @@ class PersonSplit(_StratifiedSplit):
         super().__init__(stratify, drop_from_training, seed)
         self.validation_share = validation_share
 
-    def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
-        of_image, places = self._places(table, seed)
-        steps = np.floor(np.arange(len(places) + 1) * self.validation_share + 0.5)
-        return np.diff(steps)[places][of_image] > 0
+    def _chosen(self, num_persons: int) -> np.ndarray:
+        return np.diff(np.floor(np.arange(num_persons + 1) * self.validation_share + 0.5)) > 0
 
 
 class KFoldSplit(_StratifiedSplit):
@@ -205,24 +197,20 @@ class KFoldSplit(_StratifiedSplit):
         seed: NonNegativeInt | None = SPLIT_SEED,
     ) -> None:
         super().__init__(stratify, drop_from_training, seed)
+        if fold is not None and fold >= folds:
+            raise ValueError(f"fold = {fold} must be 0 to {folds - 1} (folds = {folds})")
         self.folds = folds
         self.fold = fold
 
     @property
-    def _called(self) -> str:
+    def title(self) -> str:  # type: ignore[override] # computed: scripts set `fold`
         return f"fold {self.fold}"
 
-    def check_config(self, label_space: LabelSpace) -> None:
-        super().check_config(label_space)
-        if self.fold is not None and self.fold >= self.folds:
-            raise ValueError(f"fold = {self.fold} must be 0 to {self.folds - 1} (folds = {self.folds})")
-
-    def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
+    def _chosen(self, num_persons: int) -> np.ndarray:
         assert self.fold is not None, "one fold is divided at a time"
-        of_image, places = self._places(table, seed)
-        if len(places) < self.folds:
-            raise DataError(f"split.args.folds = {self.folds}: there are {len(places)} persons; use no more folds")
-        return (places % self.folds == self.fold)[of_image]
+        if num_persons < self.folds:
+            raise DataError(f"KFoldSplit: folds = {self.folds}, and there are {num_persons} persons; use fewer folds")
+        return np.arange(num_persons) % self.folds == self.fold
 
 
 class GivenSplit(BaseSplit):
@@ -261,11 +249,10 @@ class ImageSplit(BaseSplit):
     def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
         count = int(len(table) * self.validation_share + 0.5)
         chosen = numpy_stream(seed, "split").permutation(len(table)) < count
-        sides = {(record.person, side) for record, side in zip(table.records, chosen.tolist(), strict=True)}
         logger.warning(
             "ImageSplit leaks: %d of %d persons are in training and in validation, so validation scores flatter; "
             "PersonSplit does not",
-            len(sides) - table.num_persons,
+            table[chosen].num_persons + table[~chosen].num_persons - table.num_persons,
             table.num_persons,
         )
         return chosen
@@ -274,7 +261,7 @@ class ImageSplit(BaseSplit):
 class NoSplit(BaseSplit):
     """Everything trains; there is no validation."""
 
-    validates = False
+    may_lack_validation = True
 
     def __init__(self, drop_from_training: Ranges | None = None) -> None:
         super().__init__(drop_from_training)
@@ -283,7 +270,7 @@ class NoSplit(BaseSplit):
         return np.zeros(len(table), dtype=bool)
 
 
-def _unknown_attributes(argument: str, names: Sequence[str], label_space: LabelSpace) -> list[Problem]:
+def _unknown_attributes(argument: str, names: Iterable[str], label_space: LabelSpace) -> list[Problem]:
     known = label_space.attributes
     return [
         Problem((argument,), f'names "{name}", which {not_one_of(name, known)}') for name in names if name not in known

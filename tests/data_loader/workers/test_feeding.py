@@ -6,9 +6,10 @@ import gc
 import multiprocessing
 import os
 import signal
-import sys
-import threading
+import time
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -170,35 +171,64 @@ def test_images_are_timed_with_one_thread_as_workers_have(monkeypatch: pytest.Mo
 
 
 class Dying(Numbered):
-    """Whose worker is killed while it asks torch's event whether it is to end."""
-
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
         super().fill(keys, out)
         if 9 in keys.indices and multiprocessing.parent_process() is not None:
-            frame = sys._getframe()
-            while "done_event" not in frame.f_locals:
-                assert frame.f_back is not None
-                frame = frame.f_back
-            condition = getattr(frame.f_locals["done_event"], "_cond", None)
-            if condition is not None:  # as in multiprocessing.Event, whose is_set holds it
-                condition.acquire()
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch, of the worker that was killed
-def test_a_worker_that_dies_with_torchs_event_in_its_hands_is_an_error_too() -> None:
-    """And no hang, which it was, once in some hundred kills."""
-    ended: list[str] = []
+def test_a_worker_that_dies_is_an_error() -> None:
+    feed = BatchFeed(Dying(40), EvaluationBatchSampler(40, 2), 2)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"worker process died \(exit code -9\).*num_workers"):
+            list(feed)
 
-    def drain() -> None:
-        with pytest.raises(DataError, match="worker process died"):
-            list(BatchFeed(Dying(40), EvaluationBatchSampler(40, 2), 2))
-        ended.append("told")
 
-    thread = threading.Thread(target=drain, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert ended == ["told"]
+def test_workers_end_with_their_feed() -> None:
+    before = set(multiprocessing.active_children())
+    feeds = [BatchFeed(Numbered(40), EvaluationBatchSampler(40, 2), 2) for _ in range(2)]
+    for feed in feeds:
+        next(iter(feed))
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 4
+    del feed
+    feeds.pop(0)  # whose pipes the workers of the other have inherited
+    gc.collect()
+    for _ in range(300):
+        if len(set(multiprocessing.active_children()) - before) == 2:
+            break
+        time.sleep(0.1)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    assert len(list(feeds[0])) == 20
+
+
+def _is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_workers_end_when_the_main_process_is_killed() -> None:
+    def main(pipe: Connection) -> None:
+        feeds = [BatchFeed(Numbered(40), EvaluationBatchSampler(40, 2), 2) for _ in range(2)]
+        for feed in feeds:
+            next(iter(feed))
+        pipe.send([child.pid for child in multiprocessing.active_children()])
+        pipe.recv()
+
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe()
+    process = fork.Process(target=main, args=(there,))
+    process.start()
+    workers = here.recv()
+    process.kill()
+    process.join()
+    for _ in range(300):
+        if not any(map(_is_running, workers)):
+            break
+        time.sleep(0.1)
+    assert [worker for worker in workers if _is_running(worker)] == []
 
 
 def test_no_more_slots_are_touched_than_are_in_use_at_once() -> None:
