@@ -58,6 +58,7 @@ class PreparedArray:
     path: of its .npy file, which is mapped here and may be removed afterwards
     files: by absolute path, the signature of each row's file, in order
     images: (N, H, W, 3) uint8
+    rows: by absolute path, the row of a file
 
     Raises OSError, ValueError or EOFError where the file is no such array.
     """
@@ -69,15 +70,11 @@ class PreparedArray:
             flags, protection = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
             mapped = mmap.mmap(file.fileno(), 0, flags, protection)
         self.images = np.frombuffer(mapped, np.uint8, offset=stored.offset).reshape(stored.shape)
-        self._rows = {path: row for row, path in enumerate(files)}
-
-    def row(self, path: str, signature: FileSignature) -> np.ndarray | None:
-        """The image (H, W, 3) of a file; None where the array has none of the file in its present state."""
-        return self.images[self._rows[path]] if self.files.get(path) == signature else None
+        self.rows = {path: row for row, path in enumerate(files)}
 
     def select(self, paths: Sequence[str]) -> CachedImages:
         """The images of these files, all of which have a row."""
-        return CachedImages(self.images, np.array([self._rows[path] for path in paths], np.int64))
+        return CachedImages(self.images, np.array([self.rows[path] for path in paths], np.int64))
 
 
 class UnequalImageError(Exception):
@@ -121,11 +118,11 @@ class ArrayBuild:
 
     def copy_row(self, path: str) -> bool:
         """Copies the row of a file from an earlier array. False where none has the file in its present state."""
-        found = (array.row(path, self.files[path]) for array in self._earlier)
-        image = next((row for row in found if row is not None), None)
-        if image is not None:
-            self.write_row(path, image)
-        return image is not None
+        for array in self._earlier:
+            if array.files.get(path) == self.files[path]:
+                self.write_row(path, array.images[array.rows[path]])
+                return True
+        return False
 
     def prepare(self, decoded: np.ndarray, path: str) -> np.ndarray:
         """What becomes of a file's image. Raises DataError."""

@@ -205,11 +205,11 @@ class DiskCache(ImageCache):
                 lacking -= size
 
     def _built_and_indexed(self, builds: Sequence[ArrayBuild], stop: StopSignals) -> dict[str, PreparedArray]:
-        names = [f"{_digest(build.key)}-{secrets.token_hex(8)}.npy" for build in builds]
+        by_path = {self.folder / f"{_digest(build.key)}-{secrets.token_hex(8)}.npy": build for build in builds}
         try:
-            built = self._built({self.folder / name: build for name, build in zip(names, builds, strict=True)}, stop)
-            for array in built.values():
-                write_atomically(array.path.with_suffix(".json"), json.dumps({"files": array.files}).encode())
+            built = self._built(by_path, stop)
+            for path, build in by_path.items():
+                write_atomically(path.with_suffix(".json"), json.dumps({"files": build.files}).encode())
         finally:
             self._remove_remains()
         return built

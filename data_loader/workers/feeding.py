@@ -191,33 +191,25 @@ def measured_num_workers(images: BatchImages, on_gpu: bool, num_processes: int) 
     work for all cores: one worker prepares the next batch beside it, or none where there is little to prepare."""
     if images.copies_only or len(images) == 0:
         return 0
-    median = statistics.median(_seconds_an_image(images))
+    seconds: list[float] = []
+    number = min(MEASURED_IMAGES, -(-len(images) // 20))  # few of a small set: they are made for nothing
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)  # as in a worker
+    for index in np.linspace(0, len(images) - 1, number).astype(np.int64):
+        keys = BatchKeys(0, np.array([index]), np.zeros(1, np.int64))
+        before = time.perf_counter()
+        images.fill(keys, [np.empty(shape, np.uint8) for shape in _shapes(images, keys)])
+        seconds.append(time.perf_counter() - before)
+        if sum(seconds) > MEASURED_SECONDS:
+            break
+    cv2.setNumThreads(threads)
+    median = statistics.median(seconds)
     if on_gpu:
-        cores = max(1, number_of_cores() // num_processes)
-        chosen = min(cores, math.ceil(median * IMAGES_PER_SECOND))
+        chosen = min(max(1, number_of_cores() // num_processes), math.ceil(median * IMAGES_PER_SECOND))
     else:
         chosen = int(median > WORTH_A_WORKER_SECONDS)
     logger.info("num_workers: %d, since an image takes %.2f ms to prepare", chosen, median * 1000)
     return chosen
-
-
-def _seconds_an_image(images: BatchImages) -> list[float]:
-    """Of each of a few dozen images, with one thread, as a worker has."""
-    seconds: list[float] = []
-    number = min(MEASURED_IMAGES, -(-len(images) // 20))  # few of a small set: they are made for nothing
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)
-    try:
-        for index in np.linspace(0, len(images) - 1, number).astype(np.int64):
-            keys = BatchKeys(0, np.array([index]), np.zeros(1, np.int64))
-            before = time.perf_counter()
-            images.fill(keys, [np.empty(shape, np.uint8) for shape in _shapes(images, keys)])
-            seconds.append(time.perf_counter() - before)
-            if sum(seconds) > MEASURED_SECONDS:
-                break
-    finally:
-        cv2.setNumThreads(threads)
-    return seconds
 
 
 def _shapes(images: BatchImages, keys: BatchKeys) -> list[tuple[int, ...]]:

@@ -21,10 +21,8 @@ from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from data_loader.data_loaders import AttributeDataLoader, TTALoader
-from data_loader.datasets import PipelineImages
 from data_loader.records import Record
-from data_loader.samplers import BatchKeys
-from data_loader.transforms import TransformLists, build_transforms, eval_pipeline
+from data_loader.transforms import TransformLists, eval_pipeline
 from tests.data_loader.label_tables import split_of
 from utils.errors import DataError
 
@@ -159,15 +157,6 @@ def test_an_image_that_comes_out_in_another_size_is_named_with_any_cache(
         list(loader([image_records[4], odd]).validation_batches())
     (batch,) = loader(image_records[4:6]).validation_batches()  # whatever of the other was kept
     assert batch.images.shape == (2, 3, 1100, 1100)
-
-
-def test_each_image_of_an_epoch_is_augmented_in_its_own_way(image_records: list[Record]) -> None:
-    pipeline = build_transforms(LISTS, 16, HALF, HALF).train
-    records = [image_records[0]] * 10
-    images = PipelineImages([record.path for record in records], [pipeline], 0)
-    made = np.empty((10, 16, 16, 3), np.uint8)
-    images.fill(BatchKeys(0, np.arange(10), np.zeros(10, np.int64)), [made])
-    assert len({image.tobytes() for image in made}) == 10
 
 
 @pytest.mark.parametrize("workers", [0, 1])

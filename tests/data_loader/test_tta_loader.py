@@ -97,9 +97,3 @@ def test_an_image_is_decoded_once_and_equal_pipelines_run_once(
     assert decoded == [record.path for record in image_records[:5]]
     assert images[0] is images[2]
     assert images[0] is not images[1]
-
-
-def test_an_image_that_a_view_cannot_take_is_one_line(image_records: list[Record]) -> None:
-    crop = Preprocessing((64, 64), PLAIN.mean, PLAIN.std, [{"type": "CenterCrop", "args": {"height": 64, "width": 64}}])
-    with pytest.raises(DataError, match=r"00\.jpg: CenterCrop cannot take this image of 40 x 30 pixels"):
-        list(TTALoader(image_records, [eval_pipeline(PLAIN), eval_pipeline(crop)], 4))

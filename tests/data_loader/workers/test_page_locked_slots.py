@@ -15,12 +15,9 @@ import torch
 from base.label_space import LabelSpace
 from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records import Record
-from data_loader.samplers import EvaluationBatchSampler
 from data_loader.transforms import TransformLists
-from data_loader.workers.feeding import BATCHES_AHEAD, BATCHES_HELD, BatchFeed
 from data_loader.workers.shared_slots import SharedSlots
 from tests.data_loader.label_tables import split_of
-from tests.data_loader.workers.test_feeding import Numbered
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -102,13 +99,6 @@ def test_where_cuda_refuses_the_slots_are_ordinary_memory(cudart: Cudart, monkey
     assert cudart.locked == {}
 
 
-def test_memory_that_is_not_to_be_locked_is_not(cudart: Cudart) -> None:
-    slots = SharedSlots(1, 1, 100)
-    received(slots, 100)
-    del slots
-    assert cudart.calls == []
-
-
 def test_a_child_leaves_locked_what_it_forgets(cudart: Cudart) -> None:
     slots = [SharedSlots(1, 1, 100, page_locked=True)]
     array = [received(slots[0], 100)]
@@ -127,19 +117,6 @@ def test_a_child_leaves_locked_what_it_forgets(cudart: Cudart) -> None:
     with forget_here as left:
         forget()
     assert left.value.code == 1  # the same words, in the process that locked it
-
-
-def test_workers_fill_locked_slots(cudart: Cudart) -> None:
-    feed = BatchFeed(Numbered(60), EvaluationBatchSampler(60, 3), 2, page_locked=True)
-    for _ in range(2):
-        for keys, arrays in feed:
-            assert (arrays[0] == keys.indices[:, None, None, None]).all()
-    locked = len(cudart.locked)
-    assert 1 <= locked <= 2 * BATCHES_AHEAD + 1 + BATCHES_HELD
-    assert cudart.calls == ["lock"] * locked
-    del feed, arrays
-    gc.collect()
-    assert cudart.locked == {}
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
