@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -14,37 +13,19 @@ from data_loader.samplers import BatchKeys
 from data_loader.transforms import AugmentationKey, Pipeline
 from utils.images import read_rgb
 
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
-
-class BatchImages(Protocol):
-    """Makes the images of batches, which depend on the batches' keys and on nothing else.
-
-    sizes: of the images of each array that it fills
-    copies_only: nothing is computed, so that another process would not make it faster
-    """
-
-    sizes: list[Size]
-    copies_only: bool
-
-    def __len__(self) -> int: ...
-
-    def contiguous(self, keys: BatchKeys) -> list[np.ndarray] | None:
-        """What `fill` would write, as views that are not to be written to; None where there are none."""
-
-    def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
-        """Writes the images of `keys` to each of `out`, (B, h, w, 3) uint8. Raises DataError for an image that cannot
-        be read or that the transforms cannot take."""
-
 
 class PipelineImages:
     """The images of `paths` through pipelines, an array each; equal deterministic pipelines share one.
 
+    They depend on a batch's keys and on nothing else.
+
     seed: of the random transforms; None where no pipeline has any
     cached: by pipeline, what its deterministic prefix made of the images; None: they are decoded each time, once for
         all pipelines
+
     array_of: by pipeline, the number of its array
+    sizes: by array, the images' height and width in pixels
+    copies_only: nothing is computed, so that another process would not make it faster
     """
 
     def __init__(
@@ -69,6 +50,7 @@ class PipelineImages:
         return len(self.paths)
 
     def contiguous(self, keys: BatchKeys) -> list[np.ndarray] | None:
+        """What `fill` would write, as views that are not to be written to; None where there are none."""
         if self.cached is None or not self.copies_only:
             return None
         views = [images.contiguous(keys.indices) for images in self.cached]
@@ -76,6 +58,8 @@ class PipelineImages:
         return found if len(found) == len(views) else None
 
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
+        """Writes the images of `keys` to the arrays `out`, (B, h, w, 3) uint8. Raises DataError for an image that
+        cannot be read or that the transforms cannot take."""
         if self.cached is not None and self.copies_only:
             for batch, images in zip(out, self.cached, strict=True):
                 images.gather(keys.indices, batch)

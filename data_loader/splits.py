@@ -72,10 +72,9 @@ class BaseSplit(ABC):
     title = "the split"
     may_lack_validation = False
 
-    seed: int | None = None
-
-    def __init__(self, drop_from_training: Ranges | None = None) -> None:
+    def __init__(self, drop_from_training: Ranges | None = None, seed: int | None = None) -> None:
         self.drop_from_training = drop_from_training or {}
+        self.seed = seed
 
     @abstractmethod
     def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
@@ -131,8 +130,8 @@ class _StratifiedSplit(BaseSplit):
     whole set's mixture of the stratified classes (systematic sampling)."""
 
     def __init__(self, stratify: list[str] | None, drop_from_training: Ranges | None, seed: int | None) -> None:
-        super().__init__(drop_from_training)
-        self.stratify, self.seed = stratify or [], seed
+        super().__init__(drop_from_training, seed)
+        self.stratify = stratify or []
 
     def check_config(self, label_space: LabelSpace) -> None:
         super().check_config(label_space)
@@ -217,6 +216,9 @@ class KFoldSplit(_StratifiedSplit):
 class GivenSplit(BaseSplit):
     """The split that the tables give (AttributeTable's split_column); a row that is given no side is an error."""
 
+    def __init__(self, drop_from_training: Ranges | None = None) -> None:
+        super().__init__(drop_from_training)
+
     def _validates(self, table: LabelTable, seed: int) -> np.ndarray:  # noqa: ARG002
         raise_problems(
             [
@@ -241,8 +243,8 @@ class ImageSplit(BaseSplit):
         drop_from_training: Ranges | None = None,
         seed: NonNegativeInt | None = SPLIT_SEED,
     ) -> None:
-        super().__init__(drop_from_training)
-        self.validation_share, self.seed = validation_share, seed
+        super().__init__(drop_from_training, seed)
+        self.validation_share = validation_share
 
     def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
         count = int(len(table) * self.validation_share + 0.5)
@@ -260,6 +262,9 @@ class NoSplit(BaseSplit):
     """Everything trains; there is no validation."""
 
     may_lack_validation = True
+
+    def __init__(self, drop_from_training: Ranges | None = None) -> None:
+        super().__init__(drop_from_training)
 
     def _validates(self, table: LabelTable, seed: int) -> np.ndarray:  # noqa: ARG002
         return np.zeros(len(table), dtype=bool)

@@ -19,7 +19,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from data_loader.datasets import BatchImages
+from data_loader.datasets import PipelineImages
 from data_loader.records.image_check import number_of_cores
 from data_loader.samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.workers.shared_slots import SharedSlots
@@ -65,7 +65,7 @@ class BatchFeed:
 
     def __init__(
         self,
-        images: BatchImages,
+        images: PipelineImages,
         sampler: TrainingBatchSampler | EvaluationBatchSampler,
         num_workers: int | Literal["auto"],
         on_gpu: bool = False,
@@ -135,7 +135,7 @@ class _Worker:
     earlier: this process's ends of the pipes to other workers, which the worker inherits and must not keep open
     """
 
-    def __init__(self, images: BatchImages, slots: SharedSlots, earlier: Sequence[Connection]) -> None:
+    def __init__(self, images: PipelineImages, slots: SharedSlots, earlier: Sequence[Connection]) -> None:
         self.connection, other_end = _FORK.Pipe()
         inherited = [*earlier, self.connection]
         self.process = _FORK.Process(target=_work, args=(images, slots, other_end, inherited), daemon=True)
@@ -159,7 +159,7 @@ class _Worker:
         return error
 
 
-def _work(images: BatchImages, slots: SharedSlots, connection: Connection, inherited: Sequence[Connection]) -> None:
+def _work(images: PipelineImages, slots: SharedSlots, connection: Connection, inherited: Sequence[Connection]) -> None:
     for each in inherited:
         each.close()
     for number in SIGNALS:  # they reach all processes, and the main one answers them
@@ -184,7 +184,7 @@ def _stop(workers: Sequence[_Worker]) -> None:
         worker.connection.close()
 
 
-def measured_num_workers(images: BatchImages, on_gpu: bool, num_processes: int) -> int:
+def measured_num_workers(images: PipelineImages, on_gpu: bool, num_processes: int) -> int:
     """How many workers a process needs, by the median of the time that an image takes here.
 
     For a GPU: as many as prepare IMAGES_PER_SECOND, or all cores, which `num_processes` share. A model on the CPU has
@@ -212,5 +212,5 @@ def measured_num_workers(images: BatchImages, on_gpu: bool, num_processes: int) 
     return chosen
 
 
-def _shapes(images: BatchImages, keys: BatchKeys) -> list[tuple[int, ...]]:
+def _shapes(images: PipelineImages, keys: BatchKeys) -> list[tuple[int, ...]]:
     return [(len(keys), height, width, 3) for height, width in images.sizes]

@@ -215,8 +215,8 @@ def test_37_a_class_that_one_side_lacks_is_warned_of(workplace: Workplace) -> No
         "--config", write_table(workplace, set_cells("mask", "wear", 0, 1, 2, 3, 4, 5)), "--dry-run"
     )
     outcome.check_success()
-    assert "warning: the validation side has no image of mask = incorrect or not_wear" in outcome.out
-    assert "warning: the validation side has no image of age = 30-59 or >=60" in outcome.out
+    assert "warning: the validation side of the split has no image of mask = incorrect or not_wear" in outcome.out
+    assert "warning: the validation side of the split has no image of age = 30-59 or >=60" in outcome.out
     assert "the training side" not in outcome.out
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_loader.datasets import Size
+from data_loader.datasets import PipelineImages
 from data_loader.samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler, every_image_once
 from data_loader.workers import feeding
 from data_loader.workers.feeding import BatchFeed, measured_num_workers
@@ -24,13 +24,12 @@ from data_loader.workers.shared_slots import SharedSlots
 from utils.errors import DataError
 
 
-class Numbered:
+class Numbered(PipelineImages):
     """Two arrays a batch: images full of their number, and of 100 more, of other sizes. Number `bad` cannot be read."""
-
-    sizes: list[Size] = [(2, 3), (1, 1)]  # noqa: RUF012 - the protocol has no ClassVar
 
     def __init__(self, count: int, bad: int = -1, copies_only: bool = False) -> None:
         self.count, self.bad, self.copies_only = count, bad, copies_only
+        self.sizes = [(2, 3), (1, 1)]
 
     def __len__(self) -> int:
         return self.count
