@@ -1,4 +1,4 @@
-"""What the trainer may ask of a loader."""
+"""The contract of a data loader: what the trainer uses of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from base.preprocessing import Preprocessing
 
 
 class ImageRecord(Protocol):
-    """One image on disk, as the data loader knows it (data_loader.records.records.Record)."""
+    """One image on disk (data_loader.records.records.Record)."""
 
     @property
     def path(self) -> Path: ...
@@ -29,7 +29,7 @@ class ImageRecord(Protocol):
 
 
 class BaseDataLoader(ABC):
-    """Batches for training and validation; all of it depends on (seed, epoch, batch) alone, never on a state."""
+    """Batches for training and validation, which depend on (seed, epoch, batch) alone, never on a state."""
 
     label_space: LabelSpace
     preprocessing: Preprocessing
@@ -37,12 +37,12 @@ class BaseDataLoader(ABC):
     @property
     @abstractmethod
     def validation_records(self) -> Sequence[ImageRecord]:
-        """The images that validate; a validation batch's `indices` count them."""
+        """The validation images; a validation batch's `indices` are their positions here."""
 
     @property
     @abstractmethod
     def images_per_epoch(self) -> int:
-        """What an epoch shows, over all processes; images that a sampler repeats count as often as they come."""
+        """Training images of an epoch over all processes; a repeated image counts as often as it comes."""
 
     @property
     @abstractmethod
@@ -59,5 +59,5 @@ class BaseDataLoader(ABC):
 
     @property
     def num_validation(self) -> int:
-        """Images that validate, over all processes."""
+        """Validation images over all processes."""
         return len(self.validation_records)

@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Mix:
-    """How one batch is mixed, as Zhang et al. (2018) and Yun et al. (2019) name it.
+    """How one batch is mixed, in the terms of Zhang et al. (2018) and Yun et al. (2019).
 
     pairing: (B,) int64, for each image the row in this batch of the image that it is mixed with
     lam: 0 to 1, the weight of each image's own labels; the paired image's have 1 - lam
@@ -29,7 +29,7 @@ class Mix:
     box: Box | None = None
 
     def images(self, images: Tensor) -> Tensor:
-        """The mixed images of the float images (B, 3, H, W); laid out in memory as they are."""
+        """The float images (B, 3, H, W), mixed; in the same memory format."""
         if self.box is None:
             return images[self.pairing].mul_(1 - self.lam).add_(images * self.lam)
         top, left, bottom, right = self.box
@@ -52,7 +52,7 @@ class Mixing(Protocol):
     def plan(
         self, scoring_targets: Mapping[str, Tensor], image_hw: tuple[int, int], stream: np.random.Generator
     ) -> Mix | None:
-        """How to mix a batch; None: it stays as it is. All that is random is drawn from `stream`.
+        """How to mix a batch; None: not at all. All random numbers come from `stream`.
 
         scoring_targets: by attribute, (B,) int64 on the CPU
         image_hw: height and width of the images in pixels

@@ -26,15 +26,15 @@ LamRange = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class BaseMixing(ABC):
-    """What the ways to mix have in common. lam, the part that each image keeps of itself, is drawn once a batch.
+    """A way to mix. lam, the weight of each image's own labels, is drawn once a batch.
 
-    batch_share: the part of the batches that is mixed; the others stay as they are
+    batch_share: of the batches, 0 to 1; the others are not mixed
     alpha: lam is drawn from Beta(alpha, alpha)
-    share_range: [lowest, highest], between which lam is drawn evenly, instead of by alpha
+    share_range: [lowest, highest], between which lam is drawn uniformly, instead of by alpha
     partners: {"attribute": ..., "class": ...}: each image is paired with one of this class, as it is scored, drawn from
         the batch, and a batch without any is not mixed; None: with the batch in random order
 
-    Raises ValueError for alpha and share_range together, a range that falls, and names that do not exist.
+    Raises ValueError for alpha and share_range together, a range that is not in order, and names that do not exist.
     """
 
     default_alpha: float
@@ -48,7 +48,7 @@ class BaseMixing(ABC):
         partners: Partners | None = None,
     ) -> None:
         if alpha is not None and share_range is not None:
-            raise ValueError(f"alpha = {alpha:g} goes without share_range: each says how lam is drawn; keep one")
+            raise ValueError(f"alpha = {alpha:g} goes without share_range, which draws lam too; keep one")
         if share_range is not None and share_range[0] > share_range[1]:
             raise ValueError(f"share_range = {share_range} must be [lowest, highest]")
         self.batch_share = batch_share
@@ -72,7 +72,7 @@ class BaseMixing(ABC):
 
     @abstractmethod
     def _cut(self, lam: float, image_hw: tuple[int, int], stream: np.random.Generator) -> tuple[float, Box | None]:
-        """The box that the paired image fills (None: blended), and before it the lam that this comes to."""
+        """The lam of the mixed pixels, and the box that the paired image fills (None: the images are blended)."""
 
     def _pairing(self, scoring_targets: Mapping[str, Tensor], stream: np.random.Generator) -> Tensor | None:
         batch = len(next(iter(scoring_targets.values())))
@@ -84,7 +84,7 @@ class BaseMixing(ABC):
 
 
 class MixUp(BaseMixing):
-    """Blends each image with its paired one, and their labels alike (Zhang et al., 2018). alpha: by default 0.2."""
+    """Blends each image with its paired one, and their labels likewise (Zhang et al., 2018). alpha: by default 0.2."""
 
     default_alpha = 0.2
 
@@ -97,7 +97,7 @@ class CutMix(BaseMixing):
 
     region: "box": a box of the image's proportions around a point drawn anywhere, cut off at the border;
     "left_right": one side of a vertical line, "top_bottom": of a horizontal one; which side is drawn. A share_range of
-    [0.5, 0.5] swaps halves. lam is what the pixels come to in the end, whatever was drawn.
+    [0.5, 0.5] swaps halves. lam is the exact share of the pixels, whatever was drawn.
     alpha: by default 1.
     """
 
@@ -138,7 +138,7 @@ def random_box(lam: float, height: int, width: int, stream: np.random.Generator)
 
 
 def check_mixings(mixings: Sequence[BaseMixing]) -> None:
-    """Raises ValueError where they claim more than all batches: at most one of them applies to a batch."""
+    """Raises ValueError where the shares add up to more than 1: at most one of them applies to a batch."""
     total = sum(mixing.batch_share for mixing in mixings)
     if total > 1 + 1e-9:
         shares = " + ".join(f"{mixing.batch_share:g}" for mixing in mixings)

@@ -68,7 +68,7 @@ class SharedSlots:
         self._free.append(slot)
 
     def reclaim(self) -> None:
-        """Takes back all slots that were not received. No worker may be writing any more."""
+        """Frees all slots that were not received. No worker may still be writing."""
         self._free.extend(self._in_flight)
         self._in_flight.clear()
 
