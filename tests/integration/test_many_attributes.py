@@ -45,7 +45,7 @@ def test_trained_answered_and_scored_one_by_one(workplace: Workplace) -> None:
     outcome.check_success()
     assert f"{2**40:,} combinations" in outcome.out
     assert "warning: left out, as all validation images are of one class there: val/a0_accuracy" in outcome.out
-    assert 'tiny.json: data are not those that info_dir = "data/eval"' in outcome.out
+    assert 'tiny.json: info_dir = "data/eval"' in outcome.out
     lines = (workplace.save_dir / "log" / workplace.run.relative_to("saved/models") / "metrics.jsonl").read_text()
     metrics = json.loads(lines.splitlines()[-1])
     own = [metrics[f"val/{name}_f1"] for name in NAMES if f"val/{name}_f1" in metrics]
