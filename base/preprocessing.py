@@ -48,13 +48,7 @@ class Preprocessing:
 
     def to_config(self) -> dict[str, Any]:
         """Plain data, for the checkpoint."""
-        return {
-            "image_hw": list(self.image_hw),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "eval_transforms": self.eval_transforms,
-            "bits_used_of_16": self.bits_used_of_16,
-        }
+        return dict(TypeAdapter(Preprocessing).dump_python(self, mode="json"))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:

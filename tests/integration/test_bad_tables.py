@@ -194,7 +194,7 @@ def test_29_an_image_that_goes_missing_before_the_check(workplace: Workplace, mo
 @pytest.mark.usefixtures("no_image_is_opened")
 @pytest.mark.parametrize("what", ["28-a-folder", "28-a-file", "29-a-link-to-nothing"])
 def test_links(workplace: Workplace, what: str) -> None:
-    """A link must not lead out of the folder, wherever it stands in the path."""
+    """A link must not lead out of the folder, wherever it is in the path."""
     linked = workplace.photographs if what == "28-a-folder" else workplace.photographs / "mask1.jpg"
     target = workplace.folder / "elsewhere"
     shutil.move(linked, target)

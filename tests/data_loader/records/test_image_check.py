@@ -122,11 +122,11 @@ def test_bad_images_are_left_out_with_a_warning(
     if on_bad == "warn":
         paths[7].unlink()  # nothing depends on it
     Image.fromarray(np.zeros((24, 20, 3), np.uint8)).save(paths[4], "PNG")
-    assert check_images(paths, None, on_bad, remedy="mend them") == [paths[2], paths[7]]
+    assert check_images(paths, None, on_bad, remedy="repair them") == [paths[2], paths[7]]
     doubtful, bad = (record.getMessage().splitlines() for record in caplog.records)
     assert [line.split(":")[0].strip() for line in doubtful[1:]] == [str(paths[4])]
     assert [line.split(":")[0].strip() for line in bad[1:3]] == [str(paths[2]), str(paths[7])]
-    assert bad[3:] == (["mend them"] if on_bad == "warn" else [])
+    assert bad[3:] == (["repair them"] if on_bad == "warn" else [])
 
 
 @pytest.fixture

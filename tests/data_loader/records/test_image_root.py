@@ -1,4 +1,4 @@
-"""The files that paths name: inside the root, whatever links and letters say."""
+"""The files that paths name: inside the root, with links and other spellings."""
 
 from __future__ import annotations
 
