@@ -33,17 +33,18 @@ def main(argv: Sequence[str] | None = None) -> TestResult:
 def answer(arguments: Namespace) -> TestResult:
     """Predicts the images that the command line means, writes the answers, and scores them where the truth is known."""
     with importing():  # of torch, timm and albumentations: it takes seconds
-        from inference import inputs, run
+        from inference import evaluation, inputs, run
 
-    members = run.load_models(arguments)
+    members = inputs.load_models(arguments)
     ensemble = run.ensemble_of(members)
     submission = run.output_file(members, arguments)
     records = inputs.choose_records(members, arguments.info_dir, arguments.split)
-    truth = inputs.read_truth(arguments.answers, ensemble.labels, records)
+    truth, persons = inputs.read_truth(arguments.answers, ensemble.labels, records)
     by_member = run.predict_all(members, records, arguments)
     predicted = ensemble.predict(by_member, arguments.vote)
-    run.write_results(submission, records, members, by_member, ensemble.labels, predicted, arguments)
-    return run.TestResult(submission, run.score(ensemble.labels, predicted, truth))
+    run.write_results(submission, records, members, by_member, ensemble, predicted, arguments)
+    found = evaluation.classifications(ensemble.labels, predicted.joint, predicted.classes, truth)
+    return run.TestResult(submission, evaluation.report_scores(ensemble.labels, found, persons))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -62,21 +62,23 @@ class Metrics:
 
     They are named "<metric>" for the joint class, or the attributes' mean where there is none, and
     "<attribute>_<metric>" for each attribute.
+
+    functions: by name
     """
 
     def __init__(self, labels: LabelSpace, functions: Mapping[str, Metric], device: torch.device) -> None:
         self.labels, self.functions = labels, functions
-        self.joint = ConfusionCounts(labels.num_joint_classes, device) if labels.has_joint_class else None
-        self.attributes = {
-            name: ConfusionCounts(len(attribute.class_names), device)
-            for name, attribute in labels.predicted_attributes.items()
-        }
+        self.counts: dict[str | None, ConfusionCounts] = {}
+        """By attribute; None is the joint class."""
+        if labels.has_joint_class:
+            self.counts[None] = ConfusionCounts(labels.num_joint_classes, device)
+        for name, attribute in labels.predicted_attributes.items():
+            self.counts[name] = ConfusionCounts(len(attribute.class_names), device)
 
     @staticmethod
     def names(labels: LabelSpace, functions: Mapping[str, Metric]) -> dict[str, str]:
         """By each name that `values` gives, that of its function; known before anything is counted."""
-        prefixes = ["", *(f"{attribute}_" for attribute in labels.predicted_attributes)]
-        return {f"{prefix}{name}": name for prefix in prefixes for name in functions}
+        return {f"{_prefix(each)}{name}": name for each in (None, *labels.predicted_attributes) for name in functions}
 
     def update(self, outputs: Mapping[str, Tensor], scoring_targets: Mapping[str, Tensor]) -> None:
         """Counts a batch.
@@ -85,45 +87,42 @@ class Metrics:
         scoring_targets: true classes by attribute, (B,) int64, -1 = unknown
         """
         probabilities = {head: outputs[head].detach().float().softmax(dim=1) for head in self.labels.heads}
-        if self.joint is not None:
+        if None in self.counts:
             predicted = self.labels.joint_probabilities(probabilities).argmax(dim=1)
-            self.joint.update(self.labels.joint_classes(scoring_targets), predicted)
+            self.counts[None].update(self.labels.joint_classes(scoring_targets), predicted)
         for name, attribute_probabilities in self.labels.attribute_probabilities(probabilities).items():
-            self.attributes[name].update(scoring_targets[name], attribute_probabilities.argmax(dim=1))
+            self.counts[name].update(scoring_targets[name], attribute_probabilities.argmax(dim=1))
 
     def reduce(self) -> None:
         """Sums the counts over all processes; call it once, after the last batch."""
-        for counts in self.attributes.values() if self.joint is None else (self.joint, *self.attributes.values()):
+        for counts in self.counts.values():
             distributed.all_reduce_sum(counts.counts)
 
     def values(self, prefix: str = "") -> dict[str, float]:
         """Every metric by name, after `prefix` (such as "val/"). There is none of what has no known label, or has only
         one class in truth: to predict it every time is no success."""
-        by_attribute = {name: self._of(counts) for name, counts in self.attributes.items()}
-        joint = _means(list(by_attribute.values())) if self.joint is None else self._of(self.joint)
-        values = {f"{prefix}{name}": value for name, value in joint.items()}
-        for attribute, own in by_attribute.items():
-            values |= {f"{prefix}{attribute}_{name}": value for name, value in own.items()}
-        return values
-
-    def _of(self, counts: ConfusionCounts) -> dict[str, float]:
-        matrix = counts.matrix
-        if int((matrix.sum(dim=1) > 0).sum()) < 2:
-            return {}
-        values = {name: function(matrix) for name, function in self.functions.items()}
-        return {name: value for name, value in values.items() if value == value}
+        found = {}
+        for each, counts in self.counts.items():
+            matrix = counts.matrix
+            several = int((matrix.sum(dim=1) > 0).sum()) > 1
+            values = {name: function(matrix) for name, function in self.functions.items()} if several else {}
+            found[each] = {name: value for name, value in values.items() if value == value}
+        if None not in found:
+            known = {name: [own[name] for own in found.values() if name in own] for name in self.functions}
+            found = {None: {name: statistics.fmean(own) for name, own in known.items() if own}, **found}
+        return {f"{prefix}{_prefix(each)}{name}": value for each, own in found.items() for name, value in own.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        joint = {} if self.joint is None else {"answer": self.joint.state_dict()}
-        return joint | {f"attribute {name}": counts.state_dict() for name, counts in self.attributes.items()}
+        return {_state_key(each): counts.state_dict() for each, counts in self.counts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if self.joint is not None:
-            self.joint.load_state_dict(state["answer"])
-        for name, counts in self.attributes.items():
-            counts.load_state_dict(state[f"attribute {name}"])
+        for each, counts in self.counts.items():
+            counts.load_state_dict(state[_state_key(each)])
 
 
-def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(name for each in values for name in each)
-    return {name: statistics.fmean(each[name] for each in values if name in each) for name in names}
+def _prefix(attribute: str | None) -> str:
+    return "" if attribute is None else f"{attribute}_"
+
+
+def _state_key(attribute: str | None) -> str:
+    return "answer" if attribute is None else f"attribute {attribute}"

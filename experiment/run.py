@@ -154,7 +154,8 @@ def warn_of_bad_test_images(session: Session, test: LabelTable) -> None:
     records = [*test.records]
     if info_dir is not None and Path(info_dir).is_dir():
         try:
-            records += read_evaluation_folder(info_dir)
+            allow_links = any(source["args"].get("allow_links") for source in config["data"])
+            records += read_evaluation_folder(info_dir, allow_links)
         except DataError as error:
             logger.warning("info_dir = %s, which test.py will refuse: %s", info_dir, error)
     check_images(

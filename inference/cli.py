@@ -1,55 +1,58 @@
-"""The command line of test.py. Imports no torch: what is mistyped or missing is answered at once."""
+"""The command line of test.py, with SageMaker's variables as defaults. Imports no torch: what is mistyped or missing is
+reported at once."""
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from inference.environment import with_environment
-from inference.tta_presets import PRESETS
+from inference.tta import PRESETS
 from utils.command_line import CommandLine
-from utils.errors import ConfigError
+from utils.environment import (
+    CHANNEL_EVAL,
+    CHANNEL_MODEL,
+    GROUND_TRUTH_DIR,
+    MODEL_DIR,
+    OUTPUT_DATA_DIR,
+    environment_default,
+)
+from utils.errors import CheckpointError, ConfigError, DataError
 from utils.run_folders import refuse_missing
+
+logger = logging.getLogger(__name__)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
-    """The command line, of this process where `argv` is None, with what the environment says of the rest.
+    """The command line, of this process where `argv` is None, with defaults from the environment.
 
-    Raises ConfigError; CheckpointError, DataError for what is named and is not there."""
-    parser = CommandLine(description="Writes the answers of trained models, and scores them where the truth is known.")
-    parser.add_argument(
-        "-r",
-        "--resume",
-        nargs="+",
-        help="a run folder, such as saved/models/<name>/<run>, or a file; several answer together, as do a run's folds",
+    Raises ConfigError; CheckpointError, DataError for what does not exist."""
+    parser = CommandLine(description="Predicts images with trained models, and scores them where the truth is known.")
+    add = parser.add_argument
+    add(
+        "-r", "--resume", nargs="+", help="run folders (saved/models/<name>/<run>) or checkpoints; several: an ensemble"
     )
-    parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 (default: the best there is)")
-    parser.add_argument("--checkpoint", default="best", help="of a run folder: best (default), last, best_f1, ...")
-    parser.add_argument("--weights", nargs="+", type=float, help="of several models: how much each counts")
-    parser.add_argument(
-        "--vote", choices=("soft", "hard"), default="soft", help="of several: mean of probabilities, or most votes"
-    )
-    parser.add_argument("--parts", action="store_true", help="also write each model's own answers")
-    parser.add_argument(
+    add("-d", "--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    add("--checkpoint", default="best", help="of a run folder: best (default), last, best_f1, ...")
+    add("--weights", nargs="+", type=float, help="of several models: the weight of each")
+    add("--vote", choices=("soft", "hard"), default="soft", help="of several: mean of probabilities, or most votes")
+    add("--parts", action="store_true", help="also write each model's own answers")
+    add(
         "--tta", "--views", choices=PRESETS, help="test-time augmentation to average over (default: the config's views)"
     )
-    parser.add_argument("--info-dir", help="a folder with info.csv and images/ (default: the config's info_dir)")
-    parser.add_argument(
-        "--split", choices=("train", "validation", "test"), help="predict a side of the run's own split"
-    )
-    parser.add_argument(
-        "--answers", help="a CSV with the true answers: ImageID, then ans or the attributes, and perhaps person"
-    )
-    parser.add_argument("--output", help="the CSV to write (default: <submit_dir>/<name>_<run>.csv)")
-    parser.add_argument("--probabilities", action="store_true", help="also write each class's probability")
-    parser.add_argument("--bs", type=int, help="images to a batch (default: the config's)")
-    parser.add_argument("--num-workers", type=_num_workers, help="processes that read images (default: the config's)")
+    add("--info-dir", help="a folder with info.csv and images/ (default: the config's info_dir)")
+    add("--split", choices=("train", "validation", "test"), help="predict a side of the run's own split")
+    add("--answers", help="a CSV with the true answers: ImageID, then ans or the attributes, and perhaps person")
+    add("--output", help="the CSV to write (default: <submit_dir>/<name>_<run>.csv)")
+    add("--probabilities", action="store_true", help="also write each class's probability")
+    add("--bs", type=int, help="images to a batch (default: the config's)")
+    add("--num-workers", type=_num_workers, help="processes that read images (default: the config's)")
     arguments = parser.parse(argv)
     if arguments.bs is not None and arguments.bs < 1:
         raise ConfigError(f"--bs {arguments.bs}: must be at least 1")
-    arguments = with_environment(arguments)
+    _fill_in_from_environment(arguments)
     for path in arguments.resume:
         refuse_missing(Path(path))
     return arguments
@@ -61,3 +64,54 @@ def _num_workers(text: str) -> int | Literal["auto"]:
     if not text.isdecimal():
         raise ConfigError(f'--num-workers {text}: must be a whole number of at least 0, or "auto"')
     return int(text)
+
+
+def _fill_in_from_environment(arguments: Namespace) -> None:
+    """Sets `resume`, `info_dir`, `answers` and `submit_dir` where the command line does not, each with a line in the
+    log. The evaluation's images and answers are not those of --split."""
+    if arguments.resume is None:
+        variable = CHANNEL_MODEL if environment_default(CHANNEL_MODEL) else MODEL_DIR
+        folder = _logged_default(variable)
+        if folder is None:
+            raise ConfigError(
+                f"test.py: -r/--resume is required: a run folder or a checkpoint (or set {CHANNEL_MODEL} to one)"
+            )
+        arguments.resume = [str(_newest_run(Path(folder), variable))]
+    if arguments.split is None:
+        arguments.info_dir = arguments.info_dir or _logged_default(CHANNEL_EVAL)
+        if arguments.answers is None and (folder := _logged_default(GROUND_TRUTH_DIR)):
+            arguments.answers = str(_answers_in(Path(folder)))
+    arguments.submit_dir = _logged_default(OUTPUT_DATA_DIR) if arguments.output is None else None
+
+
+def _logged_default(variable: str) -> str | None:
+    value = environment_default(variable)
+    if value is not None:
+        logger.info("environment variable %s: %s", variable, value)
+    return value
+
+
+def _newest_run(folder: Path, variable: str) -> Path:
+    """`folder`, if it is a run or a file, or the newest of folder/models/<name>/<run>, whose names sort by time."""
+    if not folder.is_dir() or any(folder.glob("*.pth")) or any(folder.glob("fold_*/*.pth")):
+        return folder
+    runs = {path.parent for path in folder.glob("models/*/*/*.pth")}
+    runs |= {path.parents[1] for path in folder.glob("models/*/*/fold_*/*.pth")}
+    if not runs:
+        raise CheckpointError(f"{folder} ({variable}): holds no checkpoint; name a run folder with --resume")
+    newest = max(runs, key=lambda run: run.name)
+    logger.info("the newest run there: %s", newest)
+    return newest
+
+
+def _answers_in(folder: Path) -> Path:
+    """The table of true answers: answers.csv, info.csv, or the only CSV."""
+    tables = sorted(folder.glob("*.csv"))
+    named = [folder / name for name in ("answers.csv", "info.csv") if folder / name in tables]
+    if not named and len(tables) != 1:
+        holds = ", ".join(path.name for path in tables) or "no CSV"
+        raise DataError(
+            f"{folder} ({GROUND_TRUTH_DIR}): should hold answers.csv with the true answers; it holds {holds}; "
+            "name the table with --answers"
+        )
+    return (named or tables)[0]

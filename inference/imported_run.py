@@ -9,15 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
-from base.weights import load_weights, without_wrappers
+from base.weights import load_weights
 from data_loader.transforms.build import build_transforms
 from inference.predictor import CHECKPOINT_NAMES
 from logger.log import LOG_NAME, open_log
 from model.model import build_without_weights
-from model.weight_matching import find_weights, match_model
-from utils.checkpoint import read_foreign_checkpoint, write_checkpoint
+from model.weight_matching import match_model, read_weights
+from utils.checkpoint import write_checkpoint
 from utils.errors import CheckpointError, ConfigError
 from utils.run_folders import new_run
 
@@ -41,27 +40,7 @@ def import_run(
     output: the folder to make; None for a new run's in the config's save_dir
 
     Raises CheckpointError, ConfigError."""
-    foreign = read_foreign_checkpoint(path)
-    if not (weights := find_weights(foreign)):
-        raise CheckpointError(f"{path}: holds no weights by name; save the model's state_dict")
-    content = _matched_content(config, labels, path, _renamed(without_wrappers(weights), renames))
-    if "optimizer" in foreign:
-        log.info("the state of its optimizer is not imported: the run answers, and cannot be trained on")
-    run = _run_folder(config, output)
-    epoch = foreign.get("epoch")
-    epochs = epoch if type(epoch) is int and epoch > 0 else 0
-    content |= {"run_name": run.name, "completed_epochs": epochs, "imported_from": path.name}
-    try:
-        write_checkpoint(run / CHECKPOINT_NAMES["best"], content)
-    except OSError as error:
-        raise ConfigError(f"{run}: cannot be written: {error.strerror}") from None
-    return run
-
-
-def _matched_content(
-    config: Mapping[str, Any], labels: LabelSpace, path: Path, weights: Mapping[str, Tensor]
-) -> dict[str, Any]:
-    """What a checkpoint of this program holds to predict with. Raises CheckpointError."""
+    weights = _renamed(read_weights(path), renames)
     model = build_without_weights(config["arch"], labels.num_classes)
     match = match_model(model, weights)
     if match.missing or match.unused:
@@ -76,12 +55,27 @@ def _matched_content(
     transforms = build_transforms(
         config["transforms"], args["input_size"], model.mean, model.std, args["bits_used_of_16"]
     )
-    return {
+    # No config.json is put into the folder: `train.py --resume auto` is not to resume what has no optimizer's state.
+    run = output
+    if run is None:
+        folders = new_run(Path(config["trainer"]["save_dir"]), config["name"])
+        open_log(folders.log / "info.log", 1)
+        run = folders.models
+    elif run.is_dir() and any(run.iterdir()):
+        raise ConfigError(f"--output {run}: is not empty; name a new folder")
+    content = {
         "model": model.state_dict(),
         "config": dict(config),
         "labels": labels.to_config(),
         "preprocessing": transforms.preprocessing.to_config(),
+        "run_name": run.name,
+        "completed_epochs": 0,
     }
+    try:
+        write_checkpoint(run / CHECKPOINT_NAMES["best"], content)
+    except OSError as error:
+        raise ConfigError(f"{run}: cannot be written: {error.strerror}") from None
+    return run
 
 
 def _renamed(weights: Mapping[str, Tensor], renames: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
@@ -95,17 +89,3 @@ def _renamed(weights: Mapping[str, Tensor], renames: Sequence[tuple[str, str]]) 
             if new:
                 renamed[f"{new}{name.removeprefix(old)}"] = tensor
     return renamed
-
-
-def _run_folder(config: Mapping[str, Any], output: Path | None) -> Path:
-    """The folder `output`, or a new run's, with its log. Raises ConfigError.
-
-    No config.json is put into it: `train.py --resume auto` is not to resume what has no optimizer's state."""
-    if output is None:
-        save_dir = config["trainer"].get("save_dir", TrainerSettings.save_dir)
-        folders = new_run(Path(save_dir), config["name"])
-        open_log(folders.log / "info.log", 1)
-        return folders.models
-    if output.is_dir() and any(output.iterdir()):
-        raise ConfigError(f"--output {output}: is not empty; name a new folder")
-    return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -18,18 +19,17 @@ from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
-from data_loader.cache import DEFAULT_CACHE_BUDGET_GIB, IMAGE_CACHE_FOLDER, DiskCache
-from data_loader.data_loaders import TTALoader
+from data_loader.cache import IMAGE_CACHE_FOLDER, DiskCache
+from data_loader.data_loaders import AttributeDataLoader, TTALoader
+from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.records.records import Record
-from inference.checkpoint_content import check_content
-from inference.tta import Tta, tta_pipelines
-from inference.tta_presets import PRESETS
+from inference.tta import PRESETS, Tta, tta_pipelines
 from model.model import build_without_weights
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.config.former_defaults import upgraded
 from utils.errors import CheckpointError
 from utils.progress import with_progress
-from utils.run_folders import read_kept_config, refuse_missing
+from utils.run_folders import refuse_missing
 from utils.signals import StopSignals
 from utils.wording import first_line
 
@@ -40,25 +40,26 @@ CHECKPOINT_NAMES = {"best": "model_best.pth", "last": "last.pth"}
 
 @dataclass(frozen=True)
 class Probabilities:
-    """What a model predicts of N images, float32: on the model's device batch by batch, on the CPU in the end.
+    """What a model predicts of N images, float32.
 
-    by_head: (N, C) over each head's training classes.
-    by_attribute: (N, S) over each attribute's scored classes.
-    joint: (N, K) over the joint classes; None where the label space has none."""
+    by_head: (N, C) over each head's training classes
+    by_attribute: (N, S) over each attribute's scored classes
+    joint: (N, K) over the joint classes; None where the label space has none
+    """
 
     by_head: dict[str, Tensor]
     by_attribute: dict[str, Tensor]
     joint: Tensor | None
 
     @classmethod
-    def of_heads(cls, labels: LabelSpace, by_head: dict[str, Tensor]) -> Probabilities:
-        """What the probabilities by head (N, C) come to in a label space."""
+    def from_heads(cls, labels: LabelSpace, by_head: dict[str, Tensor]) -> Probabilities:
+        """The probabilities of attributes and joint classes that follow from those of the heads, (N, C) each."""
         joint = labels.joint_probabilities(by_head) if labels.has_joint_class else None
         return cls(by_head, labels.attribute_probabilities(by_head), joint)
 
     @classmethod
     def combined(cls, parts: Sequence[Probabilities], combine: Callable[[list[Tensor]], Tensor]) -> Probabilities:
-        """Several, put together tensor by tensor: one set of images after the other, or the mean over variants."""
+        """Several, combined tensor by tensor: batches are concatenated, variants of the same images averaged."""
 
         def by_name(tables: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
             return {name: combine([table[name] for table in tables]) for name in tables[0]}
@@ -70,18 +71,15 @@ class Probabilities:
             combine(joint) if joint else None,
         )
 
-    def to_cpu(self) -> Probabilities:
-        """The same on the CPU. Waits for the device."""
-        return Probabilities.combined([self], lambda tensors: tensors[0].cpu())
-
 
 class Predictor:
     """A trained model with all that it needs to predict an image: its label space, its preprocessing, and its TTA.
 
-    content: of its checkpoint.
-    tta: see inference/tta.py; None: that of its config, or else the image as it is.
+    content: of its checkpoint
+    tta: the variants of an image, see inference/tta.py; None: those of its config
 
-    `pipelines` makes one image of each variant."""
+    `pipelines` makes one image of each variant.
+    """
 
     def __init__(
         self,
@@ -95,19 +93,24 @@ class Predictor:
         self.model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.labels, self.preprocessing, self.device = labels, preprocessing, device
         self.config: dict[str, Any] = content["config"]
-        self.run_name: str = content["run_name"]
-        self.completed_epochs: int = content["completed_epochs"]
+        self.name, self.run_name = str(self.config["name"]), str(content["run_name"])
+        self.completed_epochs = int(content["completed_epochs"])
+        self.sources: list[dict[str, Any]] = self.config["data"]
         self.split_digest: str | None = content.get("split_digest")
+        defaults = {name: each.default for name, each in inspect.signature(AttributeDataLoader).parameters.items()}
+        self.loader_arguments: dict[str, Any] = defaults | self.config["data_loader"]["args"]
         self.tta: Tta = tta or self.config.get("views") or PRESETS["none"]
         self.pipelines = tta_pipelines(self.tta, preprocessing)
+        save_dir = Path(self.config["trainer"].get("save_dir", TrainerSettings.save_dir))
+        self.save_dir = save_dir if save_dir.is_dir() else None
+        """Where its run keeps what is known of images; None for a run that came here from elsewhere."""
 
     @classmethod
     def from_checkpoint(cls, path: Path, device: torch.device | str = "cpu", tta: Tta | None = None) -> Predictor:
         """Raises CheckpointError if the file is missing, damaged, hostile, or its weights do not fit its own config."""
         content = read_checkpoint(path)
-        check_content(content, path)
-        content = {**content, "config": upgraded(content["config"])}
         try:
+            content = {**content, "config": upgraded(content["config"])}
             labels = LabelSpace(**content["labels"])
             preprocessing = Preprocessing.from_config(content["preprocessing"])
             model = build_without_weights(content["config"]["arch"], labels.num_classes)
@@ -122,18 +125,6 @@ class Predictor:
         except (AttributeError, TypeError, ValueError) as error:  # by another version, or another hand
             raise CheckpointError(f"{path}: cannot be used by this version: {first_line(error)}") from None
 
-    @property
-    def save_dir(self) -> Path | None:
-        """Where its run, and others, keep what they know of images; None for a run that came here from elsewhere."""
-        save_dir = Path(self.config.get("trainer", {}).get("save_dir", TrainerSettings.save_dir))
-        return save_dir if save_dir.is_dir() else None
-
-    @property
-    def loader_arguments(self) -> dict[str, Any]:
-        """Those of its run's data loader; none for a run that came here without a config of its own."""
-        arguments: dict[str, Any] = self.config.get("data_loader", {"args": {}})["args"]
-        return arguments
-
     def predict(self, records: Sequence[Record]) -> Probabilities:
         """The probabilities of every record, in order. Raises DataError for an image that cannot be read."""
         return predict([self], records)[0]
@@ -141,25 +132,34 @@ class Predictor:
     def predict_batch(self, variants: Sequence[Tensor]) -> Probabilities:
         """The mean over the variants of a batch, on this predictor's device, for which it does not wait.
 
-        variants: by pipeline, the images (B, 3, H, W) uint8 as it makes them."""
+        variants: by pipeline, the images (B, 3, H, W) uint8 as it makes them
+        """
         predicted = []
         with torch.inference_mode():
             for images in variants:
                 images = images.to(self.device, non_blocking=True)
                 outputs = self.model(self.preprocessing.normalise(images, memory_format=torch.channels_last))
                 by_head = {head: outputs[head].float().softmax(dim=1) for head in self.labels.heads}
-                predicted.append(Probabilities.of_heads(self.labels, by_head))
+                predicted.append(Probabilities.from_heads(self.labels, by_head))
         return Probabilities.combined(predicted, lambda tensors: torch.stack(tensors).mean(dim=0))
 
     def predict_image(self, image: np.ndarray) -> dict[str, dict[str, float]]:
         """By attribute, the probability of each class by name.
 
-        image: (H, W, 3) uint8, RGB."""
+        image: (H, W, 3) uint8, RGB
+        """
         variants = [torch.from_numpy(pipeline(image)).permute(2, 0, 1).unsqueeze(0) for pipeline in self.pipelines]
         return {
             name: dict(zip(self.labels.attributes[name].class_names, probabilities[0].tolist(), strict=True))
             for name, probabilities in self.predict_batch(variants).by_attribute.items()
         }
+
+    def find_unreadable(self, records: Sequence[Record], on_bad: Literal["refuse", "skip"]) -> set[Path]:
+        """The images that cannot be read, of which "skip" warns; "refuse" raises DataError for them."""
+        known = None if self.save_dir is None else self.save_dir / CHECKED_IMAGES_FILE
+        paths, bits = [record.path for record in records], self.preprocessing.bits_used_of_16
+        remedy = "repair them: every image must have an answer"
+        return set(check_images(paths, known, on_bad, bits, remedy=remedy))
 
 
 def predict(
@@ -170,19 +170,25 @@ def predict(
     stop: StopSignals | None = None,
     verbosity: int = 0,
 ) -> list[Probabilities]:
-    """What each of the models, which are on one device, predicts of every record, in order. An image is decoded once
-    for all models and variants, and nothing but probabilities is kept.
+    """What each of the models, which are on one device, predicts of every record, in order; on the CPU.
 
-    batch_size, num_workers: None: those of the models' configs (the smallest batch, the most workers).
+    An image is decoded once for all models and variants.
 
-    Raises DataError for an image that cannot be read; StopSignal between two batches, if a signal asks for it."""
+    batch_size: None: the smallest of the models' configs
+    num_workers: processes that read images; None: the most of the models' configs
+    stop: asked between two batches
+
+    Raises DataError for an image that cannot be read; StopSignal.
+    """
     own = [predictor.loader_arguments for predictor in predictors]
-    size = batch_size or min(each.get("valid_batch_size") or each.get("batch_size", 32) for each in own)
+    if num_workers is None:
+        configured = [arguments["num_workers"] for arguments in own]
+        num_workers = "auto" if "auto" in configured else max(configured)
     batches = TTALoader(
         records,
         [pipeline for predictor in predictors for pipeline in predictor.pipelines],
-        size,
-        num_workers if num_workers is not None else _most_workers([each.get("num_workers", "auto") for each in own]),
+        batch_size or min(arguments["valid_batch_size"] or arguments["batch_size"] for arguments in own),
+        num_workers,
         predictors[0].device,
         _image_cache(predictors, verbosity),
     )
@@ -196,29 +202,26 @@ def predict(
             predicted.append(predictor.predict_batch(list(itertools.islice(variants, len(predictor.pipelines)))))
         if stop is not None:
             stop.raise_if_requested()
-    return [Probabilities.combined(predicted, torch.cat).to_cpu() for predicted in batches_by_model]
-
-
-def _most_workers(configured: Sequence[int | Literal["auto"]]) -> int | Literal["auto"]:
-    numbers = [number for number in configured if isinstance(number, int)]
-    return max(numbers) if len(numbers) == len(configured) else "auto"
+    return [Probabilities.combined(each, lambda tensors: torch.cat(tensors).cpu()) for each in batches_by_model]
 
 
 def _image_cache(predictors: Sequence[Predictor], verbosity: int) -> DiskCache | None:
-    """Where the first of the models that was trained with a cache on disk kept its images, so that these are too."""
+    """The cache on disk of the first model that was trained with one."""
     for predictor in predictors:
-        args = predictor.loader_arguments
-        if args.get("cache") in ("disk", "device") and predictor.save_dir is not None:
-            budget_gib = args.get("cache_budget_gib", DEFAULT_CACHE_BUDGET_GIB)
-            return DiskCache(predictor.save_dir / IMAGE_CACHE_FOLDER, budget_gib, show_progress=verbosity > 0)
+        arguments = predictor.loader_arguments
+        if arguments["cache"] in ("disk", "device") and predictor.save_dir is not None:
+            folder = predictor.save_dir / IMAGE_CACHE_FOLDER
+            return DiskCache(folder, arguments["cache_budget_gib"], show_progress=verbosity > 0)
     return None
 
 
 def find_checkpoint(path: Path, name: str = "best") -> Path:
     """The checkpoint file that `--resume` and `--checkpoint` mean: `path` itself, or that of the run folder `path`.
 
-    name: best, last, or the name of a file of the run such as best_f1. A run without a best one gives its last.
-    Raises CheckpointError, listing what there is."""
+    name: best, last, or the name of a file of the run such as best_f1; a run without a best one gives its last
+
+    Raises CheckpointError, listing what there is.
+    """
     refuse_missing(path)
     if path.is_file():
         return path
@@ -227,19 +230,8 @@ def find_checkpoint(path: Path, name: str = "best") -> Path:
         return file
     existing = sorted(file.stem for file in path.glob("*.pth"))
     if name == "best" and "last" in existing:
-        logger.warning("%s: there is no best checkpoint%s; the last one is used", path, _why_no_best(path))
+        logger.warning("%s: there is no best checkpoint; the last one is used", path)
         return path / CHECKPOINT_NAMES["last"]
     if not existing:
         raise CheckpointError(f"{path}: holds no checkpoint; name a run folder such as saved/models/<name>/<run>")
     raise CheckpointError(f"{path}: has no checkpoint {name!r}; it has {', '.join(existing)}")
-
-
-def _why_no_best(run: Path) -> str:
-    """In brackets, as far as the run's config tells it."""
-    trainer = (read_kept_config(run) or read_kept_config(run.parent) or {}).get("trainer")
-    if not isinstance(trainer, dict):
-        return ""
-    monitor = trainer.get("monitor", TrainerSettings.monitor)
-    if monitor == "off":
-        return " (the run watched no metric)"
-    return f" (the run watched {monitor}: no epoch has had a value of it yet, or {CHECKPOINT_NAMES['best']} was lost)"

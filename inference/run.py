@@ -1,4 +1,4 @@
-"""The steps of test.py: the models, what they predict of the images, the files that are written, and the scores."""
+"""The steps of test.py once models and images are known: predict, combine, write, score."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from pathlib import Path
 from base.label_space import LabelSpace
 from data_loader.records.records import Record
 from inference.ensemble import Ensemble, EnsemblePrediction
-from inference.evaluation import SetScores, class_distribution, report_scores
-from inference.inputs import Truth, files_read
-from inference.members import EnsembleMember, load_members, title_of
+from inference.evaluation import SetScores, class_distribution
+from inference.inputs import EnsembleMember, files_read
 from inference.predictor import Probabilities, predict
 from inference.submission import origin_file, write_origin, write_probabilities, write_submission
-from inference.tta_presets import PRESETS
-from logger.log import LOG_NAME
-from utils.device import choose_device
 from utils.errors import ConfigError
 from utils.files import obstacle_to_replacing
 from utils.run_folders import obstacle_to_writing
 from utils.signals import StopSignals
 
-log = logging.getLogger(LOG_NAME)
+logger = logging.getLogger(__name__)
+
+LONGEST_TITLE = 150
 
 
 @dataclass(frozen=True)
@@ -37,29 +35,15 @@ class TestResult:
     scores: list[SetScores]
 
 
-def load_models(arguments: Namespace) -> list[EnsembleMember]:
-    """The models that --resume names, each with a line in the log."""
-    tta = PRESETS[arguments.tta] if arguments.tta is not None else None
-    device = choose_device(arguments.device)
-    paths = [Path(path) for path in arguments.resume]
-    members = load_members(paths, arguments.checkpoint, arguments.weights, device, tta)
-    for member in members:
-        model = member.predictor
-        log.info("%s: %s, %d epochs", member.path, model.config["name"], model.completed_epochs)
-        if model.tta != PRESETS["none"]:
-            log.info("%s: averages over %d views of each image: %s", member.path, len(model.tta), ", ".join(model.tta))
-    return members
-
-
 def ensemble_of(members: Sequence[EnsembleMember]) -> Ensemble:
-    """How the models answer together; of several the log has it."""
-    names = [str(member.path) for member in members]
-    ensemble = Ensemble([member.predictor.labels for member in members], [member.weight for member in members], names)
+    """The models' ensemble; the log describes one of several."""
+    labels, weights = [member.predictor.labels for member in members], [member.weight for member in members]
+    ensemble = Ensemble(labels, weights, [str(member.path) for member in members])
     if len(members) > 1:
         for line in ensemble.describe():
-            log.info("%s", line)
-        for line in ensemble.warnings():
-            log.warning("%s", line)
+            logger.info("%s", line)
+        if warning := ensemble.warning():
+            logger.warning("%s", warning)
     return ensemble
 
 
@@ -77,75 +61,63 @@ def write_results(
     records: Sequence[Record],
     members: Sequence[EnsembleMember],
     by_member: Sequence[Probabilities],
-    labels: LabelSpace,
+    ensemble: Ensemble,
     predicted: EnsemblePrediction,
     arguments: Namespace,
 ) -> None:
-    """The submission, what was asked for beside it, and, in the log, how many images each class was given."""
+    """The submission with what --parts and --probabilities add to it; the log counts the classes."""
     names = [record.name for record in records]
+
+    def write(path: Path, labels: LabelSpace, answers: EnsemblePrediction, made_by: Sequence[EnsembleMember]) -> None:
+        write_submission(path, names, labels, answers.joint, answers.classes)
+        write_origin(path, labels, [member.describe() for member in made_by])
+        logger.info("%s: %d answers", path, len(names))
+        if arguments.probabilities:
+            write_probabilities(probabilities_file(path), names, labels, answers.probabilities)
+
     if arguments.parts:
         for number, (member, probabilities) in enumerate(zip(members, by_member, strict=True), start=1):
-            log.info("part %d: %s", number, member.path)
-            own = Ensemble([member.predictor.labels], [1.0], [str(member.path)])
-            part = member_file(file, number)
-            write_answers(part, names, own.labels, own.predict([probabilities]), [member], arguments.probabilities)
-    write_answers(file, names, labels, predicted, members, arguments.probabilities)
-    for line in class_distribution(labels, predicted.joint, predicted.classes):
-        log.info("%s", line)
-
-
-def write_answers(
-    file: Path,
-    names: Sequence[str],
-    labels: LabelSpace,
-    predicted: EnsemblePrediction,
-    members: Sequence[EnsembleMember],
-    with_probabilities: bool,
-) -> None:
-    """The CSV of answers, and beside it what made them; the probabilities go to <file>_probabilities.csv."""
-    write_submission(file, names, labels, predicted.joint, predicted.classes)
-    write_origin(file, labels, [member.describe() for member in members])
-    log.info("%s: %d answers", file, len(names))
-    if with_probabilities:
-        beside = probabilities_file(file)
-        write_probabilities(beside, names, labels, predicted.probabilities)
-        log.info("%s: their probabilities", beside)
-
-
-def score(labels: LabelSpace, predicted: EnsemblePrediction, truth: Truth) -> list[SetScores]:
-    """The scores, each with a line in the log; [] where nothing is known."""
-    return report_scores(labels, predicted.joint, predicted.classes, truth.classes, truth.persons)
+            alone = Ensemble([member.predictor.labels], [1.0], [str(member.path)])
+            write(member_file(file, number), alone.labels, alone.predict([probabilities]), [member])
+    write(file, ensemble.labels, predicted, members)
+    for line in class_distribution(ensemble.labels, predicted.joint, predicted.classes):
+        logger.info("%s", line)
 
 
 def output_file(members: Sequence[EnsembleMember], arguments: Namespace) -> Path:
     """submit/<name>_<run>.csv, of several models with all their names; a side of a run's split goes to the run's own
     folder. Raises ConfigError if it, or what is written beside it, cannot be written, or is what is read."""
     submit_dir = Path(arguments.submit_dir or members[0].predictor.config.get("submit_dir", "submit/"))
-    file = submit_dir / f"{title_of(members)}.csv"
+    titles = list(dict.fromkeys(member.title for member in members))
+    title = "+".join(titles)
+    title = title if len(title) <= LONGEST_TITLE else f"{titles[0]}+{len(titles) - 1}_more"
+    file = submit_dir / f"{title}.csv"
     if arguments.split is not None:
         runs = {member.run_of_folds or member.path.parent for member in members}
         one_run = len(runs) == 1 and arguments.submit_dir is None
         name = f"predictions_{arguments.split}.csv"
-        file = runs.pop() / name if one_run else submit_dir / f"{title_of(members)}_{name}"
+        file = runs.pop() / name if one_run else submit_dir / f"{title}_{name}"
     if arguments.output is not None:
         file = Path(arguments.output)
     if not file.name:
         raise ConfigError(f"--output {arguments.output!r}: names no file")
+    tables = [file]
+    if arguments.parts:
+        tables += [member_file(file, number) for number in range(1, len(members) + 1)]
+    written = [(each, ".csv") for each in tables] + [(origin_file(each), ".json") for each in tables]
+    if arguments.probabilities:
+        written += [(probabilities_file(each), ".csv") for each in tables]
     if obstacle := obstacle_to_writing((file.resolve() if file.is_symlink() else file).parent):
         raise ConfigError(f"{file}: cannot be written: {obstacle}")
-    count = len(members) if arguments.parts else 0
-    tables = [file, *(member_file(file, number) for number in range(1, count + 1))]
-    beside = [origin_file(each) for each in tables]
-    tables += [probabilities_file(each) for each in tables] if arguments.probabilities else []
-    read = files_read(members, arguments.info_dir, arguments.split, arguments.answers)
-    for each in [*tables, *beside]:
-        if obstacle := obstacle_to_replacing(each, read, ".json" if each in beside else ".csv"):
+    read = files_read(members, arguments)
+    for each, suffix in written:
+        if obstacle := obstacle_to_replacing(each, read, suffix):
             raise ConfigError(f"{each}: cannot be written: {obstacle}")
     return file
 
 
 def member_file(submission: Path, number: int) -> Path:
-    """Where a model's own answers go, the first being 1."""
+    """Where a model's own answers are written, the first being 1."""
     return submission.with_name(f"{submission.stem}_part{number}.csv")
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from base.label_space import LabelSpace
 from experiment.schema import SECTIONS
-from inference.evaluation import SetScores, report_scores
-from inference.members import begun_folds
+from inference.evaluation import SetScores, classifications, report_scores
+from inference.inputs import folds_with_checkpoints
 from inference.predictor import find_checkpoint
 from inference.submission import Answers, align, read_answers, read_origin
 from logger.log import close_log, open_log
@@ -33,16 +33,16 @@ def evaluate(arguments: Namespace) -> list[SetScores]:
     open_log(None, 1)
     try:
         submission, answers = Path(arguments.submission), Path(arguments.answers)
-        refuse_output(arguments.output, [submission, answers, Path(arguments.config or DEFAULT_CONFIG)])
-        labels = named_label_space(arguments) or read_origin(submission)
-        is_named = labels is not None
-        labels = labels or label_space_of_config(DEFAULT_CONFIG)
+        if arguments.output is not None:
+            refuse_output(arguments.output, [submission, answers, Path(arguments.config or DEFAULT_CONFIG)])
+        named = label_space_named(arguments) or read_origin(submission)
+        labels = named or label_space_of_config(DEFAULT_CONFIG)
         truth = read_answers(answers, labels)
         predicted = align(read_answers(submission, labels, complete=True), truth.ids, answers)
-        if not is_named:
+        if named is None:
             refuse_guessing(labels, predicted, truth)
-        persons = truth.persons or truth.ids
-        scores = report_scores(labels, predicted.joint, predicted.classes, truth.classes, persons)
+        found = classifications(labels, predicted.joint, predicted.classes, truth.classes)
+        scores = report_scores(labels, found, truth.persons or truth.ids)
         if arguments.output is not None:
             write_scores(Path(arguments.output), scores)
         return scores
@@ -50,13 +50,12 @@ def evaluate(arguments: Namespace) -> list[SetScores]:
         close_log()
 
 
-def named_label_space(arguments: Namespace) -> LabelSpace | None:
-    """What the answers mean, as --labels' checkpoint has it, or the config of -c; None if neither is given."""
+def label_space_named(arguments: Namespace) -> LabelSpace | None:
+    """That of the run or checkpoint --labels, or of the config -c; None if neither is given."""
     if arguments.labels is None:
         return None if arguments.config is None else label_space_of_config(arguments.config)
     path = Path(arguments.labels)
-    folds = begun_folds(path)
-    file = find_checkpoint(next(iter(folds.values()), path))
+    file = find_checkpoint(next(iter(folds_with_checkpoints(path).values()), path))
     try:
         return LabelSpace(**read_checkpoint(file)["labels"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -69,22 +68,20 @@ def label_space_of_config(path: Path) -> LabelSpace:
 
 
 def refuse_guessing(labels: LabelSpace, predicted: Answers, truth: Answers) -> None:
-    """Raises ConfigError where nothing tells that the numbers are joint classes of the default config, and not those of
-    other attributes: columns with the attributes' names do, and so does the last class."""
-    numbers = [table.joint for table in (predicted, truth) if table.joint is not None and table.is_numbered]
-    highest = max((int(joint.max()) for joint in numbers), default=labels.num_joint_classes - 1)
-    if highest < labels.num_joint_classes - 1:
+    """Raises ConfigError where the numbers need not be joint classes of the default config, but may be those of other
+    attributes: the last class is not among them."""
+    last = labels.num_joint_classes - 1
+    joint = [table.joint for table in (predicted, truth) if table.joint is not None and table.has_joint_column]
+    highest = max((int(each.max()) for each in joint), default=last)
+    if highest < last:
         raise ConfigError(
-            f"{predicted.path}: its answers do not tell what they mean: they and those of {truth.path} go up to "
-            f"{highest}, and {DEFAULT_CONFIG} has {labels.num_joint_classes} classes; name the run or checkpoint that "
-            "made them with --labels, or a config with -c"
+            f"{predicted.path}: what its answers mean is not known: they and those of {truth.path} are 0 to {highest}, "
+            f"and {DEFAULT_CONFIG} has 0 to {last}; name the run that made them with --labels, or a config with -c"
         )
 
 
-def refuse_output(output: str | None, read: Sequence[Path]) -> None:
-    """Raises ConfigError for an --output that cannot be written or is what is read, before anything is scored."""
-    if output is None:
-        return
+def refuse_output(output: str, read: Sequence[Path]) -> None:
+    """Raises ConfigError for an --output that cannot be written or is one of `read`, before anything is scored."""
     path = Path(output)
     obstacle = obstacle_to_replacing(path, read, ".json") if path.name else "names no file"
     if obstacle := obstacle or obstacle_to_writing(path.parent):
@@ -92,7 +89,7 @@ def refuse_output(output: str | None, read: Sequence[Path]) -> None:
 
 
 def write_scores(path: Path, scores: Sequence[SetScores]) -> None:
-    """A list of objects, one a classification. Raises ConfigError if it cannot be written."""
+    """Writes a list of objects, one a classification. Raises ConfigError if it cannot be written."""
     text = json.dumps([asdict(row) for row in scores], indent=4, ensure_ascii=False)
     try:
         write_atomically(path, f"{text}\n".encode())
@@ -102,20 +99,17 @@ def write_scores(path: Path, scores: Sequence[SetScores]) -> None:
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line. Raises ConfigError."""
-    parser = CommandLine(
-        prog="scripts.evaluate", description="Scores a submission (ImageID,ans) against the true answers."
-    )
-    parser.add_argument("submission", help="the CSV to score; its rows may stand in any order")
-    parser.add_argument("answers", help="a CSV with the true answers: ImageID, ans or the attributes, perhaps person")
-    parser.add_argument("-c", "--config", type=Path, help="a config whose labels say what an answer is")
-    parser.add_argument(
-        "--labels",
-        help="a checkpoint or run folder that says it (default: the file beside the submission)",
-    )
-    parser.add_argument("--output", help="a JSON file to write the scores to")
+    description = "Scores a submission (ImageID,ans) against the true answers."
+    parser = CommandLine(prog="scripts.evaluate", description=description)
+    add = parser.add_argument
+    add("submission", help="the CSV to score; its rows may be in any order")
+    add("answers", help="a CSV with the true answers: ImageID, ans or the attributes, perhaps person")
+    add("-c", "--config", type=Path, help="a config whose labels define what an answer is")
+    add("--labels", help="a checkpoint or run folder that defines it (default: the file beside the submission)")
+    add("--output", help="a JSON file to write the scores to")
     arguments = parser.parse(argv)
     if arguments.config is not None and arguments.labels is not None:
-        raise ConfigError("--config and --labels both say what an answer is; give one of them")
+        raise ConfigError("--config and --labels both define what an answer is; give one of them")
     return arguments
 
 

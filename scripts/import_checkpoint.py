@@ -49,19 +49,14 @@ def _rename_from(text: str) -> tuple[str, str]:
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line. Raises ConfigError."""
-    parser = CommandLine(
-        prog="scripts.import_checkpoint", description="Makes a run that test.py takes of another program's weights."
-    )
-    parser.add_argument("checkpoint", type=Path, help="a template's checkpoint, a state dict, or a safetensors file")
-    parser.add_argument("-c", "--config", type=Path, required=True, help="a config that describes the weights' model")
-    parser.add_argument(
-        "--rename",
-        action="append",
-        default=[],
-        metavar="old=new",
-        help="call a layer of the file by the model's name, any number of times; old= leaves it out",
-    )
-    parser.add_argument("--output", type=Path, help="the run folder to make (default: a new one in save_dir)")
+    description = "Makes a run that test.py takes of another program's weights."
+    parser = CommandLine(prog="scripts.import_checkpoint", description=description)
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="a template's checkpoint, a state dict, or a safetensors file")
+    add("-c", "--config", type=Path, required=True, help="a config that describes the weights' model")
+    rename = "call a layer of the file by the model's name, any number of times; old= leaves it out"
+    add("--rename", action="append", default=[], metavar="old=new", help=rename)
+    add("--output", type=Path, help="the run folder to make (default: a new one in save_dir)")
     return parser.parse(argv)
 
 

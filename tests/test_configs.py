@@ -23,7 +23,7 @@ from data_loader.transforms import AugmentationKey, build_transforms
 from experiment.checks import check_config
 from experiment.cli import parse_arguments
 from experiment.schema import SECTIONS
-from inference.tta_presets import PRESETS
+from inference.tta import PRESETS
 from model.model import build_without_weights
 from parse_config import ConfigParser
 from utils.config.editor_schema import editor_schema

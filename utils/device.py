@@ -48,8 +48,10 @@ def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
 
 
 def choose_compute_type(precision: str, device: torch.device) -> torch.dtype:
-    """The type of autocast. precision: a name of COMPUTE_TYPES, or "auto": bfloat16 where the hardware has instructions
-    for it, else float16 on a GPU and float32 (no autocast) on a CPU."""
+    """The type of autocast.
+
+    precision: a name of COMPUTE_TYPES, or "auto": bfloat16 where the hardware has instructions for it, else float16 on
+        a GPU and float32 (no autocast) on a CPU"""
     if precision != "auto":
         return COMPUTE_TYPES[precision]
     if device.type == "cuda":

@@ -1,6 +1,6 @@
 """The processes that train together: torchrun's environment, and the few collective calls that the project uses.
 
-With one process every call here is a plain function that changes nothing, so no other code asks which case it is."""
+With one process every call changes nothing, so that callers need not know which case it is."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from utils.environment import environment_number
 from utils.errors import ConfigError
 
 TIME_LIMIT = timedelta(minutes=10)
-"""How long a process waits for the others before it gives up: never for ever."""
+"""How long a process waits for the others before it gives up."""
 
 _RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torch.distributed asks of the environment besides WORLD_SIZE."""
+"""What torch.distributed needs in the environment besides WORLD_SIZE."""
 
 
 def rank() -> int:
@@ -42,15 +42,15 @@ def world_size() -> int:
 
 
 def is_main_process() -> bool:
-    """True in the one process that writes files and speaks."""
+    """True in the one process that writes files and logs."""
     return rank() == 0
 
 
 def start(device: torch.device) -> None:
-    """Makes a GPU the process's own, and joins the group that torchrun has made, if there is one."""
+    """Makes `device` the default GPU of this process, and joins torchrun's group, if there is one."""
     on_gpu = device.type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(device)  # else whatever names no device goes to the first one, of all processes
+        torch.cuda.set_device(device)  # else what names no device goes to the first one, in all processes
     if world_size() > 1 and not dist.is_initialized():
         missing = [name for name in _RENDEZVOUS if not os.environ.get(name)]
         if missing:
@@ -76,7 +76,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Averages gradients over the processes, in place: for the few parameters that DistributedDataParallel has not."""
+    """Averages gradients over the processes, in place: of the parameters outside DistributedDataParallel."""
     if dist.is_initialized():
         for parameter in parameters:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -85,14 +85,14 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 
 def share_buffers(module: torch.nn.Module) -> None:
-    """Gives every process the main one's buffers (running means and variances), in place."""
+    """Copies the main process's buffers (running means and variances) to all, in place."""
     if dist.is_initialized():
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def broadcast_text(text: str) -> str:
-    """The main process's `text`, in every process."""
+    """The main process's `text`."""
     if not dist.is_initialized():
         return text
     texts = [text]
@@ -101,7 +101,7 @@ def broadcast_text(text: str) -> str:
 
 
 def gather(value: object) -> list[object]:
-    """Every process's `value` (plain data), in order of rank, in every process."""
+    """Every process's `value` (plain data), in order of rank."""
     if not dist.is_initialized():
         return [value]
     values: list[object] = [None] * world_size()

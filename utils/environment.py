@@ -1,6 +1,6 @@
-"""SageMaker's variables: where the platform has put data and model, and wants the results.
+"""SageMaker's variables: where the platform has put data and model, and where it expects the results.
 
-They take the place of what config files say, which are the project's own defaults; the command line wins over them.
+They override config files, and the command line overrides them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ VARIABLES = (CHANNEL_TRAIN, CHANNEL_EVAL, CHANNEL_MODEL, MODEL_DIR, OUTPUT_DATA_
 
 
 def environment_default(name: str) -> str | None:
-    """What a variable says, without the white space around it; None where it is unset or says nothing."""
+    """The value of a variable, without white space around it; None where it is unset or empty."""
     return os.environ.get(name, "").strip() or None
 
 
 def environment_number(name: str, default: int) -> int:
-    """The whole number that a variable of torchrun says. Raises ConfigError where it is none."""
+    """The whole number in a variable of torchrun. Raises ConfigError where it is none."""
     text = os.environ.get(name, str(default))
     if not text.isdigit():
         raise ConfigError(f"environment variable {name} = {text!r} is not a whole number; torchrun sets it")
@@ -40,10 +40,11 @@ def environment_number(name: str, default: int) -> int:
 
 
 def config_places(values: Mapping[str, Any], resumes: bool = False) -> dict[str, str]:
-    """By dotted place in a config, the variable that is set and says what stands there.
+    """By dotted key path of a config, the variable that is set and gives its value.
 
-    Of the data it is the first source's root, if that is a CompetitionFolder: of a table the variable says neither the
-    file nor the columns. resumes: the config is that of a run that resumes, which stays in its folder."""
+    Of the data it is the root of the first source, if that is a CompetitionFolder: a table needs more than a folder.
+
+    resumes: the config is that of a resumed run, which stays in its folder"""
     places = {"info_dir": CHANNEL_EVAL, "submit_dir": OUTPUT_DATA_DIR}
     if _first_source_type(values) == "CompetitionFolder":
         places["data.0.args.root"] = CHANNEL_TRAIN

@@ -1,4 +1,4 @@
-"""The errors a user may meet: each is one line (place, value, remedy) and one exit code.
+"""The errors of a user's making: each is one line (where, value, remedy) and one exit code.
 
     UserError             1
       ConfigError         2    the config or the command line
@@ -9,8 +9,8 @@
       StopSignal         75    stopped by SIGTERM or SIGUSR1, and resumable
         KeyboardStop    130    stopped by Ctrl-C, and resumable
 
-`run_command` turns them into a line and an exit code. Constructors raise ValueError, or InvalidConfig for several
-problems; the config's parser makes a ConfigError of both.
+`run_command` prints them. Constructors raise ValueError, or InvalidConfig for several problems; the config's parser
+makes a ConfigError of both.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ KeyPath = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a value of a config, and where the value is.
+    """What is wrong with a value of a config.
 
-    key_path: of the value; () for the whole;
-    text: read after the key path: "= -1 must be at least 0", "lacks \"type\"".
+    key_path: of the value; () for the whole
+    text: follows the key path: "= -1 must be at least 0", "lacks \"type\""
     """
 
     key_path: KeyPath
@@ -48,12 +48,10 @@ class Problem:
 
 
 class InvalidConfig(ValueError):
-    """A constructor's arguments are wrong in several ways, or deep inside.
+    """A constructor's arguments are wrong in several ways, or deep inside; for one problem of one argument a plain
+    ValueError does. The config's parser adds the absolute key path and the file.
 
-    The config's parser adds what the constructor cannot know, the absolute key path and the file, and raises
-    ConfigError. For one problem of one argument a plain ValueError does: "gamma = -1 must be at least 0".
-
-    problems: their key paths are relative to the arguments of the constructor.
+    problems: their key paths are relative to the constructor's arguments
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -67,15 +65,15 @@ def dotted(key_path: KeyPath) -> str:
 
 
 class UserError(Exception):
-    """An error of the input or of the surroundings, not of this program: shown as one line, without a traceback."""
+    """An error of the input or of the machine, not of this program: printed as one line, without a traceback."""
 
     exit_code = 1
 
 
 class ConfigError(UserError):
-    """The config or the command line is wrong. One problem a line, where several were found.
+    """The config or the command line is wrong; one line a problem.
 
-    problems: of a config, those that the lines tell, with absolute key paths.
+    problems: those of a config, with absolute key paths
     """
 
     exit_code = 2
@@ -122,9 +120,9 @@ class KeyboardStop(StopSignal):
 
 
 def run_command(command: Callable[[], object]) -> int:
-    """Runs an entry point and returns its exit code: a user's mistake is one line on stderr, never as a traceback.
+    """Runs an entry point and returns its exit code: a user's mistake is one line on stderr, never a traceback.
 
-    SIGTERM and SIGUSR1 end it wherever it is, as Ctrl-C does; long work that has something to save answers them itself
+    SIGTERM and SIGUSR1 end it at once, as Ctrl-C does; long work that has something to save handles them itself
     (utils/signals.py)."""
     try:
         with _signals_raise():
@@ -142,9 +140,8 @@ def run_command(command: Callable[[], object]) -> int:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Around a command's first imports of torch and the like: what they leave stays for good, and is not searched for
-    garbage, which would take a quarter of their time. timm does without wandb, which it imports for a summary that
-    nobody writes."""
+    """Around a command's first imports of torch and the like: their objects stay, and are not searched for garbage,
+    which would take a quarter of the time. timm would import wandb for a summary that is never written."""
     is_first = "torch" not in sys.modules
     without_wandb = "wandb" not in sys.modules
     if without_wandb:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `data` to a temporary file beside `path`, flushes it to the disk and renames it.
+    """Writes `data` to a temporary file beside `path`, flushes it to the disk and renames it: `path` holds either its
+    earlier content or all of `data`. A symbolic link stays one: the file that it leads to is written.
 
-    Whatever happens, `path` holds either its earlier content or all of `data`; no temporary stays. A symbolic link
-    stays one: the file that it leads to is written. Raises OSError, also where `path` is no regular file."""
+    Raises OSError, also where `path` is no regular file."""
     _replace(Path(os.path.realpath(path)), lambda temporary: _write_and_flush(temporary, data))
 
 
@@ -32,9 +32,10 @@ def short_path(path: Path | str) -> str:
 
 
 def obstacle_to_replacing(path: Path, inputs: Iterable[Path] = (), suffix: str = ".csv") -> str | None:
-    """Why a file must not be written, though its folder may be: it is a folder, a device or a pipe, one of `inputs`,
-    which the same command reads, or there already and no table of answers or scores, as its `suffix` says. None if
-    it may. Asked before long work, whose end would be too late."""
+    """Why a file must not be written, though its folder can be; None if it may. To be checked before long work.
+
+    inputs: what the same command reads
+    suffix: of the files that the command writes; an existing one with another suffix is not replaced"""
     if path.is_dir():
         return "is a folder; name a file in it"
     if path.exists() and not path.is_file():
@@ -47,7 +48,7 @@ def obstacle_to_replacing(path: Path, inputs: Iterable[Path] = (), suffix: str =
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a write fails with where the disk, the user's share of it or the largest file is full."""
+"""The error numbers of a full disk, an exceeded quota, and a file that is too large."""
 
 NO_REGULAR_FILE = "is no regular file, but a device, a pipe or the like"
 

@@ -1,4 +1,4 @@
-"""How far long work is: a bar on a terminal, and elsewhere a line of the log a minute."""
+"""Progress of long work: a bar on a terminal, and elsewhere a line in the log every minute."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def with_progress(
     done: int = 0,
     images_of: Callable[[Item], int] = lambda _: 1,
 ) -> Iterator[Item]:
-    """Passes the items on, and tells how many images are done, how fast, and how long the rest will take.
+    """Yields the items, and reports how many images are done, how fast, and how long the rest will take.
 
-    total: images of the whole work
-    is_shown: False tells nothing
+    total: number of all images
+    is_shown: False reports nothing
     done: images that were done before
-    images_of: how many images an item stands for"""
+    images_of: number of images of an item"""
     started = last_line = time.monotonic()
     before = done
     disable = None if is_shown else True  # None: tqdm looks whether stderr is a terminal

@@ -1,6 +1,6 @@
-"""Randomness as a function: each draw comes from a counter-based generator keyed by what it is for.
+"""Randomness as a function: each draw comes from a counter-based generator keyed by its purpose.
 
-Nothing here keeps a state: a stream is the same for any number of workers, and a resumed run needs no saved generator.
+A stream is the same for any number of workers, and a resumed run needs no saved generator.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def numpy_stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
 
 
 def python_stream(seed: int, purpose: str, *numbers: int) -> random.Random:
-    """As `numpy_stream`, for code that wants Python's generator."""
+    """As `numpy_stream`, for code that takes Python's generator."""
     return random.Random(_key(seed, purpose, numbers))
 
 
 class StreamPair:
-    """`numpy_stream` and `python_stream` of one key after another, in two objects that are kept, which saves time.
+    """`numpy_stream` and `python_stream` of one key after another, in two objects that are reused, which saves time.
 
-    `set_key` leaves no trace of the key before. The generator of numpy is only set where it is asked for."""
+    The generator of numpy is set where it is used, and only there."""
 
     def __init__(self) -> None:
         self.python = random.Random(0)
@@ -48,7 +48,7 @@ class StreamPair:
 
     @property
     def numpy(self) -> np.random.Generator:
-        """The generator of numpy, as far as it was drawn from since `set_key`."""
+        """The generator of numpy, with the draws made since `set_key`."""
         if not self._is_set:
             self._first_state["state"]["key"][:] = self._key & 2**64 - 1, self._key >> 64
             self._generator.bit_generator.state = self._first_state

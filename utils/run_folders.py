@@ -1,4 +1,4 @@
-"""Where a run's files are: <save_dir>/models/<name>/<run> and <save_dir>/log/<name>/<run>, a fold's in fold_<k>/."""
+"""A run's folders: <save_dir>/models/<name>/<run> and <save_dir>/log/<name>/<run>, a fold's in fold_<k>/."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class RunFolders:
 
     run_models: of the whole run, the folder of its checkpoints
     run_log: of the whole run, the folder of its log
-    run: its name, which sorts by time and holds no character that a file system dislikes
-    fold: None is the whole run"""
+    run: its name, which sorts by time
+    fold: None is the whole run
+    """
 
     run_models: Path
     run_log: Path
@@ -36,7 +37,7 @@ class RunFolders:
 
     @classmethod
     def in_save_dir(cls, save_dir: Path, name: str, run: str) -> RunFolders:
-        """Those of the run of the config `name` that began in `save_dir`."""
+        """The folders of `run`, a run of the config `name`."""
         return cls(save_dir / "models" / name / run, save_dir / "log" / name / run, run)
 
     @property
@@ -49,7 +50,7 @@ class RunFolders:
 
     @property
     def title(self) -> str:
-        """What trackers call the run."""
+        """The name of the run for trackers."""
         return self.run if self.fold is None else f"{self.run}-{fold_name(self.fold)}"
 
     def of_fold(self, fold: int) -> RunFolders:
@@ -57,7 +58,7 @@ class RunFolders:
         return replace(self, fold=fold)
 
     def of_run(self) -> RunFolders:
-        """The folders of the whole run that this may be a fold of."""
+        """The folders of the whole run."""
         return replace(self, fold=None)
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -85,7 +86,7 @@ def fold_number(name: str) -> int | None:
 
 
 def folds_in(folder: Path) -> dict[int, Path]:
-    """The folds that a run folder holds, by number, in order; none if it is no run of folds."""
+    """The folds in a run folder, by number, in order; none if it is no run of folds."""
     numbers = {path: fold_number(path.name) for path in folder.iterdir() if path.is_dir()}
     return dict(sorted((number, path) for path, number in numbers.items() if number is not None))
 
@@ -97,9 +98,7 @@ def refuse_missing(path: Path) -> None:
 
 
 def new_run(save_dir: Path, name: str) -> RunFolders:
-    """Makes the folders of a run that begins now; two that begin in the same millisecond get different ones.
-
-    Raises ConfigError if nothing can be written there."""
+    """Makes the folders of a new run; two in the same millisecond get different ones. Raises ConfigError."""
     while True:
         now = datetime.now()
         folders = RunFolders.in_save_dir(save_dir, name, f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}")
@@ -116,25 +115,18 @@ def new_run(save_dir: Path, name: str) -> RunFolders:
 
 
 def obstacle_to_writing(folder: Path) -> str | None:
-    """Why nothing can be written to a folder, or to the nearest one above it that is there; None if it can.
+    """Why nothing can be written to a folder, or to the nearest existing one above it; None if it can.
 
-    It is tried, with a file that leaves no trace: permissions alone do not tell of read-only file systems."""
-    there = folder
-    try:
-        there = next(path for path in (folder, *folder.parents) if _is_there(path))
-        with tempfile.TemporaryFile(dir=there):
-            return None
-    except (OSError, ValueError) as error:
-        return f"{there}: {getattr(error, 'strerror', None) or error}"
-
-
-def _is_there(path: Path) -> bool:
-    """As Path.exists, but raises what the system says of a name that cannot be."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
+    A temporary file is tried: permissions alone do not reveal a read-only file system."""
+    for existing in (folder, *folder.parents):
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                return None
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            return f"{existing}: {getattr(error, 'strerror', None) or error}"
+    return f"{folder}: there is no such folder"
 
 
 def runs_with_config(save_dir: Path, name: str) -> Iterator[tuple[RunFolders, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C ask a run to stop; the run answers between two steps. A second one ends it at once."""
+"""SIGTERM, SIGUSR1 and Ctrl-C stop a run between two steps. A second one ends it at once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopSignals:
-    """While it is entered, the signals only set `received`; outside it they act as before.
+    """As a context, the signals only set `received`; afterwards they act as before.
 
-    Long work asks `requested` between its steps, saves what it has and raises `error()`."""
+    Long work checks `requested` between its steps, saves its state and raises `error()`."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -26,11 +26,11 @@ class StopSignals:
         return self.received is not None
 
     def request(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Asks to stop, as the signal does."""
+        """Requests a stop, as the signal does."""
         self.received = number
 
     def error(self, saved: str = "") -> StopSignal:
-        """The error to raise once all is saved: its exit code is 130 for Ctrl-C and 75 for the others."""
+        """The error to raise once all is saved, with exit code 130 for Ctrl-C and 75 for the others."""
         number = self.received or signal.SIGTERM
         text = f"stopped by {number.name}" + (f"; {saved}" if saved else "")
         return KeyboardStop(text) if number == signal.SIGINT else StopSignal(text)

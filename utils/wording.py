@@ -1,4 +1,4 @@
-"""The words that messages share: how a value is formatted, what kind it is, which name was probably meant."""
+"""What messages share: how a value is formatted, what kind it is, which name was probably meant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONGEST_LIST = 40
 
 
 def format_value(value: Any) -> str:
-    """The value as JSON has it, cut where it is long."""
+    """The value as JSON, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 4] + " ..."
 
@@ -54,5 +54,5 @@ def not_one_of(name: str, known: Collection[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]

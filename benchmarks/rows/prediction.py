@@ -18,7 +18,7 @@ from data_loader.data_loaders import TTALoader
 from data_loader.records.records import Record
 from data_loader.records.sources import read_evaluation_folder
 from inference.predictor import Predictor, predict
-from inference.tta_presets import PRESETS
+from inference.tta import PRESETS
 
 MODELS = ("resnet10t", "efficientnet_b0")
 VIEWS = "flip"

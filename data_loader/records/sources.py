@@ -274,14 +274,16 @@ class AttributeTable(BaseSource):
         return self.split_values.get(cell)
 
 
-def read_evaluation_folder(info_dir: Path | str) -> list[Record]:
+def read_evaluation_folder(info_dir: Path | str, allow_links: bool = False) -> list[Record]:
     """The images to answer: info.csv (ImageID,ans) and images/ in `info_dir`; the rows' order is kept.
+
+    allow_links: see BaseSource
 
     Nothing is known of them (`ans` is a placeholder), and all are of the part "test". Raises DataError.
     """
     root = Path(info_dir)
     _check_layout(root, "info.csv", table_needed=True)
-    table, images = root / "info.csv", ImageRoot(root / "images")
+    table, images = root / "info.csv", ImageRoot(root / "images", allow_links)
     rows = read_table(table, ["ImageID", "ans"])
     if len(rows[0][1]) > 2:
         raise DataError(f"{table}: has the columns {', '.join(rows[0][1])}; expected ImageID,ans and no others")

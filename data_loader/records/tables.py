@@ -91,6 +91,11 @@ def as_cell(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
+def from_cell(text: str) -> str:
+    """The text that `as_cell` has written."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA_STARTS) else text
+
+
 def _checked_header(path: Path, row: Sequence[str], columns: Sequence[str]) -> list[str]:
     header = [unicodedata.normalize("NFC", cell) for cell in row]
     problems = [

@@ -50,7 +50,14 @@ def make_checkpoint(tmp_path: Path) -> MakeCheckpoint:
             model.heads.get_parameter(f"head_{head}.weight").data *= 300
         content = {
             "model": model.state_dict(),
-            "config": {"name": "Test", "arch": {"type": "BaselineCNN", "args": {"width": 4}}, **(config or {})},
+            "config": {
+                "name": "Test",
+                "arch": {"type": "BaselineCNN", "args": {"width": 4}},
+                "data_loader": {"args": {"num_workers": 0}},
+                "trainer": {},
+                "data": [],
+                **(config or {}),
+            },
             "labels": labels.to_config(),
             "preprocessing": Preprocessing(image_hw, mean, (0.2, 0.25, 0.3), resize(*image_hw)).to_config(),
             "run_name": "run",

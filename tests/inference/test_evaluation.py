@@ -7,11 +7,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from base.label_space import LabelSpace
-from inference.evaluation import SetScores, class_distribution, evaluate_classes, per_class_table
+from inference.evaluation import (
+    Classification,
+    SetScores,
+    class_distribution,
+    classifications,
+    evaluate,
+    per_class_table,
+)
 from utils.random_streams import numpy_stream
 
 LABELS = LabelSpace(
@@ -31,10 +37,14 @@ _STREAM = numpy_stream(2, "predicted")
 PREDICTED = np.where(_STREAM.random(NUM_IMAGES) < 0.6, TRUTH, _STREAM.integers(0, 18, NUM_IMAGES))
 
 
-def evaluate(predicted: np.ndarray, truth: np.ndarray, persons: list[str] = PERSONS) -> dict[str, SetScores]:
-    joint, known = torch.from_numpy(predicted), LABELS.attribute_classes(torch.from_numpy(truth))
-    rows = evaluate_classes(LABELS, joint, LABELS.attribute_classes(joint), known, persons)
-    return {row.name: row for row in rows}
+def classified(predicted: np.ndarray, truth: dict[str, torch.Tensor] | np.ndarray) -> list[Classification]:
+    joint = torch.from_numpy(predicted)
+    known = truth if isinstance(truth, dict) else LABELS.attribute_classes(torch.from_numpy(truth))
+    return classifications(LABELS, joint, LABELS.attribute_classes(joint), known)
+
+
+def scores(predicted: np.ndarray, truth: np.ndarray, persons: list[str] = PERSONS) -> dict[str, SetScores]:
+    return {row.name: row for row in evaluate(LABELS, classified(predicted, truth), persons)}
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
@@ -43,28 +53,24 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 def test_scores_equal_scikit_learn() -> None:
     """The majority is the best constant class: of the joint class, too."""
-    rows = evaluate(PREDICTED, TRUTH)
+    rows = scores(PREDICTED, TRUTH)
     assert list(rows) == list(CLASSIFICATIONS)
-    for name, of in CLASSIFICATIONS.items():
-        truth, predicted = of(TRUTH), of(PREDICTED)
-        nothing = np.zeros((NUM_IMAGES, 1))
-        constant = DummyClassifier(strategy="most_frequent").fit(nothing, truth).predict(nothing)
+    for name, classes_of in CLASSIFICATIONS.items():
+        truth, predicted = classes_of(TRUTH), classes_of(PREDICTED)
+        every_constant = [np.full(NUM_IMAGES, each) for each in range(18)]
         assert rows[name].num_images == NUM_IMAGES
         assert rows[name].accuracy == pytest.approx(accuracy_score(truth, predicted))
         assert rows[name].macro_f1 == pytest.approx(macro_f1(truth, predicted))
-        assert rows[name].majority_accuracy == pytest.approx(accuracy_score(truth, constant))
-        assert rows[name].majority_f1 == pytest.approx(macro_f1(truth, constant))
-        every_constant = [macro_f1(truth, np.full(NUM_IMAGES, each)) for each in range(18)]
-        assert rows[name].majority_f1 == pytest.approx(max(every_constant))
+        assert rows[name].majority_accuracy == pytest.approx(max(accuracy_score(truth, c) for c in every_constant))
+        assert rows[name].majority_f1 == pytest.approx(max(macro_f1(truth, c) for c in every_constant))
 
 
 def test_the_majority_need_not_be_made_of_each_attributes_majority() -> None:
     """Most wear a mask, most are men; but no man wears one."""
     labels = LabelSpace({"mask": {"classes": ["on", "off"]}, "gender": {"classes": ["male", "female"]}})
     truth = {"mask": torch.tensor([0, 0, 0, 1, 1, 1, 0]), "gender": torch.tensor([1, 1, 1, 0, 0, 0, 1])}
-    truth["gender"][3:5] = torch.tensor([0, 0])
     joint = labels.joint_classes(truth)
-    row = evaluate_classes(labels, joint, truth, truth, list("abcdefg"))[0]
+    row = evaluate(labels, classifications(labels, joint, truth, truth), list("abcdefg"))[0]
     assert row.majority_accuracy == pytest.approx(4 / 7)
     assert row.majority_f1 == pytest.approx(macro_f1(joint.numpy(), np.ones(7)))
 
@@ -72,32 +78,31 @@ def test_the_majority_need_not_be_made_of_each_attributes_majority() -> None:
 def test_chance_is_what_guessing_evenly_gives() -> None:
     many = np.tile(TRUTH, 300)
     guesses = numpy_stream(5, "guesses").integers(0, 18, len(many))
-    assert evaluate(PREDICTED, TRUTH)["answer"].chance_f1 == pytest.approx(macro_f1(many, guesses), abs=0.002)
+    assert scores(PREDICTED, TRUTH)["answer"].chance_f1 == pytest.approx(macro_f1(many, guesses), abs=0.002)
 
 
 def test_what_is_unknown_is_left_out() -> None:
-    joint, known = torch.from_numpy(PREDICTED), LABELS.attribute_classes(torch.from_numpy(TRUTH))
+    known = LABELS.attribute_classes(torch.from_numpy(TRUTH))
     known["gender"][::2] = -1
     del known["age"]
     known["mask"][:] = -1
-    (row,) = evaluate_classes(LABELS, joint, LABELS.attribute_classes(joint), known, PERSONS)
+    (row,) = evaluate(LABELS, classified(PREDICTED, known), PERSONS)
     assert (row.name, row.num_images) == ("gender", NUM_IMAGES // 2)
     assert row.macro_f1 == pytest.approx(macro_f1(TRUTH[1::2] // 3 % 2, PREDICTED[1::2] // 3 % 2))
-    nothing = {name: torch.full_like(joint, -1) for name in known}
-    assert evaluate_classes(LABELS, joint, LABELS.attribute_classes(joint), nothing, PERSONS) == []
-    assert per_class_table(LABELS, joint, LABELS.attribute_classes(joint), nothing) == []
+    known["gender"][:] = -1
+    assert evaluate(LABELS, classified(PREDICTED, known), PERSONS) == []
 
 
 def test_the_interval_is_that_of_resampled_persons() -> None:
     """Against a plain bootstrap that draws persons and asks scikit-learn."""
     persons = np.array(PERSONS).astype(int)
     stream = numpy_stream(9, "reference")
-    scores = []
+    resampled = []
     for _ in range(300):
         rows = np.concatenate([np.flatnonzero(persons == p) for p in stream.integers(0, 100, 100)])
-        scores.append(macro_f1(TRUTH[rows], PREDICTED[rows]))
-    expected = np.percentile(scores, [2.5, 97.5])
-    assert evaluate(PREDICTED, TRUTH)["answer"].interval == pytest.approx(expected, abs=0.015)
+        resampled.append(macro_f1(TRUTH[rows], PREDICTED[rows]))
+    expected = np.percentile(resampled, [2.5, 97.5])
+    assert scores(PREDICTED, TRUTH)["answer"].interval == pytest.approx(expected, abs=0.015)
 
 
 def test_persons_make_a_wider_interval_than_images_alone() -> None:
@@ -106,7 +111,7 @@ def test_persons_make_a_wider_interval_than_images_alone() -> None:
     truth = np.repeat(np.arange(60) % 2, 7)
     predicted = np.where(right, truth, 1 - truth)
     by_person, by_image = (
-        evaluate(predicted, truth, [str(number // each) for number in range(420)])["age"].interval for each in (7, 1)
+        scores(predicted, truth, [str(number // each) for number in range(420)])["age"].interval for each in (7, 1)
     )
     assert by_person[1] - by_person[0] > 2 * (by_image[1] - by_image[0])
 
@@ -119,7 +124,8 @@ def test_without_a_joint_class_the_attributes_mean_is_scored() -> None:
     stream = numpy_stream(7, "many")
     truth = {name: torch.from_numpy(stream.integers(-1, 2, 60)) for name in MANY.attributes}
     predicted = {name: torch.from_numpy(stream.integers(0, 2, 60)) for name in MANY.attributes}
-    first, *rows = evaluate_classes(MANY, None, predicted, truth, [str(number // 3) for number in range(60)])
+    found = classifications(MANY, None, predicted, truth)
+    first, *rows = evaluate(MANY, found, [str(number // 3) for number in range(60)])
     assert [row.name for row in rows] == list(MANY.attributes)
     by_hand = []
     for row in rows:
@@ -130,24 +136,17 @@ def test_without_a_joint_class_the_attributes_mean_is_scored() -> None:
     assert first.accuracy == pytest.approx(np.mean([row.accuracy for row in rows]))
     assert first.interval[0] < first.macro_f1 < first.interval[1]
     assert first.interval[1] - first.interval[0] < rows[0].interval[1] - rows[0].interval[0]
-    assert len(class_distribution(MANY, None, predicted)) == len(per_class_table(MANY, None, predicted, truth)) == 80
+    assert len(class_distribution(MANY, None, predicted)) == len(per_class_table(found)) == 80
 
 
-def test_the_table_of_classes_equals_scikit_learn() -> None:
-    joint, known = torch.from_numpy(PREDICTED), LABELS.attribute_classes(torch.from_numpy(TRUTH))
-    lines = per_class_table(LABELS, joint, LABELS.attribute_classes(joint), known)
-    columns = precision_recall_fscore_support(TRUTH, PREDICTED)
-    assert len(lines) == 18
-    for number, line in enumerate(lines):
-        precision, recall, f1, support = (column[number] for column in columns)
-        assert line.split()[0] == str(number)
-        assert LABELS.joint_class_names[number] in line
-        numbers = [word for word in line.split()[-7:] if not word.isalpha() and word != "F1"]
-        assert numbers == [str(support), f"{precision:.3f}", f"{recall:.3f}", f"{f1:.3f}"]
-
-
-def test_the_distribution_counts_every_class() -> None:
+def test_the_table_of_classes_and_their_distribution() -> None:
+    table = per_class_table(classified(PREDICTED, TRUTH))
     joint = torch.from_numpy(PREDICTED)
-    lines = class_distribution(LABELS, joint, LABELS.attribute_classes(joint))
-    assert [int(line.split()[0]) for line in lines] == list(range(18))
-    assert [int(line.split()[-2]) for line in lines] == np.bincount(PREDICTED, minlength=18).tolist()
+    counts = class_distribution(LABELS, joint, LABELS.attribute_classes(joint))
+    columns = zip(*precision_recall_fscore_support(TRUTH, PREDICTED), strict=True)
+    for number, (row, count, (precision, recall, f1, support)) in enumerate(zip(table, counts, columns, strict=True)):
+        assert row.split()[0] == count.split()[0] == str(number)
+        assert LABELS.joint_class_names[number] in row
+        numbers = [word for word in row.split()[-7:] if not word.isalpha() and word != "F1"]
+        assert numbers == [str(support), f"{precision:.3f}", f"{recall:.3f}", f"{f1:.3f}"]
+        assert int(count.split()[-2]) == np.bincount(PREDICTED)[number]

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from base.preprocessing import Preprocessing
-from inference.tta import tta_pipelines, tta_problems
-from inference.tta_presets import PRESETS
+from inference.tta import PRESETS, tta_pipelines, tta_problems
 from utils.errors import InvalidConfig
 from utils.random_streams import numpy_stream
 

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from tests.integration.test_bad_checkpoints import as_content, spoil_all
 from tests.integration.workplace import EVALUATION_NAMES, Lines, TextChange, Workplace, replaced
 
 INFO = "data/eval/info.csv"
@@ -52,7 +53,9 @@ def test_28_a_link_in_the_evaluation_folder(trained: Workplace) -> None:
     shutil.move(image, trained.folder / "elsewhere.jpg")
     image.symlink_to(trained.folder / "elsewhere.jpg")
     outcome = trained.test("--resume", trained.run)
-    outcome.check_refusal(3, (f"{INFO} row 2: ", f'"{IMAGE}"', "link", "data/eval/images"))
+    outcome.check_refusal(3, (f"{INFO} row 2: ", f'"{IMAGE}"', "link", "data/eval/images", "allow_links"))
+    spoil_all(trained, as_content(lambda content: content["config"]["data"][0]["args"].update(allow_links=True)))
+    trained.test("--resume", trained.run).check_success()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from torch import nn
 
 from scripts import import_checkpoint
 from tests.integration.workplace import EVALUATION_NAMES, Workplace
-from utils.checkpoint.checkpoint_file import read_checkpoint
 
 SIDE = 32
 MEAN, STD = (0.548, 0.504, 0.479), (0.237, 0.247, 0.246)
@@ -115,10 +114,9 @@ def test_a_teams_checkpoint_answers_as_it_did(workplace: Workplace, team_model: 
     workplace.test("--resume", "old.pth").check_refusal(4, ("old.pth: ", "scripts.import_checkpoint old.pth -c"))
     outcome = run_import(workplace, "old.pth", "-c", "tiny.json", *RENAMES)
     outcome.check_success()
-    for fragment in ("under model.", "0 male, 1 female", "optimizer"):
+    for fragment in ("under model.", "0 male, 1 female"):
         assert fragment in outcome.out
         assert fragment in workplace.only("saved/log/Tiny/*/info.log").read_text()
-    assert read_checkpoint(workplace.folder / workplace.run / "model_best.pth")["completed_epochs"] == 7
 
     workplace.test("--resume", workplace.run).check_success()
     (submission,) = workplace.submissions
@@ -172,9 +170,7 @@ LAYER = "model.classifier.0.age_out.0.bias"
 ODD_TENSORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "meta": lambda tensor: tensor.to("meta"),
     "sparse": lambda tensor: tensor.to_sparse(),
-    "int32": lambda tensor: tensor.to(torch.int32),
     "bool": lambda tensor: tensor > 0,
-    "complex": lambda tensor: tensor.to(torch.complex64),
     "quantized": lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
     "too-great": lambda tensor: tensor.double() * 1e300,
 }
@@ -193,14 +189,6 @@ def test_weights_of_another_kind_are_refused(workplace: Workplace, team_model: T
     assert all(line.startswith("weights.pth: ") for line in outcome.lines)
     assert "heads.head_age" in outcome.err
     assert workplace.files() == before
-
-
-@pytest.mark.parametrize(("epoch", "kept"), [(-5, 0), (True, 0), ("7", 0), (3, 3)])
-def test_epochs_that_cannot_be_are_not_kept(workplace: Workplace, team_model: TeamModel, epoch: Any, kept: int) -> None:
-    workplace.write_config(CONFIG)
-    torch.save({"epoch": epoch, "model": {"net": team_model.state_dict()}}, "weights.pth")
-    run_import(workplace, "weights.pth", "-c", "tiny.json", "--output", "mine", *RENAMES).check_success()
-    assert read_checkpoint(workplace.folder / "mine/model_best.pth")["completed_epochs"] == kept
 
 
 @pytest.mark.parametrize(

@@ -90,14 +90,6 @@ def test_the_meaning_of_a_specialists_answers(tmp_path: Path, tables: list[str])
         assert rows["answer"].macro_f1 == macro_f1(TRUTH % 6, PREDICTED % 6)
 
 
-def test_a_table_of_three_classes_is_not_scored_as_one_of_eighteen(tables: list[str]) -> None:
-    """0, 1 and 2 would all be "wear male"."""
-    write_table(Path(tables[0]), PREDICTED // 6)
-    write_table(Path(tables[1]), TRUTH // 6)
-    with pytest.raises(ConfigError, match="--labels"):
-        scores(*tables)
-
-
 @pytest.mark.parametrize(
     ("column", "cells"),
     [
@@ -119,40 +111,23 @@ def test_true_answers_of_one_attribute(tables: list[str], column: str, cells: li
     assert found[column].macro_f1 == macro_f1(truth[known], predicted[known])
 
 
-def test_a_person_who_is_not_known_is_not_one_person(tables: list[str], tmp_path: Path) -> None:
-    """With all persons unknown the interval is that of images that stand alone, as without the column."""
-    by_persons = scores(*tables)["answer"].interval
-    lines = Path(tables[1]).read_text().splitlines()
-    for name, last in (("unknown", "{},"), ("none", "{}")):
-        rows = [last.format(line.rpartition(",")[0]) for line in lines[1:]]
-        header = lines[0] if name == "unknown" else "ImageID,ans"
-        (tmp_path / f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
-    unknown, none = (scores(tables[0], str(tmp_path / f"{name}.csv"))["answer"] for name in ("unknown", "none"))
-    assert unknown.macro_f1 == none.macro_f1
-    assert unknown.interval == pytest.approx(none.interval, abs=0.03)
-    assert by_persons != unknown.interval
-
-
 @pytest.mark.parametrize(
-    ("change", "lines"),
+    ("change", "words"),
     [
-        (lambda text: text.replace("0.jpg", "x.jpg", 1), [(": ", "0.jpg", "answers.csv"), (" row 2: ", "x.jpg")]),
-        (lambda text: text + "more.jpg,0\n", [(" row 202: ", "more.jpg", "answers.csv")]),
-        (lambda text: text[: text.rindex("\n", 0, -1) + 1], [(": ", "199.jpg", "answers.csv")]),
-        (lambda text: text + "0.jpg,1\n", [(" row 202: ", "0.jpg", "row 2")]),
-        (lambda text: text.replace("\n1.jpg,", "\n1.jpg,9"), [(" row 3: ", "ans = '9", "0 to 17")]),
+        (lambda text: text.replace("0.jpg", "x.jpg", 1), ("lacks 0.jpg", "answers.csv", "x.jpg is not in")),
+        (lambda text: text + "0.jpg,1\n", (" row 202: ", "0.jpg", "row 2")),
+        (lambda text: text.replace("\n1.jpg,", "\n1.jpg,9"), (" row 3: ", "ans = '9", "0 to 17")),
     ],
 )
 def test_the_submission_is_to_blame_for_what_it_lacks(
-    tables: list[str], change: Callable[[str], str], lines: list[tuple[str, ...]]
+    tables: list[str], change: Callable[[str], str], words: tuple[str, ...]
 ) -> None:
     path = Path(tables[0])
     path.write_text(change(path.read_text()))
     with pytest.raises(DataError) as caught:
         scores(*tables)
-    for line, (place, *words) in zip(str(caught.value).splitlines(), lines, strict=True):
-        assert line.startswith(f"{path}{place}")
-        assert all(word in line for word in words)
+    assert all(line.startswith(f"{path}") for line in str(caught.value).splitlines())
+    assert all(word in str(caught.value) for word in words)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,8 @@ def test_validation_and_its_worst_images() -> None:
 
 
 def test_evaluation() -> None:
-    content = {"config": {}, "run_name": "run", "completed_epochs": 1}
+    config = {"name": "Test", "data_loader": {"args": {}}, "trainer": {}, "data": []}
+    content = {"config": config, "run_name": "run", "completed_epochs": 1}
     with META:
         predictor = Predictor(SmallModel(), LABELS, MemoryLoader().preprocessing, META, content)
     views = [batch.images.to(META) for batch in itertools.islice(MemoryLoader().train_batches(1), 2)]

