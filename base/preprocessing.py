@@ -11,7 +11,6 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor
 
-from utils.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,12 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of `to_config`. Raises CheckpointError for anything else."""
+        """The inverse of `to_config`. Raises ValueError for anything else."""
         try:
             return TypeAdapter(cls).validate_python(config)
         except ValidationError as error:
             key = ".".join(map(str, ("preprocessing", *error.errors()[0]["loc"])))
-            raise CheckpointError(f"{key}: is not what this version writes: {error.errors()[0]['msg']}") from None
+            raise ValueError(f"{key}: is not what this version writes: {error.errors()[0]['msg']}") from None
 
 
 @lru_cache(maxsize=16)

@@ -119,9 +119,6 @@ class Predictor:
             return cls(model, labels, preprocessing, torch.device(device), content, tta)
         except KeyError as error:
             raise CheckpointError(f"{path}: lacks {error}, which every checkpoint of this program has") from None
-        except CheckpointError as error:  # of a part, which does not know the file
-            text = str(error).removeprefix(f"{path}: ")
-            raise CheckpointError(f"{path}: {text}") from None
         except (AttributeError, TypeError, ValueError) as error:  # by another version, or another hand
             raise CheckpointError(f"{path}: cannot be used by this version: {first_line(error)}") from None
 

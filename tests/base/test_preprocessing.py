@@ -12,7 +12,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from base.preprocessing import Preprocessing
-from utils.errors import CheckpointError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESSING = Preprocessing((20, 16), MEAN, STD, [{"type": "Resize", "args": {"height": 20, "width": 16}}])
@@ -83,5 +82,5 @@ def test_plain_data_and_back() -> None:
     "change", [{"mean": None}, {"std": [0.1, 0.2]}, {"std": [0, 1, 1]}, {"image_hw": [3]}, {"eval_transforms": [1]}]
 )
 def test_a_damaged_preprocessing_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(CheckpointError, match="preprocessing"):
+    with pytest.raises(ValueError, match="preprocessing"):
         Preprocessing.from_config({**PREPROCESSING.to_config(), **change})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,21 @@ def test_62_the_layer_that_does_not_fit_is_named_and_nothing_is_loaded() -> None
     with pytest.raises(CheckpointError, match=r"it lacks 2\.weight, and has nothing that the model lacks"):
         load_weights(model, wrapped, PATH)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor.to("meta"), "meta"),
+        (lambda tensor: tensor.to_sparse(), "sparse"),
+        (lambda tensor: tensor > 0, "bool"),
+        (lambda tensor: tensor.to(torch.complex64), "complex64"),
+        (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "qint8"),
+        (lambda tensor: tensor.double() * 1e300, "not finite"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(change: Callable[[torch.Tensor], torch.Tensor], words: str) -> None:
+    weights = layers().state_dict()
+    with pytest.raises(CheckpointError, match=rf"last\.pth: .*2\.bias .*{words}"):
+        load_weights(layers(), weights | {"2.bias": change(weights["2.bias"])}, PATH)

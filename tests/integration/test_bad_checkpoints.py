@@ -7,8 +7,6 @@ import argparse
 import json
 import os
 import pickle
-import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,23 +48,6 @@ def as_content(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], obje
     return spoil
 
 
-def torchscript(path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch has given it up, but the files are about
-        torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), str(path))
-
-
-def template(**others: Any) -> Callable[[Path], object]:
-    """What pytorch-template saves; its own checkpoints hold a config object, too."""
-    content = {"arch": "Net", "epoch": 3, "state_dict": {"fc.weight": torch.zeros(2)}, "monitor_best": 0.1, **others}
-    return lambda path: torch.save(content, path)
-
-
-def foreign_zip(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a.txt", "text")
-
-
 def more_age_classes(content: dict[str, Any]) -> None:
     for name in ("weight", "bias"):
         tensor = content["model"][f"heads.head_age.{name}"]
@@ -80,28 +61,22 @@ NOTHING_RUN, EARLIER, IMPORT = (
 )
 BAD_FILES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "55-half": (as_bytes(lambda data: data[: len(data) // 2]), ("truncated", EARLIER)),
-    "55-without-its-end": (as_bytes(lambda data: data[:-1]), ("truncated", EARLIER)),
     "55-a-zeroed-page": (as_bytes(lambda data: data[:4096] + bytes(4096) + data[8192:]), ("damaged", EARLIER)),
     "56-in-the-weights": (as_bytes(lambda data: flipped(data, len(data) // 2)), ("damaged", EARLIER)),
-    "56-in-the-checksum": (as_bytes(lambda data: flipped(data, len(data) - 3)), ("damaged", EARLIER)),
     "57-empty": (as_bytes(lambda _: b""), ("empty", EARLIER)),
     "58-zip": (lambda path: torch.save({"model": Hostile()}, path), ("posix.mkdir", NOTHING_RUN)),
-    "58-legacy": (
-        lambda path: torch.save({"model": Hostile()}, path, _use_new_zipfile_serialization=False),
-        ("posix.mkdir", NOTHING_RUN),
-    ),
     "58-raw": (lambda path: path.write_bytes(pickle.dumps(Hostile())), ("posix.mkdir", NOTHING_RUN)),
-    "59-torchscript": (torchscript, ("TorchScript", NOTHING_RUN)),
     "60-whole-module": (lambda path: torch.save(nn.Linear(2, 2), path), ("nn.Module", NOTHING_RUN, "state_dict")),
     "65-a-newer-format": (as_content(lambda content: content.update(version=99)), ("99", "update the program")),
-    "66-a-template's": (template(), ("pytorch-template", IMPORT)),
-    "66-a-template's-with-its-config": (template(config=argparse.Namespace(lr=0.1)), ("pytorch-template", IMPORT)),
-    "66-a-hostile-template's": (template(config=argparse.Namespace(hostile=Hostile())), ("posix.mkdir", NOTHING_RUN)),
+    "66-a-template's": (
+        lambda path: torch.save({"arch": "Net", "epoch": 3, "state_dict": {}, "config": argparse.Namespace()}, path),
+        ("pytorch-template", IMPORT),
+    ),
     "66-weights-alone": (lambda path: torch.save({"fc.weight": torch.zeros(2)}, path), ("fc.weight", IMPORT)),
     "66-html": (as_bytes(lambda _: b"<!DOCTYPE html>"), ("<!DOCTYPE", "download")),
-    "66-a-zip": (foreign_zip, (NOTHING_RUN,)),
     "66-without-checksum": (lambda path: torch.save({**read_checkpoint(path)}, path), ("checksum", EARLIER)),
 }
+"""More kinds of files are in tests/utils/checkpoint."""
 
 
 def run_command(workplace: Workplace, command: str, *argv: str) -> Any:
@@ -138,11 +113,6 @@ def change_weight(name: str, change: Callable[[torch.Tensor], Any]) -> Callable[
     return lambda content: content["model"].update({name: change(content["model"][name])})
 
 
-def lose_a_head(content: dict[str, Any]) -> None:
-    for name in ("weight", "bias"):
-        del content["model"][f"heads.head_age.{name}"]
-
-
 MASK_BIAS = "heads.head_mask.bias"
 BAD_WEIGHTS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
     "62-more-classes": (more_age_classes, ("heads.head_age.weight", "(6, 32)", "(3, 32)")),
@@ -150,12 +120,9 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] 
         lambda content: content["config"]["arch"].update(args={"width": 8}),
         ("features.0.weight", "(4, 3, 3, 3)", "(8, 3, 3, 3)"),
     ),
-    "62-a-head-missing": (lose_a_head, ("heads.head_age.bias", "heads.head_age.weight")),
     "62-weights-in-a-list": (lambda content: content.update(model=[1]), ("no weights", EARLIER)),
     "62-no-tensor": (change_weight(MASK_BIAS, lambda _: "zeros"), ("no weights", EARLIER)),
-    "62-whole-numbers": (change_weight(MASK_BIAS, lambda bias: bias.to(torch.int32)), (MASK_BIAS, "type")),
     "63-nan": (change_weight(MASK_BIAS, lambda bias: bias * float("nan")), (MASK_BIAS, "finite", EARLIER)),
-    "63-infinite": (change_weight(MASK_BIAS, lambda bias: bias + float("inf")), (MASK_BIAS, "finite", EARLIER)),
 }
 
 
@@ -220,7 +187,7 @@ def test_a_run_of_a_hostile_name_writes_inside(trained: Workplace) -> None:
     trained.train("--resume", trained.run).check_refusal(4, (str(trained.run), "run_name"))
 
 
-@pytest.mark.parametrize("case", ["55-half", "56-in-the-weights", "57-empty", "58-zip", "66-html"])
+@pytest.mark.parametrize("case", ["55-half", "56-in-the-weights", "58-zip", "66-html"])
 def test_the_run_goes_on_from_the_one_before(trained: Workplace, case: str) -> None:
     """last.pth is bad and model_best.pth is sound: one warning, and the run ends as one that was never damaged."""
     argv = ("--resume", str(trained.run), "--set", "trainer.epochs=2")

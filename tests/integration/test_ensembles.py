@@ -161,24 +161,12 @@ def test_specialists_that_know_only_their_own_are_warned_of(trained: Workplace, 
     runs = [models.write(f"saved/models/{name}/a", {name: ATTRIBUTES[name]}, name=name) for name in ("age", "gender")]
     _, outcome = answer(trained, *runs)
     assert "warning: answer = age * 2 + gender" in outcome.out
-    _, outcome = answer(trained, *reversed(runs))
-    assert "warning: answer = gender * 3 + age" in outcome.out
 
 
 def test_without_a_best_checkpoint_the_last_one_answers(trained: Workplace) -> None:
     (trained.folder / trained.run / "model_best.pth").unlink()
     _, outcome = answer(trained, str(trained.run))
     assert f"warning: {trained.run}: there is no best checkpoint; the last one is used" in outcome.out
-
-
-def test_models_of_other_classes_are_refused(trained: Workplace, models: Models) -> None:
-    runs = [models.write("saved/models/Tiny/a")]
-    runs.append(models.write("saved/models/Tiny/b", {**ATTRIBUTES, "age": {"bins": [30, 58]}}))
-    before = trained.files()
-    trained.test("--resume", *runs).check_refusal(
-        2, ("age ", "saved/models/Tiny/a/", "bins = [30, 60]", "Tiny/b/", "bins = [30, 58]")
-    )
-    assert trained.files() == before
 
 
 def test_the_folds_of_a_run_are_averaged(trained: Workplace, models: Models) -> None:
