@@ -120,8 +120,8 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] 
         lambda content: content["config"]["arch"].update(args={"width": 8}),
         ("features.0.weight", "(4, 3, 3, 3)", "(8, 3, 3, 3)"),
     ),
-    "62-weights-in-a-list": (lambda content: content.update(model=[1]), ("no weights", EARLIER)),
-    "62-no-tensor": (change_weight(MASK_BIAS, lambda _: "zeros"), ("no weights", EARLIER)),
+    "62-weights-in-a-list": (lambda content: content.update(model=[1]), ("weights", EARLIER)),
+    "62-no-tensor": (change_weight(MASK_BIAS, lambda _: "zeros"), ("weights", EARLIER)),
     "63-nan": (change_weight(MASK_BIAS, lambda bias: bias * float("nan")), (MASK_BIAS, "finite", EARLIER)),
 }
 
