@@ -12,7 +12,6 @@ from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationE
 from torch import Tensor
 
 
-
 @dataclass(frozen=True)
 class Preprocessing:
     """The deterministic steps to an image (H, W, 3) uint8 and its normalisation, which are saved with the weights.

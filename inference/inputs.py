@@ -120,20 +120,14 @@ def choose_records(members: Sequence[EnsembleMember], info_dir: str | None, side
         return records
     on_bad: Literal["refuse", "skip"] = predictor.loader_arguments["on_bad_image"] if side is not None else "refuse"
     side = side or "test"
-    for member in members:
-        if member.run_of_folds is not None and side == "validation":
-            run = member.run_of_folds
-            raise ConfigError(
-                f"--split validation: {run} is a run of folds, and each of its images has trained all folds but one; "
-                f"see {run / OUT_OF_FOLD_FILE}, or name one fold: --resume {member.path.parent}"
-            )
     records = _side(predictor, side)
-    paths = {record.path.absolute() for record in records}
+    paths = {record.path for record in records}
     for member in members[1:]:
-        if {record.path.absolute() for record in _side(member.predictor, side)} != paths:
+        if {record.path for record in _side(member.predictor, side)} != paths:
             raise ConfigError(
-                f"--split {side}: {members[0].path} and {member.path} divided their images otherwise, so one may have "
-                "trained on what the other is scored with; name --info-dir, or one of them"
+                f"--split {side}: {members[0].path} and {member.path} divide their images differently, so one may have "
+                f"trained on what the other is scored with; name one of them, or --info-dir (a run of folds has its "
+                f"validation predictions in {OUT_OF_FOLD_FILE})"
             )
     bad = predictor.find_unreadable(records, on_bad)
     return [record for record in records if record.path not in bad]
@@ -184,10 +178,6 @@ def _side(predictor: Predictor, side: str) -> list[Record]:
     config, labels = predictor.config, predictor.labels
     built = [exported(sources)[spec["type"]](**spec["args"]) for spec in predictor.sources]
     rule = exported(splits)[config["split"]["type"]](**config["split"]["args"])
-    if isinstance(rule, splits.KFoldSplit) and rule.fold is None:
-        raise ConfigError(
-            f"--split {side}: the model's split has {rule.folds} folds, and it is of none of them; name --info-dir"
-        )
     fixes = config.get("label_fixes")
     divided = rule.divide(read_records(built, labels, Path(fixes) if fixes else None), config.get("seed", 42))
     if predictor.split_digest is None:

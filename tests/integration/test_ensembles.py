@@ -199,15 +199,12 @@ def test_folds_that_are_not_there_yet_are_told_of(trained: Workplace, models: Mo
 def test_no_model_is_scored_with_images_that_it_trained_on(trained: Workplace, models: Models) -> None:
     run = models.write_folds("saved/models/Tiny/folds", [0, 1, 2])
     trained.test("--resume", run, "--split", "validation").check_refusal(
-        2, ("--split validation: ", f"{run} is a run of folds", "out_of_fold.csv", f"--resume {run}/fold_0")
+        2, (f"--split validation: {run}/fold_0/model_best.pth and {run}/fold_1/", "out_of_fold.csv")
     )
-    two = [f"{run}/fold_0", f"{run}/fold_1"]
-    trained.test("--resume", *two, "--split", "validation").check_refusal(
-        2, (f"--split validation: {run}/fold_0/model_best.pth and {run}/fold_1/", "trained on what the other is scored")
-    )
-    trained.test("--resume", two[1], "--split", "validation").check_success()
+    fold = f"{run}/fold_1"
+    trained.test("--resume", fold, "--split", "validation").check_success()
     assert (trained.folder / run / "fold_1" / "predictions_validation.csv").exists()
-    trained.test("--resume", two[1]).check_success()
+    trained.test("--resume", fold).check_success()
     assert [path.name for path in trained.submissions] == ["Tiny_folds-fold_1.csv"]
     same_people = [models.write("saved/models/Tiny/a"), models.write("saved/models/Tiny/b", heads=PAIR, side=24)]
     trained.test("--resume", *same_people, "--split", "validation").check_success()
