@@ -43,7 +43,7 @@ class AttributeDataLoader(BaseDataLoader):
     device: of the model
     image_check_cache: a file of the images that were found to be good
     cache_folder: of the cache on disk
-    sampler: what an epoch shows of the training images; None: each once
+    sampler: of the training images; None: each comes once an epoch
     input_size: pixels, or [height, width], that both lists of transforms end in; None: whatever they end in
     batch_size: per process
     valid_batch_size: images; None: as batch_size

@@ -1,4 +1,4 @@
-"""Which images an epoch shows, in which order, and which of them make which batch."""
+"""Which images an epoch has, in which order, and which of them make which batch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def every_image_once(num_images: int, shuffle: bool = True) -> EpochOrder:
 
 
 class BaseSampler(ABC):
-    """A rule for what an epoch shows.
+    """A rule for which images an epoch has.
 
     label_space: the program's
 
@@ -89,7 +89,7 @@ class WeightedSampler(BaseSampler):
 
 
 class RepeatSampler(BaseSampler):
-    """Shows the images of some classes several times an epoch, shuffled, each time augmented in another way.
+    """Repeats the images of some classes within an epoch, shuffled, each time augmented in another way.
 
     times: by attribute, head or "answer", and by training class, how often: {"mask": {"incorrect": 4, "not_wear": 4}};
         1 for all other classes and for unknown ones; an image of several named classes comes as often as their product
@@ -119,7 +119,7 @@ class MPerClassSampler(BaseSampler):
 
     The training classes take turns, in an order drawn anew for each epoch; each gives a group of images, drawn without
     replacement if it has so many. So all classes come equally often, and a batch of k groups holds as many different
-    classes as it can. An epoch is as long as there are images of known class; the others are not shown.
+    classes as it can. An epoch is as long as there are images of known class; the others are left out.
 
     by: an attribute, a head or "answer" (the joint class)
     images_per_class: of a group; batch_size must be a multiple
@@ -203,7 +203,7 @@ class TrainingBatchSampler(Sampler[BatchKeys]):
     equally many batches. Without `drop_last` the last, smaller global batch is divided as evenly as possible; where it
     would leave a process one image or none, which batch normalisation cannot take, it joins the batch before it.
 
-    order: which images an epoch shows, and in which order
+    order: the images of an epoch
 
     Raises DataError if there are too few images for one batch.
     """
@@ -249,10 +249,10 @@ class TrainingBatchSampler(Sampler[BatchKeys]):
 def earlier_occurrences(values: np.ndarray) -> np.ndarray:
     """For each of the values (N,), how often it came before: [7, 5, 7, 7] -> [0, 0, 1, 2]."""
     by_value = values.argsort(kind="stable")
-    places = np.arange(len(values))
+    positions = np.arange(len(values))
     is_first = np.diff(values[by_value], prepend=-1) != 0
-    occurrences = np.empty_like(places)
-    occurrences[by_value] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    occurrences = np.empty_like(positions)
+    occurrences[by_value] = positions - np.maximum.accumulate(np.where(is_first, positions, 0))
     return occurrences
 
 

@@ -159,7 +159,15 @@ class DiskCache(ImageCache):
                 found, missing = self._found(builds)  # another process may have built them meanwhile
                 if missing:
                     self._free_space(sum(build.num_bytes for build in missing), {each.path for each in found.values()})
-                    found |= self._built_and_indexed(missing, stop)
+                    by_path = {
+                        self.folder / f"{_digest(each.key)}-{secrets.token_hex(8)}.npy": each for each in missing
+                    }
+                    try:
+                        found |= self._built(by_path, stop)
+                        for path, build in by_path.items():
+                            write_atomically(path.with_suffix(".json"), json.dumps({"files": build.files}).encode())
+                    finally:
+                        self._remove_remains()
         for array in found.values():
             with suppress(OSError):  # of a folder that cannot be written to
                 os.utime(array.path.with_suffix(".json"))
@@ -203,16 +211,6 @@ class DiskCache(ImageCache):
                 path.with_suffix(".json").unlink()
                 path.unlink()
                 lacking -= size
-
-    def _built_and_indexed(self, builds: Sequence[ArrayBuild], stop: StopSignals) -> dict[str, PreparedArray]:
-        by_path = {self.folder / f"{_digest(build.key)}-{secrets.token_hex(8)}.npy": build for build in builds}
-        try:
-            built = self._built(by_path, stop)
-            for path, build in by_path.items():
-                write_atomically(path.with_suffix(".json"), json.dumps({"files": build.files}).encode())
-        finally:
-            self._remove_remains()
-        return built
 
     def _remove_remains(self) -> None:
         """Removes what is no whole array: interrupted builds, damaged files, those of earlier versions."""

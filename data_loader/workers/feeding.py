@@ -130,7 +130,7 @@ class BatchFeed:
 
 
 class _Worker:
-    """A process that fills slots. It ends when it is told to, or when this process is gone.
+    """A process that fills slots, until it is stopped or this process is gone.
 
     earlier: this process's ends of the pipes to other workers, which the worker inherits and must not keep open
     """
@@ -143,7 +143,7 @@ class _Worker:
         other_end.close()
 
     def send(self, keys: BatchKeys, slot: int) -> None:
-        with suppress(OSError):  # of a dead worker: `result` says so
+        with suppress(OSError):  # of a dead worker, which `result` reports
             self.connection.send((keys, slot))
 
     def result(self) -> UserError | None:
