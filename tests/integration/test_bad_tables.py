@@ -229,6 +229,14 @@ def test_38_fewer_images_than_a_batch(workplace: Workplace) -> None:
     assert workplace.runs == []
 
 
+def test_a_cache_that_does_not_fit(workplace: Workplace) -> None:
+    changes = {"data_loader.args.cache": "disk", "data_loader.args.cache_budget_gib": 1e-6}
+    workplace.train("--config", workplace.write_config(changes)).check_refusal(
+        2, ("tiny.json: data_loader.args.cache_budget_gib", "raise it", '"none"')
+    )
+    assert workplace.runs == []
+
+
 def test_38_an_empty_side(workplace: Workplace) -> None:
     config = workplace.write_config({"split.args.validation_share": 0.01})
     outcome = workplace.train_and_change_nothing("--config", config)
