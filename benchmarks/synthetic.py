@@ -133,7 +133,6 @@ def synthetic_trainer(
         settings,
         learner=learner,
         data_loader=loader,
-        labels=labels,
         metrics=metric_functions(config),
         checkpoints=Checkpoints(folders.models) if write_checkpoints else UnwrittenCheckpoints(folders.models),
         stop=StopSignals(),

@@ -140,7 +140,6 @@ def build_trainer(
         learner.settings,
         learner=learner,
         data_loader=data_loader,
-        labels=labels,
         metrics=metric_functions(config),
         checkpoints=Checkpoints(folders.models),
         stop=stop,

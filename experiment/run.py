@@ -188,7 +188,9 @@ def train_fold(session: Session, fold: Fold) -> bool:
         if resume is not None:
             _load(trainer, resume, config)
         if trainer.finished:
-            logger.info("%s is finished (%s); nothing was changed", folders.models, _reason(trainer))
+            how = "it stopped early" if trainer.stopped_early else "--set trainer.epochs=... extends it"
+            epochs = trainer.completed_epochs
+            logger.info("%s is finished (after %d epochs; %s); nothing was changed", folders.models, epochs, how)
         elif session.arguments.dry_run:
             logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
             return False
@@ -196,7 +198,7 @@ def train_fold(session: Session, fold: Fold) -> bool:
             _begin(session, fold, folders, trainer, resume)
             for line in describe_run(fold.split, data_loader, trainer):
                 logger.info("%s", line)
-            _train_to_the_end(trainer, session)
+            _train_to_the_end(trainer)
     if fold.number is None:
         best = "".join(f", best {name} {value:.4f}" for name, value in trainer.best.items() if value is not None)
         _print(f"{folders.models}: {trainer.completed_epochs} epochs{best}")
@@ -226,12 +228,6 @@ def _load(trainer: Trainer, resume: ResumePoint, config: ConfigParser) -> None:
         warn_of_other_augmentation(resume)
 
 
-def _reason(trainer: Trainer) -> str:
-    if trainer.stopped_early:
-        return f"it stopped early, after {trainer.completed_epochs} epochs"
-    return f"after {trainer.completed_epochs} epochs; --set trainer.epochs=... extends it"
-
-
 def _begin(session: Session, fold: Fold, folders: RunFolders, trainer: Trainer, resume: ResumePoint | None) -> None:
     """From here on files are written: the resolved config, the log, what the trackers keep."""
     session.open_log(folders.log / "info.log")
@@ -250,7 +246,7 @@ def _begin(session: Session, fold: Fold, folders: RunFolders, trainer: Trainer, 
     trainer.trackers = build_trackers(fold.config, folders, resume)
 
 
-def _train_to_the_end(trainer: Trainer, session: Session) -> None:
+def _train_to_the_end(trainer: Trainer) -> None:
     """Trains what is left, and ends the trackers with the run's exit code."""
     exit_code = 1
     try:
@@ -259,10 +255,6 @@ def _train_to_the_end(trainer: Trainer, session: Session) -> None:
     except UserError as error:
         logger.debug("the run ends: %s", error)
         exit_code = error.exit_code
-        if isinstance(error, DataError) and trainer.checkpoints.has_last():  # an image is gone, or a worker
-            assert session.run is not None
-            saved = f"what was trained before is saved: --resume {session.run.models} resumes it"
-            raise DataError(f"{error}\n{saved}") from error
         raise
     finally:
         trainer.trackers.close(exit_code)

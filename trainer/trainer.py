@@ -16,7 +16,6 @@ import torch
 from base.base_data_loader import BaseDataLoader
 from base.base_trainer import BaseTrainer, TrainerSettings
 from base.batch import Batch
-from base.label_space import LabelSpace
 from base.metrics import Metric, Metrics
 from base.mixing import Mixing, plan_mix
 from logger.tracker import Trackers
@@ -50,7 +49,6 @@ class Trainer(BaseTrainer):
         *,
         learner: Learner,
         data_loader: BaseDataLoader,
-        labels: LabelSpace,
         metrics: Mapping[str, Metric],
         checkpoints: Checkpoints,
         stop: StopSignals,
@@ -60,7 +58,8 @@ class Trainer(BaseTrainer):
     ) -> None:
         super().__init__(settings.epochs)
         self.settings, self.learner, self.run = settings, learner, run
-        self.data_loader, self.labels, self.metrics, self.mixings = data_loader, labels, metrics, mixings
+        self.data_loader, self.labels = data_loader, data_loader.label_space
+        self.metrics, self.mixings = metrics, mixings
         self.checkpoints, self.stop, self.visualize = checkpoints, stop, visualize
         self.trackers = Trackers()  # none, until the run is ready to write
         self.monitor = Monitor(settings.monitor)

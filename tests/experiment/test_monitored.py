@@ -9,16 +9,16 @@ import pytest
 from model import metric
 from tests.integration.workplace import Workplace
 
-TO_THE_RIGHT = {"min val/loss", "max val/f1", "max val/age_f1", "min val/loss_gender", "max train/mask_accuracy"}
+MONITORS = {"min val/loss", "max val/f1", "max val/age_f1", "min val/loss_gender", "max train/mask_accuracy"}
 
 
 def turned(monitor: str) -> str:
     return monitor.replace("min ", "mxn ").replace("max ", "min ").replace("mxn ", "max ")
 
 
-@pytest.mark.parametrize("monitor", sorted(TO_THE_RIGHT))
+@pytest.mark.parametrize("monitor", sorted(MONITORS))
 @pytest.mark.parametrize("key", ["trainer.monitor", "trainer.save_best"])
-def test_the_wrong_way_is_refused_and_the_right_one_named(empty_workplace: Workplace, key: str, monitor: str) -> None:
+def test_the_wrong_direction_is_refused_with_the_right_one(empty_workplace: Workplace, key: str, monitor: str) -> None:
     as_list = key == "trainer.save_best"
     right, wrong = ({key: [text] if as_list else text} for text in (monitor, turned(monitor)))
     empty_workplace.train("--config", empty_workplace.write_config(right), "--print-config").check_success()
@@ -32,7 +32,7 @@ def balanced_error(confusion: Any) -> float:
 
 
 @pytest.mark.parametrize(("direction", "refused"), [("min", "max"), ("max", "min"), (None, "min")])
-def test_a_metric_of_ones_own_says_its_direction(
+def test_a_plug_in_metric_has_a_direction(
     empty_workplace: Workplace, monkeypatch: pytest.MonkeyPatch, direction: str | None, refused: str
 ) -> None:
     monkeypatch.setattr(metric, "balanced_error", balanced_error, raising=False)
@@ -46,7 +46,7 @@ def test_a_metric_of_ones_own_says_its_direction(
 
 
 @pytest.mark.parametrize(("mode", "exit_code"), [("min", 2), ("max", 0)])
-def test_a_schedule_follows_its_metric_the_right_way(empty_workplace: Workplace, mode: str, exit_code: int) -> None:
+def test_a_schedule_follows_its_metric_rightly(empty_workplace: Workplace, mode: str, exit_code: int) -> None:
     """glossy_f1 is no loss, though its name holds one."""
     changes = {
         "labels": {

@@ -160,7 +160,7 @@ def test_a_damaged_file_of_predictions_is_written_anew(folds_config: Path) -> No
         assert (models / OUT_OF_FOLD_FILE).read_bytes() == whole
 
 
-def test_images_of_the_same_name_are_told_apart(tmp_path: Path, drawn: Path) -> None:
+def test_images_of_the_same_name_are_scored_by_their_own_labels(tmp_path: Path, drawn: Path) -> None:
     """Two tables with the same paths and persons, whose genders differ: each image is scored by its own."""
     for name, gender in (("one", "male"), ("two", "female")):
         (tmp_path / name).mkdir()

@@ -27,7 +27,7 @@ def test_tensorboard_reads_back_scalars_and_pictures(tmp_path: Path) -> None:
     picture = np.zeros((5, 7, 3), np.uint8)
     picture[0, 0] = (255, 0, 10)
     for epoch in (1, 2, 3):
-        tracker.log_images(epoch, "worst", [(picture, "true 3, said 5"), (picture, "two")])
+        tracker.log_images(epoch, "worst", [(picture, "true 3, predicted 5"), (picture, "two")])
         tracker.log_metrics(epoch, {"val/f1": 0.1 * epoch, "train/loss": 1 / (epoch + 2)})
     tracker.close(0)
     events = _events(tmp_path)
@@ -38,10 +38,10 @@ def test_tensorboard_reads_back_scalars_and_pictures(tmp_path: Path) -> None:
     assert (stored.step, stored.width, stored.height) == (3, 7, 5)
     np.testing.assert_array_equal(decode_rgb(stored.encoded_image_string, "stored"), picture)
     assert len(events.Images("worst/1")) == 3
-    assert b"true 3, said 5" in events.Tensors("worst/captions/text_summary")[0].tensor_proto.string_val[0]
+    assert b"true 3, predicted 5" in events.Tensors("worst/captions/text_summary")[0].tensor_proto.string_val[0]
 
 
-def test_tensorboard_forgets_the_epochs_that_a_resumed_run_repeats(tmp_path: Path) -> None:
+def test_epochs_that_a_resumed_run_repeats_are_replaced(tmp_path: Path) -> None:
     first = TensorBoardTracker(tmp_path)
     for epoch in (1, 2, 3, 4):
         first.log_metrics(epoch, {"val/f1": epoch})

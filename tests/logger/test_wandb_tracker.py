@@ -28,7 +28,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
-def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_settings_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No settings, keys or caches of whoever runs the tests, and no server."""
     for variable in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(variable)
@@ -79,7 +79,7 @@ def _of(records: list[Any], kind: str) -> list[Any]:
     return [getattr(record, kind) for record in records if record.WhichOneof("record_type") == kind]
 
 
-def test_without_a_key_the_run_is_recorded_offline_and_the_log_says_so(
+def test_without_a_key_the_run_is_recorded_offline_with_a_line_in_the_log(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -205,7 +205,6 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
             trainer_settings,
             learner=learner,
             data_loader=loader,
-            labels=LABELS,
             metrics={"accuracy": accuracy, "f1": f1},
             mixings=mixings,
             checkpoints=Checkpoints(path),
