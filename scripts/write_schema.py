@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from experiment.schema import SECTIONS
+from scripts.config_reference import reference
+from scripts.editor_schema import editor_schema
 from utils.command_line import CommandLine
-from utils.config.editor_schema import editor_schema
-from utils.config.reference import reference
 from utils.errors import run_command
 from utils.files import write_atomically
 

@@ -26,7 +26,7 @@ from experiment.schema import SECTIONS
 from inference.tta import PRESETS
 from model.model import build_without_weights
 from parse_config import ConfigParser
-from utils.config.editor_schema import editor_schema
+from scripts.editor_schema import editor_schema
 from utils.config.json_text import parse_json, read_json
 
 ROOT = Path(__file__).parents[1]

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from parse_config import ConfigParser
+from scripts.editor_schema import editor_schema
 from tests.small_config import (
     CONFIG,
     SECTIONS,
@@ -28,7 +29,6 @@ from tests.small_config import (
     read,
     write,
 )
-from utils.config.editor_schema import editor_schema
 from utils.config.layers import Override
 from utils.config.sections import exported
 from utils.errors import ConfigError

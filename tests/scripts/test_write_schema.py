@@ -11,10 +11,10 @@ import pytest
 
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
+from scripts.config_reference import reference
+from scripts.editor_schema import editor_schema
 from scripts.write_schema import REFERENCE_FILE
-from utils.config.editor_schema import editor_schema
 from utils.config.json_text import read_json
-from utils.config.reference import reference
 from utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

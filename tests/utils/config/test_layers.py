@@ -10,8 +10,8 @@ from typing import Any
 import jsonschema
 import pytest
 
+from scripts.editor_schema import editor_schema
 from tests.small_config import CONFIG, SECTIONS, edited, lines_of, read, write
-from utils.config.editor_schema import editor_schema
 
 
 @pytest.fixture(autouse=True)
