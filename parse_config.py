@@ -85,7 +85,8 @@ class ConfigParser:
         """The config that a run has saved; `origin` is what errors name, such as "checkpoint x.pth".
 
         environment: as for `from_file`, where a run may change."""
-        layers = Layers.from_dict(values, origin)
+        layers = Layers()
+        layers.add(values, origin)
         if environment:
             layers.add_environment(resumes=True)
         return cls(layers, sections, overrides)
@@ -106,11 +107,6 @@ class ConfigParser:
 
         shorten(short)
         return short
-
-    def completed(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """A config that a run has saved (in this version's form), with every default."""
-        completed: dict[str, Any] = self.sections.with_defaults(saved)
-        return completed
 
     def __getitem__(self, key: str) -> Any:
         return self.resolved[key]

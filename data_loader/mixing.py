@@ -9,12 +9,12 @@ from typing import Annotated, Literal, TypedDict
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from base.label_space import LabelSpace
 from base.mixing import Box, Mix
-from utils.config.signatures import Fraction, PositiveFloat
+from utils.config.signatures import Fraction
 from utils.wording import not_one_of
 
 __all__ = ["CutMix", "MixUp"]

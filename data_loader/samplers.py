@@ -11,14 +11,13 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch.utils.data import Sampler
 
 from base.batch import UNKNOWN
 from base.class_weights import Rule, weights_by_rule
 from base.label_space import Head, LabelSpace
 from data_loader.records.label_table import LabelTable
-from utils.config.signatures import PositiveInt
 from utils.errors import DataError
 from utils.random_streams import numpy_stream
 from utils.wording import not_one_of

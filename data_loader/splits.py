@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from data_loader.records.label_table import LabelTable
 from data_loader.records.tables import raise_problems
-from utils.config.signatures import NonNegativeInt
 from utils.errors import DataError, InvalidConfig, Problem
 from utils.random_streams import numpy_stream
 from utils.wording import not_one_of

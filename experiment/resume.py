@@ -119,7 +119,7 @@ def _from_here(path: Path) -> Path:
 def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
     """The newest run of this config that has a checkpoint: what `--resume auto` resumes, if there is one."""
     for folders, kept_config in runs_with_config(Path(config["trainer"]["save_dir"]), config["name"]):
-        changes = differences(config.completed(kept_config), config.resolved)
+        changes = differences(config.sections.with_defaults(kept_config), config.resolved)
         if all(_may_change(key_path) for key_path, _, _ in changes):
             point = folders if is_run_of_folds(config.resolved) else resume_point_in(folders)
             if point is not None:
@@ -159,7 +159,7 @@ def warn_of_other_augmentation(resume: ResumePoint) -> None:
 def refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:
     """Raises ConfigError for what a config changes of a run that has begun, and that the run depends on."""
     lines = []
-    for key_path, before, now in forbidden_changes(config.completed(trained), config.resolved):
+    for key_path, before, now in forbidden_changes(config.sections.with_defaults(trained), config.resolved):
         earlier = "without it" if before is None else f"with {format_value(before)}"
         lines.append(f"{config.origin(key_path)}: {key_path} = {format_value(now)}, and the run was trained {earlier}")
     if lines:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
@@ -27,7 +27,6 @@ from trainer.freezing import Freezing
 from trainer.sharpness_aware import SharpnessAware
 from utils.config.former_defaults import CONFIG_FORMAT
 from utils.config.sections import NamedSections, Sections, Settings, TypedList, TypedSection, exported
-from utils.config.signatures import NonNegativeFloat, NonNegativeInt
 
 PROGRAMS_LOADER_ARGUMENTS = (
     "split", "transforms", "mean", "std", "seed", "rank", "world_size", "device",

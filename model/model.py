@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from timm.data import resolve_model_data_config
 from timm.models import get_deprecated_models, is_model_pretrained
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from model.backbone import build_backbone
 from model.heads import LinearHeads
-from utils.config.signatures import PositiveInt
 
 __all__ = ["BaselineCNN", "TimmModelMulti"]
 

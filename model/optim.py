@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from timm.optim import (
     MADGRAD,
     SGDP,
@@ -39,7 +39,6 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adadelta, Adafactor, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from base.base_model import BaseModel
-from utils.config.signatures import PositiveInt
 
 __all__ = [  # noqa: RUF022 - torch's come first
     "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop",

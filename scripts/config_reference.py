@@ -77,7 +77,10 @@ def _types(section: TypedSection, key: str, described: dict[int, str]) -> Iterat
         schema = section.arguments_schema(name)
         properties, sentence = schema["properties"], schema.get("description", "")
         if len(section.names) > MOST_TABLES:
-            arguments = ", ".join(_short(argument, inner) for argument, inner in properties.items())
+            defaults = {
+                key: f" = {json.dumps(inner['default'])}" for key, inner in properties.items() if "default" in inner
+            }
+            arguments = ", ".join(f"`{key}{defaults.get(key, '')}`" for key in properties)
             yield f"- `{name}`: {sentence} {arguments or 'no arguments'}"
         else:
             yield from (f"- `{name}`: {sentence}", "", *(f"  {row}" for row in _table(schema)), "")
@@ -93,10 +96,6 @@ def _table(schema: Mapping[str, Any]) -> list[str]:
         cells = (f"`{key}`", _type(inner), default, inner.get("description", ""))
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return ["| key | type | default | meaning |", "|---|---|---|---|", *rows] if rows else []
-
-
-def _short(key: str, schema: Mapping[str, Any]) -> str:
-    return f"`{key} = {json.dumps(schema['default'])}`" if "default" in schema else f"`{key}`"
 
 
 def _type(schema: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from utils.config.layers import NAMED_FREELY
@@ -18,24 +17,7 @@ def editor_schema(sections: Sections) -> dict[str, Any]:
     text = {"type": "string"}
     extends = {"anyOf": [text, {"type": "array", "items": text}]}
     schema["properties"] = {"$schema": {}, "extends": extends, **schema["properties"]}
-    entries: dict[str, str] = {}
-    schema = _with_named_entries(schema, entries)
-    definitions = {name: json.loads(text) for text, name in entries.items()}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "$defs": definitions}
-
-
-def _with_named_entries(schema: Any, entries: dict[str, str]) -> Any:
-    """The schema with references in the place of the typed entries of lists; each is added to `entries` once, as text,
-    with its name."""
-    if isinstance(schema, list):
-        return [_with_named_entries(inner, entries) for inner in schema]
-    if not isinstance(schema, dict):
-        return schema
-    named = {key: _with_named_entries(inner, entries) for key, inner in schema.items()}
-    if isinstance(schema.get("items"), dict) and "allOf" in schema["items"]:
-        name = entries.setdefault(json.dumps(schema["items"]), f"entry{len(entries) + 1}")
-        named["items"] = {"$ref": f"#/$defs/{name}"}
-    return named
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _partial(schema: dict[str, Any]) -> dict[str, Any]:

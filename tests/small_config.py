@@ -11,12 +11,12 @@ from typing import Any, Literal, TypedDict
 
 import albumentations
 import pytest
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch.optim import SGD, Adam, lr_scheduler
 
 from experiment.cli import parse_override
 from parse_config import ConfigParser
 from utils.config.sections import NamedSections, Sections, Settings, TypedList, TypedSection
-from utils.config.signatures import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from utils.errors import ConfigError, InvalidConfig, Problem, run_command
 
 

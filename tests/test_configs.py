@@ -143,28 +143,6 @@ def test_no_setting_may_be_a_list_or_an_object() -> None:
     look(SECTIONS.schema(), "")
 
 
-@pytest.mark.parametrize(
-    ("part", "right"),
-    [
-        (
-            {"labels": {"heads": {"mask": None}}, "views": {"flip": None}, "loss": {"metric_learning": {"x": None}}},
-            True,
-        ),
-        (
-            {"data": {"add": [{"type": "CompetitionFolder", "args": {"root": "x"}}]}, "metrics": {"remove": ["f1"]}},
-            True,
-        ),
-        ({"transforms": {"eval": {"add": [{"type": "Resise"}]}}}, False),
-        ({"transforms": {"eval": {"add": [], "befor": "Normalize"}}}, False),
-        ({"trainer": {"save_best": {"add": []}}}, True),
-        ({"trainer": {"save_best": {}}}, False),
-        ({"labels": {"heads": None}, "views": {"flip": 3}}, False),
-    ],
-)
-def test_editors_know_edits_and_null(part: dict[str, Any], right: bool) -> None:
-    assert _validator().is_valid({"extends": "config.json", **part}) is right
-
-
 @functools.cache
 def _validator() -> Any:
     return jsonschema.Draft202012Validator(editor_schema(SECTIONS))

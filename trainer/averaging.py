@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch.optim.swa_utils import AveragedModel
 
 from base.base_model import BaseModel
-from utils.config.signatures import PositiveFloat, PositiveInt
 
 __all__ = ["ExponentialMovingAverage", "StochasticWeightAveraging"]
 

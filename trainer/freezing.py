@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import PositiveInt
 from torch import nn
 
 from base.base_model import BaseModel
-from utils.config.signatures import PositiveInt
 
 
 @dataclass(frozen=True)

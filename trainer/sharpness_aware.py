@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from pydantic import PositiveFloat
 from torch import nn
-
-from utils.config.signatures import PositiveFloat
 
 ETA = 0.01
 """Keeps adaptive steps from vanishing with their weights; the paper's value."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
 from base.class_weights import ClassWeights
 from model.loss.head_loss import HeadLoss
-from utils.config.signatures import PositiveFloat
 
 
 class LDAMLoss(HeadLoss):

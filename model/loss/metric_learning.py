@@ -9,10 +9,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from base.batch import UNKNOWN
-from utils.config.signatures import NonNegativeFloat
 
 OBJECT_ARGUMENTS = (
     "distance", "reducer", "collect_stats", "embedding_regularizer", "embedding_reg_weight", "weight_regularizer",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +26,17 @@ def test_the_reference_is_what_the_signatures_make() -> None:
     assert "| `batch_size` | whole number, at least 1 | `32` | per process |" in text
 
 
-WRONG: dict[str, tuple[str, Any]] = {
-    "unknown key": ("trainer.epoch", 3),
-    "number as text": ("trainer.epochs", "50"),
-    "true for a number": ("data_loader.args.batch_size", True),
-    "too small": ("trainer.epochs", 0),
-    "unknown loss": ("loss.heads.age.type", "FocaLoss"),
-    "unknown argument of a loss": ("loss.heads.age.args.gama", 1.0),
-    "unknown transform": ("transforms.train.0.type", "Resise"),
-    "unknown argument of a transform": ("transforms.train.3.args.probability", 0.5),
-    "unknown optimizer": ("optimizer.type", "os.system"),
-    "a word that is not among the choices": ("trainer.precision", "float8"),
-    "list for an object": ("labels", []),
-    "negative weight": ("loss.heads.age.weight", -1),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_one_refuses_the_other_does(case: str) -> None:
-    place, value = WRONG[case]
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("trainer.epoch", 3), ("loss.heads.age.args.gama", 1.0), ("transforms.train.0.type", "Resise"), ("labels", [])],
+)
+def test_editors_and_the_checker_refuse_the_same(place: str, value: Any) -> None:
     config: Any = read_json(ROOT / "config.json")
-    right = copy.deepcopy(config)
-    *steps, last = place.split(".")
-    part = config
+    VALIDATOR.validate(config)
+    part, (*steps, last) = config, place.split(".")
     for step in steps:
         part = part[int(step)] if isinstance(part, list) else part[step]
     part[last] = value
-    assert VALIDATOR.is_valid(right)
     assert not VALIDATOR.is_valid(config)
-    with pytest.raises(ConfigError, match=r"test: "):
+    with pytest.raises(ConfigError, match=f"^test: {place} "):
         ConfigParser.from_dict(config, SECTIONS, "test")

@@ -29,11 +29,9 @@ def is_credential(key: str, value: Any) -> bool:
 
 def credential_places(value: Any, key_path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """Where plain data holds a credential: ("wandb", "api_key")."""
-    if isinstance(value, (dict, list)):
-        steps: list[tuple[Any, Any]] = list(value.items() if isinstance(value, dict) else enumerate(value))
-        found: list[tuple[str | int, ...]] = []
-        for step, inner in steps:
-            here = (*key_path, step)
-            found += [here] if is_credential(str(step), inner) else credential_places(inner, here)
-        return found
-    return []
+    found: list[tuple[str | int, ...]] = []
+    steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for step, inner in steps:
+        here = (*key_path, step)
+        found += [here] if is_credential(str(step), inner) else credential_places(inner, here)
+    return found

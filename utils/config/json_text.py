@@ -25,8 +25,7 @@ _STRING_OR_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DO
 def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file. Raises ConfigError, `file:line:column: reason` for a text that is no JSON."""
     if not path.exists():
-        neighbours = [other.name for other in path.parent.glob("*.json")] if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: there is no such file{did_you_mean(path.name, neighbours)}")
+        raise ConfigError(f"{path}: {no_such_file(path)}")
     try:
         data = path.read_bytes()
         text = data.decode("utf-8-sig")
@@ -41,6 +40,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path}:1:1: the file must hold an object, {{...}}, not {kind(value)}")
     return value
+
+
+def no_such_file(path: Path) -> str:
+    """That there is none, and the nearest name in its folder."""
+    return f"there is no such file{did_you_mean(path.name, [other.name for other in path.parent.glob('*.json')])}"
 
 
 def parse_json(text: str, name: str) -> Any:

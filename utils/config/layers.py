@@ -15,11 +15,11 @@ from typing import Any
 
 from utils.config.credentials import credential_places
 from utils.config.former_defaults import upgraded
-from utils.config.json_text import parse_json, read_json
+from utils.config.json_text import no_such_file, parse_json, read_json
 from utils.config.published_form import is_published_form, translate
 from utils.environment import config_places, environment_default, notes_of_unused
 from utils.errors import ConfigError, InvalidConfig, KeyPath, Problem, dotted
-from utils.wording import did_you_mean, format_value, kind, not_one_of
+from utils.wording import format_value, kind, not_one_of
 
 HIDDEN = "(hidden)"
 """Stands for a credential."""
@@ -32,8 +32,6 @@ NAMED_FREELY: tuple[KeyPath, ...] = (
     ("views",),
 )
 """Objects whose keys the user chooses: null removes an entry that an extended file has."""
-EDIT_KEYS = ("add", "remove", "before", "after")
-"""Of an object that edits a list: `{"remove": ["CoarseDropout"], "add": [{...}], "before": "Normalize"}`."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +107,6 @@ class Layers:
         layers._add_file(path, ())
         return layers
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], origin: str) -> Layers:
-        layers = cls()
-        layers.add(values, origin)
-        return layers
-
     @property
     def values(self) -> dict[str, Any]:
         """The merged values as plain data."""
@@ -123,7 +115,12 @@ class Layers:
 
     def origin(self, key_path: KeyPath) -> str:
         """What has set the value at a key path, or the nearest one around it."""
-        return self._origins[self._nearest(key_path).layer]
+        node = self._root
+        for step in key_path:
+            if not _has(node, step):
+                break
+            node = node.value[step]
+        return self._origins[node.layer]
 
     def add(self, values: dict[str, Any], origin: str) -> None:
         """Merges `values` into what is there: objects are merged, an object edits a list, all else is replaced.
@@ -150,15 +147,15 @@ class Layers:
         """Sets what the platform's variables give (see `config_places`)."""
         self._uses_environment = True
         for key_path, name in config_places(self.values, resumes).items():
-            self._set(key_path.split("."), environment_default(name), _variable(name))
+            self._set(key_path.split("."), environment_default(name), f"environment variable {name}")
 
     def environment_notes(self) -> list[str]:
         """A line for each variable whose value is in force, and for one that cannot be used."""
         used = [
-            f"{_variable(name)} sets {key_path} = {environment_default(name)}"
+            f"environment variable {name} sets {key_path} = {environment_default(name)}"
             for key_path, name in config_places(self.values).items()
             if self.origin(tuple(int(step) if step.isdigit() else step for step in key_path.split(".")))
-            == _variable(name)
+            == f"environment variable {name}"
         ]
         return used + (notes_of_unused(self.values) if self._uses_environment else [])
 
@@ -178,14 +175,6 @@ class Layers:
     @property
     def _layer(self) -> int:
         return len(self._origins) - 1
-
-    def _nearest(self, key_path: KeyPath) -> Node:
-        node = self._root
-        for step in key_path:
-            if not _has(node, step):
-                break
-            node = node.value[step]
-        return node
 
     def _add_file(self, path: Path, chain: tuple[Path, ...]) -> str:
         """Merges a file, unless it is merged already, and returns its name."""
@@ -209,13 +198,11 @@ class Layers:
         extended: set[str] = set()
         for named in parents:
             parent = path.parent / named
-            way = " -> ".join(str(each) for each in (*chain, path, Path(os.path.normpath(parent))))
             if parent.resolve() in [earlier.resolve() for earlier in (*chain, path)]:
+                way = " -> ".join(map(str, (*chain, path, os.path.normpath(parent))))
                 raise ConfigError(f"{path}: extends = {format_value(named)} loops: {way}")
             if not parent.is_file():
-                neighbours = parent.parent.glob("*.json") if parent.parent.is_dir() else []
-                meant = did_you_mean(parent.name, [other.name for other in neighbours if other != path])
-                raise ConfigError(f"{path}: extends = {format_value(named)}: there is no such file{meant} ({way})")
+                raise ConfigError(f"{path}: extends = {format_value(named)}: {no_such_file(parent)}")
             name = self._add_file(parent, (*chain, path))
             extended |= {name, *self._extended[name]}
         self._extended[str(path)] = extended
@@ -242,10 +229,7 @@ class Layers:
             inner = node.value[position] if _has(node, position) else Node(None, self._layer)
             if last or inner.value is None:  # an object that the files leave out is made
                 over = Node.wrap(value if last else {}, self._layer)
-                if isinstance(node.value, dict):
-                    self._merge(node, Node({position: over}, self._layer), key_path)
-                else:
-                    self._merge_entry(node, position, over, key_path)
+                self._merge(node, Node({position: over}, self._layer), key_path)
             key_path = (*key_path, position)
             if not last:
                 node = node.value[position]
@@ -292,16 +276,16 @@ class Layers:
 
 
 def edited(entries: list[Node], edit: Node, key_path: KeyPath) -> list[Node]:
-    """A list after an edit: entries are removed, then others are added before or after one, or at the end.
+    """A list after an edit such as `{"remove": ["CoarseDropout"], "add": [{...}], "before": "Normalize"}`: entries are
+    removed, then others are added before or after one, or at the end.
 
     key_path: of the list. Raises InvalidConfig."""
     values = edit.value
     add, remove = (values[key].value if key in values else [] for key in ("add", "remove"))
     anchors = [key for key in ("before", "after") if key in values]
     needed = values.keys() & ({"add"} if anchors else {"add", "remove"})
-    if not (needed and values.keys() <= {*EDIT_KEYS} and isinstance(add, list) and isinstance(remove, list)) or (
-        len(anchors) > 1
-    ):
+    is_known = values.keys() <= {"add", "remove", "before", "after"} and len(anchors) <= 1
+    if not (needed and is_known and isinstance(add, list) and isinstance(remove, list)):
         right = 'a list, or an edit of the extended one: {"remove": [...], "add": [...], "before" or "after": ...}'
         raise InvalidConfig([Problem(key_path, f"= {format_value(edit.plain)} must be {right}")])
     removed = [node.plain for node in remove]
@@ -323,10 +307,6 @@ def edited(entries: list[Node], edit: Node, key_path: KeyPath) -> list[Node]:
     for key in anchors:
         position = [entry.name for entry in kept].index(values[key].plain) + (key == "after")
     return [*kept[:position], *add, *kept[position:]]
-
-
-def _variable(name: str) -> str:
-    return f"environment variable {name}"
 
 
 def _has(node: Node, step: str | int) -> bool:

@@ -31,11 +31,8 @@ FOLDER_KEYS = ("data_dir", "train_dir")
 def is_published_form(config: dict[str, Any]) -> bool:
     """Whether a config has `loss_name` triples, the loss "all_loss" or the loader "setup"."""
     loader = config.get("data_loader")
-    return (
-        "loss_name" in config
-        or config.get("loss") == "all_loss"
-        or (isinstance(loader, dict) and loader.get("type") == "setup")
-    )
+    is_setup = isinstance(loader, dict) and loader.get("type") == "setup"
+    return "loss_name" in config or config.get("loss") == "all_loss" or is_setup
 
 
 def translate(config: dict[str, Any], default_config: Path = DEFAULT_CONFIG) -> tuple[dict[str, Any], str]:
@@ -79,12 +76,8 @@ def translate(config: dict[str, Any], default_config: Path = DEFAULT_CONFIG) -> 
 
 
 def _is_triple(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and isinstance(value[0], str)
-        and isinstance(value[1], (list, type(None)))
-    )
+    is_three = isinstance(value, list) and len(value) == 3
+    return is_three and isinstance(value[0], str) and isinstance(value[1], (list, type(None)))
 
 
 def _head_loss(triple: list[Any]) -> dict[str, Any]:

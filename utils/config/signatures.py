@@ -1,8 +1,8 @@
 """A constructor's signature is the schema of its arguments: checked against JSON values, and shown to editors.
 
 Each callable becomes a strict pydantic type. What JSON cannot hold (tensors, modules, functions) is dropped from
-unions and taken as anything elsewhere, so that other people's classes work as they are; ours say ranges with the
-aliases below.
+unions and taken as anything elsewhere, so that other people's classes work as they are; ours give ranges with
+pydantic's types, such as PositiveInt.
 """
 
 from __future__ import annotations
@@ -22,38 +22,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import typing_extensions
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    TypeAdapter,
-    ValidationError,
-    with_config,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import PydanticCustomError
 
 from utils.config.pydantic_errors import explain, resolved_schema
 from utils.errors import InvalidConfig, KeyPath, Problem
 from utils.wording import first_line, format_value
-
-__all__ = [
-    "Fraction",
-    "NonNegativeFloat",
-    "NonNegativeInt",
-    "PositiveFloat",
-    "PositiveInt",
-    "argument_names",
-    "argument_problems",
-    "arguments_schema",
-    "constructor_problems",
-    "convert_arguments",
-    "default_arguments",
-    "locate",
-]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """0 to 1."""
@@ -96,8 +70,7 @@ def constructor_problems(
     callable_: Callable[..., Any], arguments: Mapping[str, Any], key_path: KeyPath, error: Exception
 ) -> list[Problem]:
     """What a constructor's own error says of its arguments, which are at `key_path` of the config."""
-    located = locate(error, arguments, key_path)
-    if located:
+    if located := locate(error, arguments, key_path):
         return located
     if isinstance(error.__cause__, ValidationError):  # albumentations checks its arguments with pydantic, too
         return explain(error.__cause__, dict(arguments), key_path, {}, ())
@@ -159,11 +132,9 @@ def argument_meanings(callable_: Callable[..., Any]) -> dict[str, str]:
         entry = re.compile(rf"(?:^|\n *|; +|;\n *)((?:{name})(?:(?:, | and )(?:{name}))*): ")
         own_text = vars(owner).get("__doc__") if inspect.isclass(owner) else owner.__doc__
         for paragraph in inspect.cleandoc(own_text or "").split("\n\n"):
-            found = list(entry.finditer(paragraph))
-            ends = [match.start() for match in found[1:]] + [len(paragraph)]
-            for match, end in zip(found, ends[: len(found)], strict=True):
-                text = paragraph[match.end() : end]
-                for each in re.split(", | and ", match[1]):
+            _, *pieces = entry.split(paragraph)
+            for names, text in zip(pieces[::2], pieces[1::2], strict=True):
+                for each in re.split(", | and ", names):
                     meanings.setdefault(each, " ".join(text.split()).rstrip(";."))
     return meanings
 
@@ -171,12 +142,12 @@ def argument_meanings(callable_: Callable[..., Any]) -> dict[str, str]:
 @functools.cache
 def _own_schema(callable_: Callable[..., Any], injected: tuple[str, ...], deferred: tuple[str, ...]) -> dict[str, Any]:
     schema = resolved_schema(_adapter(callable_, injected, deferred).json_schema())
-    for name, parameter in _parameters(callable_).items():
-        if name in schema.get("properties", {}) and _is_json(parameter.default):
-            schema["properties"][name].setdefault("default", parameter.default)
-    for name, meaning in argument_meanings(callable_).items():
-        if name in schema.get("properties", {}):
-            schema["properties"][name] = {"description": meaning, **schema["properties"][name]}
+    meanings = argument_meanings(callable_)
+    for name, inner in schema["properties"].items():
+        if _is_json(default := _parameters(callable_)[name].default):
+            inner.setdefault("default", default)
+        if name in meanings:
+            schema["properties"][name] = {"description": meanings[name], **inner}
     return schema
 
 

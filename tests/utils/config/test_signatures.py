@@ -13,16 +13,12 @@ import jsonschema
 import pytest
 import pytorch_metric_learning.losses
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import SGD, Adam, lr_scheduler
 
 from utils.config.signatures import (
     Fraction,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     argument_names,
     argument_problems,
     arguments_schema,
