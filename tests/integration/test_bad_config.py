@@ -101,7 +101,7 @@ def test_16_a_credential_on_the_command_line_is_not_echoed(empty_workplace: Work
     ("save_dir", "fragments"),
     [
         pytest.param("a file", ("a file: Not a directory",), id="17-a-file"),
-        pytest.param("a file/saved", ("a file: Not a directory",), id="17-below-a-file"),
+        pytest.param("a file/saved", ("Not a directory",), id="17-below-a-file"),
         pytest.param("closed/saved", ("closed: Permission denied",), id="17-closed"),
         pytest.param("/proc/saved", ("/proc: ",), id="17-a-system's"),
         pytest.param("x" * 300, ("File name too long",), id="17-too-long"),
