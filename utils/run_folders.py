@@ -122,9 +122,9 @@ def obstacle_to_writing(folder: Path) -> str | None:
         try:
             with tempfile.TemporaryFile(dir=existing):
                 return None
-        except FileNotFoundError:
-            continue
         except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and not existing.exists():  # /proc exists and takes no files
+                continue
             return f"{existing}: {getattr(error, 'strerror', None) or error}"
     return f"{folder}: there is no such folder"
 
