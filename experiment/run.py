@@ -99,6 +99,8 @@ def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser
         resume = newest_run(config)
     if config["data_loader"]["args"]["cache"] == "device":  # of an earlier version
         config["data_loader"]["args"]["cache"] = "disk"
+        origin = config.origin("data_loader.args.cache")
+        config.notes.append(f'{origin}: data_loader.args.cache = "device" no longer exists; "disk" is used')
     return config, resume
 
 

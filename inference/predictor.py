@@ -35,6 +35,15 @@ from utils.wording import first_line
 
 logger = logging.getLogger(__name__)
 
+CONFIG_TYPES: dict[str, type | tuple[type, ...]] = {
+    "info_dir": (str, type(None)),
+    "submit_dir": str,
+    "label_fixes": (str, type(None)),
+    "seed": int,
+    "split": dict,
+    "data": list,
+}
+
 CHECKPOINT_NAMES = {"best": "model_best.pth", "last": "last.pth"}
 
 
@@ -111,6 +120,7 @@ class Predictor:
         content = read_checkpoint(path)
         try:
             content = {**content, "config": upgraded(content["config"])}
+            _check_types(content["config"])
             labels = LabelSpace(**content["labels"])
             preprocessing = Preprocessing.from_config(content["preprocessing"])
             model = build_without_weights(content["config"]["arch"], labels.num_classes)
@@ -157,6 +167,13 @@ class Predictor:
         paths, bits = [record.path for record in records], self.preprocessing.bits_used_of_16
         remedy = "repair them: every image must have an answer"
         return set(check_images(paths, known, on_bad, bits, remedy=remedy))
+
+
+def _check_types(config: Mapping[str, Any]) -> None:
+    """Raises ValueError where a value that is used later is of another type: a checksum does not tell who wrote it."""
+    for key, kind in CONFIG_TYPES.items():
+        if key in config and not isinstance(config[key], kind):
+            raise ValueError(f"config.{key} = {config[key]!r:.60} is of another type")
 
 
 def predict(

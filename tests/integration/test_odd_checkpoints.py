@@ -30,6 +30,8 @@ ODD_CONTENT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {  # and w
     "an-arch-of-a-number": (set_in_config(arch={"type": 5}), ""),
     "preprocessing-in-a-list": (lambda content: content.update(preprocessing=[1]), "preprocessing"),
     "views-of-a-number": (set_in_config(views={"flip": 5}), ""),
+    "a-number-for-a-folder": (set_in_config(info_dir=5), "info_dir"),
+    "data-in-words": (set_in_config(data="faces"), "data"),
 }
 
 
