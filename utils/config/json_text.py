@@ -55,9 +55,13 @@ def parse_json(text: str, name: str) -> Any:
     if max(itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets), default=0) > MAX_NESTING:
         raise ConfigError(f"{name}: is nested more than {MAX_NESTING} levels deep")
     try:
-        return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_finite, parse_float=_finite)
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_finite, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair could not be saved with the run
+        return value
     except json.JSONDecodeError as error:
         raise ConfigError(f"{name}:{error.lineno}:{error.colno}: {_explained(error, text)}") from None
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{name}: holds {error.object[error.start : error.end]!a}, which is no character") from None
     except ValueError as error:  # of the hooks, or an integer of more digits than Python converts
         raise ConfigError(f"{name}: {error}") from None
 

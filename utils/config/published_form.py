@@ -24,6 +24,9 @@ LOSS_NAMES = {
     "label_smoothing": "LabelSmoothingLoss",
     "f1": "F1Loss",
 }
+EMBEDDING_SIZE = 128
+"""Of the embedding that such a loss compares images by: the published form has no word for it."""
+
 DECADES = [20, 30, 40, 50, 60]
 FOLDER_KEYS = ("data_dir", "train_dir")
 
@@ -60,7 +63,7 @@ def translate(config: dict[str, Any], default_config: Path = DEFAULT_CONFIG) -> 
         age["training_bins"] = DECADES
     beside_info = Path(str(config.get("info_dir", default.get("info_dir", "data/eval")))).parent / "train"
     folder = next((arguments[key] for key in FOLDER_KEYS if key in arguments), str(beside_info))
-    today = {
+    today: dict[str, Any] = {
         "loss": {"heads": dict(zip(HEADS, map(_head_loss, triples), strict=True))},
         "labels": labels,
         "data": [{"type": "CompetitionFolder", "args": {"root": folder}}],
@@ -70,6 +73,14 @@ def translate(config: dict[str, Any], default_config: Path = DEFAULT_CONFIG) -> 
             "args": {key: value for key, value in arguments.items() if key not in ("stage", *FOLDER_KEYS)},
         },
     }
+    if on_embedding := {
+        f"{head}_{name}": {"type": name, "args": {}, "head": head, "weight": weight}
+        for head, (name, _, weight) in zip(HEADS, triples, strict=True)
+        if _compares_embeddings(name)
+    }:
+        today["loss"]["metric_learning"] = on_embedding
+        arch = config.get("arch", default["arch"])
+        today["arch"] = {**arch, "args": {"embedding_size": EMBEDDING_SIZE, **arch.get("args", {})}}
     kept = {key: value for key, value in config.items() if key != "loss_name"}
     note = f"loss_name and data_loader are of an earlier form and mean {json.dumps(today)}"
     return {**{key: value for key, value in default.items() if key != "$schema"}, **kept, **today}, note
@@ -81,6 +92,17 @@ def _is_triple(value: Any) -> bool:
 
 
 def _head_loss(triple: list[Any]) -> dict[str, Any]:
+    """An embedding's loss predicts nothing, so cross entropy is beside it."""
     name, class_weights, weight = triple
     arguments = {"class_weights": class_weights} if class_weights else {}
-    return {"type": LOSS_NAMES.get(name, name), "args": arguments, "weight": weight}
+    own = "CrossEntropyLoss" if _compares_embeddings(name) else LOSS_NAMES.get(name, name)
+    return {"type": own, "args": arguments, "weight": weight}
+
+
+def _compares_embeddings(name: str) -> bool:
+    """True for a loss of pytorch-metric-learning."""
+    if name in LOSS_NAMES or name in LOSS_NAMES.values():
+        return False
+    from pytorch_metric_learning import losses  # takes seconds, and few configs ask for it
+
+    return isinstance(getattr(losses, name, None), type)

@@ -23,6 +23,7 @@ REFUSED = {
     "fault2-missing-comma": ('{"a": 1\n "b": 2}', ":2:2: ", "','"),
     "fault4-duplicate": ('{\n  "a": 1, // "b"\n  "b": 2,\n  "a": 3}', ": ", 'duplicate key "a"'),
     "fault4-duplicate-inside": ('{"a": [{"k": 1, "\\u006b": 2}], "k": 3}', ": ", '"k" in {"k": 2}'),
+    "half-a-surrogate-pair": ('{"a": "\\ud800"}', ": ", "ud800"),
     "fault5-nan": ('{"a": NaN}', ": ", "NaN is not a finite number"),
     "fault5-infinity": ('{"a": 1,\n "b": -Infinity}', ": ", "-Infinity is not"),
     "fault5-1e999": ('{"a": [0, 1e999]}', ": ", "1e999 is not"),

@@ -70,6 +70,26 @@ def test_the_whole_config() -> None:
         assert f'"{key}": {json.dumps(translated[key])}' in note
 
 
+def test_a_loss_that_compares_embeddings_is_beside_cross_entropy() -> None:
+    triples = [["focal", [1.4, 7, 7], 0.375], ["TripletMarginLoss", [], 0.25], ["ArcFaceLoss", SIX_WEIGHTS, 0.5]]
+    published = _changed(loss_name=triples)
+    translated, _ = translate(published)
+    assert translated["loss"] == {
+        "heads": {
+            "mask": {"type": "FocalLoss", "args": {"class_weights": [1.4, 7, 7]}, "weight": 0.375},
+            "gender": {"type": "CrossEntropyLoss", "args": {}, "weight": 0.25},
+            "age": {"type": "CrossEntropyLoss", "args": {"class_weights": SIX_WEIGHTS}, "weight": 0.5},
+        },
+        "metric_learning": {
+            "gender_TripletMarginLoss": {"type": "TripletMarginLoss", "args": {}, "head": "gender", "weight": 0.25},
+            "age_ArcFaceLoss": {"type": "ArcFaceLoss", "args": {}, "head": "age", "weight": 0.5},
+        },
+    }
+    assert translated["arch"]["args"] == {**published["arch"]["args"], "embedding_size": 128}
+    published["arch"]["args"]["embedding_size"] = 64
+    assert translate(published)[0]["arch"]["args"]["embedding_size"] == 64
+
+
 @pytest.mark.parametrize("weights", [None, [], [1.0, 2.0, 3.0]])
 def test_three_ages_are_the_scored_ones(weights: list[float] | None, tmp_path: Path) -> None:
     default = read_json(DEFAULT_CONFIG)
