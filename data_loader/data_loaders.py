@@ -15,8 +15,7 @@ from base.base_data_loader import BaseDataLoader
 from base.batch import Batch
 from data_loader.cache import DEFAULT_CACHE_BUDGET_GIB, CachedImages, DiskCache, ImageCache, MemoryCache
 from data_loader.datasets import PipelineImages
-from data_loader.records.file_signatures import FileSignature
-from data_loader.records.image_check import check_images, number_of_cores
+from data_loader.records.image_check import check_images
 from data_loader.records.label_table import LabelTable
 from data_loader.records.records import Record
 from data_loader.samplers import BaseSampler, EvaluationBatchSampler, TrainingBatchSampler, every_image_once
@@ -54,8 +53,8 @@ class AttributeDataLoader(BaseDataLoader):
     bits_used_of_16: of 16-bit images whose values use fewer bits: 12 for values of 0 to 4095, or "own_maximum", each by
         its largest value
     cache: what is kept of the images after the deterministic transforms, so that they are decoded once: "none"; in
-        "memory"; on "disk", for all runs that prepare them alike. All give the same batches, bit for bit. "device", of
-        an earlier version, is taken for "disk"
+        "memory"; on "disk", for all runs that prepare them alike. All give the same batches, bit for bit. "device" is
+        an earlier name of "disk"
     cache_budget_gib: GiB that the cache (the whole folder) may take
 
     Raises InvalidConfig for transforms, and for a cache that does not fit or cannot be written; DataError for images
@@ -88,14 +87,9 @@ class AttributeDataLoader(BaseDataLoader):
         cache: Literal["none", "memory", "disk", "device"] = "none",
         cache_budget_gib: Annotated[float, Field(gt=0, le=1_000_000)] = DEFAULT_CACHE_BUDGET_GIB,
     ) -> None:
-        if isinstance(num_workers, int) and num_workers > number_of_cores():
-            logger.info("num_workers = %d, and this process has %d cores", num_workers, number_of_cores())
         pipelines = build_transforms(transforms, input_size, mean, std, bits_used_of_16)
         paths = [record.path for side in (split.train, split.validation) for record in side.records]
-        signatures: dict[str, FileSignature] = {}
-        bad = check_images(
-            paths, image_check_cache, on_bad_image, bits_used_of_16, show_progress, signatures=signatures
-        )
+        bad = check_images(paths, image_check_cache, on_bad_image, bits_used_of_16, show_progress)
         self.train, self.validation = split.train.without(set(bad)), split.validation.without(set(bad))
         self.label_space = self.train.label_space
         self.batch_size = batch_size
@@ -113,7 +107,7 @@ class AttributeDataLoader(BaseDataLoader):
             image_cache = DiskCache(cache_folder, cache_budget_gib, show_progress)
         sides = [(self.train, pipelines.train), (self.validation, pipelines.evaluation)]
         requests = [([record.path for record in table.records], pipeline.prefix) for table, pipeline in sides]
-        cached = [None, None] if image_cache is None else image_cache.prepare(requests, signatures)
+        cached = [None, None] if image_cache is None else image_cache.prepare(requests)
         train, validation = (
             PipelineImages(paths, [pipeline], seed, None if images is None else [images])
             for (paths, _), (_, pipeline), images in zip(requests, sides, cached, strict=True)

@@ -108,7 +108,9 @@ class RepeatSampler(BaseSampler):
         repeats = np.ones(len(table), dtype=np.int64)
         for name, head in self.heads.items():
             by_class = [self.times[name].get(known, 1) for known in head.class_names]
-            repeats *= np.array([*by_class, 1])[_targets(head, table)]  # the last is that of -1, unknown
+            repeats *= np.array([*by_class, 1])[
+                head.targets(table.training_classes).numpy()
+            ]  # the last is that of -1, unknown
         repeated = np.repeat(np.arange(len(table)), repeats)
         return EpochOrder(len(repeated), lambda stream: stream.permutation(repeated))
 
@@ -164,14 +166,9 @@ def _head_named(argument: str, name: str, label_space: LabelSpace) -> Head:
     return heads[name] if name in heads else Head(name, label_space.joint_attributes)
 
 
-def _targets(head: Head, table: LabelTable) -> np.ndarray:
-    """The head's classes (N,) int64, -1 = unknown."""
-    return head.targets(table.training_classes).numpy()
-
-
 def _known_targets(head: Head, table: LabelTable) -> np.ndarray:
-    """As `_targets`. Raises DataError if all are unknown."""
-    targets = _targets(head, table)
+    """The head's classes (N,) int64, -1 = unknown. Raises DataError if all are unknown."""
+    targets: np.ndarray = head.targets(table.training_classes).numpy()
     if (targets == UNKNOWN).all():
         raise DataError(f'sampler: no training image has a known "{head.name}" to sample by; name another')
     return targets

@@ -72,22 +72,22 @@ def make_from_tables(
 def _draw(output: Path, plan: Plan, arguments: dict[str, Any], workers: int | None) -> None:
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: must be at least 1")
-    wanted = {"data": "drawn faces; no photograph of anyone", "version": VERSION, "arguments": arguments}
+    contents = {"data": "drawn faces; no photograph of anyone", "version": VERSION, "arguments": arguments}
     try:
-        if _lies_there(output, wanted) and all((output / path).is_file() for path in plan.paths()):
+        if _is_finished(output, contents) and all((output / path).is_file() for path in plan.paths()):
             print(f"{output}: already drawn")
             return
-        _write_tables(output, plan, wanted)
+        _write_tables(output, plan, contents)
         _draw_files([(person, [(output / d.path, d) for d in own]) for person, own in plan.people], workers)
-        _write(output / MARKER, json.dumps({**wanted, "finished": True}, indent=2) + "\n")
+        _write(output / MARKER, json.dumps({**contents, "finished": True}, indent=2) + "\n")
     except OSError as error:
         kind: type[UserError] = StorageFullError if error.errno == 28 else ConfigError
         raise kind(f"--output {output}: {error.filename or ''} {error.strerror}") from None
     print(f"{output}: drew {len(plan.train_rows)} people for training, {len(plan.answers)} photographs for evaluation")
 
 
-def _lies_there(output: Path, wanted: dict[str, Any]) -> bool:
-    """True where `output` holds what is wanted, False where it holds nothing or a part of it; ConfigError otherwise."""
+def _is_finished(output: Path, contents: dict[str, Any]) -> bool:
+    """Whether `output` holds all of the drawn data. Raises ConfigError for a folder that holds anything else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     try:
@@ -98,7 +98,7 @@ def _lies_there(output: Path, wanted: dict[str, Any]) -> bool:
             f"--output {output} is not empty and holds no drawn data ({MARKER} is missing or unreadable): "
             "name another folder"
         ) from None
-    if found != wanted:
+    if found != contents:
         raise ConfigError(
             f"--output {output} holds other drawn data (version {found.get('version')}, {found.get('arguments')}): "
             "delete it, or name another folder"
@@ -119,9 +119,9 @@ def _table_text(header: list[str], rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-def _write_tables(output: Path, plan: Plan, wanted: dict[str, Any]) -> None:
+def _write_tables(output: Path, plan: Plan, contents: dict[str, Any]) -> None:
     """All but the pictures, the marker first: from then on the folder is known as ours."""
-    _write(output / MARKER, json.dumps({**wanted, "finished": False}, indent=2) + "\n")
+    _write(output / MARKER, json.dumps({**contents, "finished": False}, indent=2) + "\n")
     _write(output / "README.md", NOTE)
     columns = ["id", "gender", "race", "age", "path"]
     rows = ([row[column] for column in columns] for row in plan.train_rows)

@@ -22,8 +22,8 @@ import cv2
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from data_loader.cache.arrays import ArrayBuild, CachedImages, PreparedArray, UnequalImageError, write_rows
-from data_loader.records.file_signatures import FileSignature, signatures_of
+from data_loader.cache.arrays import ArrayBuild, CachedImages, PreparedArray, write_rows
+from data_loader.records.file_signatures import signatures_of
 from data_loader.records.image_check import number_of_cores
 from data_loader.transforms import DeterministicPrefix
 from utils import distributed
@@ -65,37 +65,28 @@ class ImageCache(ABC):
     def __init__(self, budget_gib: float, show_progress: bool = False) -> None:
         self.budget_bytes, self.show_progress = int(budget_gib * 2**30), show_progress
 
-    def prepare(
-        self,
-        requests: Sequence[tuple[Sequence[Path], DeterministicPrefix]],
-        signatures: Mapping[str, FileSignature] | None = None,
-    ) -> list[CachedImages | None]:
-        """The images of each request's files, in order; None where they are not all of one size.
+    def prepare(self, requests: Sequence[tuple[Sequence[Path], DeterministicPrefix]]) -> list[CachedImages | None]:
+        """The images of each request's files, in order; None where the prefix does not make them equal in size.
 
-        requests: files, and the deterministic prefix that prepares them
-        signatures: by absolute path, those known already; the others are read now
+        requests: files, by absolute path, and the deterministic prefix that prepares them
 
         Raises DataError for an image that cannot be read or that the transforms cannot take; InvalidConfig ("cache",
-        "cache_budget_gib") where the images do not fit or cannot be stored; StorageFullError where the disk fills up
-        while they are written; StopSignal.
+        "cache_budget_gib") where the images do not fit, cannot be stored or are not of one size after all;
+        StorageFullError where the disk fills up while they are written; StopSignal.
         """
-        known = dict(signatures or {})
+        signatures = signatures_of({str(path) for paths, _ in requests for path in paths})
         builds: dict[str, ArrayBuild] = {}
         keyed: list[tuple[str, list[str]]] = []
         for paths, prefix in requests:
             absolute = [str(path) for path in paths]
-            known |= signatures_of([path for path in absolute if path not in known])
             key = json.dumps({**prefix.key, "versions": VERSIONS}, sort_keys=True)
             keyed.append((key, absolute))
             if prefix.image_hw is None:
                 logger.info("%s: images of several sizes, which no Resize made equal, are not kept", self.description)
             elif paths:
-                builds.setdefault(key, ArrayBuild(key, prefix)).files |= {path: known[path] for path in absolute}
+                builds.setdefault(key, ArrayBuild(key, prefix)).files |= {path: signatures[path] for path in absolute}
         try:
             arrays = self._arrays([*builds.values()])
-        except UnequalImageError as error:
-            logger.info("%s: no images are kept: %s", self.description, error)
-            arrays = {}
         except OSError as error:
             if error.errno in FULL:
                 text = f'{self.description}: is full ({error.strerror}); free some space, or set cache to "none"'

@@ -37,7 +37,6 @@ def check_images(
     bits_used_of_16: BitsUsed = 16,
     show_progress: bool = False,
     remedy: str = 'repair them, or leave them out with data_loader.args.on_bad_image = "skip"',
-    signatures: dict[str, FileSignature] | None = None,
 ) -> list[Path]:
     """Decodes every image in full, in as many threads as there are cores, and returns those that cannot be used.
 
@@ -46,14 +45,11 @@ def check_images(
     on_bad: "refuse" bad images; "skip" them with a warning; or "warn", of missing ones too, if nothing depends on them
     bits_used_of_16: as which 16-bit images are decoded; a warning where their values do not suit it
     remedy: what to do about bad images
-    signatures: is filled with those of the files, for later use
 
     Doubtful images cause a warning. Raises DataError, unless `on_bad` is "warn", for missing files, before any image is
     opened; and under "refuse" for bad images: the first ten, the count and the remedy.
     """
     found = signatures_of(map(str, paths))
-    if signatures is not None:
-        signatures |= found
     missing = [short_path(path) for path, signature in found.items() if signature == NO_SIGNATURE]
     if missing and on_bad != "warn":
         title = _count(len(missing), "missing image")

@@ -21,8 +21,6 @@ class ImageRoot:
     def __init__(self, root: Path, allow_links: bool = False) -> None:
         self.root = root
         self.allow_links = allow_links
-        self.completed: dict[str, str] = {}
-        """Paths without an extension, and the file that each was taken for."""
         real, absolute = os.path.realpath(root), os.path.abspath(root)  # noqa: PTH100
         # abspath removes a ".." as text, which gives another folder where it follows a link
         self._absolute = absolute if os.path.realpath(absolute) == real else real
@@ -87,8 +85,6 @@ class ImageRoot:
             if name is None:
                 return None
             found = f"{found}/{name}"
-        if os.path.splitext(found)[1] != os.path.splitext(relative)[1]:  # noqa: PTH122
-            self.completed[relative] = found
         return found
 
     def _listing(self, folder: str) -> dict[str, str]:

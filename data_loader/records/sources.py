@@ -16,7 +16,6 @@ from data_loader.records.image_root import ImageRoot, relative_path_problem
 from data_loader.records.records import Part, Record
 from data_loader.records.tables import FORMULA_STARTS, Rows, find_column, plain, raise_problems, read_table
 from utils.errors import DataError
-from utils.files import short_path
 from utils.wording import not_one_of
 
 __all__ = ["AttributeTable", "CompetitionFolder"]
@@ -221,9 +220,6 @@ class AttributeTable(BaseSource):
             values = {attribute: cells[column] or None for attribute, column in columns.items()}
             person = unicodedata.normalize("NFC", cells[person_column] if person_column else "")
             records.append(Record(file, name, person, values, origin, part))
-        for short, found in [*images.completed.items()][:1]:
-            logger.info("%s: %d paths lack an extension; %s is taken for %s, and so on",
-                        path, len(images.completed), short, short_path(found))  # fmt: skip
         return records
 
     def _columns(self, rows: Rows, attributes: list[str]) -> tuple[str, str | None, str | None, dict[str, str]]:

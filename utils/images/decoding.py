@@ -65,15 +65,6 @@ _FORMATS: dict[str, tuple[Callable[[BytesIO], ImageFile], tuple[str, ...]]] = {
 """By name: the reader, and the suffixes of such files."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_SIGNATURES = {
-    b"GIF8": "a GIF",
-    b"%PDF": "a PDF document",
-    b"%!PS": "an EPS or PostScript file",
-    b"II*\0": "a TIFF",
-    b"MM\0*": "a TIFF",
-    b"PK\3\4": "a ZIP archive",
-    b"version https://git-lfs": "a Git LFS pointer, whose file was never fetched",
-}
 _VALUES_AT_ONCE = 2**22
 
 LARGE_PIXELS = 4 * 1024 * 1024
@@ -164,30 +155,19 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _image_format(data: bytes, name: str) -> str:
-    """One of the four formats, by content. Raises DataError saying what else it is."""
+    """One of the four formats, by content. Raises DataError for anything else."""
     for kind, signature in {"JPEG": b"\xff\xd8\xff", "PNG": _PNG_SIGNATURE, "BMP": b"BM"}.items():
         if data.startswith(signature):
             return kind
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
-    raise DataError(f"{name}: {_describe(data)}")
-
-
-def _describe(data: bytes) -> str:
-    """What the bytes are that are none of the four formats, and what to do about it."""
     if not data.strip(b"\0"):
-        return f"{'holds nothing but zero bytes' if data else 'is empty (0 bytes)'}; copy or download it again"
-    text = data[:2048].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script")):
-        return "is an HTML page, not an image (a download that failed?); download the image again"
-    what = next((what for signature, what in _SIGNATURES.items() if data.startswith(signature)), "")
-    if b"<svg" in text:
-        what = "an SVG drawing"
-    elif data[4:8] == b"ftyp":
-        what = "a HEIC, AVIF or video file"
-    return (
-        f"is {what or f'no image (it begins with {data[:8]!r})'}; convert it to JPEG, PNG, WEBP or BMP, or replace it"
-    )
+        found = "holds nothing but zero bytes" if data else "is empty (0 bytes)"
+        raise DataError(f"{name}: {found}; copy or download it again")
+    if data[:2048].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise DataError(f"{name}: is an HTML page, not an image (a download that failed?); download the image again")
+    begin = repr(data[:24])[2:-1]
+    raise DataError(f'{name}: is no JPEG, PNG, WEBP or BMP (it begins with "{begin}"); convert it, or replace it')
 
 
 def _decode(
@@ -294,19 +274,17 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image, data: bytes) -> np.ndarray:
     if isinstance(image, PngImageFile) and image.mode in ("L", "RGB") and "transparency" in image.info:
-        image.info["transparency"] = _eight_bit_colour(image.info["transparency"], bit_depth=data[24])
+        # Pillow gives the pixels 8 bits, and leaves the transparent colour at the file's bit depth.
+        colour, bit_depth = image.info["transparency"], data[24]
+        if image.mode == "L":
+            image.info["transparency"] = colour * 255 // (2**bit_depth - 1)
+        elif bit_depth == 16:
+            image.info["transparency"] = tuple(channel >> 8 for channel in colour)
     if image.has_transparency_data:
         transparent = image.convert("RGBA")
         image = Image.new("RGB", image.size, "white")
         image.paste(transparent, mask=transparent)
     return np.array(image.convert("RGB") if image.mode != "RGB" else image)
-
-
-def _eight_bit_colour(colour: int | tuple[int, ...], bit_depth: int) -> int | tuple[int, ...]:
-    """The transparent colour of a PNG at the depth that Pillow gives the pixels; Pillow leaves it at the file's."""
-    if isinstance(colour, tuple):
-        return tuple(part >> 8 for part in colour) if bit_depth == 16 else colour
-    return colour * 255 // (2**bit_depth - 1)
 
 
 def _is_sixteen_bit(data: bytes, kind: str) -> bool:

@@ -23,7 +23,6 @@ from filelock import FileLock
 
 from data_loader.cache import arrays, image_cache
 from data_loader.cache.image_cache import SPARE_BYTES, available_memory
-from data_loader.records.file_signatures import signatures_of
 from data_loader.transforms import DeterministicPrefix
 from tests.data_loader.cache.conftest import ARRAY_BYTES, HEIGHT, WIDTH, Place, assert_right, draw, resized, stacked
 from utils import distributed
@@ -107,13 +106,6 @@ def test_rows_of_unchanged_files_are_copied(paths: list[Path], disk: Place, read
     np.testing.assert_array_equal(stacked(held), before)  # an array that is in use stays
 
 
-def test_signatures_that_are_given_are_taken(paths: list[Path], disk: Place) -> None:
-    known = signatures_of([str(path) for path in paths])
-    disk.cache().prepare([(paths, resized())], known)
-    draw(paths[0], 41)
-    assert_right(disk.prepare(paths), paths)  # the array's row is of the file before
-
-
 def test_other_transforms_or_libraries_are_another_key(
     paths: list[Path], disk: Place, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,16 +121,13 @@ def test_other_transforms_or_libraries_are_another_key(
         assert len(reads) == 3, name
 
 
-@pytest.mark.parametrize("image_hw", [None, (20, 31)])
-def test_images_of_several_sizes_are_not_kept(
-    tmp_path: Path, place: Place, caplog: pytest.LogCaptureFixture, image_hw: tuple[int, int] | None
-) -> None:
-    """Whether the transforms or an image show it."""
-    caplog.set_level("INFO")
+def test_images_of_several_sizes_are_not_kept(tmp_path: Path, place: Place) -> None:
     paths = [draw(tmp_path / f"{number}.png", 20 + number // 8, 31) for number in range(9)]
-    assert place.cache().prepare([(paths, DeterministicPrefix([], [], image_hw))]) == [None]
-    assert "kept" in caplog.text
-    assert place.names() == []
+    assert place.cache().prepare([(paths, DeterministicPrefix([], [], None))]) == [None]
+    with pytest.raises(InvalidConfig) as refusal:  # the trials of the transforms did not find the other size
+        place.cache().prepare([(paths, DeterministicPrefix([], [], (20, 31)))])
+    assert [problem.key_path for problem in refusal.value.problems] == [("cache",)]
+    assert [name for name in place.names() if name.endswith((".npy", ".json"))] == []
 
 
 def test_a_transform_that_writes_into_its_image_changes_no_other_array(paths: list[Path], disk: Place) -> None:
