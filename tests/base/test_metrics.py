@@ -30,22 +30,6 @@ def test_equals_scikit_learn_for_every_batch_size(batch_size: int, num_classes: 
     assert counts.matrix.tolist() == expected.tolist()
 
 
-def test_unknown_targets_are_passed_over() -> None:
-    counts = ConfusionCounts(2)
-    counts.update(torch.tensor([-1, -1]), torch.tensor([0, 1]))
-    counts.update(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64))
-    assert counts.matrix.sum() == 0
-
-
-def test_counts_of_two_processes_add_up() -> None:
-    target, predicted = draw(100, 3)
-    whole, first, second = ConfusionCounts(3), ConfusionCounts(3), ConfusionCounts(3)
-    whole.update(target, predicted)
-    first.update(target[:41], predicted[:41])
-    second.update(target[41:], predicted[41:])
-    assert torch.equal(first.counts + second.counts, whole.counts)
-
-
 def test_state_continues_where_it_was_and_is_not_shared() -> None:
     target, predicted = draw(90, 4)
     whole, stopped, resumed = ConfusionCounts(4), ConfusionCounts(4), ConfusionCounts(4)

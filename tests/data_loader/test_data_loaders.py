@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -74,14 +73,6 @@ def test_a_batch_holds_images_and_targets(image_records: list[Record], labels: L
     )
 
 
-def test_training_and_scoring_classes_may_differ(image_records: list[Record]) -> None:
-    six = LabelSpace({"age": {"bins": [30, 60], "training_bins": [20, 30, 40, 50, 60]}})
-    (batch,) = _loader(image_records, six, valid_batch_size=6).validation_batches()
-    ages = [20 + 2 * number for number in range(20, 26)]
-    assert batch.targets["age"].tolist() == [min(age // 10 - 1, 5) for age in ages]
-    assert batch.scoring_targets["age"].tolist() == [(age >= 30) + (age >= 60) for age in ages]
-
-
 def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Record], labels: LabelSpace) -> None:
     expected = {epoch: list(_loader(image_records, labels).train_batches(epoch)) for epoch in (0, 1)}
     assert len(expected[0]) == 5
@@ -103,20 +94,6 @@ def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Reco
         for start in (3, 0, 5):
             assert _all_same(list(loader.train_batches(1, start)), expected[1][start:])
         assert _all_same(list(loader.validation_batches()), list(_loader(image_records, labels).validation_batches()))
-
-
-def test_a_last_image_joins_the_batch_before_it_for_any_number_of_workers(
-    image_records: list[Record], labels: LabelSpace
-) -> None:
-    """Batch normalisation cannot take one image."""
-    records = image_records[:19]
-    loaders = [_loader(records, labels, batch_size=6, drop_last=False, num_workers=n) for n in (0, 1, 2)]
-    expected = list(loaders[0].train_batches(1))
-    assert [len(batch) for batch in expected] == [6, 6, 7]
-    for loader in loaders:
-        assert loader.steps_per_epoch == 3
-        assert _all_same(list(loader.train_batches(1)), expected)
-        assert _all_same(list(loader.train_batches(1, 2)), expected[2:])
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "device"])
@@ -193,55 +170,11 @@ def test_evaluation_needs_only_the_checkpoints_preprocessing(image_records: list
 
 @pytest.mark.parametrize("cache", ["none", "memory", "disk"])
 def test_no_validation(image_records: list[Record], labels: LabelSpace, tmp_path: Path, cache: Any) -> None:
-    loader = AttributeDataLoader(
-        split_of(labels, image_records),
-        LISTS,
-        HALF,
-        HALF,
-        0,
-        input_size=8,
-        num_workers=0,
-        batch_size=5,
-        drop_last=False,
-        cache=cache,
-        cache_folder=tmp_path,
-    )
+    given: dict[str, Any] = {"input_size": 8, "num_workers": 0, "batch_size": 5, "drop_last": False, "cache": cache}
+    split = split_of(labels, image_records)
+    loader = AttributeDataLoader(split, LISTS, HALF, HALF, 0, cache_folder=tmp_path, **given)
     assert (loader.num_validation, list(loader.validation_batches())) == (0, [])
     assert sum(len(batch) for batch in loader.train_batches(0)) == 26
-
-
-def _with_a_broken_file(records: list[Record], folder: Path) -> tuple[list[Record], Path]:
-    broken = folder / "broken.jpg"
-    broken.write_bytes(records[0].path.read_bytes())
-    first = records[0]
-    return [Record(broken, broken.name, first.person, first.attributes, first.origin), *records[1:]], broken
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_breaks_during_training_is_one_line(
-    image_records: list[Record], labels: LabelSpace, tmp_path: Path, workers: int
-) -> None:
-    records, broken = _with_a_broken_file(image_records, tmp_path)
-    loader = _loader(records, labels, num_workers=workers)
-    broken.write_bytes(b"")
-    with pytest.raises(DataError) as caught:
-        list(loader.train_batches(0))
-    assert str(broken) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    broken.write_bytes(image_records[0].path.read_bytes())
-    assert _all_same(list(loader.train_batches(0)), list(_loader(image_records, labels).train_batches(0)))
-
-
-def test_bad_images_are_refused_or_skipped_before_training(
-    image_records: list[Record], labels: LabelSpace, tmp_path: Path
-) -> None:
-    records, broken = _with_a_broken_file(image_records, tmp_path)
-    broken.write_bytes(b"<html>not found</html>")
-    with pytest.raises(DataError, match=r"broken\.jpg"):
-        _loader(records, labels)
-    loader = _loader(records, labels, on_bad_image="skip", batch_size=1)
-    assert [record.name for record in loader.train.records] == [record.name for record in records[1:20]]
-    assert loader.steps_per_epoch == 19
 
 
 def test_an_image_too_small_for_a_crop_is_named(image_records: list[Record], labels: LabelSpace) -> None:
@@ -271,35 +204,3 @@ def test_workers_leave_signals_to_the_main_process(image_records: list[Record], 
     time.sleep(0.5)  # as if the model were computing, or a checkpoint written: nothing is raised there
     with pytest.raises(DataError, match="worker process died"):
         list(batches)
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from base.label_space import LabelSpace
-from data_loader.samplers import BatchKeys
-from data_loader.data_loaders import AttributeDataLoader
-from data_loader.records import Record
-from tests.data_loader.label_tables import split_of
-labels = LabelSpace({"gender": {"classes": ["male", "female"]}})
-records = [Record(Path(name), name, name, {}, "") for name in sys.argv[1:]]
-lists = {"train": [{"type": "Resize"}], "eval": [{"type": "Resize"}]}
-loader = AttributeDataLoader(split_of(labels, records), lists, (0.5,) * 3, (0.5,) * 3, 0, input_size=8,
-                             batch_size=1, num_workers=2)
-batches = loader.train_batches(0)
-print(len(next(batches)), flush=True)
-"""
-
-
-def test_a_program_ends_while_its_workers_wait(image_records: list[Record]) -> None:
-    names = [str(record.path) for record in image_records]
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *names],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": "."},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert run.stdout == "1\n"

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats  # type: ignore[import-untyped]
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchvision.transforms import v2
 
@@ -49,43 +48,22 @@ def _plan(rule: MixUp | CutMix, draws: Any, batch: int) -> Mix:
     return mix
 
 
-def _batch() -> tuple[Tensor, Tensor, Tensor]:
-    return torch.randn(6, 3, *HW), torch.tensor([0, 1, 2, 1, 0, 2]), torch.randn(6, 3)
-
-
-def _check_labels(mix: Mix, labels: Tensor, soft_labels: Tensor, logits: Tensor) -> None:
-    """Two terms of cross entropy are that of the soft labels."""
-    partners = mix.paired_targets({"mask": labels})["mask"]
-    two_terms = mix.lam * cross_entropy(logits, labels) + (1 - mix.lam) * cross_entropy(logits, partners)
-    assert torch.allclose(two_terms, cross_entropy(logits, soft_labels), atol=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_mixup_is_torchvisions(seed: int) -> None:
+@pytest.mark.parametrize("kind", ["MixUp", "CutMix"])
+@pytest.mark.parametrize("seed", range(10))
+def test_mixing_is_torchvisions(kind: str, seed: int) -> None:
     torch.manual_seed(seed)
-    images, labels, logits = _batch()
-    theirs = v2.MixUp(alpha=0.4, num_classes=3)
-    state = torch.get_rng_state()
-    expected, soft_labels = theirs(images, labels)
-    torch.set_rng_state(state)
-    mix = _plan(MixUp(), _Draws(theirs.make_params([images])["lam"]), 6)
-    assert torch.equal(mix.images(images), expected)
-    _check_labels(mix, labels, soft_labels, logits)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_cutmix_is_torchvisions(seed: int) -> None:
-    torch.manual_seed(seed)
-    images, labels, logits = _batch()
-    theirs = v2.CutMix(alpha=1.0, num_classes=3)
+    images, labels, logits = torch.randn(6, 3, *HW), torch.tensor([0, 1, 2, 1, 0, 2]), torch.randn(6, 3)
+    theirs = v2.MixUp(alpha=0.4, num_classes=3) if kind == "MixUp" else v2.CutMix(alpha=1.0, num_classes=3)
     state = torch.get_rng_state()
     expected, soft_labels = theirs(images, labels)
     torch.set_rng_state(state)
     share = float(theirs._dist.sample(()))
-    points = [int(torch.randint(side, size=(1,))) for side in (HW[1], HW[0])]
-    mix = _plan(CutMix(), _Draws(share, *points), 6)
+    points = [int(torch.randint(side, size=(1,))) for side in (HW[1], HW[0])] if kind == "CutMix" else []
+    mix = _plan(MixUp() if kind == "MixUp" else CutMix(), _Draws(share, *points), 6)
     assert torch.equal(mix.images(images), expected)
-    _check_labels(mix, labels, soft_labels, logits)
+    partners = mix.paired_targets({"mask": labels})["mask"]
+    two_terms = mix.lam * cross_entropy(logits, labels) + (1 - mix.lam) * cross_entropy(logits, partners)
+    assert torch.allclose(two_terms, cross_entropy(logits, soft_labels), atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", [MixUp(), CutMix()])
@@ -206,27 +184,21 @@ SECTION = TypedList(TypedSection(exported(mixing), ("label_space",)))
         ({"share_range": [0.5, 0.4]}, "mixing.0.args.share_range = [0.5, 0.4] must be [lowest, highest]"),
         ({"partners": {"attribute": "agee", "class": "x"}}, 'names the attribute "agee", which is not one of'),
         ({"partners": {"attribute": "age", "class": "60"}}, 'names "60", which is not one of <30, 30-59, >=60'),
-    ],
-)  # fmt: skip
-def test_wrong_values_are_refused_by_the_constructor(labels: LabelSpace, args: dict[str, Any], expected: str) -> None:
-    assert SECTION.problems([{"type": "CutMix", "args": args}], ("mixing",)) == []
-    with pytest.raises(InvalidConfig) as refusal:
-        SECTION.build([{"type": "CutMix", "args": args}], ("mixing",), {"label_space": labels})
-    (problem,) = refusal.value.problems
-    assert expected in str(problem)
-
-
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
         ({"alpha": 0}, "mixing.0.args.alpha = 0 must be greater than 0"),
         ({"share_range": [0.5, 2]}, "mixing.0.args.share_range.1 = 2 must be less than or equal to 1"),
         ({"partners": {"attribute": "age"}}, "mixing.0.args.partners.class is missing"),
         ({"region": "left_rigt"}, 'did you mean "left_right"'),
     ],
 )
-def test_wrong_values_are_refused_by_the_signature(args: dict[str, Any], expected: str) -> None:
-    (problem,) = SECTION.problems([{"type": "CutMix", "args": args}], ("mixing",))
+def test_wrong_arguments_are_refused(labels: LabelSpace, args: dict[str, Any], expected: str) -> None:
+    """By the signature, or by the constructor that knows the labels."""
+    specs = [{"type": "CutMix", "args": args}]
+    problems = SECTION.problems(specs, ("mixing",))
+    if not problems:
+        with pytest.raises(InvalidConfig) as refusal:
+            SECTION.build(specs, ("mixing",), {"label_space": labels})
+        problems = refusal.value.problems
+    (problem,) = problems
     assert expected in str(problem)
 
 

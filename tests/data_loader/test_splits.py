@@ -204,11 +204,6 @@ def test_a_split_by_image_warns_that_it_leaks(labels: LabelSpace, caplog: pytest
     assert f"{both} of {len(_strata(records))} persons" in caplog.text
 
 
-def test_no_split_trains_on_everything(labels: LabelSpace) -> None:
-    records = _records()
-    assert _sides(_divide(NoSplit(), records, labels)) == [records, [], []]
-
-
 def test_a_class_that_one_side_lacks_is_warned_of(labels: LabelSpace, caplog: pytest.LogCaptureFixture) -> None:
     records = _records()
     seniors = sorted({record.person for record in records if int(record.attributes["age"]) >= 60})

@@ -6,9 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-import struct
 import unicodedata
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from PIL import Image
 
 from data_loader import datasets
 from tests.integration.workplace import EVALUATION_NAMES, PEOPLE, Workplace, person_folder, photograph, replaced
+from tests.utils.images.test_decoding import BAD
 
 TRAINING_IMAGE = f"data/train/images/{person_folder(*PEOPLE[0])}/mask1.jpg"
 EVALUATION_IMAGE = f"data/eval/images/{EVALUATION_NAMES[1]}"
@@ -31,36 +30,7 @@ def encoded(image: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes
     return data.getvalue()
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 JPEG, PNG = encoded(PHOTOGRAPH, "JPEG"), encoded(PHOTOGRAPH, "PNG")
-FRAMES = [Image.fromarray(photograph(number)) for number in range(3)]
-BOMB = b"".join(
-    [
-        PNG[:8],
-        chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)),
-        chunk(b"IDAT", zlib.compress(bytes(1000))),
-        chunk(b"IEND", b""),
-    ]
-)
-
-BAD: dict[str, tuple[bytes, str]] = {
-    "41-zero-bytes": (b"", "empty"),
-    "42-html": (b"<!DOCTYPE html><html><body>404", "HTML"),
-    "43-truncated-jpeg": (JPEG[: len(JPEG) * 2 // 3], "damaged JPEG"),
-    "43-jpeg-with-a-grey-tail": (JPEG[:-400] + bytes(400), "damaged JPEG"),
-    "44-truncated-png": (PNG[: len(PNG) // 2], "damaged PNG"),
-    "44-flipped-bit": (PNG[:200] + bytes([PNG[200] ^ 4]) + PNG[201:], "checksum"),
-    "45-huge-header": (BOMB, "20000 x 20000"),
-    "52-gif": (encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), "GIF"),
-    "52-animated-png": (encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "animated PNG"),
-    "52-animated-webp": (encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]), "animated WEBP"),
-    "52-eps": (encoded(PHOTOGRAPH, "EPS"), "EPS"),
-    "52-svg": (b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-    "52-pdf": (encoded(PHOTOGRAPH, "PDF"), "PDF"),
-}
 
 
 def check_listing(lines: list[str], expected: dict[str, str]) -> None:
@@ -99,7 +69,8 @@ def test_bad_images_are_refused_before_training_or_left_out(
     outcome = workplace.train("--config", config)
     outcome.check_success()
     lines = outcome.out.splitlines()
-    first = next(number for number, line in enumerate(lines) if line.startswith("warning: 13 images cannot be read"))
+    words = f"warning: {len(BAD)} images cannot be read"
+    first = next(number for number, line in enumerate(lines) if line.startswith(words))
     check_listing(lines[first:], expected)
     assert read == set(images) - {workplace.folder / name for name in names}
 
@@ -140,7 +111,6 @@ def test_an_image_that_is_damaged_after_the_check(workplace: Workplace, monkeypa
         outcome = workplace.train("--resume", workplace.run, "--set", "trainer.epochs=3")
     assert outcome.exit_code == 3
     assert f"{TRAINING_IMAGE}: is empty" in outcome.lines[0]
-    assert f"--resume {workplace.run}" in outcome.lines[-1]
     workplace.write(TRAINING_IMAGE, JPEG)
     workplace.train("--resume", workplace.run, "--set", "trainer.epochs=3").check_success()
 
@@ -149,8 +119,6 @@ RANDOM = np.random.default_rng(5)
 GREY_16 = RANDOM.integers(0, 65536, PHOTOGRAPH.shape[:2]).astype(np.uint16)
 ALPHA = RANDOM.integers(0, 256, PHOTOGRAPH.shape[:2]).astype(np.uint8)
 RGBA = np.dstack([PHOTOGRAPH, ALPHA])
-PALETTE = Image.fromarray(PHOTOGRAPH).quantize(16)
-CMYK = RANDOM.integers(0, 256, (5, 4, 4)).astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1)
 ORIENTATION = Image.Exif()
 ORIENTATION[0x0112] = 6  # the camera was held so that the top of the view is the right side of what is stored
 
@@ -164,32 +132,14 @@ def over_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.rint(rgb * share + 255 * (1 - share)).astype(np.uint8)
 
 
-def palette_over_white() -> np.ndarray:
-    colours = np.array(PALETTE.getpalette()).reshape(-1, 3)
-    colours[3] = 255
-    return colours[np.array(PALETTE)].astype(np.uint8)
-
-
-def cmyk_to_rgb() -> np.ndarray:
-    """R = (1 - C)(1 - K), from the inks that the JPEG decoder gives."""
-    inks = np.array(Image.open(io.BytesIO(encoded(Image.fromarray(CMYK, "CMYK"), "JPEG", quality=100)))) / 255
-    return np.rint(255 * (1 - inks[..., :3]) * (1 - inks[..., 3:])).astype(np.uint8)
-
-
 ODD: dict[str, tuple[bytes, Callable[[], np.ndarray], str]] = {
     "46-16-bit-png": (encoded(Image.fromarray(GREY_16), "PNG"), lambda: grey(np.rint(GREY_16 / 257)), ".png"),
-    "47-cmyk": (encoded(Image.fromarray(CMYK, "CMYK"), "JPEG", quality=100), cmyk_to_rgb, ".jpg"),
     "48-rgba": (encoded(RGBA, "PNG"), lambda: over_white(PHOTOGRAPH, ALPHA), ".png"),
-    "48-palette": (encoded(PALETTE, "PNG", transparency=3), palette_over_white, ".png"),
-    "49-grey": (encoded(ALPHA, "PNG"), lambda: grey(ALPHA), ".png"),
-    "49-one-bit": (encoded(Image.fromarray(ALPHA > 99), "PNG"), lambda: grey((ALPHA > 99) * 255), ".png"),
     "50-exif-rotation": (
         encoded(PHOTOGRAPH, "PNG", exif=ORIENTATION),
         lambda: np.rot90(PHOTOGRAPH, k=-1),
         ".png",
     ),
-    "51-one-pixel": (encoded(PHOTOGRAPH[:1, :1], "PNG"), lambda: np.full((40, 30, 3), PHOTOGRAPH[0, 0]), ".png"),
-    "53-png-named-jpg": (PNG, lambda: PHOTOGRAPH, ".jpg"),
 }
 
 
@@ -210,7 +160,7 @@ def test_unusual_images_count_for_what_they_show(trained: Workplace) -> None:
     trained.write("data/eval/info.csv", "ImageID,ans\n" + "".join(f"{name},0\n" for name in names))
     found = probabilities(trained)
     for case, (_, _, suffix) in ODD.items():
-        tolerance = 2e-5 if case in ("47-cmyk", "48-rgba") else 1.5e-6  # rounding differs by a level, or not at all
+        tolerance = 2e-5 if case == "48-rgba" else 1.5e-6  # rounding differs by a level, or not at all
         unusual, plain = found[f"{case}{suffix}"], found[f"{case} plain.png"]
         np.testing.assert_allclose(unusual, plain, rtol=0, atol=tolerance, err_msg=case)
         assert np.abs(unusual - found[names[0]]).max() > 1e-4, "the model distinguishes no two images"
@@ -245,7 +195,7 @@ def test_12_bit_values_of_a_16_bit_image_are_scaled_wherever_it_is_read(
 DOUBTFUL = {
     "51-1x30000": ("1 x 30000", encoded(RANDOM.integers(0, 256, (30_000, 1, 3)).astype(np.uint8), "PNG"), ".png"),
     "51-30000x1": ("30000 x 1", encoded(RANDOM.integers(0, 256, (1, 30_000, 3)).astype(np.uint8), "PNG"), ".png"),
-    "51-one-pixel": ("1 x 1", ODD["51-one-pixel"][0], ".png"),
+    "51-one-pixel": ("1 x 1", encoded(PHOTOGRAPH[:1, :1], "PNG"), ".png"),
     "53-png-named-jpg": ("PNG file named .jpg", PNG, ".jpg"),
 }
 

@@ -81,11 +81,3 @@ def test_the_statistics_have_no_joint_class(workplace: Workplace) -> None:
     found = json.loads((workplace.folder / "stats.json").read_text())["sides"]["train"]
     assert "answer" not in found
     assert found["attributes"]["a0"]["classes"]["yes"]["share"] == 1
-
-
-def test_an_answer_of_too_many_is_refused(workplace: Workplace) -> None:
-    config = config_of(workplace)
-    outcome = workplace.train("--config", config, "--set", f"labels.answer={json.dumps(NAMES[:13])}")
-    outcome.check_refusal(2, ("--set labels.answer", "8,192", "leave it out"))
-    twelve = f"labels.answer={json.dumps(NAMES[:12])}"
-    workplace.train("--config", config, "--set", twelve, "--print-config").check_success()

@@ -150,10 +150,8 @@ TABLE = {"type": "AttributeTable", "args": {"path": "table.csv"}}
     ("files", "argv", "info_dir"),
     [
         ([{"data": [TABLE]}], [], None),  # config.json's is the competition's
-        ([{"data": [TABLE], "info_dir": "own"}], [], "own"),
         ([{"data": [TABLE]}], ["info_dir=own"], "own"),
         ([{}], ['data=[{"type": "AttributeTable", "args": {"path": "table.csv"}}]'], None),
-        ([{"data": [TABLE], "info_dir": "own"}, {"seed": 1}], ["data.0.args.root=."], "own"),
         (
             [
                 {"data": [TABLE], "info_dir": "own"},
@@ -164,7 +162,6 @@ TABLE = {"type": "AttributeTable", "args": {"path": "table.csv"}}
         ),
         ([{"data": [TABLE], "info_dir": "own"}, {"data": [TABLE]}], [], None),
         ([{"data": [TABLE]}, {"info_dir": "own"}], [], "own"),
-        ([{"data": [{"type": "CompetitionFolder", "args": {"root": "data/train"}}, TABLE]}], [], "data/eval"),
         ([{"data": {"add": [TABLE]}}], [], "data/eval"),
     ],
 )

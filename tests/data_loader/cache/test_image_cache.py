@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import multiprocessing
 import os
 import resource
@@ -16,7 +15,6 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-import albumentations
 import numpy as np
 import pytest
 from filelock import FileLock
@@ -130,20 +128,6 @@ def test_images_of_several_sizes_are_not_kept(tmp_path: Path, place: Place) -> N
     assert [name for name in place.names() if name.endswith((".npy", ".json"))] == []
 
 
-def test_a_transform_that_writes_into_its_image_changes_no_other_array(paths: list[Path], disk: Place) -> None:
-    class Blacken(albumentations.ImageOnlyTransform):
-        def apply(self, img: np.ndarray, **_params: object) -> np.ndarray:
-            img[:] = 0
-            return img
-
-    black = DeterministicPrefix([Blacken(p=1)], [{"type": "Blacken", "args": {}}], (40, 30))
-    plain = DeterministicPrefix([], [], (40, 30))
-    first, second = disk.cache().prepare([(paths, black), (paths, plain)])
-    assert_right(second, paths, plain)
-    assert first is not None
-    assert not first[0].any()
-
-
 @pytest.mark.parametrize("defect", ["missing", "damaged", "small"])
 def test_a_bad_image_is_the_error_of_decoding_and_leaves_nothing(paths: list[Path], place: Place, defect: str) -> None:
     if defect == "missing":
@@ -182,13 +166,6 @@ def test_a_signal_stops_building_and_leaves_nothing(
 
 
 # On disk
-
-
-def test_an_array_is_a_npy_file_with_an_index(paths: list[Path], disk: Place) -> None:
-    disk.prepare(paths)
-    np.testing.assert_array_equal(np.load(disk.only(".npy")), [resized()(read_rgb(path)) for path in paths])
-    index = json.loads(disk.only(".json").read_bytes())
-    assert index["files"] == {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 
 
 def build_slowly(paths: list[Path], disk: Place, half_done: Event, resume: Event) -> None:
@@ -388,26 +365,7 @@ def test_a_read_only_folder_gives_what_it_has(paths: list[Path], disk: Place, mo
         disk.prepare(paths)
 
 
-def test_an_array_may_be_larger_than_the_memory(tmp_path: Path) -> None:
-    build = arrays.ArrayBuild("key", resized(2**10, 2**10))
-    build.files |= {f"{number}": (1, 1) for number in range(2**18)}
-    with build.open(tmp_path / "hole.npy", []):
-        os.truncate(tmp_path / "hole.npy", 128 + build.num_bytes)
-    array = arrays.PreparedArray(tmp_path / "hole.npy", build.files)
-    assert (array.images.shape, int(array.images[-1, -1, -1, -1])) == ((2**18, 2**10, 2**10, 3), 0)
-
-
 # In memory
-
-
-def test_the_sides_of_any_fold_are_kept(paths: list[Path], memory: Place, reads: list[str]) -> None:
-    for held_out in (slice(0, 5), slice(5, 10)):
-        validation = paths[held_out]
-        train = [path for path in paths if path not in validation]
-        requests = [(train, resized()), (validation, resized())]
-        for images, (some, _) in zip(memory.cache().prepare(requests), requests, strict=True):
-            assert_right(images, some)
-    assert sorted(reads) == [path.name for path in paths]
 
 
 def test_other_arrays_take_the_place_of_earlier_ones(paths: list[Path], memory: Place, reads: list[str]) -> None:
@@ -438,38 +396,25 @@ def test_memory_is_bounded_by_the_budget_and_by_the_machine(
 
 
 @pytest.mark.parametrize(
-    ("groups", "files", "expected"),
+    ("groups", "limits", "expected"),
     [
         ("", {}, 8 * GIB),
-        ("0::/a/b\n", {}, 8 * GIB),
-        ("0::/a/b\n", {"a/b/memory.max": "max", "a/b/memory.current": "1", "a/b/memory.stat": ""}, 8 * GIB),
-        (
-            "0::/a/b\n",
-            {
-                "a/b/memory.max": f"{5 * GIB}",
-                "a/b/memory.current": f"{2 * GIB}",
-                "a/b/memory.stat": f"anon 7\ninactive_file {GIB}\n",
-                "a/memory.max": f"{9 * GIB}",
-                "a/memory.current": f"{8 * GIB}",
-                "a/memory.stat": "inactive_file 0",
-            },
-            GIB,
-        ),
-        (
-            "0::/../x\n",
-            {"memory.max": f"{GIB}", "memory.current": f"{2 * GIB}", "memory.stat": "inactive_file 0\n"},
-            0,
-        ),
+        ("0::/a/b\n", {"a/b/": ("max", 1, 0)}, 8 * GIB),
+        ("0::/a/b\n", {"a/b/": (5 * GIB, 2 * GIB, GIB), "a/": (9 * GIB, 8 * GIB, 0)}, GIB),
+        ("0::/../x\n", {"": (GIB, 2 * GIB, 0)}, 0),
     ],
 )
 def test_available_memory_is_the_least_of_machine_and_control_groups(
-    tmp_path: Path, groups: str, files: dict[str, str], expected: int
+    tmp_path: Path, groups: str, limits: dict[str, tuple[Any, int, int]], expected: int
 ) -> None:
     texts = {
         "proc/meminfo": f"MemTotal: 99 kB\nMemAvailable:   {8 * GIB // 1024} kB\n",
         "proc/self/cgroup": groups,
-        **{f"sys/fs/cgroup/{name}": text for name, text in files.items()},
     }
+    for group, (largest, current, inactive) in limits.items():
+        texts[f"sys/fs/cgroup/{group}memory.max"] = str(largest)
+        texts[f"sys/fs/cgroup/{group}memory.current"] = str(current)
+        texts[f"sys/fs/cgroup/{group}memory.stat"] = f"anon 7\ninactive_file {inactive}\n"
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

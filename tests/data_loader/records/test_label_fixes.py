@@ -77,10 +77,6 @@ def test_fixes_are_listed_in_the_log(read: Read, tmp_path: Path, caplog: pytest.
     for number, words in {0: ("row 2", "001498-1", "male -> female", "7"), 4: ("row 6", "normal.jpg", "1"),
                           6: ("row 8", "18 -> unknown", "7"), 7: ("7 label fixes", "37 labels")}.items():  # fmt: skip
         assert all(word in listed[number] for word in words)
-    caplog.clear()
-    with caplog.at_level(logging.DEBUG):
-        read("person,attribute,value\n" + "004432,gender,male\n" * 21)
-    assert sum(record.levelno == logging.DEBUG for record in caplog.records) == 21  # too many for the screen
 
 
 def test_a_fix_may_mend_what_would_be_refused(competition: Make, labels: LabelSpace, tmp_path: Path) -> None:
@@ -98,17 +94,6 @@ def test_attributes_that_the_run_does_not_predict_may_be_fixed(competition: Make
     source = CompetitionFolder(str(competition(PEOPLE)))
     records = read_records([source], mask_only, tmp_path / "fixes.csv").records
     assert {record.attributes["gender"] for record in records if record.person == "004432"} == {"male"}
-
-
-def test_any_table_may_be_fixed(labels: LabelSpace, tmp_path: Path) -> None:
-    for name in ("a.jpg", "b.jpg", "c.jpg"):
-        (tmp_path / name).touch()
-    (tmp_path / "table.csv").write_text("path,person,mask\na.jpg,p1,wear\nb.jpg,p1,wear\nc.jpg,,wear\n")
-    (tmp_path / "fixes.csv").write_text("person,path,attribute,value\np1,,mask,incorrect\n,c.jpg,gender,female\n")
-    labels = LabelSpace({"mask": {"classes": ["wear", "incorrect"]}, "gender": {"classes": ["male", "female"]}})
-    records = read_records([AttributeTable(str(tmp_path / "table.csv"))], labels, tmp_path / "fixes.csv").records
-    assert [record.attributes.get("mask") for record in records] == ["incorrect", "incorrect", "wear"]
-    assert [record.attributes.get("gender") for record in records] == [None, None, "female"]
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,5 @@ def test_letters_are_compared_as_they_look() -> None:
     """A Mac writes Korean letters in parts."""
     labels = LabelSpace({"gender": {"classes": ["남", "여"]}})
     parts = "\u1102\u1161\u11b7"  # the letters of 남 one by one
-    assert LabelTable.from_records([_record(0, gender=parts), _record(1, gender="여")], labels).targets[
-        "gender"
-    ].tolist() == [
-        0,
-        1,
-    ]
+    table = LabelTable.from_records([_record(0, gender=parts), _record(1, gender="여")], labels)
+    assert table.targets["gender"].tolist() == [0, 1]

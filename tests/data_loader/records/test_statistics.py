@@ -12,7 +12,7 @@ from PIL import Image
 
 from base.label_space import LabelSpace
 from data_loader.records import LabelTable, Record
-from data_loader.records.statistics import label_statistics, mean_and_std, spread
+from data_loader.records.statistics import label_statistics, mean_and_std
 
 
 def test_nothing_is_rounded_off() -> None:
@@ -57,7 +57,3 @@ def test_an_attribute_that_is_known_of_no_image() -> None:
     assert found["attributes"]["age"]["numbers"] == {}
     assert found["attributes"]["age"]["classes"]["<30"] == {"images": 0, "share": 0.0}
     assert found["attributes"]["age"]["unknown"] == {"images": 1, "share": 1.0}
-
-
-def test_spread() -> None:
-    assert spread(np.array([512, 1, 90, 100])) == {"lowest": 1, "median": 95.0, "highest": 512}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import pickle
-import random
 import warnings
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 
 from data_loader.transforms import TRANSFORMS, AugmentationKey, DeterministicPrefix, Pipeline, fast
 from data_loader.transforms.fast import COMPARED_RELEASE, ByAlbumentations, fast_transform
-from utils.errors import DataError
 from utils.random_streams import StreamPair, numpy_stream, python_stream
 
 NO_PREFIX = DeterministicPrefix([], [], None)
@@ -214,28 +212,3 @@ def _arguments(kind: str) -> dict[str, Any]:
 
 def _has_default(parameter: inspect.Parameter) -> bool:
     return parameter.default is not parameter.empty
-
-
-def test_a_transform_that_writes_into_its_image_does_not_reach_the_given_one() -> None:
-    class Painter:
-        def set_random_state(self, _generator: np.random.Generator, python: random.Random) -> None:
-            self.python = python
-
-        def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-            image[0] = self.python.randint(0, 255)
-            return {"image": image}
-
-    image = _image(8, 8)
-    before = image.copy()
-    pipeline = Pipeline(NO_PREFIX, [Painter()], (8, 8))
-    made = pipeline.finish(image, AugmentationKey(1, 0, 0))
-    assert np.ptp(made[0]) == 0
-    np.testing.assert_array_equal(made[1:], before[1:])
-    np.testing.assert_array_equal(image, before)
-
-
-def test_an_image_that_cannot_be_taken_is_refused_with_its_name() -> None:
-    transform = _made("CoarseDropout", {"hole_height_range": (20, 30), "hole_width_range": (2, 3), "p": 1})
-    pipeline = Pipeline(NO_PREFIX, [transform], (8, 9))
-    with pytest.raises(DataError, match=r"^a\.jpg: CoarseDropout cannot take this image of 8 x 9 pixels \(.*\); put a"):
-        pipeline.finish(_image(8, 9), AugmentationKey(1, 0, 0), "a.jpg")

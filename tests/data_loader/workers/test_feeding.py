@@ -82,23 +82,6 @@ def test_a_slot_is_free_again_when_its_last_view_is_gone() -> None:
     assert {slots.take(), slots.take()} == {first, second}
 
 
-def test_there_is_always_a_slot_however_many_arrays_are_kept() -> None:
-    in_flight, held = 3, 2
-    slots = SharedSlots(in_flight, held, 4)
-    with_workers = [slots.take() for _ in range(in_flight)]
-    kept = []
-    for number in range(20):
-        slot = with_workers.pop(0)
-        slots.arrays(slot, [(4,)])[0][:] = number
-        kept.append(slots.received(slot, [(4,)])[0])
-        with_workers.append(slots.take())
-        if number in (7, 12):  # one that lies in a slot, and one that is a copy
-            kept[number - 7] = np.full(4, number - 7, np.uint8)
-    for slot in with_workers:
-        slots.arrays(slot, [(4,)])[0][:] = 99
-    assert [array.tolist() for array in kept] == [[number] * 4 for number in range(20)]
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_iteration_that_ends_early_loses_no_slot(workers: int) -> None:
     images = Numbered(60, bad=40)
@@ -179,7 +162,8 @@ def _is_running(process: int) -> bool:
         return False
 
 
-def test_workers_end_when_the_main_process_is_killed() -> None:
+@pytest.mark.parametrize("killed", [True, False])
+def test_workers_end_with_the_main_process(killed: bool) -> None:
     def main(pipe: Connection) -> None:
         feeds = [BatchFeed(Numbered(40), EvaluationBatchSampler(40, 2), 2) for _ in range(2)]
         for feed in feeds:
@@ -192,31 +176,14 @@ def test_workers_end_when_the_main_process_is_killed() -> None:
     process = fork.Process(target=main, args=(there,))
     process.start()
     workers = here.recv()
-    process.kill()
-    process.join()
+    if killed:
+        process.kill()
+    else:
+        here.send("end while the workers wait")
+    process.join(60)
+    assert process.exitcode == (-signal.SIGKILL if killed else 0)
     for _ in range(300):
         if not any(map(_is_running, workers)):
             break
         time.sleep(0.1)
     assert [worker for worker in workers if _is_running(worker)] == []
-
-
-def test_no_more_slots_are_touched_than_are_in_use_at_once() -> None:
-    slots = SharedSlots(5, 4, 4)
-    seen = set()
-    for _ in range(20):
-        taken = [slots.take(), slots.take()]
-        seen.update(taken)
-        for slot in taken:
-            slots.received(slot, [(4,)])
-    assert len(seen) == 2
-
-
-def test_freed_memory_is_given_back_before_workers_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_back: list[int] = []
-    monkeypatch.setattr(feeding, "return_freed_memory", lambda: given_back.append(os.getpid()))
-    feed = BatchFeed(Numbered(20), EvaluationBatchSampler(20, 4), 1)
-    assert given_back == []
-    for _ in range(2):
-        list(feed)
-        assert given_back == [os.getpid()]
