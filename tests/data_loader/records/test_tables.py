@@ -93,24 +93,6 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "no such file" in _refusal(tmp_path / "gone.csv")
 
 
-@pytest.mark.parametrize(
-    ("header", "name", "found"),
-    [
-        (["Person", "id"], "person", "Person"),
-        (["PERSON ID"], "person", "PERSON ID"),
-        (["person", "subject"], "person", "person"),
-        (["Subject"], "person", "Subject"),
-        (["Image_Path"], "path", "Image_Path"),
-        (["Partition"], "split", "Partition"),
-        (["Sex"], "gender", "Sex"),
-        (["age_group"], "age", None),
-        (["id", "name"], "person", None),
-    ],
-)
-def test_columns_are_found_by_what_they_look_like(header: list[str], name: str, found: str | None) -> None:
-    assert find_column(Path("t.csv"), header, name, "setting") == found
-
-
 def test_a_column_that_two_may_be_is_asked_for() -> None:
     with pytest.raises(DataError, match=r"t\.csv.*Subject.*Patient.*person_column"):
         find_column(Path("t.csv"), ["Subject", "Patient"], "person", "person_column")
