@@ -15,7 +15,7 @@ import numpy as np
 
 from data_loader.records.file_signatures import FileSignature
 from data_loader.transforms import DeterministicPrefix
-from utils.errors import InvalidConfig, Problem
+from utils.errors import DataError
 from utils.images import visit_rgb
 
 _MAP_NORESERVE = 0x4000
@@ -131,10 +131,8 @@ class ArrayBuild:
     def write_row(self, path: str, image: np.ndarray) -> None:
         """Not through a map, where a full disk would end the process: here it is an OSError."""
         if image.shape != self.shape[1:] or image.dtype != np.uint8:
-            made = f"{path} is prepared as {image.shape} {image.dtype}, others as {self.shape[1:]} uint8"
-            raise InvalidConfig(
-                [Problem(("cache",), f'cannot be used: {made}; set it to "none", or put a Resize first')]
-            )
+            made, expected = (f"{height} x {width} pixels" for height, width, *_ in (image.shape, self.shape[1:]))
+            raise DataError(f"{path}: the transforms make {made} ({image.dtype}), not {expected}; put a Resize last")
         data = np.ascontiguousarray(image).data.cast("B")
         offset = self._offset + self._rows[path] * len(data)
         while data:
@@ -145,7 +143,7 @@ class ArrayBuild:
 def write_rows(path: str, builds: Sequence[ArrayBuild]) -> None:
     """Writes the row of a file in each array that has one. The file is decoded once, or not at all.
 
-    Raises DataError, InvalidConfig, OSError."""
+    Raises DataError, OSError."""
     missing = [build for build in builds if path in build.files and not build.copy_row(path)]
     for bits in {build.prefix.bits_used_of_16 for build in missing}:
         alike = [build for build in missing if build.prefix.bits_used_of_16 == bits]

@@ -70,8 +70,8 @@ class ImageCache(ABC):
 
         requests: files, by absolute path, and the deterministic prefix that prepares them
 
-        Raises DataError for an image that cannot be read or that the transforms cannot take; InvalidConfig ("cache",
-        "cache_budget_gib") where the images do not fit, cannot be stored or are not of one size after all;
+        Raises DataError for an image that cannot be read, that the transforms cannot take, or that they make of another
+        size; InvalidConfig ("cache", "cache_budget_gib") where the images do not fit or cannot be stored;
         StorageFullError where the disk fills up while they are written; StopSignal.
         """
         signatures = signatures_of({str(path) for paths, _ in requests for path in paths})
