@@ -122,7 +122,7 @@ def test_prediction(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> No
     assert row.settings["images"] == 7
 
 
-def gpu_row_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Row:
+def test_training_on_a_gpu_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but what only a GPU has: its limits, its synchronisations, and its compiler."""
     counts = iter([3, 23] * 2)  # of an epoch of one step, and of one of three
     monkeypatch.setattr(gpu_training, "COMPILE_MODE", False)
@@ -132,11 +132,7 @@ def gpu_row_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> R
     monkeypatch.setattr(gpu_training, "forced_synchronisations", lambda work: (work(), next(counts))[1])
     case = gpu_training.Case("resnet10t", 32, 4)
     monkeypatch.setattr(gpu_training, "COUNTED", case)
-    return gpu_training.measure(workplace, case)
-
-
-def test_training_on_a_gpu_on_a_cpu(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = gpu_row_on_a_cpu(workplace, monkeypatch)
+    row = gpu_training.measure(workplace, case)
     medians = {figure.name: figure.median for figure in row.figures}
     assert medians["ours, forced synchronisations"] == (23 - 3) / 2
     for way in ("ours", "ours, compiled"):
@@ -168,19 +164,6 @@ def test_what_does_not_fit_on_a_gpu_is_missing() -> None:
     assert [list(each.contenders) for each in entrants] == [["first"], ["last"]]
     assert missing.keys() == {"large", "no room"}
     assert closed == ["large"]
-
-
-def test_what_feeds_whom(workplace: Workplace) -> None:
-    """The teams' loop has float32 planes on the host, timm's step the same on its device; the project's bytes."""
-    case = gpu_training.Case("resnet10t", 32, 4)
-    _, preprocessing, _ = gpu_training.parts_by_hand(workplace, case)
-    (batch,) = gpu_training.host_batches(workplace, case)
-    images, targets_of_heads = gpu_training.floats_of(workplace, case, preprocessing)
-    assert batch.images.dtype == torch.uint8
-    assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(images, preprocessing.normalise(batch.images))
-    assert images.is_contiguous()
-    assert all(torch.equal(target, batch.targets[head]) for head, target in targets_of_heads.items())
 
 
 def test_the_command_measures_keeps_and_prints(

@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from benchmarks.loops import TeamsLoop, TimmsLoop, as_floats
@@ -39,30 +38,6 @@ def test_the_experts_loop_learns_the_trainers_weights(workplace: Workplace) -> N
     assert sum(not torch.equal(before[name], weight) for name, weight in after.items()) > len(after) / 2
     for name, weight in after.items():
         torch.testing.assert_close(by_expert[name], weight, atol=1e-5, rtol=1e-4)
-
-
-def test_the_trainer_tells_its_trackers_of_each_epoch(workplace: Workplace) -> None:
-    trainer = small_trainer(workplace)
-    train_one_epoch(trainer)
-    train_one_epoch(trainer)
-    assert trainer.completed_epochs == 2
-    assert trainer.learner.updates == 6
-    (lines,) = workplace.folder.glob("saved/log/*/*/metrics.jsonl")
-    assert len(lines.read_text().splitlines()) == 2
-    assert list(workplace.folder.glob("saved/log/*/*/events.*"))
-    assert not list(workplace.folder.glob("saved/models/*/*/*.pth"))
-
-
-def test_the_loss_by_hand(workplace: Workplace) -> None:
-    trainer = small_trainer(workplace)
-    heads = {"mask": {"args": {"gamma": 2.0, "class_weights": [1.4, 7.0, 7.0]}, "weight": 0.375}}
-    loop = experts_loop(trainer, heads)
-    logits, targets = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]]), torch.tensor([0, 2])
-    p = np.exp(logits.numpy().astype(float))
-    p_t = (p / p.sum(axis=1, keepdims=True))[[0, 1], targets.numpy()]
-    weights = np.array([1.4, 7.0])
-    expected = 0.375 * (weights * (1 - p_t) ** 2 * -np.log(p_t)).sum() / weights.sum()
-    assert loop.loss({"mask": logits}, {"mask": targets}).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_teams_loop_and_timms_learn(workplace: Workplace) -> None:

@@ -66,17 +66,6 @@ def test_the_weights_that_the_run_answers_with_are_taken(tmp_path: Path) -> None
     assert all(torch.equal(tensor, average[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("model_name", ["test_vit", "test_efficientnet"])
-def test_another_backbone_is_refused_and_nothing_is_loaded(tmp_path: Path, model_name: str) -> None:
-    save_run(tmp_path, TimmModelMulti({"mask": 3, "gender": 2, "age": 3}, "test_resnet"))
-    labels = LabelSpace(EARLIER)
-    model = TimmModelMulti(labels.num_classes, model_name)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match=rf"model_best\.pth: .*{model_name}"):
-        load_initial_weights(model, labels, tmp_path, CONFIG)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
 @pytest.mark.parametrize(
     ("changes", "warned"),
     [({}, False), ({"seed": 7}, True), ({"split": {"type": "ImageSplit"}}, True), ({"seed": 7, "data": []}, False)],

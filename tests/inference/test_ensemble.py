@@ -69,26 +69,6 @@ def answers_of(table: np.ndarray) -> list[int]:
     return [mask * 6 + gender * 3 + age for mask, gender, age in best]
 
 
-@pytest.mark.parametrize("vote", ["soft", "hard"])
-@pytest.mark.parametrize("labels", [SIX_AGES, BACKWARDS, GENDER_AGE])
-@pytest.mark.parametrize("weights", [(0.3,), (1.0, 1.0), (0.1, 0.2, 0.7)])
-def test_a_model_alone_or_several_times_is_that_model_to_the_bit(
-    labels: LabelSpace, weights: tuple[float, ...], vote: Any
-) -> None:
-    (alone,) = probabilities_of(labels)
-    ensemble = ensemble_of(*[labels] * len(weights), weights=weights)
-    assert ensemble.labels is labels
-    predicted = ensemble.predict([alone] * len(weights), vote)
-    assert torch.equal(joint_of(predicted), joint_of(alone).argmax(dim=1))
-    assert list(predicted.probabilities) == list(alone.by_attribute)
-    for name, probabilities in alone.by_attribute.items():
-        assert torch.equal(predicted.probabilities[name], probabilities)
-        if vote == "soft":
-            assert torch.equal(predicted.classes[name], probabilities.argmax(dim=1))
-        else:
-            assert torch.equal(predicted.classes[name], labels.attribute_classes(joint_of(predicted))[name])
-
-
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0, 2.0, 0.5)])
 def test_models_of_the_same_attributes_are_averaged_jointly(weights: tuple[float, ...]) -> None:
     """Whatever their heads, their training bins and the order of their answers."""
@@ -218,13 +198,6 @@ def test_the_order_of_the_joint_class(models: tuple[LabelSpace, ...], order: str
     assert f"answer = {order} (" in ensemble.describe()[0]
     warning = ensemble.warning() or ""
     assert (order in warning and "--resume" in warning) == warned
-
-
-def test_the_description_names_the_models_that_decide() -> None:
-    assert ensemble_of(MASK_ONLY, GENDER_AGE, MASK_ONLY, weights=(1, 2, 3)).describe()[1:] == [
-        "mask: by model 0 (0.25), model 2 (0.75)",
-        "gender x age: by model 1 (1)",
-    ]
 
 
 @pytest.mark.parametrize(

@@ -105,17 +105,6 @@ def test_the_interval_is_that_of_resampled_persons() -> None:
     assert scores(PREDICTED, TRUTH)["answer"].interval == pytest.approx(expected, abs=0.015)
 
 
-def test_persons_make_a_wider_interval_than_images_alone() -> None:
-    """Seven photographs that are all right or all wrong are one piece of evidence."""
-    right = np.repeat(numpy_stream(3, "right").random(60) < 0.5, 7)
-    truth = np.repeat(np.arange(60) % 2, 7)
-    predicted = np.where(right, truth, 1 - truth)
-    by_person, by_image = (
-        scores(predicted, truth, [str(number // each) for number in range(420)])["age"].interval for each in (7, 1)
-    )
-    assert by_person[1] - by_person[0] > 2 * (by_image[1] - by_image[0])
-
-
 MANY = LabelSpace({f"a{number}": {"classes": ["no", "yes"]} for number in range(40)})
 
 

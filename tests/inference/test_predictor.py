@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from base.batch import EMBEDDING
 from base.label_space import LabelSpace
 from data_loader import datasets
 from data_loader.records.records import Record
 from inference.predictor import Predictor, find_checkpoint, predict
 from tests.inference.conftest import MakeCheckpoint, joint_of
-from utils.errors import CheckpointError, StopSignal
+from utils.errors import CheckpointError
 from utils.images.decoding import read_rgb
-from utils.signals import StopSignals
 
 LABELS = LabelSpace({"mask": {"classes": ["on", "off"]}, "age": {"bins": [30, 60], "training_bins": [20, 30, 60]}})
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -112,52 +109,6 @@ def test_the_views_probabilities_are_averaged(make_checkpoint: MakeCheckpoint, r
             found.by_head["mask"][number], (both[0]["mask"] + both[1]["mask"]) / 2, rtol=1e-3, atol=1e-4
         )
     assert not torch.allclose(joint_of(found), joint_of(plain.predict(records)), atol=1e-3)
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_a_batch_is_predicted_as_by_plain_torch_whatever_its_layout(checkpoint: Path, size: int) -> None:
-    """In the usual layout, image by image; with (B, H, W, 3) memory, as loaders make it, and without."""
-    predictor, plain = Predictor.from_checkpoint(checkpoint), Predictor.from_checkpoint(checkpoint)
-    plain.model.to(memory_format=torch.contiguous_format)
-    pixels = torch.randint(256, (size, 24, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
-    images = ((pixels.permute(0, 3, 1, 2) / 255 - _column(MEAN)) / _column(STD)).contiguous()
-    for given in (pixels.permute(0, 3, 1, 2), pixels.permute(0, 3, 1, 2).contiguous()):
-        predicted = predictor.predict_batch([given])
-        with torch.no_grad():
-            for head, logits in plain.model(images).items():
-                torch.testing.assert_close(predicted.by_head[head], logits.softmax(1), rtol=1e-5, atol=1e-6)
-
-
-def _column(values: tuple[float, ...]) -> torch.Tensor:
-    return torch.tensor(values).view(1, 3, 1, 1)
-
-
-def test_a_further_output_is_no_head(checkpoint: Path, records: list[Record]) -> None:
-    predictor = Predictor.from_checkpoint(checkpoint)
-    expected = predictor.predict(records)
-
-    def with_embedding(_module: Any, _images: Any, outputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {EMBEDDING: torch.zeros(len(outputs["mask"]), 5), **outputs}
-
-    predictor.model.register_forward_hook(with_embedding)
-    assert torch.equal(joint_of(predictor.predict(records)), joint_of(expected))
-    assert predictor.predict_image(read_rgb(records[0].path)).keys() == {"mask", "age"}
-
-
-def test_the_model_is_in_evaluation_mode(checkpoint: Path, records: list[Record]) -> None:
-    """An image's answer does not depend on the batch that it is in, nor change what is asked later."""
-    predictor = Predictor.from_checkpoint(checkpoint)
-    before = {name: tensor.clone() for name, tensor in predictor.model.state_dict().items()}
-    alone = torch.cat([joint_of(predictor.predict([record])) for record in records])
-    torch.testing.assert_close(joint_of(predictor.predict(records)), alone)
-    assert all(torch.equal(before[name], tensor) for name, tensor in predictor.model.state_dict().items())
-
-
-def test_a_stop_is_answered_between_two_batches(checkpoint: Path, records: list[Record]) -> None:
-    stop = StopSignals()
-    stop.request(signal.SIGTERM)
-    with pytest.raises(StopSignal):
-        predict([Predictor.from_checkpoint(checkpoint)], records, 2, 0, stop)
 
 
 def test_checkpoints_are_found_by_name(checkpoint: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import train as train_script
+from trainer.learner import Learner
 from utils.checkpoint.checkpoint_file import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +46,19 @@ def run(config: Path, *arguments: str) -> Path:
     result = train_script.main(["-c", str(config), *arguments])
     assert result is not None
     return result.folders.models
+
+
+def stop_after_updates(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """SIGTERM after the `count`th update of this process, whatever model it is of."""
+    update, updates = Learner.update, itertools.count(1)
+
+    def update_and_stop(learner: Learner, *arguments: Any) -> bool:
+        result = update(learner, *arguments)
+        if next(updates) == count:
+            signal.raise_signal(signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(Learner, "update", update_and_stop)
 
 
 def resume(*arguments: str) -> None:

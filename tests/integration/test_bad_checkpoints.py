@@ -66,6 +66,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "57-empty": (as_bytes(lambda _: b""), ("empty", EARLIER)),
     "58-zip": (lambda path: torch.save({"model": Hostile()}, path), ("posix.mkdir", NOTHING_RUN)),
     "58-raw": (lambda path: path.write_bytes(pickle.dumps(Hostile())), ("posix.mkdir", NOTHING_RUN)),
+    "58-right-checksum": (as_content(lambda content: content.update(model=Hostile())), (NOTHING_RUN,)),
     "60-whole-module": (lambda path: torch.save(nn.Linear(2, 2), path), ("nn.Module", NOTHING_RUN, "state_dict")),
     "65-a-newer-format": (as_content(lambda content: content.update(version=99)), ("99", "update the program")),
     "66-a-template's": (
@@ -136,6 +137,38 @@ def test_weights_that_do_not_fit(trained: Workplace, case: str, command: str) ->
     name = "model_best.pth" if command == "test-folder" else "last.pth"
     run_command(trained, command).check_refusal(4, (f"{trained.run}/{name}: ", *fragments))
     assert trained.files() | {known_images: 0} == before
+
+
+def set_in_config(**values: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda content: content["config"].update(values)
+
+
+ODD_CONTENT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {  # and what the error names
+    "no-weights": (lambda content: content.pop("model"), "'model'"),
+    "no-config": (lambda content: content.pop("config"), "'config'"),
+    "no-loader": (lambda content: content["config"].pop("data_loader"), "'data_loader'"),
+    "a-config-in-a-list": (lambda content: content.update(config=[1]), ""),
+    "epochs-in-words": (lambda content: content.update(completed_epochs="one"), "'one'"),
+    "one-class": (lambda content: content["labels"]["attributes"]["mask"].update(classes=["x"]), "attributes.mask"),
+    "an-unknown-transform": (
+        lambda content: content["preprocessing"].update(eval_transforms=[{"type": "os.system"}]),
+        '"os.system"',
+    ),
+    "an-unknown-argument": (set_in_config(arch={"type": "BaselineCNN", "args": {"widht": 4}}), "'widht'"),
+    "an-arch-of-a-number": (set_in_config(arch={"type": 5}), ""),
+    "preprocessing-in-a-list": (lambda content: content.update(preprocessing=[1]), "preprocessing"),
+    "views-of-a-number": (set_in_config(views={"flip": 5}), ""),
+    "a-number-for-a-folder": (set_in_config(info_dir=5), "info_dir"),
+    "data-in-words": (set_in_config(data="faces"), "data"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_CONTENT)
+def test_content_of_another_version_is_refused(trained: Workplace, case: str) -> None:
+    change, named = ODD_CONTENT[case]
+    spoil_all(trained, as_content(change))
+    trained.test("--resume", trained.run / "last.pth").check_refusal(4, (f"{trained.run}/last.pth: ", named))
+    assert trained.submissions == []
 
 
 @pytest.mark.parametrize("choice", [None, {"cpu": None}, {"cpu": {"precision": []}}], ids=repr)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import torch
 
 import experiment.builders as builders
 from data_loader import datasets
-from tests.integration.workplace import ROOT, Outcome, Workplace
+from tests.integration.workplace import Outcome, Workplace
 from utils import files
 
 
@@ -62,13 +59,6 @@ def test_a_device_that_is_not_there(trained: Workplace, case: str, monkeypatch: 
     for command in (trained.train, trained.test):
         command("--resume", trained.run, "--device", name).check_refusal(2, (f"--device {name}: ", told))
     assert trained.files() == before
-
-
-def test_68_more_devices_than_there_are(empty_workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    outcome = empty_workplace.train("--config", empty_workplace.write_config(), "--device", "cuda:2")
-    outcome.check_refusal(2, ("--device cuda:2: ", "there are 2 CUDA devices, numbered from 0"))
 
 
 WRONG_FLAGS = {
@@ -174,50 +164,6 @@ def test_a_signal_during_prediction(
     outcome = trained.test("--resume", trained.run, "--bs", "2")
     outcome.check_refusal(exit_code, f"stopped by {number.name}")
     assert trained.submissions == []
-
-
-PRESSED_TWICE = """
-import sys, time
-import train
-from trainer.checkpoint import Checkpoints
-from utils.errors import run_command
-
-def slow_save(*_):
-    print("saving", flush=True)
-    time.sleep(60)
-
-Checkpoints.save = slow_save
-sys.exit(run_command(lambda: train.main(["--config", "tiny.json"])))
-"""
-
-
-@pytest.fixture
-def saving(workplace: Workplace) -> Iterator[subprocess.Popen[str]]:
-    """A run that is asked to stop while it trains, and hangs in the saving of what it has."""
-    workplace.write_config({"trainer.epochs": 1000})
-    process = subprocess.Popen(
-        [sys.executable, "-c", PRESSED_TWICE],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    yield process
-    process.kill()
-    process.communicate()
-
-
-def test_70_ctrl_c_twice_leaves_at_once(saving: subprocess.Popen[str]) -> None:
-    assert saving.stdout is not None
-    while "saving" not in (line := saving.stdout.readline()):
-        assert line, "the run ended before it saved"
-    saving.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        saving.wait(timeout=0.3)
-    saving.send_signal(signal.SIGINT)
-    _, err = saving.communicate(timeout=10)
-    assert saving.returncode == 130
-    assert "Traceback" not in err
 
 
 def test_a_run_begins_only_once_all_is_known_to_be_right(workplace: Workplace) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.integration.drawn_road import assert_same_end, resume, run, write_config
-from trainer.learner import Learner
+from tests.integration.drawn_road import assert_same_end, resume, run, stop_after_updates, write_config
 from utils.errors import StopSignal
 from utils.random_streams import numpy_stream
 
@@ -176,26 +173,9 @@ def test_a_combination_trains_and_resumes(
     config = write_config(tmp_path, drawn, **changes)
     whole = run(config)
     with monkeypatch.context() as patched:
-        stop_after_one_update(patched)
+        stop_after_updates(patched, 1)
         with pytest.raises(StopSignal):
             run(config)
     (stopped,) = [path for path in (tmp_path / "saved" / "models" / "Road").iterdir() if path != whole]
     resume(str(stopped))
     assert_same_end(whole, stopped)
-
-
-def stop_after_one_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    update = Learner.update
-
-    def update_and_stop(learner: Learner, *arguments: Any) -> bool:
-        stop = update(learner, *arguments)
-        signal.raise_signal(signal.SIGTERM)
-        return stop
-
-    monkeypatch.setattr(Learner, "update", update_and_stop)
-
-
-def test_the_combinations_differ() -> None:
-    assert (
-        len({json.dumps(combination(number), sort_keys=True) for number in range(NUM_COMBINATIONS)}) == NUM_COMBINATIONS
-    )

@@ -157,12 +157,6 @@ def test_specialists_become_18_classes_and_leave_their_own_answers(trained: Work
     assert len(set(pairs)) > 1
 
 
-def test_specialists_that_know_only_their_own_are_warned_of(trained: Workplace, models: Models) -> None:
-    runs = [models.write(f"saved/models/{name}/a", {name: ATTRIBUTES[name]}, name=name) for name in ("age", "gender")]
-    _, outcome = answer(trained, *runs)
-    assert "warning: answer = age * 2 + gender" in outcome.out
-
-
 def test_without_a_best_checkpoint_the_last_one_answers(trained: Workplace) -> None:
     (trained.folder / trained.run / "model_best.pth").unlink()
     _, outcome = answer(trained, str(trained.run))

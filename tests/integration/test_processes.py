@@ -29,22 +29,25 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+def run_in_two_processes(config: Path, save_dir: Path, *arguments: str) -> Path:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py",
+        "-c", str(config), "--bs", "4", "--set", f"trainer.save_dir={save_dir}", *arguments,
+    ]  # fmt: skip
+    finished = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "Warning" not in finished.stdout + finished.stderr
+    (models,) = (save_dir / "models" / "Road").iterdir()  # written by one process
+    return models
+
+
 @pytest.mark.parametrize("changes", [PLAIN, EVERYTHING], ids=["plain", "everything"])
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Path, changes: dict[str, Any]) -> None:
     """With a model without batch statistics; the images of an odd validation set are each scored once."""
     config = write_config(tmp_path, drawn, **changes)
     single = run(config, "--set", "trainer.epochs=2")
-    both = tmp_path / "both"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py",
-        "-c", str(config), "--set", "trainer.epochs=2", "--bs", "4", "--set", f"trainer.save_dir={both}",
-    ]  # fmt: skip
-    finished = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert "Warning" not in finished.stdout + finished.stderr
-    runs = list((both / "models" / "Road").iterdir())
-    assert len(runs) == 1, "one run, written by one process"
-    weights, metrics = weights_and_metrics(runs[0])
+    both = run_in_two_processes(config, tmp_path / "both", "--set", "trainer.epochs=2")
+    weights, metrics = weights_and_metrics(both)
     expected, expected_metrics = weights_and_metrics(single)
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
@@ -56,14 +59,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Pat
 def test_two_processes_judge_the_model_that_they_save(tmp_path: Path, drawn: Path) -> None:
     """With batch statistics, which every process has of its own until they are shared."""
     config = write_config(tmp_path, drawn)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py",
-        "-c", str(config), "--bs", "4",
-    ]  # fmt: skip
-    finished = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert "Warning" not in finished.stdout + finished.stderr
-    models = next((tmp_path / "saved" / "models" / "Road").iterdir())
+    models = run_in_two_processes(config, tmp_path / "both")
     line = json.loads(weights_and_metrics(models)[1].splitlines()[-1])
     flags = ["--resume", str(models), "--split", "validation", "--checkpoint", "last"]
     for row in test_script.main(flags).scores:

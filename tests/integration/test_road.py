@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sklearn.metrics import f1_score
@@ -86,20 +85,28 @@ def test_a_dry_run_leaves_no_run(config: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "saved" / "models").exists()
 
 
+def write_table(path: Path, drawn: Path, known_and_split: dict[int, tuple[set[str], str]]) -> None:
+    """Three images of each person listed by number, with the attributes that are known of the person."""
+    people = list(csv.DictReader((drawn / "train" / "train.csv").open()))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["path", "person", "mask", "gender", "age", "split"])
+        writer.writeheader()
+        for number, (known, split) in known_and_split.items():
+            person = people[number]
+            for stem, mask in (("mask1", "wear"), ("incorrect_mask", "incorrect"), ("normal", "not_wear")):
+                labels = {"mask": mask, "gender": person["gender"], "age": person["age"]}
+                labels = {name: label for name, label in labels.items() if name in known}
+                writer.writerow(
+                    {"path": f"{person['path']}/{stem}.jpg", "person": person["id"], "split": split, **labels}
+                )
+
+
 def test_unknown_labels_and_several_sources_train_one_model(tmp_path: Path, drawn: Path) -> None:
     """One source knows masks alone, another gender and age alone: every head learns, from its own."""
-    rows = list(csv.DictReader((drawn / "train" / "train.csv").open()))
-    for name, keeps in (("masks", ("mask",)), ("people", ("gender", "age"))):
-        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "person", "mask", "gender", "age", "split"])
-            for number, row in enumerate(rows):
-                if (number % 2 == 0) == (name == "masks"):
-                    for stem, mask in (("mask1", "wear"), ("incorrect_mask", "incorrect"), ("normal", "not_wear")):
-                        known = {"mask": mask, "gender": row["gender"], "age": row["age"]}
-                        cells = [known[key] if key in keeps else "" for key in ("mask", "gender", "age")]
-                        side = "eval" if number in (0, 1) else "train"
-                        writer.writerow([f"{row['path']}/{stem}.jpg", row["id"], *cells, side])
+    everyone = {"masks": {"mask"}, "people": {"gender", "age"}}
+    for parity, (name, known) in enumerate(everyone.items()):
+        rows = {number: (known, "eval" if number < 2 else "train") for number in range(parity, 10, 2)}
+        write_table(tmp_path / f"{name}.csv", drawn, rows)
     sources = [
         {"type": "AttributeTable",
          "args": {"path": str(tmp_path / f"{name}.csv"), "root": str(drawn / "train" / "images"),
@@ -176,14 +183,9 @@ def test_every_tracker_holds_every_number(tmp_path: Path, drawn: Path, monkeypat
 
 def test_a_metric_without_labels_cannot_be_followed(tmp_path: Path, drawn: Path) -> None:
     """No age is known among those who validate: a monitor of it would silently never save a best."""
-    rows = list(csv.DictReader((drawn / "train" / "train.csv").open()))
-    with (tmp_path / "table.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "person", "mask", "gender", "age", "split"])
-        for number, row in enumerate(rows):
-            side, age = ("val", "") if number < 3 else ("train", row["age"])
-            for stem, mask in (("mask1", "wear"), ("incorrect_mask", "incorrect"), ("normal", "not_wear")):
-                writer.writerow([f"{row['path']}/{stem}.jpg", row["id"], mask, row["gender"], age, side])
+    everything = {"mask", "gender", "age"}
+    rows = {number: (everything, "train") if number >= 3 else ({"mask", "gender"}, "val") for number in range(10)}
+    write_table(tmp_path / "table.csv", drawn, rows)
     source = {"type": "AttributeTable", "args": {"path": str(tmp_path / "table.csv"), "split_column": "split",
                                                  "root": str(drawn / "train" / "images")}}  # fmt: skip
     trainer = {"epochs": 1, "save_dir": str(tmp_path / "saved"), "verbosity": 0, "save_best": []}
@@ -198,30 +200,3 @@ def test_a_metric_without_labels_cannot_be_followed(tmp_path: Path, drawn: Path)
             run(config, "--set", "trainer.monitor=max val/mask_f1", "--set", change)
     assert not (tmp_path / "saved" / "models").exists()
     run(config, "--set", "trainer.monitor=min val/loss")
-
-
-CONFIGS: dict[str, dict[str, Any]] = {
-    "two heads": {
-        "labels": {"heads": {"mask": ["mask"], "gender_age": ["gender", "age"]}},
-        "loss": {"heads": {"gender": None, "age": None, "gender_age": {"type": "CrossEntropyLoss"}}},
-    },
-    "one head of 18": {
-        "labels": {"heads": {"all": ["mask", "gender", "age"]}},
-        "loss": {"heads": {"mask": None, "gender": None, "age": None, "all": {"type": "FocalLoss"}}},
-    },
-    "six decades": {
-        "labels": {"attributes": {"age": {"training_bins": [20, 30, 40, 50, 60]}}},
-        "loss": {"heads": {"age": {"args": {"class_weights": None}}}},
-    },
-    "another boundary": {"labels": {"attributes": {"age": {"training_bins": [30, 58]}}}},
-    "a fold": {"split": {"type": "KFoldSplit", "args": {"folds": 3, "fold": 2, "stratify": ["gender", "age"]}}},
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_other_heads_bins_and_splits_train_and_answer(tmp_path: Path, drawn: Path, name: str) -> None:
-    models = run(write_config(tmp_path, drawn, **CONFIGS[name]), "--set", "trainer.epochs=1")
-    line = json.loads(weights_and_metrics(models)[1])
-    assert {"val/f1", "val/mask_f1", "val/gender_f1", "val/age_f1"} <= line.keys()
-    scores = test_script.main(["--resume", str(models), "--answers", str(drawn / "eval_answers.csv")]).scores
-    assert [row.name for row in scores] == ["answer", "mask", "gender", "age"]

@@ -117,21 +117,6 @@ def test_without_a_key_the_run_is_recorded_offline_with_a_line_in_the_log(
     assert _of(records, "exit")[0].exit_code == 0
 
 
-def test_a_resumed_run_keeps_its_id_and_its_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    first = _tracker(tmp_path)
-    first.log_metrics(1, {"val/f1": 0.1})
-    first.close(75)
-    resumed = _tracker(tmp_path, resume_id=first.state()["run_id"])
-    assert resumed.state() == first.state()
-    resumed.log_metrics(2, {"val/f1": 0.2})
-    resumed.close(0)
-    runs = _records(tmp_path)
-    assert [_of(records, "run")[0].run_id for records in runs] == [first.state()["run_id"]] * 2
-    assert [[_values(row.item)["_step"] for row in _of(records, "history")] for records in runs] == [[1], [2]]
-    assert _of(runs[0], "exit")[0].exit_code == 75
-
-
 def test_pictures_go_with_the_metrics_of_their_epoch(tmp_path: Path) -> None:
     picture = np.zeros((6, 9, 3), np.uint8)
     picture[2, 3] = (255, 0, 10)
@@ -145,21 +130,6 @@ def test_pictures_go_with_the_metrics_of_their_epoch(tmp_path: Path) -> None:
     assert row["worst.captions"] == ["true 3, predicted 5", "two"]
     (path,) = tmp_path.glob(f"wandb/offline-*/files/{row['worst.filenames'][0]}")
     np.testing.assert_array_equal(read_rgb(path), picture)
-
-
-def test_no_server_is_one_warning_and_the_run_keeps_its_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    trackers = Trackers([WandbTracker("project", "run name", tmp_path, {"seed": 42}, resume_id="abc123")])
-    trackers.log_images(1, "worst", [(np.zeros((2, 2, 3), np.uint8), "a")])
-    trackers.log_metrics(1, {"val/f1": 0.1})
-    trackers.close(0)
-    (message,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert message.startswith("wandb failed (")
-    assert "\n" not in message
-    assert KEY not in message
-    assert trackers.state() == {"wandb": {"run_id": "abc123"}}
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

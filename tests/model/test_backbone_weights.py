@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,43 +71,33 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-def write_bad_file(path: Path, case: str) -> None:
-    state = timm.create_model("test_resnet").state_dict()
-    match case:
-        case "hostile":
-            torch.save({"conv1.weight": Bomb(path.with_name("touched"))}, path)
-        case "empty":
-            path.write_bytes(b"")
-        case "page":
-            path.write_text("<!DOCTYPE html><title>404</title>")
-        case "half":
-            path.write_bytes(safetensors.torch.save(state)[:2000])
-        case "another network":
-            torch.save({"stem.weight": torch.zeros(1)}, path)
-        case "another shape":
-            torch.save(state | {"conv1.0.weight": torch.zeros(1)}, path)
-        case "not finite":
-            torch.save(state | {"conv1.0.weight": state["conv1.0.weight"] / 0}, path)
+BAD_FILES: dict[str, tuple[Callable[[Path, dict[str, torch.Tensor]], object], str]] = {  # and what the error names
+    "hostile": (lambda path, _: torch.save({"a": Bomb(path.with_name("touched"))}, path), "weights.pth"),
+    "page": (lambda path, _: path.write_text("<!DOCTYPE html><title>404</title>"), "<!DOCTYPE html>"),
+    "half": (lambda path, state: path.write_bytes(safetensors.torch.save(state)[:2000]), "cannot be read"),
+    "another network": (lambda path, _: torch.save({"stem.weight": torch.zeros(1)}, path), "stem: weight (1,)"),
+    "another shape": (
+        lambda path, state: torch.save(state | {"conv1.0.weight": torch.zeros(1)}, path),
+        "conv1.0: weight (1,)",
+    ),
+    "not finite": (
+        lambda path, state: torch.save(state | {"conv1.0.weight": state["conv1.0.weight"] / 0}, path),
+        "conv1.0.weight",
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    ("case", "remedy"),
-    [
-        ("hostile", "weights.pth"), ("empty", "empty"), ("page", "<!DOCTYPE html>"),
-        ("half", "cannot be read"), ("another network", "stem: weight (1,)"),
-        ("another shape", "conv1.0: weight (1,)"), ("not finite", "conv1.0.weight"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("case", BAD_FILES)
 def test_a_bad_file_is_refused_in_a_line_and_runs_nothing(
-    tmp_path: Path, case: str, remedy: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, case: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_bad_file(tmp_path / "weights.pth", case)
+    write, fragment = BAD_FILES[case]
+    write(tmp_path / "weights.pth", timm.create_model("test_resnet").state_dict())
     with pytest.raises(ValueError, match=r"^weights_file = .*weights\.pth") as caught:
         TimmModelMulti({"mask": 3}, "test_resnet", weights_file=str(tmp_path / "weights.pth"))
     message = str(caught.value)
-    assert remedy in message
+    assert fragment in message
     assert "\n" not in message
-    assert len(message) < 500
     assert "trust" not in message  # which is torch's advice
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "touched").exists()

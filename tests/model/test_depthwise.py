@@ -32,11 +32,10 @@ def layers(size: int, stride: int = 1, bias: bool = False, **options: Any) -> La
     return plain, ours
 
 
-def gradients(layer: nn.Conv2d, images: Tensor, autocast: bool = False) -> list[Tensor]:
+def gradients(layer: nn.Conv2d, images: Tensor) -> list[Tensor]:
     """Outputs, and the gradients of images and parameters of a sum of them by random factors."""
     images = images.clone().requires_grad_()
-    with torch.autocast("cpu", BF16, enabled=autocast):
-        outputs = layer(images)
+    outputs = layer(images)
     factors = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(2)).to(outputs.dtype)
     found = torch.autograd.grad((outputs * factors).float().sum(), [images, *layer.parameters()])
     return [outputs.detach(), *found]
@@ -72,17 +71,6 @@ def test_gradients_are_torchs(size: int, stride: int, padding: int, side: int) -
     for found, theirs, expected in zip(gradients(ours, images), torchs, truth, strict=True):
         assert found.dtype == BF16
         assert relative_error(found, expected) <= max(1.5 * HALF_STEP, relative_error(theirs, expected))
-
-
-@pytest.mark.parametrize(("size", "stride"), [(5, 1), (3, 2), (5, 2)])
-def test_under_autocast(size: int, stride: int) -> None:
-    """The parameters and their gradients stay float32; the outputs are torch's bit for bit."""
-    plain, ours = layers(size, stride, bias=True)
-    found, expected = (gradients(layer, photographs(13), autocast=True) for layer in (ours, plain))
-    assert torch.equal(found[0], expected[0])
-    assert [value.dtype for value in found] == [value.dtype for value in expected] == [BF16] + [torch.float32] * 3
-    for ours_, theirs in zip(found, expected, strict=True):
-        assert relative_error(ours_, theirs) < 3 * HALF_STEP
 
 
 def test_only_where_it_is_faster() -> None:

@@ -18,19 +18,27 @@ from model.model import BaselineCNN, TimmModelMulti
 HEADS = {"mask": 3, "gender": 2, "age": 6}
 
 
-def test_heads_see_what_timms_own_classifier_sees() -> None:
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [
+        ("test_efficientnet", None),
+        ("test_convnext", None),
+        ("mobilenetv3_small_050", None),
+        ("test_resnet", "catavgmax"),
+        ("test_vit", "avg"),
+    ],
+)
+def test_heads_see_what_timms_own_classifier_sees(name: str, pooling: Any) -> None:
     """With the weights of timm's whole model the head's logits are that model's."""
     torch.manual_seed(0)
-    for name in ("test_efficientnet", "test_convnext", "mobilenetv3_small_050"):
-        whole = timm.create_model(name, num_classes=3).eval()
-        ours = TimmModelMulti({"mask": 3}, name).eval()
-        classifier = whole.get_classifier()
-        kept = {key: value for key, value in whole.state_dict().items() if key in ours.backbone.state_dict()}
-        ours.backbone.load_state_dict(kept)
-        ours.heads.get_submodule("head_mask").load_state_dict(classifier.state_dict())
-        images = torch.randn(2, 3, 64, 64)
-        with torch.no_grad():
-            torch.testing.assert_close(ours(images)["mask"], whole(images))
+    whole = timm.create_model(name, num_classes=3, **({"global_pool": pooling} if pooling else {})).eval()
+    ours = TimmModelMulti({"mask": 3}, name, pooling=pooling).eval()
+    kept = {key: value for key, value in whole.state_dict().items() if key in ours.backbone.state_dict()}
+    ours.backbone.load_state_dict(kept)
+    ours.heads.get_submodule("head_mask").load_state_dict(whole.get_classifier().state_dict())
+    images = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images)["mask"], whole(images))
 
 
 @pytest.mark.parametrize(

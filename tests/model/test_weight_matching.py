@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from model.model import BaselineCNN, TimmModelMulti
 from model.weight_matching import find_weights, match_model, match_weights, read_weights
-from utils.checkpoint import write_checkpoint
 from utils.errors import CheckpointError
 
 Weights = dict[str, Tensor]
@@ -176,8 +175,3 @@ def test_a_file_without_weights_says_so(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "old.pth")
     with pytest.raises(CheckpointError, match=r"old\.pth: .*state_dict"):
         read_weights(tmp_path / "old.pth")
-
-
-def test_61_wrappers_names_are_stripped(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "last.pth", {"model": {"module._orig_mod.a": ONE}})
-    assert read_weights(tmp_path / "last.pth") == {"a": ONE}

@@ -52,19 +52,6 @@ def test_exponential_average_is_timms_bit_by_bit(
     assert_equal_states(averaged(built), timms.module.state_dict())
 
 
-def test_warmed_average_follows_its_formula(make_trainer: MakeTrainer) -> None:
-    built = make_trainer(parts=with_average(ExponentialMovingAverage(decay=0.7, warmup_gamma=2.0)))
-    first, *others = train_and_keep(built)
-    decays = [min(0.7, 1 - (1 + step / 2.0) ** (-2 / 3)) for step in range(1, len(others) + 1)]
-    assert decays[0] < 0.3 < decays[-1] == 0.7
-    for name, tensor in averaged(built).items():
-        if tensor.is_floating_point():
-            expected = first[name]
-            for decay, weights in zip(decays, others, strict=True):
-                expected = decay * expected + (1 - decay) * weights[name]
-            torch.testing.assert_close(tensor, expected)
-
-
 def test_stochastic_average_is_the_mean_of_epoch_ends(make_trainer: MakeTrainer) -> None:
     built = make_trainer(parts=with_average(StochasticWeightAveraging(from_epoch=2)), epochs=4)
     seen = train_and_keep(built)

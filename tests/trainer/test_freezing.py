@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from model.model import BaselineCNN, TimmModelMulti
 from trainer.freezing import Freezing
-from utils.config.signatures import argument_problems
 
 HEADS = {"mask": 3}
 SIDE = 64
@@ -151,17 +150,3 @@ def test_more_stages_than_there_are_is_an_error_before_the_run() -> None:
         Freezing(9).check(model)
     with pytest.raises(ValueError, match=r"^stages = all: WithoutStages has no stages"):
         Freezing("all").check(WithoutStages(HEADS))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        ({"stages": 0}, "stages = 0"),
-        ({"stages": "al"}, 'did you mean "all"?'),
-        ({"stages": 2, "epochs": 0}, "epochs = 0"),
-        ({"epochs": 2}, "stages"),
-    ],
-)
-def test_wrong_values_are_refused_by_the_signature(arguments: dict[str, Any], word: str) -> None:
-    (problem,) = argument_problems(Freezing, arguments)
-    assert word in str(problem)

@@ -109,16 +109,6 @@ def test_a_warm_up_scales_the_rates_of_the_schedule_alone(name: str, interval: s
     assert warmed[warmup - 1 :] == alone[warmup - 1 :]
 
 
-def test_a_warm_up_that_is_forgotten_would_show() -> None:
-    """The comparison of resumed runs can fail."""
-    rates = Run("StepLR", "epoch", 6).train()
-    stopped = Run("StepLR", "epoch", 6)
-    stopped.train(2)
-    state = stopped.state()
-    state["schedule"] = {name: value for name, value in state["schedule"].items() if name != "warm_updates"}
-    assert Run("StepLR", "epoch", 6, state).train() != rates[2:]
-
-
 @pytest.mark.parametrize("name", ["OneCycleLR", "CosineAnnealingLR"])
 def test_a_schedule_planned_for_another_length_is_refused(name: str) -> None:
     state = Run(name, "step", 0).state()["schedule"]

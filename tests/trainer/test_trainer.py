@@ -32,12 +32,6 @@ SCHEDULES: dict[str, Any] = {
 }
 
 
-def test_the_same_run_twice_is_identical(make_trainer: MakeTrainer) -> None:
-    first, second = make_trainer("first").train(), make_trainer("second").train()
-    for file in ("last.pth", "metrics.jsonl"):
-        assert (first.folder / file).read_bytes() == (second.folder / file).read_bytes()
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_a_run_stopped_after_any_update_ends_the_same(
@@ -54,14 +48,6 @@ def test_a_run_stopped_after_any_update_ends_the_same(
         resumed = make_trainer(folder, resume=content, **arguments).train()
         for file in ("last.pth", "model_best.pth", "best_f1.pth", "metrics.jsonl"):
             assert (resumed.folder / file).read_bytes() == (whole.folder / file).read_bytes()
-
-
-def test_a_resumed_run_without_its_schedule_would_differ(make_trainer: MakeTrainer) -> None:
-    """The comparison above can fail."""
-    whole = make_trainer("whole", schedule=SCHEDULES["StepLR"]).train()
-    content = train_until(make_trainer("stopped", schedule=SCHEDULES["StepLR"]), 7)
-    resumed = make_trainer("stopped", resume={**content, "schedule": None}, schedule=SCHEDULES["StepLR"]).train()
-    assert any(not torch.equal(tensor, resumed.state()[name]) for name, tensor in whole.state().items())
 
 
 def test_a_run_may_be_extended_and_a_finished_one_is_left_alone(make_trainer: MakeTrainer) -> None:

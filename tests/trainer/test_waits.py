@@ -22,7 +22,6 @@ from base.mixing import Mix
 from inference.predictor import Predictor
 from model import loss as losses
 from model.loss.head_loss import HeadLoss
-from model.loss.metric_learning import LOSSES, MetricLearningLoss
 from model.loss.multi_head import MultiHeadLoss
 from tests.trainer.conftest import LABELS, MakeTrainer, MemoryLoader, SmallModel
 from trainer import epoch_metrics
@@ -145,14 +144,6 @@ def test_evaluation() -> None:
         predicted = predictor.predict_batch(views)
     assert predicted.joint is not None
     assert predicted.joint.device == META
-
-
-def test_losses_on_embeddings_are_known_to_wait() -> None:
-    loss = MetricLearningLoss(LOSSES["TripletMarginLoss"](), "mask")
-    embedding, target = torch.zeros(4, 5, device=META), torch.zeros(4, dtype=torch.int64, device=META)
-    with Waits() as waits, pytest.raises(NotImplementedError):
-        loss(embedding, target)
-    assert "nonzero" in waits.seen or "index" in waits.seen
 
 
 @pytest.mark.parametrize(

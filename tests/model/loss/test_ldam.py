@@ -47,8 +47,3 @@ def test_the_rarest_class_has_the_widest_margin() -> None:
     margins = loss_of([0, 16, 81], 0.6).margins  # none counts as one
     assert margins is not None
     torch.testing.assert_close(margins, torch.tensor([0.6, 0.3, 0.2]))
-
-
-def test_wants_counts_first() -> None:
-    with pytest.raises(AssertionError, match="use_class_counts"):
-        LDAMLoss()(*draw())

@@ -152,12 +152,6 @@ def test_computed_class_weights_act_as_if_they_were_given(make: Callable[..., He
     assert loss.state_dict() == {}
 
 
-def test_computed_class_weights_need_counts_first() -> None:
-    logits, target = draw()
-    with pytest.raises(AssertionError, match="use_class_counts"):
-        CrossEntropyLoss("balanced")(logits, target)
-
-
 @each_sum
 def test_a_sample_counts_as_often_as_its_class_weighs(make: Callable[..., HeadLoss]) -> None:
     """Weight 2 on a class is the same as having each of its samples twice (smoothing weighs its shares as well)."""

@@ -68,30 +68,6 @@ def test_sources_that_each_know_one_head_train_as_if_alone() -> None:
     torch.testing.assert_close(gradient, expected)
 
 
-def test_an_update_in_pieces_is_one_batch() -> None:
-    logits, targets = draw()
-    loss = make()
-    total, parts = loss(logits, targets)
-    pieces = [slice(0, 5), slice(5, 16), slice(16, 24)]
-    sums = [loss.sample_weight_sums({head: target[piece] for head, target in targets.items()}) for piece in pieces]
-    normalisers = {head: torch.stack([piece[head] for piece in sums]).sum() for head in CLASSES}
-    totals, pieces_of_parts = [], []
-    for piece in pieces:
-        piece_total, piece_parts = loss(
-            {head: value[piece] for head, value in logits.items()},
-            {head: target[piece] for head, target in targets.items()},
-            normalisers,
-        )
-        totals.append(piece_total)
-        pieces_of_parts.append(piece_parts)
-    torch.testing.assert_close(torch.stack(totals).sum(), total)
-    for head in CLASSES:
-        torch.testing.assert_close(torch.stack([p[head] for p in pieces_of_parts]).sum(), parts[head])
-    truth = torch.autograd.grad(total, list(logits.values()))
-    for given, expected in zip(torch.autograd.grad(sum(totals), list(logits.values())), truth, strict=True):
-        torch.testing.assert_close(given, expected)
-
-
 # Class counts
 
 
@@ -213,15 +189,6 @@ def check_gradients(
         torch.testing.assert_close(one, other)
 
 
-def test_learned_weights_of_one_batch() -> None:
-    logits, targets = draw()
-    loss = make_learned()
-    total, parts = loss(logits, targets)
-    check_gradients(loss, total, plain_total(loss, each_row(1.0, logits, targets)), list(logits.values()))
-    fixed = MultiHeadLoss(loss.heads, dict.fromkeys(CLASSES, 1.0))
-    torch.testing.assert_close(parts, fixed(logits, targets)[1])
-
-
 @pytest.mark.parametrize("nothing_known", [[], ["age"], ["mask", "gender", "age"]], ids=len)
 def test_learned_weights_count_once_in_an_update_of_mixed_batches(nothing_known: list[str]) -> None:
     """MixUp as the trainer does it: each batch has a share of its own, and partners' targets."""
@@ -253,21 +220,6 @@ def test_learned_weights_count_once_in_an_update_of_mixed_batches(nothing_known:
         assert all((g == 0).all() for g in torch.autograd.grad(total, [*logits.values(), *loss.parameters()]))
     else:
         check_gradients(loss, total, plain_total(loss, rows), list(logits.values()))
-
-
-def test_learned_weights_settle_at_one_over_twice_the_loss() -> None:
-    """The minimum of exp(-s) L + s / 2 over s, whatever the fixed weights."""
-    logits, targets = draw()
-    loss = make_learned()
-    fixed = {head: value.detach() for head, value in logits.items()}
-    optimizer = torch.optim.Adam(loss.parameters(), lr=0.05)
-    for _ in range(400):
-        optimizer.zero_grad()
-        loss(fixed, targets)[0].backward()
-        optimizer.step()
-    _, parts = loss(fixed, targets)
-    for head, weight in loss.effective_weights().items():
-        assert weight == pytest.approx(loss.weights[head] / (2 * parts[head].item()), rel=1e-3)
 
 
 def test_effective_weights() -> None:
