@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sklearn.metrics import f1_score
 
 import train as train_script
 from base.label_space import LabelSpace
-from experiment import run as experiment_run
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor
 from tests.integration.drawn_road import assert_same_weights, files_of, resume, run, stop_after_updates, write_config
@@ -192,27 +190,6 @@ def test_a_dry_run_tries_the_first_fold_that_is_not_finished(
         assert expected in printed
         assert files_of(tmp_path / "saved") == before
         resume(str(models))
-
-
-def test_a_later_fold_that_stops_before_its_first_step_names_how_to_resume(
-    folds_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build, built = experiment_run.build_data_loader, 0
-
-    def stops_in_the_second(*arguments: Any) -> Any:
-        nonlocal built
-        built += 1
-        if built == 2:
-            raise StopSignal("stopped by SIGTERM")
-        return build(*arguments)
-
-    monkeypatch.setattr(experiment_run, "build_data_loader", stops_in_the_second)
-    with pytest.raises(StopSignal, match=r"SIGTERM.*--resume .*Road/[0-9-]+$") as stopped:
-        run(folds_config)
-    (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
-    assert str(stopped.value).endswith(f" {models}")
-    resume(str(models))
-    assert (models / OUT_OF_FOLD_FILE).exists()
 
 
 def test_more_folds_than_people_are_refused_at_once(folds_config: Path) -> None:

@@ -88,12 +88,6 @@ def test_baselines_stages_are_its_convolutions_with_their_norms() -> None:
     assert names == [name for name, _ in model.named_parameters() if not name.startswith("heads.")]
 
 
-def test_img_size_rebuilds_a_model_of_one_size() -> None:
-    model = TimmModelMulti({"mask": 3}, "test_vit", img_size=96).eval()
-    assert model.input_hw == (96, 96)
-    assert model(torch.zeros(1, 3, 96, 96))["mask"].shape == (1, 3)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
