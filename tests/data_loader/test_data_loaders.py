@@ -14,42 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from data_loader.data_loaders import AttributeDataLoader, TTALoader
 from data_loader.records import Record
-from data_loader.transforms import TransformLists, eval_pipeline
-from tests.data_loader.label_tables import split_of
+from data_loader.transforms import eval_pipeline
+from tests.data_loader.label_tables import HALF, LISTS, same_batches, small_loader, split_of
 from utils.errors import DataError
-
-LISTS: TransformLists = {
-    "train": [{"type": "Resize"}, {"type": "HorizontalFlip"}, {"type": "RandomBrightnessContrast", "args": {"p": 1}}],
-    "eval": [{"type": "Resize"}],
-}
-HALF = (0.5, 0.5, 0.5)
-
-
-def _loader(records: list[Record], labels: LabelSpace, **args: Any) -> AttributeDataLoader:
-    """The first 20 records train, the last 6 validate."""
-    given: dict[str, Any] = {"input_size": 16, "batch_size": 4, "num_workers": 0, **args}
-    return AttributeDataLoader(split_of(labels, records[:20], records[20:]), LISTS, HALF, HALF, 3, **given)
-
-
-def _same(first: Batch, second: Batch) -> bool:
-    return (
-        torch.equal(first.images, second.images)
-        and torch.equal(first.indices, second.indices)
-        and all(torch.equal(first.targets[head], second.targets[head]) for head in first.targets)
-    )
-
-
-def _all_same(first: list[Batch], second: list[Batch]) -> bool:
-    return len(first) == len(second) and all(map(_same, first, second))
 
 
 def test_a_batch_holds_images_and_targets(image_records: list[Record], labels: LabelSpace) -> None:
-    loader = _loader(image_records, labels, valid_batch_size=5)
+    loader = small_loader(image_records, labels, valid_batch_size=5)
     first, second = list(loader.validation_batches())
     assert (len(first), len(second), loader.num_validation) == (5, 1, 6)
     assert first.images.shape == (5, 3, 16, 16)
@@ -72,8 +47,9 @@ def test_a_batch_holds_images_and_targets(image_records: list[Record], labels: L
 
 
 def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Record], labels: LabelSpace) -> None:
-    expected = {epoch: list(_loader(image_records, labels).train_batches(epoch)) for epoch in (0, 1)}
+    expected = {epoch: list(small_loader(image_records, labels).train_batches(epoch)) for epoch in (0, 1)}
     assert len(expected[0]) == 5
+    validation = list(small_loader(image_records, labels).validation_batches())
     by_index = [
         {
             int(index): image
@@ -85,13 +61,13 @@ def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Reco
     assert list(by_index[0]) != list(by_index[1])
     assert sum(torch.equal(image, by_index[1][index]) for index, image in by_index[0].items()) < 3  # augmented anew
     for workers in (1, 2):
-        loader = _loader(image_records, labels, num_workers=workers)
+        loader = small_loader(image_records, labels, num_workers=workers)
         for epoch in (1, 0):
-            assert _all_same(list(loader.train_batches(epoch)), expected[epoch])
+            assert same_batches(list(loader.train_batches(epoch)), expected[epoch])
         next(loader.train_batches(0))  # abandoned
         for start in (3, 0, 5):
-            assert _all_same(list(loader.train_batches(1, start)), expected[1][start:])
-        assert _all_same(list(loader.validation_batches()), list(_loader(image_records, labels).validation_batches()))
+            assert same_batches(list(loader.train_batches(1, start)), expected[1][start:])
+        assert same_batches(list(loader.validation_batches()), validation)
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "device"])
@@ -99,12 +75,12 @@ def test_batches_are_the_same_for_any_number_of_workers(image_records: list[Reco
 def test_batches_are_the_same_from_a_cache(
     image_records: list[Record], labels: LabelSpace, tmp_path: Path, cache: str, workers: int
 ) -> None:
-    plain = _loader(image_records, labels)
+    plain = small_loader(image_records, labels)
     for _ in range(2):  # the second time from what the first has left
-        cached = _loader(image_records, labels, cache=cache, cache_folder=tmp_path, num_workers=workers)
+        cached = small_loader(image_records, labels, cache=cache, cache_folder=tmp_path, num_workers=workers)
         for epoch in (0, 1):
-            assert _all_same(list(cached.train_batches(epoch)), list(plain.train_batches(epoch)))
-        assert _all_same(list(cached.validation_batches()), list(plain.validation_batches()))
+            assert same_batches(list(cached.train_batches(epoch)), list(plain.train_batches(epoch)))
+        assert same_batches(list(cached.validation_batches()), list(plain.validation_batches()))
     assert bool(list(tmp_path.iterdir())) == (cache != "memory")
 
 
@@ -113,15 +89,15 @@ def test_loading_draws_nothing_from_torchs_own_generator(
     image_records: list[Record], labels: LabelSpace, workers: int
 ) -> None:
     before = torch.get_rng_state()
-    loader = _loader(image_records, labels, num_workers=workers)
+    loader = small_loader(image_records, labels, num_workers=workers)
     for epoch in range(2):
         list(loader.train_batches(epoch))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_two_processes_see_what_one_sees(image_records: list[Record], labels: LabelSpace) -> None:
-    one = _loader(image_records, labels)
-    two = [_loader(image_records, labels, batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
+    one = small_loader(image_records, labels)
+    two = [small_loader(image_records, labels, batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
     assert one.steps_per_epoch == two[0].steps_per_epoch == two[1].steps_per_epoch == 5
     pairs = zip(two[0].train_batches(2), two[1].train_batches(2), strict=True)
     for whole, (first, second) in zip(one.train_batches(2), pairs, strict=True):
@@ -131,7 +107,7 @@ def test_two_processes_see_what_one_sees(image_records: list[Record], labels: La
 
 
 def test_evaluation_needs_only_the_checkpoints_preprocessing(image_records: list[Record], labels: LabelSpace) -> None:
-    loader = _loader(image_records, labels)
+    loader = small_loader(image_records, labels)
     preprocessing = Preprocessing.from_config(loader.preprocessing.to_config())
     evaluation = TTALoader(image_records[20:], [eval_pipeline(preprocessing)], batch_size=4)
     assert len(evaluation) == 2
@@ -159,7 +135,7 @@ def test_an_image_too_small_for_a_crop_is_named(image_records: list[Record], lab
 
 def test_workers_leave_signals_to_the_main_process(image_records: list[Record], labels: LabelSpace) -> None:
     before = set(multiprocessing.active_children())
-    loader = _loader(image_records, labels, num_workers=1, batch_size=1)
+    loader = small_loader(image_records, labels, num_workers=1, batch_size=1)
     batches = loader.train_batches(0)
     received = [next(batches)]
     (worker,) = set(multiprocessing.active_children()) - before
@@ -168,4 +144,4 @@ def test_workers_leave_signals_to_the_main_process(image_records: list[Record], 
         subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
         time.sleep(0.05)
     received += list(batches)
-    assert _all_same(received, list(_loader(image_records, labels, batch_size=1).train_batches(0)))
+    assert same_batches(received, list(small_loader(image_records, labels, batch_size=1).train_batches(0)))

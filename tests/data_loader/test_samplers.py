@@ -13,11 +13,9 @@ import torch
 from scipy import stats  # type: ignore[import-untyped]
 from sklearn.utils.class_weight import compute_sample_weight
 
-from base.batch import Batch
 from base.class_weights import weights_by_rule
 from base.label_space import LabelSpace
 from data_loader import samplers
-from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records import LabelTable, Record
 from data_loader.samplers import (
     EpochOrder,
@@ -28,8 +26,8 @@ from data_loader.samplers import (
     WeightedSampler,
     every_image_once,
 )
-from data_loader.transforms import AugmentationKey, DeterministicPrefix, Pipeline, TransformLists
-from tests.data_loader.label_tables import split_of
+from data_loader.transforms import AugmentationKey, DeterministicPrefix, Pipeline
+from tests.data_loader.label_tables import same_batches, small_loader
 from utils.config.sections import TypedSection, exported
 from utils.errors import DataError, InvalidConfig
 from utils.random_streams import numpy_stream, python_stream
@@ -220,26 +218,14 @@ def test_a_first_occurrence_has_the_stream_that_it_always_had() -> None:
     assert tuple(expected) in found
 
 
-LISTS: TransformLists = {
-    "train": [{"type": "Resize"}, {"type": "RandomBrightnessContrast", "args": {"p": 1}}],
-    "eval": [{"type": "Resize"}],
-}
-
-
-def _loader(records: list[Record], labels: LabelSpace, sampler: Any, **args: Any) -> AttributeDataLoader:
-    given = {"input_size": 8, "batch_size": 4, "num_workers": 0, **args}
-    split = split_of(labels, records[:20], records[20:])
-    return AttributeDataLoader(split, LISTS, (0.5,) * 3, (0.5,) * 3, 3, sampler=sampler, **given)
-
-
 def test_a_repeated_image_is_augmented_anew_each_time(image_records: list[Record], labels: LabelSpace) -> None:
     sampler = RepeatSampler(labels, {"mask": {"incorrect": 4}})
-    loader = _loader(image_records, labels, sampler, drop_last=False)
+    loader = small_loader(image_records, labels, sampler=sampler, drop_last=False)
     assert loader.steps_per_epoch == 10  # 7 of 20 come four times: 41 images, the last with the four before it
     batches = list(loader.train_batches(0))
     plain = {
         int(index): image
-        for batch in _loader(image_records, labels, None).train_batches(0)
+        for batch in small_loader(image_records, labels).train_batches(0)
         for index, image in zip(batch.indices, batch.images, strict=True)
     }
     seen: dict[int, list[torch.Tensor]] = {}
@@ -253,15 +239,10 @@ def test_a_repeated_image_is_augmented_anew_each_time(image_records: list[Record
         assert len({image.numpy().tobytes() for image in images}) == len(images)
         assert torch.equal(images[0], plain[index])  # the first time as without a sampler
     for workers in (1, 2):
-        other = _loader(image_records, labels, sampler, drop_last=False, num_workers=workers)
-        assert _same(list(other.train_batches(0)), batches)
-        assert _same(list(other.train_batches(0, 6)), batches[6:])
+        other = small_loader(image_records, labels, sampler=sampler, drop_last=False, num_workers=workers)
+        assert same_batches(list(other.train_batches(0)), batches)
+        assert same_batches(list(other.train_batches(0, 6)), batches[6:])
     assert loader.num_validation == 6
-
-
-def _same(first: list[Batch], second: list[Batch]) -> bool:
-    pairs = zip(first, second, strict=True)
-    return all(torch.equal(a.images, b.images) and torch.equal(a.indices, b.indices) for a, b in pairs)
 
 
 SECTION = TypedSection(exported(samplers), ("label_space",), optional=True)

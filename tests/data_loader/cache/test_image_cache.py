@@ -224,20 +224,6 @@ def test_a_whole_array_is_read_while_another_is_built(paths: list[Path], disk: P
         assert_right(disk.prepare(paths), paths)
 
 
-def test_many_processes_at_once(paths: list[Path], disk: Place) -> None:
-    def build(first: int) -> None:
-        some = paths[first : first + 14]
-        for prefix in PREFIXES[:2]:
-            assert_right(disk.prepare(some, prefix), some, prefix)
-
-    processes = [FORK.Process(target=build, args=(first,)) for first in (0, 3, 6, 0)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * 4
-
-
 DAMAGE: dict[str, Callable[[Path, Path], object]] = {
     "index cut": lambda index, _: os.truncate(index, 700),
     "index gone": lambda index, _: index.unlink(),

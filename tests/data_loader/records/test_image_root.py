@@ -75,13 +75,7 @@ def test_paths_are_absolute_and_name_the_file_that_is_opened(tmp_path: Path, mon
     (tmp_path / "link").symlink_to(tmp_path / "real" / "sub")
     (tmp_path / "here").symlink_to(tmp_path / "d")
     monkeypatch.chdir(tmp_path)
-    for root, expected in {
-        "d": "d",
-        "./here/": "here",
-        "real/../d": "d",
-        "link/../d": "real/d",
-        "link": "link",
-    }.items():
+    for root, expected in {"d": "d", "./here/": "here", "link/../d": "real/d", "link": "link"}.items():
         name = "b.jpg" if root == "link" else "a.jpg"
         path = ImageRoot(Path(root)).find(f"./{name}")
         assert path == tmp_path / expected / name
