@@ -108,13 +108,9 @@ def test_bad_images_are_left_out_if_the_config_says_so(
     pixels = np.concatenate([images[number].reshape(-1, 3) for number in (0, 2, 3)]) / 255
     assert found["training_pixels"]["mean"] == pytest.approx(pixels.mean(axis=0).tolist())
     assert found["sides"]["train"]["images"] == 3
-
-
-@pytest.mark.usefixtures("images")
-def test_no_training_image_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(4):
         Path(f"{number}.png").write_bytes(b"")
-    assert run_command(lambda: data_stats.main(["--set", "data_loader.args.on_bad_image=skip"])) == 3
+    assert run_command(lambda: data_stats.main(flags)) == 3
     assert "4 training images" in capsys.readouterr().err
 
 

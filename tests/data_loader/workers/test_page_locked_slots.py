@@ -13,11 +13,9 @@ import pytest
 import torch
 
 from base.label_space import LabelSpace
-from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records import Record
-from data_loader.transforms import TransformLists
 from data_loader.workers.shared_slots import SharedSlots
-from tests.data_loader.label_tables import split_of
+from tests.data_loader.label_tables import small_loader
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -123,9 +121,7 @@ def test_a_child_leaves_locked_what_it_forgets(cudart: Cudart) -> None:
 def test_a_loader_locks_its_slots_for_a_gpu_only(
     image_records: list[Record], labels: LabelSpace, cudart: Cudart, device: str
 ) -> None:
-    lists: TransformLists = {"train": [{"type": "Resize"}], "eval": [{"type": "Resize"}]}
-    how: dict[str, Any] = {"device": torch.device(device), "input_size": 8, "batch_size": 4, "num_workers": 1}
-    loader = AttributeDataLoader(split_of(labels, image_records), lists, (0.5,) * 3, (0.5,) * 3, 0, **how)
+    loader = small_loader(image_records, labels, device=torch.device(device), num_workers=1)
     for batch in loader.train_batches(0):
         assert (batch.images.data_ptr() in cudart.locked) == (device == "cuda")
 
