@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from experiment.cli import Arguments, parse_arguments, read_config_files
+from experiment.cli import Arguments, parse_arguments
 from utils.config.layers import Override
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,18 +35,6 @@ def test_an_override_without_a_value(argv: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"a\.b\.c=value") as caught:
         parse_arguments(argv)
     assert "secret" not in str(caught.value)
-
-
-def test_which_files_are_read(tmp_path: Path) -> None:
-    config, run = tmp_path / "a.json", tmp_path / "run"
-    config.write_text('{"name": "A"}')
-    run.mkdir()
-    read = read_config_files(parse_arguments(["-c", str(config), "-r", str(run)]))
-    assert read is not None
-    assert read.values["name"] == "A"
-    assert read_config_files(parse_arguments(["-r", str(run)])) is None  # it brings its own
-    with pytest.raises(CheckpointError, match="gone"):
-        read_config_files(parse_arguments(["-c", str(config), "-r", str(tmp_path / "gone")]))
 
 
 @pytest.mark.parametrize(

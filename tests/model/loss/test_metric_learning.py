@@ -182,15 +182,6 @@ def read(**changes: Any) -> ConfigParser:
     return ConfigParser.from_dict({"losses": {"near": entry}}, SECTIONS, "test")
 
 
-def test_an_entry_is_built() -> None:
-    config = read()
-    loss, settings = config.build("losses.near"), config.extra("losses.near")
-    assert (type(loss).__name__, loss.margin) == ("TripletMarginLoss", 0.1)
-    assert (settings.head, settings.weight) == ("age", 0.5)
-    miner = config.build("losses.near.miner")
-    assert (type(miner).__name__, miner.epsilon) == ("MultiSimilarityMiner", 0.2)
-
-
 def test_every_loss_and_every_miner_of_the_library_trains_as_it_comes() -> None:
     """RankedListLoss alone has arguments without a default."""
     embedding, target = draw(16)
