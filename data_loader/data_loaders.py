@@ -53,8 +53,8 @@ class AttributeDataLoader(BaseDataLoader):
     bits_used_of_16: of 16-bit images whose values use fewer bits: 12 for values of 0 to 4095, or "own_maximum", each by
         its largest value
     cache: what is kept of the images after the deterministic transforms, so that they are decoded once: "none"; in
-        "memory"; on "disk", for all runs that prepare them alike. All give the same batches, bit for bit. "device" is
-        an earlier name of "disk"
+        "memory"; on "disk", for all runs that prepare them alike. All give the same batches, bit for bit. "device"
+        no longer exists and means "disk"
     cache_budget_gib: GiB that the cache (the whole folder) may take
 
     Raises InvalidConfig for transforms, and for a cache that does not fit or cannot be written; DataError for images

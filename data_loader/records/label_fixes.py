@@ -59,12 +59,10 @@ def corrected_labels(
     for fix in _read_fixes(table, problems):
         rows = rows_of.get((fix.column, _nfc(fix.key)), [])
         problem = _problem(fix, [records[row] for row in rows], label_space)
-        contradicted = [made[row, fix.attribute] for row in rows if (row, fix.attribute) in made]
-        contradicted = [other for other in contradicted if other.value != fix.value]
-        if not problem and contradicted:
-            problem = (
-                f"{fix}: {fix.attribute} = {fix.value!r} contradicts {contradicted[0].origin}; keep one of the two"
-            )
+        earlier = [made[row, fix.attribute] for row in rows if (row, fix.attribute) in made]
+        other = next((other for other in earlier if other.value != fix.value), None)
+        if not problem and other:
+            problem = f"{fix}: {fix.attribute} = {fix.value!r} contradicts {other.origin}; keep one of the two"
         if problem:
             problems.append(problem)
             continue

@@ -290,15 +290,15 @@ def edited(entries: list[Node], edit: Node, key_path: KeyPath) -> list[Node]:
         raise InvalidConfig([Problem(key_path, f"= {format_value(edit.plain)} must be {right}")])
     removed = [node.plain for node in remove]
     kept = [entry for entry in entries if entry.name not in removed]
-    wanted: list[tuple[KeyPath, Any, list[Node]]] = [
+    references: list[tuple[KeyPath, Any, list[Node]]] = [
         (("remove", number), name, entries) for number, name in enumerate(removed)
     ]
-    wanted += [((key,), values[key].plain, kept) for key in anchors]
+    references += [((key,), values[key].plain, kept) for key in anchors]
     problems = [
         Problem(
             (*key_path, *steps), f"= {format_value(name)} {not_one_of(str(name), [str(each.name) for each in among])}"
         )
-        for steps, name, among in wanted
+        for steps, name, among in references
         if name not in [each.name for each in among]
     ]
     if problems:
