@@ -14,13 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from data_loader.datasets import PipelineImages
 from data_loader.samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler, every_image_once
 from data_loader.workers import feeding
 from data_loader.workers.feeding import BatchFeed, measured_num_workers
-from data_loader.workers.shared_slots import SharedSlots
 from utils.errors import DataError
 
 
@@ -62,24 +60,6 @@ def test_batches_come_in_order_however_many_are_kept(workers: int) -> None:
         del kept
         for keys, arrays in feed:  # none is kept
             _check(keys, arrays)
-
-
-def test_a_slot_is_free_again_when_its_last_view_is_gone() -> None:
-    slots = SharedSlots(1, 1, 24)
-    first, second = slots.take(), slots.take()
-    slots.arrays(first, [(2, 3), (3, 6)])[1][:] = 7
-    arrays = slots.received(first, [(2, 3), (3, 6)])
-    assert arrays[1].tolist() == [[7] * 6] * 3
-    assert not arrays[0].any()
-    tensor = torch.from_numpy(arrays[1])[1:, :2]
-    del arrays
-    gc.collect()
-    with pytest.raises(IndexError):
-        slots.take()
-    del tensor
-    assert slots.take() == first
-    slots.reclaim()  # neither was received
-    assert {slots.take(), slots.take()} == {first, second}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
