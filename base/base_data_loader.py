@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from base.batch import Batch
 from base.label_space import LabelSpace
@@ -17,15 +17,6 @@ class ImageRecord(Protocol):
 
     @property
     def path(self) -> Path: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def person(self) -> str: ...
-
-    @property
-    def attributes(self) -> Mapping[str, Any]: ...
 
 
 class BaseDataLoader(ABC):

@@ -96,10 +96,7 @@ class LabelSpace:
         self.num_combinations = math.prod(len(self.attributes[name].class_names) for name in joint)
         if self.num_combinations > MOST_JOINT_CLASSES:
             if answer is not None:
-                wrong = (
-                    f"combines to {self.num_combinations:,} joint classes, and at most {MOST_JOINT_CLASSES:,} can be "
-                    "scored; name fewer attributes, or leave it out: each attribute is then scored by itself"
-                )
+                wrong = f"combines to {self.num_combinations:,} classes, above {MOST_JOINT_CLASSES:,}; leave it out"
                 raise InvalidConfig([Problem(("answer",), wrong)])
             joint = []
         self.heads = {name: Head(name, tuple(self.attributes[part] for part in parts)) for name, parts in heads.items()}

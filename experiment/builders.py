@@ -250,9 +250,7 @@ def describe_run(split: Split, data_loader: AttributeDataLoader, trainer: Traine
     ]
     if len(split.validation):
         lines.append(f"split {split.digest()}, validation images {split.validation_digest()}")
-    criterion = trainer.learner.criterion
-    assert isinstance(criterion, MultiHeadLoss)
-    lines += _describe_heads(data_loader.train, criterion)
+    lines += _describe_heads(data_loader.train, trainer.learner.criterion)
     if not labels.has_joint_class:
         lines.append(f"{labels.num_combinations:,} combinations of attributes: val/<metric> is the attributes' mean")
     return lines
@@ -271,9 +269,6 @@ def _describe_heads(train: LabelTable, criterion: MultiHeadLoss) -> list[str]:
             in_force = f"class weights {values} ({rule or 'given'})"
         lines.append(f"head {head}: {', '.join(classes)}; {in_force}")
         if weights is not None and rule is None and not follow_some_rule(weights.cpu(), counts):
-            logger.warning(
-                "loss.heads.%s.args.class_weights are given, and far from what any rule makes of these counts; set "
-                '"sqrt" or "balanced", or null for none',
-                head,
-            )
+            wrong = 'class_weights are far from what any rule makes of these counts; set "sqrt", "balanced" or null'
+            logger.warning("loss.heads.%s.args.%s", head, wrong)
     return lines

@@ -53,11 +53,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     parser = CommandLine(description="Trains the model that a JSON config describes.")
     parser.add_argument("-c", "--config", type=Path, help="the config file (default: config.json)")
     parser.add_argument("-r", "--resume", help="a checkpoint or run folder to resume, or auto: the config's newest run")
-    parser.add_argument(
-        "--from",
-        metavar="RUN",
-        help="a run or checkpoint whose weights a new run begins with: its backbone, and its heads where they fit",
-    )
+    parser.add_argument("--from", metavar="RUN", help="a run or checkpoint whose weights a new run begins with")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or 1 (default: the best there is)")
     parser.add_argument("--lr", help="short for --set optimizer.args.lr=...")
     parser.add_argument("--bs", help="short for --set data_loader.args.batch_size=...")
@@ -68,9 +64,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         metavar="a.b.c=value",
         help="sets one value of the config, any number of times; entries of lists by number: data.0.args.root=...",
     )
-    parser.add_argument(
-        "--fold", type=int, help="of a run of folds, train this one alone: machines may share the folds"
-    )
+    parser.add_argument("--fold", type=int, help="of a run of folds, train this one alone")
     parser.add_argument(
         "--print-config",
         nargs="?",

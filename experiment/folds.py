@@ -59,10 +59,8 @@ def splits_of(config: ConfigParser, table: LabelTable) -> list[Fold]:
 
 
 def _config_of_fold(config: ConfigParser, fold: int) -> ConfigParser:
-    override = Override("split.args.fold", str(fold))
-    return ConfigParser.from_dict(
-        copy.deepcopy(config.resolved), SECTIONS, f"fold {fold} of {config['name']}", (override,)
-    )
+    values, origin = copy.deepcopy(config.resolved), f"fold {fold} of {config['name']}"
+    return ConfigParser.from_dict(values, SECTIONS, origin, [Override("split.args.fold", str(fold))])
 
 
 def refuse_impossible_fold(config: ConfigParser, fold: int) -> None:

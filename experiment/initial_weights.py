@@ -33,13 +33,11 @@ def load_initial_weights(model: BaseModel, labels: LabelSpace, path: Path, confi
         heads, earlier = LabelSpace(**content["labels"]).heads, content["config"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be used: its labels are not what this version keeps ({error})") from None
-    other = [
-        name for name in labels.heads if name in heads and heads[name].class_names != labels.heads[name].class_names
-    ]
+    both = labels.heads.keys() & heads.keys()
+    other = sorted(name for name in both if heads[name].class_names != labels.heads[name].class_names)
     left_out = tuple(f"{HEADS}head_{name}." for name in other)
-    found = {
-        name: each for name, each in without_wrappers(find_weights(content)).items() if not name.startswith(left_out)
-    }
+    weights = without_wrappers(find_weights(content))
+    found = {name: each for name, each in weights.items() if not name.startswith(left_out)}
     match = match_model(model, found)
     if match.deeper or any(not name.startswith(HEADS) for name in match.missing):
         raise CheckpointError(f"{file}: is not of {model.title()}: {'; '.join(match.problems(1))}")
@@ -53,8 +51,4 @@ def load_initial_weights(model: BaseModel, labels: LabelSpace, path: Path, confi
         logger.info("not used of it: %s", ", ".join(sorted({name.rpartition(".")[0] for name in match.unused})))
     same_data = any(source in earlier.get("data", []) for source in config["data"])
     if same_data and any(earlier.get(key) != config[key] for key in ("split", "seed")):
-        logger.warning(
-            "%s: was trained on another side of the same data: its run has seen images that validate this one, whose "
-            "metrics are too good; use the split and the seed of that run",
-            file,
-        )
+        logger.warning("%s: was trained on images that validate this run; use its split and seed", file)

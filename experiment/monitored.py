@@ -77,10 +77,7 @@ def refuse_unusable_split(config: ConfigParser, split: Split) -> None:
     counts = split.train.class_counts()
     unlabelled = [name for name, count in counts.items() if count.sum() == 0]
     if len(unlabelled) == len(counts):
-        raise DataError(
-            f"nothing can be learned: no training image has a label for a head ({', '.join(unlabelled)}); a head of "
-            "several attributes needs images that know all of them"
-        )
+        raise DataError(f"nothing can be learned: no training image has a label for a head ({', '.join(unlabelled)})")
     for name in unlabelled:
         logger.warning("the head %s cannot learn: no training image has a label for it", name)
     if len(split.validation):

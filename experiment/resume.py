@@ -63,21 +63,13 @@ def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
     kept = read_kept_config(path) if path.is_dir() else None
     if kept is not None and is_run_of_folds(kept):
         return _folders_of(path), kept
-    if kept is None and path.is_dir() and (folds := folds_in(path)):
-        raise CheckpointError(
-            f"{path / CONFIG_FILE}: is missing or damaged, and a run of folds needs it to resume; restore it, or name "
-            f"one fold, such as {next(iter(folds.values()))}"
-        )
+    if kept is None and path.is_dir() and folds_in(path):
+        raise CheckpointError(f"{path / CONFIG_FILE}: is missing or damaged; restore it, or name one fold's folder")
     file, content = _read(path)
-    if "imported_from" in content:
-        raise CheckpointError(
-            f"{file}: was imported from {content['imported_from']}, without an optimizer's state to resume with; "
-            "test.py --resume answers with it"
-        )
+    if "optimizer" not in content:
+        raise CheckpointError(f"{file}: was imported, without an optimizer's state to resume with; use --from")
     if Path(content["run_name"]).name != content["run_name"]:
-        raise CheckpointError(
-            f"{file}: run_name = {content['run_name']!r} is not a folder's name; do not use this file"
-        )
+        raise CheckpointError(f"{file}: run_name = {content['run_name']!r} is no folder's name; do not use this file")
     return ResumePoint(_folders_of(path if path.is_dir() else path.parent), content, file), content["config"]
 
 
@@ -106,9 +98,7 @@ def _folders_of(folder: Path) -> RunFolders:
     log = models.parents[2].joinpath("log", *models.parts[-2:]) if is_in_save_dir else models / "log"
     folders = RunFolders(_from_here(models), _from_here(log), models.name, fold)
     if not log.is_dir():
-        logger.warning(
-            "%s: the log of its earlier epochs was not moved with it; a new one begins in %s", folder, folders.run_log
-        )
+        logger.warning("%s: its log was not moved with it; a new one begins in %s", folder, folders.run_log)
     return folders
 
 
@@ -140,20 +130,15 @@ def begins_a_model(config: ConfigParser, resume: ResumePoint | RunFolders | None
 def refuse_other_data(resume: ResumePoint, split_digest: str) -> None:
     """Raises DataError where the images, their labels or their sides are no longer those that the run began with."""
     if resume.content.get("split_digest", split_digest) != split_digest:
-        raise DataError(
-            f"{resume.path}: was trained on other data: images, labels or the sides of the split have changed since "
-            "(the sources, their tables, or label_fixes); put them back to resume it, or begin a new run"
-        )
+        wrong = "the images, their labels or the split have changed since; put them back, or begin a new run"
+        raise DataError(f"{resume.path}: {wrong}")
 
 
 def warn_of_other_augmentation(resume: ResumePoint) -> None:
     """Some earlier versions augmented on the GPU, with other random numbers."""
     if resume.content["config"]["data_loader"]["args"].get("cache") == "device":
-        logger.warning(
-            '%s: was trained with data_loader.args.cache = "device", which no longer exists; it resumes with "disk" '
-            "and other random numbers",
-            resume.path,
-        )
+        note = 'was trained with data_loader.args.cache = "device"; it resumes with "disk" and other random numbers'
+        logger.warning("%s: %s", resume.path, note)
 
 
 def refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:

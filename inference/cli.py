@@ -31,17 +31,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     Raises ConfigError; CheckpointError, DataError for what does not exist."""
     parser = CommandLine(description="Predicts images with trained models, and scores them where the truth is known.")
     add = parser.add_argument
-    add(
-        "-r", "--resume", nargs="+", help="run folders (saved/models/<name>/<run>) or checkpoints; several: an ensemble"
-    )
+    add("-r", "--resume", nargs="+", help="run folders or checkpoints; several: an ensemble")
     add("-d", "--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
     add("--checkpoint", default="best", help="of a run folder: best (default), last, best_f1, ...")
     add("--weights", nargs="+", type=float, help="of several models: the weight of each")
     add("--vote", choices=("soft", "hard"), default="soft", help="of several: mean of probabilities, or most votes")
     add("--parts", action="store_true", help="also write each model's own answers")
-    add(
-        "--tta", "--views", choices=PRESETS, help="test-time augmentation to average over (default: the config's views)"
-    )
+    add("--tta", "--views", choices=PRESETS, help="test-time augmentation (default: the config's views)")
     add("--info-dir", help="a folder with info.csv and images/ (default: the config's info_dir)")
     add("--split", choices=("train", "validation", "test"), help="predict a side of the run's own split")
     add("--answers", help="a CSV with the true answers: ImageID, then ans or the attributes, and perhaps person")
@@ -73,9 +69,7 @@ def _fill_in_from_environment(arguments: Namespace) -> None:
         variable = CHANNEL_MODEL if environment_default(CHANNEL_MODEL) else MODEL_DIR
         folder = _logged_default(variable)
         if folder is None:
-            raise ConfigError(
-                f"test.py: -r/--resume is required: a run folder or a checkpoint (or set {CHANNEL_MODEL} to one)"
-            )
+            raise ConfigError(f"test.py: -r/--resume is required: a run folder or a checkpoint (or {CHANNEL_MODEL})")
         arguments.resume = [str(_newest_run(Path(folder), variable))]
     if arguments.split is None:
         arguments.info_dir = arguments.info_dir or _logged_default(CHANNEL_EVAL)
@@ -110,8 +104,5 @@ def _answers_in(folder: Path) -> Path:
     named = [folder / name for name in ("answers.csv", "info.csv") if folder / name in tables]
     if not named and len(tables) != 1:
         holds = ", ".join(path.name for path in tables) or "no CSV"
-        raise DataError(
-            f"{folder} ({GROUND_TRUTH_DIR}): should hold answers.csv with the true answers; it holds {holds}; "
-            "name the table with --answers"
-        )
+        raise DataError(f"{folder} ({GROUND_TRUTH_DIR}): holds {holds}, not answers.csv; name it with --answers")
     return (named or tables)[0]

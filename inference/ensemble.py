@@ -100,10 +100,7 @@ class Ensemble:
         """A warning where only the order of the models decides what the numbers of the joint class mean."""
         if not self._is_order_of_models or not self.labels.has_joint_class:
             return None
-        return (
-            f"answer = {self._formula()}: this is the order of --resume, as no model's labels.attributes has all of "
-            "these; check it, or list all attributes in the labels of one model"
-        )
+        return f"answer = {self._formula()}: in the order of --resume; check it, or list all in one model's labels"
 
     def _formula(self) -> str:
         sizes = self._sizes(self._order)

@@ -16,7 +16,6 @@ from base.label_space import LabelSpace
 from data_loader import splits
 from data_loader.records import LabelTable, Record, read_records, sources
 from data_loader.records.sources import read_evaluation_folder
-from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor, find_checkpoint
 from inference.submission import align, read_answers
 from inference.tta import PRESETS
@@ -26,9 +25,6 @@ from utils.errors import CheckpointError, ConfigError, DataError
 from utils.run_folders import fold_name, fold_number, folds_in
 
 logger = logging.getLogger(__name__)
-
-LEAST_WEIGHT, GREATEST_WEIGHT = 1e-9, 1e9
-"""Of --weights: their sums and ratios are then ordinary numbers."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +83,8 @@ def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     given = " ".join(f"{weight:g}" for weight in weights)
     if len(weights) != count:
         raise ConfigError(f"--weights {given}: names {len(weights)}, and --resume {count}; give one for each")
-    if not all(LEAST_WEIGHT <= weight <= GREATEST_WEIGHT for weight in weights):
-        limits = f"from {LEAST_WEIGHT:g} to {GREATEST_WEIGHT:g}"
-        raise ConfigError(f"--weights {given}: every weight must be above 0, {limits}; only their ratios count")
+    if not all(1e-9 <= weight <= 1e9 for weight in weights):  # their sums and ratios are then ordinary numbers
+        raise ConfigError(f"--weights {given}: every weight must be from 1e-09 to 1e+09; only their ratios count")
     return list(weights)
 
 
@@ -124,11 +119,8 @@ def choose_records(members: Sequence[EnsembleMember], info_dir: str | None, side
     paths = {record.path for record in records}
     for member in members[1:]:
         if {record.path for record in _side(member.predictor, side)} != paths:
-            raise ConfigError(
-                f"--split {side}: {members[0].path} and {member.path} divide their images differently, so one may have "
-                f"trained on what the other is scored with; name one of them, or --info-dir (a run of folds has its "
-                f"validation predictions in {OUT_OF_FOLD_FILE})"
-            )
+            both = f"{members[0].path} and {member.path}"
+            raise ConfigError(f"--split {side}: {both} divide their images differently; name one, or --info-dir")
     bad = predictor.find_unreadable(records, on_bad)
     return [record for record in records if record.path not in bad]
 
@@ -141,9 +133,7 @@ def evaluation_folder(members: Sequence[EnsembleMember], info_dir: str | None) -
     folders = {member.path: member.predictor.config.get("info_dir") or None for member in members}
     if len(set(folders.values())) > 1:
         named = ", ".join(f"{path} {folder or 'names none'}" for path, folder in folders.items())
-        raise ConfigError(
-            f"the models' configs name different info_dirs ({named}); name one with --info-dir, or --split"
-        )
+        raise ConfigError(f"the configs name different info_dirs ({named}); name one with --info-dir, or --split")
     return next(iter(folders.values()))
 
 
@@ -183,10 +173,8 @@ def _side(predictor: Predictor, side: str) -> list[Record]:
     if predictor.split_digest is None:
         logger.warning("--split %s: the checkpoint does not hold its split; the model may have trained on these", side)
     elif predictor.split_digest != divided.digest():
-        raise DataError(
-            f"--split {side}: the images, their labels or the split have changed since the model was trained; put "
-            "back the sources, their tables and label_fixes, or name --info-dir"
-        )
+        wrong = "the images, their labels or the split have changed since the training"
+        raise DataError(f"--split {side}: {wrong}; put them back, or name --info-dir")
     records: list[Record] = getattr(divided, side).records
     if not records:
         raise ConfigError(f"--split {side}: the run's data has no {side} images; name --info-dir or another --split")

@@ -108,9 +108,7 @@ def read_origin(submission: Path) -> LabelSpace | None:
     try:
         return LabelSpace(**json.loads(path.read_text(encoding="utf-8"))["labels"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: holds no label space ({error!r:.60}); name a run or checkpoint with --labels"
-        ) from None
+        raise DataError(f"{path}: holds no label space ({error!r:.60}); name a run with --labels") from None
 
 
 def read_answers(path: Path, labels: LabelSpace, complete: bool = False) -> Answers:
@@ -132,9 +130,8 @@ def read_answers(path: Path, labels: LabelSpace, complete: bool = False) -> Answ
         attributes = {}
     elif not attributes:
         expected = [*([ANSWER_COLUMN] if labels.has_joint_class else []), *labels.predicted_attributes]
-        raise DataError(
-            f"{path}: has no column {' or '.join(map(repr, expected))} (its columns are {', '.join(header)})"
-        )
+        missing = " or ".join(map(repr, expected))
+        raise DataError(f"{path}: has no column {missing} (its columns are {', '.join(header)})")
     first: dict[str, int] = {}
     for number, row in table:
         if first.setdefault(row[ID_COLUMN], number) != number:

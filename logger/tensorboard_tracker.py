@@ -6,26 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from logger.tracker import CaptionedImage, Tracker
-from utils.errors import ConfigError
 
 
 class TensorBoardTracker(Tracker):
-    """Scalars and pictures as TensorBoard's event files.
-
-    Raises ConfigError where the package is not installed.
-    """
+    """Scalars and pictures as TensorBoard's event files."""
 
     name = "tensorboard"
 
     def __init__(self, log_dir: Path, purge_epoch: int | None = None) -> None:
         """Events of `purge_epoch` and later that an earlier start left in `log_dir` are no longer shown."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError(
-                'trainer.tensorboard = true needs the package "tensorboard": '
-                'install it with "pip install tensorboard", or set it to false'
-            ) from error
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
         self._writer = SummaryWriter(str(log_dir), purge_step=purge_epoch)
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:

@@ -83,10 +83,8 @@ class Trackers(Tracker):
                     failure = error
                     continue
                 self._trackers.remove(tracker)
-                reason = f"{type(error).__name__}: {_reason(error)}"
-                logging.getLogger(LOG_NAME).warning(
-                    "%s failed (%s) and is left out from here on; metrics.jsonl keeps everything", tracker.name, reason
-                )
+                reason = f"failed ({type(error).__name__}: {_reason(error)}) and is left out from here on"
+                logging.getLogger(LOG_NAME).warning("%s %s; metrics.jsonl keeps everything", tracker.name, reason)
         if failure is not None:
             raise failure
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from logger.log import LOG_NAME
 from logger.tracker import CaptionedImage, Tracker
-from utils.errors import ConfigError
 
 START_SECONDS = 30
 """How long the server may take to answer at the start; then wandb is given up."""
@@ -28,8 +27,6 @@ class WandbTracker(Tracker):
     config: the run's resolved config
     monitor: such as "min val/error_rate", which way that metric gets better; of others, the name decides
     resume_id: an earlier run's `state()["run_id"]`
-
-    Raises ConfigError where the package is not installed.
     """
 
     name = "wandb"
@@ -43,12 +40,8 @@ class WandbTracker(Tracker):
         monitor: str = "off",
         resume_id: str | None = None,
     ) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ConfigError(
-                'wandb = true needs the package "wandb": install it with "pip install wandb", or set it to false'
-            ) from error
+        import wandb  # slow
+
         self._wandb = wandb
         self._project, self._run_name, self._directory, self._config = project, run_name, directory, config
         self._run_id = resume_id or uuid.uuid4().hex[:8]
@@ -63,10 +56,8 @@ class WandbTracker(Tracker):
         mode_is_chosen = bool(os.environ.get("WANDB_MODE")) or settings.mode != "online"
         is_offline = not mode_is_chosen and not _has_credentials(settings)
         if is_offline:
-            logging.getLogger(LOG_NAME).info(
-                "wandb: offline, for there is no WANDB_API_KEY; `wandb sync` sends what is in %s",
-                self._directory / "wandb",
-            )
+            note = "offline, for there is no WANDB_API_KEY; `wandb sync` sends what is in"
+            logging.getLogger(LOG_NAME).info("wandb: %s %s", note, self._directory / "wandb")
         self._run = self._wandb.init(
             project=self._project,
             name=self._run_name,

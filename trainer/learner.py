@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,32 +39,10 @@ OWN_BUFFERS: dict[str, Any] = {
 """Each process has its own running means until the epoch's end. Newer versions of torch warn of the earlier name."""
 
 
-class Criterion(Protocol):
-    """The weighted sum of losses, as the learner uses it: a module whose parameters are learned with the model's."""
-
-    weights: dict[str, float]
-
-    def __call__(
-        self,
-        outputs: Mapping[str, Tensor],
-        targets: Mapping[str, Tensor],
-        normalisers: Mapping[str, Tensor] | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-    def sample_weight_sums(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
-
-    def effective_weights(self) -> dict[str, float]: ...
-
-    def parameters(self) -> Any: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
-
-
 class Learner:
     """The model and all that changes with it: criterion, optimizer, schedule, loss scale, averages.
 
+    criterion: the weighted sum of losses, model.loss.multi_head.MultiHeadLoss
     seed: every random choice within the model (dropout, ...) follows from it and from the batch's number
     batch_sizes: images of a whole batch of this process, in training and in evaluation, which are compiled for
     computes: by kind of device, what the run has computed in so far
@@ -75,7 +53,7 @@ class Learner:
         settings: TrainerSettings,
         *,
         model: BaseModel,
-        criterion: Criterion,
+        criterion: Any,
         optimizer: torch.optim.Optimizer,
         preprocessing: Preprocessing,
         device: torch.device,

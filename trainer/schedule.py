@@ -58,10 +58,7 @@ class Schedule:
         for name in ("total_steps", "T_max"):
             steps = getattr(self.scheduler, name, None)
             if steps is not None and steps != state[name]:
-                wrong = (
-                    f"was planned for {state[name]} steps, and the run would now take {steps}; resume it with the same "
-                    "trainer.epochs, or begin a new run"
-                )
+                wrong = f"was planned for {state[name]} steps, not {steps}; resume with the same trainer.epochs"
                 raise InvalidConfig([Problem((), wrong)])
         self.warm_updates = state.get("warm_updates", 0)
         self.scheduler.load_state_dict({name: value for name, value in state.items() if name != "warm_updates"})

@@ -222,10 +222,8 @@ class Trainer(BaseTrainer):
         wrong = [name for name, value in metrics.items() if "loss_" in name and not math.isfinite(value)]
         if wrong:
             names = ", ".join(name.split("loss_", 1)[1] for name in wrong)
-            raise DivergenceError(
-                f"epoch {epoch}: the loss of {names} is no longer finite; lower optimizer.args.lr or set "
-                f"trainer.max_grad_norm{self._earlier_checkpoints()}"
-            )
+            remedy = f"lower optimizer.args.lr or set trainer.max_grad_norm{self._earlier_checkpoints()}"
+            raise DivergenceError(f"epoch {epoch}: the loss of {names} is no longer finite; {remedy}")
 
     def _earlier_checkpoints(self) -> str:
         return "; the earlier checkpoints remain" if self.checkpoints.has_last() else "; nothing has been saved yet"
@@ -251,11 +249,10 @@ class Trainer(BaseTrainer):
         """path: the checkpoint's, for errors
 
         Raises CheckpointError; InvalidConfig if the schedule was planned for a run of another length."""
-        if state["batches_done"] and state["world_size"] != distributed.world_size():
-            raise CheckpointError(
-                f"{self.checkpoints.folder}: was stopped within an epoch of {state['world_size']} processes, and there "
-                f"are {distributed.world_size()} now; resume it with as many, or from a checkpoint-epoch file"
-            )
+        processes = state["world_size"]
+        if state["batches_done"] and processes != distributed.world_size():
+            wrong = f"was stopped within an epoch of {processes} processes, not {distributed.world_size()}"
+            raise CheckpointError(f"{self.checkpoints.folder}: {wrong}; resume it with as many")
         self.learner.load_state_dict(state, path or self.checkpoints.folder)
         for monitor in (self.monitor, *self.other_monitors):
             for saved in state["monitors"]:

@@ -21,9 +21,8 @@ class CommandLine(argparse.ArgumentParser):
         arguments, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
-            self.error(
-                "; ".join(_unknown(word, flags) for word in unknown if word.startswith("-") or len(unknown) == 1)
-            )
+            words = [word for word in unknown if word.startswith("-") or len(unknown) == 1]
+            self.error("; ".join(_unknown(word, flags) for word in words))
         return arguments
 
     def error(self, message: str) -> NoReturn:

@@ -20,17 +20,13 @@ def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
         if n_gpu == 0 or not torch.cuda.is_available():
             return torch.device("cpu")
         if distributed.local_rank() >= torch.cuda.device_count():
-            raise ConfigError(
-                f"process {distributed.local_rank()} of this machine has no GPU: there are "
-                f"{torch.cuda.device_count()}; start as many processes (torchrun --nproc-per-node), or use --device cpu"
-            )
+            wrong = f"process {distributed.local_rank()} has no GPU: there are {torch.cuda.device_count()}"
+            raise ConfigError(f"{wrong}; start as many processes (torchrun --nproc-per-node), or use --device cpu")
         return torch.device("cuda", distributed.local_rank())
     numbers = name.split(",")
     if len(numbers) > 1 and all(number.strip().isdecimal() for number in numbers):
-        raise ConfigError(
-            f"--device {name}: a process computes on one GPU; for these: CUDA_VISIBLE_DEVICES={name} torchrun "
-            f"--nproc-per-node={len(numbers)} train.py ..., without --device"
-        )
+        remedy = f"CUDA_VISIBLE_DEVICES={name} torchrun --nproc-per-node={len(numbers)} train.py, without --device"
+        raise ConfigError(f"--device {name}: a process computes on one GPU; for these: {remedy}")
     try:
         device = torch.device(f"cuda:{name}" if name.isdecimal() else name)
     except RuntimeError:

@@ -54,10 +54,8 @@ def start(device: torch.device) -> None:
     if world_size() > 1 and not dist.is_initialized():
         missing = [name for name in _RENDEZVOUS if not os.environ.get(name)]
         if missing:
-            raise ConfigError(
-                f"environment variable WORLD_SIZE = {world_size()} without {', '.join(missing)}: start the processes "
-                "with torchrun, or unset it"
-            )
+            wrong = f"environment variable WORLD_SIZE = {world_size()} without {', '.join(missing)}"
+            raise ConfigError(f"{wrong}: start the processes with torchrun, or unset it")
         backend, bound_to = ("nccl", device) if on_gpu else ("gloo", None)
         dist.init_process_group(backend, timeout=TIME_LIMIT, device_id=bound_to)
 

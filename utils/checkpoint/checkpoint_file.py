@@ -60,16 +60,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = load_tensors(archive)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        raise CheckpointError(
-            f"{path}: refused, nothing was executed: it holds other than plain data; use a checkpoint of this program"
-        ) from None
+        wrong = "refused, nothing was executed: it holds other than plain data; use a checkpoint of this program"
+        raise CheckpointError(f"{path}: {wrong}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: {_why_not_ours(path, content)}")
     if not isinstance(content.get("version"), int) or content["version"] > VERSION:
-        raise CheckpointError(
-            f"{path}: has format version {content.get('version')!r}, and this program reads up to {VERSION}; "
-            "update the program"
-        )
+        found = f"has format version {content.get('version')!r}"
+        raise CheckpointError(f"{path}: {found}, and this program reads up to {VERSION}; update the program")
     return content
 
 

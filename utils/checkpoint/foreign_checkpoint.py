@@ -37,17 +37,13 @@ def content_of(path: Path, data: bytes) -> Any:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except zipfile.BadZipFile as error:
-        raise CheckpointError(
-            f"{path}: is truncated or damaged ({error}); fetch it anew, or use an earlier checkpoint"
-        ) from None
+        raise CheckpointError(f"{path}: is truncated or damaged ({error}); use an earlier checkpoint") from None
     except Exception as error:  # the file is foreign: whatever its reading raises is a reason to refuse it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: cannot be read, nothing was executed ({reason})") from None
     if isinstance(content, InertObject):
-        raise CheckpointError(
-            f"{path}: is a whole pickled object, such as an nn.Module: refused, nothing was executed; save its "
-            "state_dict where it was made: torch.save(model.state_dict(), ...)"
-        )
+        wrong = "is a whole pickled object: refused, nothing was executed; save the model's state_dict instead"
+        raise CheckpointError(f"{path}: {wrong}")
     return content
 
 
@@ -72,10 +68,8 @@ def _copied(data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(copy, "w") as copied:
         names = list(dict.fromkeys(archive.namelist()))
         if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
-            raise CheckpointError(
-                "is a TorchScript archive, which holds code: refused, nothing was executed; save the model's "
-                "state_dict where it was made"
-            )
+            wrong = "is a TorchScript archive: refused, nothing was executed; save the model's state_dict instead"
+            raise CheckpointError(wrong)
         for name in names:
             copied.writestr(name, archive.read(name))
     return copy.getvalue()
