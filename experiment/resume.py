@@ -130,7 +130,7 @@ def begins_a_model(config: ConfigParser, resume: ResumePoint | RunFolders | None
 def refuse_other_data(resume: ResumePoint, split_digest: str) -> None:
     """Raises DataError where the images, their labels or their sides are no longer those that the run began with."""
     if resume.content.get("split_digest", split_digest) != split_digest:
-        wrong = "the images, their labels or the split have changed since; put them back, or begin a new run"
+        wrong = "images, labels, label_fixes or the split have changed since; put them back, or begin a new run"
         raise DataError(f"{resume.path}: {wrong}")
 
 

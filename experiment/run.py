@@ -15,14 +15,7 @@ from base.label_space import LabelSpace
 from data_loader.records import LabelTable
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.records.sources import read_evaluation_folder
-from experiment.builders import (
-    build_data_loader,
-    build_learner,
-    build_model,
-    build_trackers,
-    build_trainer,
-    describe_run,
-)
+from experiment import builders
 from experiment.checks import check_config, cross_checks
 from experiment.cli import Arguments
 from experiment.folds import Fold, refuse_impossible_fold, score_folds, with_all_folds
@@ -181,12 +174,12 @@ def train_fold(session: Session, fold: Fold) -> bool:
         resume = resume_point_in(session.run.of_fold(fold.number))
     if resume is not None:
         refuse_other_data(resume, fold.split.digest())
-    model = build_model(config, session.labels, resume).to(session.device)
-    data_loader = build_data_loader(config, fold.split, model, session.device)
-    learner = build_learner(config, session.labels, model, data_loader, session.device, resume)
+    model = builders.build_model(config, session.labels, resume).to(session.device)
+    data_loader = builders.build_data_loader(config, fold.split, model, session.device)
+    learner = builders.build_learner(config, session.labels, model, data_loader, session.device, resume)
     folders = resume.folders if resume is not None else _new_folders(session, fold)
     with StopSignals() as stop:
-        trainer = build_trainer(config, session.labels, fold.split, learner, data_loader, folders, stop)
+        trainer = builders.build_trainer(config, session.labels, fold.split, learner, data_loader, folders, stop)
         if resume is not None:
             _load(trainer, resume, config)
         if trainer.finished:
@@ -198,7 +191,7 @@ def train_fold(session: Session, fold: Fold) -> bool:
             return False
         else:
             _begin(session, fold, folders, trainer, resume)
-            for line in describe_run(fold.split, data_loader, trainer):
+            for line in builders.describe_run(fold.split, data_loader, trainer):
                 logger.info("%s", line)
             _train_to_the_end(trainer)
     if fold.number is None:
@@ -245,7 +238,7 @@ def _begin(session: Session, fold: Fold, folders: RunFolders, trainer: Trainer, 
         logger.info("resuming from %s, %d epochs done", resume.path, trainer.completed_epochs)
         if resume.path.name != LAST:  # what came after it is given up: last.pth must not be ahead of the metrics
             trainer.save()
-    trainer.trackers = build_trackers(fold.config, folders, resume)
+    trainer.trackers = builders.build_trackers(fold.config, folders, resume)
 
 
 def _train_to_the_end(trainer: Trainer) -> None:

@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from inference.tta import PRESETS
+from utils import environment
 from utils.command_line import CommandLine
-from utils.environment import (
-    CHANNEL_EVAL,
-    CHANNEL_MODEL,
-    GROUND_TRUTH_DIR,
-    MODEL_DIR,
-    OUTPUT_DATA_DIR,
-    environment_default,
-)
+from utils.environment import environment_default
 from utils.errors import CheckpointError, ConfigError, DataError
 from utils.run_folders import refuse_missing
 
@@ -66,16 +60,17 @@ def _fill_in_from_environment(arguments: Namespace) -> None:
     """Sets `resume`, `info_dir`, `answers` and `submit_dir` where the command line does not, each with a line in the
     log. The evaluation's images and answers are not those of --split."""
     if arguments.resume is None:
-        variable = CHANNEL_MODEL if environment_default(CHANNEL_MODEL) else MODEL_DIR
+        has_model = environment_default(environment.CHANNEL_MODEL)
+        variable = environment.CHANNEL_MODEL if has_model else environment.MODEL_DIR
         folder = _logged_default(variable)
         if folder is None:
-            raise ConfigError(f"test.py: -r/--resume is required: a run folder or a checkpoint (or {CHANNEL_MODEL})")
+            raise ConfigError("test.py: -r/--resume is required: a run folder or a checkpoint (or SM_CHANNEL_MODEL)")
         arguments.resume = [str(_newest_run(Path(folder), variable))]
     if arguments.split is None:
-        arguments.info_dir = arguments.info_dir or _logged_default(CHANNEL_EVAL)
-        if arguments.answers is None and (folder := _logged_default(GROUND_TRUTH_DIR)):
+        arguments.info_dir = arguments.info_dir or _logged_default(environment.CHANNEL_EVAL)
+        if arguments.answers is None and (folder := _logged_default(environment.GROUND_TRUTH_DIR)):
             arguments.answers = str(_answers_in(Path(folder)))
-    arguments.submit_dir = _logged_default(OUTPUT_DATA_DIR) if arguments.output is None else None
+    arguments.submit_dir = _logged_default(environment.OUTPUT_DATA_DIR) if arguments.output is None else None
 
 
 def _logged_default(variable: str) -> str | None:
@@ -104,5 +99,7 @@ def _answers_in(folder: Path) -> Path:
     named = [folder / name for name in ("answers.csv", "info.csv") if folder / name in tables]
     if not named and len(tables) != 1:
         holds = ", ".join(path.name for path in tables) or "no CSV"
-        raise DataError(f"{folder} ({GROUND_TRUTH_DIR}): holds {holds}, not answers.csv; name it with --answers")
+        raise DataError(
+            f"{folder} ({environment.GROUND_TRUTH_DIR}): should hold answers.csv; it holds {holds}; see --answers"
+        )
     return (named or tables)[0]

@@ -84,7 +84,7 @@ def checked_weights(weights: Sequence[float] | None, count: int) -> list[float]:
     if len(weights) != count:
         raise ConfigError(f"--weights {given}: names {len(weights)}, and --resume {count}; give one for each")
     if not all(1e-9 <= weight <= 1e9 for weight in weights):  # their sums and ratios are then ordinary numbers
-        raise ConfigError(f"--weights {given}: every weight must be from 1e-09 to 1e+09; only their ratios count")
+        raise ConfigError(f"--weights {given}: every weight must be above 0 (1e-09 to 1e+09)")
     return list(weights)
 
 
@@ -173,7 +173,7 @@ def _side(predictor: Predictor, side: str) -> list[Record]:
     if predictor.split_digest is None:
         logger.warning("--split %s: the checkpoint does not hold its split; the model may have trained on these", side)
     elif predictor.split_digest != divided.digest():
-        wrong = "the images, their labels or the split have changed since the training"
+        wrong = "images, labels, label_fixes or the split have changed since the training"
         raise DataError(f"--split {side}: {wrong}; put them back, or name --info-dir")
     records: list[Record] = getattr(divided, side).records
     if not records:

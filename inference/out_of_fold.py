@@ -114,13 +114,6 @@ def read_rows(file: Path, labels: LabelSpace) -> list[list[str]]:
     return rows
 
 
-def probabilities_in(rows: Sequence[Sequence[str]], labels: LabelSpace) -> Probabilities:
-    """What the rows of such a file predict."""
-    table = torch.tensor([[float(value) for value in row[3:]] for row in rows])
-    columns = table.split(list(labels.num_classes.values()), dim=1)
-    return Probabilities.from_heads(labels, dict(zip(labels.heads, columns, strict=True)))
-
-
 def _header(labels: LabelSpace) -> list[str]:
     classes = [f"{name} {known}" for name, head in labels.heads.items() for known in head.class_names]
     return ["id", "person", "fold", *classes]
@@ -134,7 +127,9 @@ def _is_complete(file: Path, labels: LabelSpace, keys: Sequence[Sequence[str]]) 
 
 
 def _scores(labels: LabelSpace, rows: Sequence[Sequence[str]], records: Sequence[Record]) -> list[SetScores]:
-    predicted = probabilities_in(rows, labels)
+    table = torch.tensor([[float(value) for value in row[3:]] for row in rows])
+    columns = table.split(list(labels.num_classes.values()), dim=1)
+    predicted = Probabilities.from_heads(labels, dict(zip(labels.heads, columns, strict=True)))
     joint = None if predicted.joint is None else predicted.joint.argmax(dim=1)
     classes = {name: table.argmax(dim=1) for name, table in predicted.by_attribute.items()}
     found = classifications(labels, joint, classes, LabelTable.from_records(records, labels).scoring_targets)

@@ -22,8 +22,8 @@ from base.attribute import Attribute
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from data_loader.records.tables import Rows, as_cell, from_cell, raise_problems, read_table
-from utils.errors import ConfigError, DataError, StorageFullError
-from utils.files import FULL, write_atomically
+from utils.errors import DataError
+from utils.files import write_output
 
 ID_COLUMN, ANSWER_COLUMN, PERSON_COLUMN = "ImageID", "ans", "person"
 
@@ -56,15 +56,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([as_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
-    _write(path, text.getvalue())
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        kind = StorageFullError if error.errno in FULL else ConfigError
-        raise kind(f"{path}: cannot be written: {error.strerror}") from None
+    write_output(path, text.getvalue())
 
 
 def write_submission(
@@ -97,7 +89,7 @@ def origin_file(submission: Path) -> Path:
 def write_origin(submission: Path, labels: LabelSpace, members: Sequence[Mapping[str, Any]]) -> None:
     """Writes what made a submission: its label space, and of each model the checkpoint, the run and the weight."""
     origin = {"labels": labels.to_config(), "models": list(members)}
-    _write(origin_file(submission), f"{json.dumps(origin, indent=4, ensure_ascii=False)}\n")
+    write_output(origin_file(submission), f"{json.dumps(origin, indent=4, ensure_ascii=False)}\n")
 
 
 def read_origin(submission: Path) -> LabelSpace | None:

@@ -66,9 +66,8 @@ class _ConsoleHandler(logging.Handler):
         super().__init__()
         self._rank = rank
         self._warned: set[str] = set()
-        self._warned_before: set[str] = (
-            earlier._warned | earlier._warned_before if earlier else set()
-        )  # such as by another fold
+        # Such as by another fold.
+        self._warned_before: set[str] = earlier._warned | earlier._warned_before if earlier else set()
         self.unfiled: list[logging.LogRecord] | None = earlier.unfiled if earlier else []  # before there is a file
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -20,7 +20,9 @@ def choose_device(name: str | None, n_gpu: int = 1) -> torch.device:
         if n_gpu == 0 or not torch.cuda.is_available():
             return torch.device("cpu")
         if distributed.local_rank() >= torch.cuda.device_count():
-            wrong = f"process {distributed.local_rank()} has no GPU: there are {torch.cuda.device_count()}"
+            wrong = (
+                f"process {distributed.local_rank()} of this machine has no GPU: there are {torch.cuda.device_count()}"
+            )
             raise ConfigError(f"{wrong}; start as many processes (torchrun --nproc-per-node), or use --device cpu")
         return torch.device("cuda", distributed.local_rank())
     numbers = name.split(",")

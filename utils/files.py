@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from utils.errors import ConfigError, StorageFullError
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes `data` to a temporary file beside `path`, flushes it to the disk and renames it: `path` holds either its
@@ -16,6 +18,15 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises OSError, also where `path` is no regular file."""
     _replace(Path(os.path.realpath(path)), lambda temporary: _write_and_flush(temporary, data))
+
+
+def write_output(path: Path, text: str) -> None:
+    """`write_atomically` for a command's results. Raises StorageFullError where the disk is full, else ConfigError."""
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        kind = StorageFullError if error.errno in FULL else ConfigError
+        raise kind(f"{path}: cannot be written ({error.strerror}); free some space, or choose another folder") from None
 
 
 def link_or_copy(source: Path, target: Path) -> None:

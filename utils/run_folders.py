@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.former_defaults import upgraded
-from utils.errors import CheckpointError, ConfigError, StorageFullError
-from utils.files import FULL, write_atomically
+from utils.errors import CheckpointError, ConfigError
+from utils.files import write_output
 
 CONFIG_FILE = "config.json"
 _FOLD = re.compile(r"fold_(\d+)")
@@ -63,16 +63,7 @@ class RunFolders:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Keeps the resolved config beside the checkpoints. Raises StorageFullError or ConfigError if it cannot."""
-        text = json.dumps(config, indent=4, ensure_ascii=False)
-        file = self.models / CONFIG_FILE
-        try:
-            write_atomically(file, f"{text}\n".encode())
-        except OSError as error:
-            kind = StorageFullError if error.errno in FULL else ConfigError
-            raise kind(
-                f"{file}: could not be written ({error.strerror}); free some space there, or set trainer.save_dir to "
-                f"another disk"
-            ) from error
+        write_output(self.models / CONFIG_FILE, f"{json.dumps(config, indent=4, ensure_ascii=False)}\n")
 
 
 def fold_name(fold: int) -> str:

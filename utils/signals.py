@@ -25,10 +25,6 @@ class StopSignals:
     def requested(self) -> bool:
         return self.received is not None
 
-    def request(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Requests a stop, as the signal does."""
-        self.received = number
-
     def error(self, saved: str = "") -> StopSignal:
         """The error to raise once all is saved, with exit code 130 for Ctrl-C and 75 for the others."""
         number = self.received or signal.SIGTERM

@@ -90,10 +90,10 @@ def test_a_run_that_stops_before_its_first_step_names_how_to_resume(
 
     def stopped(*_: object) -> None:
         stop = StopSignals()
-        stop.request(number)
+        stop.received = number
         stop.raise_if_requested()
 
-    monkeypatch.setattr(experiment_run, "build_data_loader", stopped)
+    monkeypatch.setattr(experiment_run.builders, "build_data_loader", stopped)
     kind = KeyboardStop if number == signal.SIGINT else StopSignal
     with pytest.raises(kind, match=f"{number.name}.*--resume {models}$") as caught:
         resume(str(models))

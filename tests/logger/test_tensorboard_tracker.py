@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 from logger.tensorboard_tracker import TensorBoardTracker
-from utils.errors import ConfigError
 from utils.images.decoding import decode_rgb
 
 
@@ -54,9 +52,3 @@ def test_epochs_that_a_resumed_run_repeats_are_replaced(tmp_path: Path) -> None:
     assert len(files) == 2
     values = [(event.step, event.value) for event in _events(tmp_path).Scalars("val/f1")]
     assert values == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
-
-
-def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match="pip install tensorboard"):
-        TensorBoardTracker(tmp_path)

@@ -193,7 +193,7 @@ def test_an_epoch_is_one_line_with_its_time(
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardStop), (signal.SIGTERM, StopSignal)])
 def test_a_signal_stops_after_the_next_update(make_trainer: MakeTrainer, number: signal.Signals, kind: type) -> None:
     built = make_trainer()
-    built.stop.request(number)
+    built.stop.received = number
     with pytest.raises(kind, match=number.name) as stopped:
         built.train()
     assert type(stopped.value) is kind
@@ -217,7 +217,7 @@ def test_a_stopped_epoch_closes_the_loader(make_trainer: MakeTrainer) -> None:
                 closed.append("validation")
 
     built = make_trainer(loader=Closed())
-    built.stop.request()
+    built.stop.received = signal.SIGTERM
     with pytest.raises(StopSignal) as kept:  # with its traceback, and so with all frames that it went through
         built.trainer.train()
     assert closed == ["training"]

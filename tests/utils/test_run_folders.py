@@ -58,4 +58,4 @@ def test_a_disk_that_takes_no_config_is_told_in_one_line(
     with pytest.raises(kind) as caught:
         run.write_config({})
     assert str(caught.value).startswith(f"{run.models / 'config.json'}: ")
-    assert "trainer.save_dir" in str(caught.value)
+    assert "free some space" in str(caught.value)

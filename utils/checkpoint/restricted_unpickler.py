@@ -81,7 +81,7 @@ class Unpickler(pickle.Unpickler):
         if module == "torch._utils" and name in _TENSOR_FUNCTIONS:
             return _TensorFunction(name)
         if module.partition(".")[0] in _MODULES_THAT_ACT and name not in _PLAIN_BUILTINS:
-            raise CheckpointError(f"names {module}.{name}: refused, nothing was executed; do not use this file")
+            raise CheckpointError(f"names {module}.{name}: refused, nothing was executed; do not use it")
         return InertObject
 
 
