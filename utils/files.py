@@ -26,7 +26,7 @@ def write_output(path: Path, text: str) -> None:
         write_atomically(path, text.encode())
     except OSError as error:
         kind = StorageFullError if error.errno in FULL else ConfigError
-        raise kind(f"{path}: cannot be written ({error.strerror}); free some space, or choose another folder") from None
+        raise kind(f"{path}: cannot be written: {error.strerror}; free some space, or choose another folder") from None
 
 
 def link_or_copy(source: Path, target: Path) -> None:
