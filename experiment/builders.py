@@ -122,7 +122,7 @@ def build_learner(
         freezing=config.build("freezing"),
         sharpness_aware=config.build("optimizer.sharpness_aware", modules=[model, criterion]),
         averaging=config.build("weight_averaging"),
-        computes={} if resume is None else kept_computes(resume.content),
+        computes={} if resume is None else kept_computes(resume.content, resume.path),
     )
 
 

@@ -16,6 +16,7 @@ from base.label_space import LabelSpace
 from data_loader import splits
 from data_loader.records import LabelTable, Record, read_records, sources
 from data_loader.records.sources import read_evaluation_folder
+from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor, find_checkpoint
 from inference.submission import align, read_answers
 from inference.tta import PRESETS
@@ -120,7 +121,8 @@ def choose_records(members: Sequence[EnsembleMember], info_dir: str | None, side
     for member in members[1:]:
         if {record.path for record in _side(member.predictor, side)} != paths:
             both = f"{members[0].path} and {member.path}"
-            raise ConfigError(f"--split {side}: {both} divide their images differently; name one, or --info-dir")
+            remedy = f"name one of them, or --info-dir (folds: see {OUT_OF_FOLD_FILE})"
+            raise ConfigError(f"--split {side}: {both} divide their images differently; {remedy}")
     bad = predictor.find_unreadable(records, on_bad)
     return [record for record in records if record.path not in bad]
 

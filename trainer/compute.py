@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import StrictBool, TypeAdapter, ValidationError
 
 from base.base_trainer import TrainerSettings
 from utils.device import COMPUTE_TYPES, choose_compute_type
+from utils.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Compute:
     """
 
     precision: Literal["float32", "bfloat16", "float16"]
-    channels_last: bool
+    channels_last: StrictBool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -39,7 +42,12 @@ def choose_compute(settings: TrainerSettings, device: torch.device) -> Compute:
     return Compute(names[dtype], settings.channels_last is not False)
 
 
-def kept_computes(content: Mapping[str, Any]) -> dict[str, Compute]:
-    """By kind of device ("cpu", "cuda"), what the run of a checkpoint has computed in."""
+def kept_computes(content: Mapping[str, Any], path: Path) -> dict[str, Compute]:
+    """By kind of device ("cpu", "cuda"), what the run of the checkpoint at `path` has computed in.
+
+    Raises CheckpointError."""
     kept = content.get("compute", {})  # absent from the checkpoints of the first version
-    return {kind: Compute(**compute) for kind, compute in kept.items()}
+    try:
+        return TypeAdapter(dict[str, Compute]).validate_python(kept)
+    except ValidationError:
+        raise CheckpointError(f"{path}: compute = {kept!r:.60} is not what this program writes") from None

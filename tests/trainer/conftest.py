@@ -197,7 +197,7 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
             device=device,
             seed=11,
             batch_sizes=(loader.batch_size, loader.valid_batch_size),
-            computes=computes or kept_computes(resume or {}),
+            computes=computes or kept_computes(resume or {}, path),
             schedule=schedule(used_optimizer) if schedule else None,
             **parts(model),
         )

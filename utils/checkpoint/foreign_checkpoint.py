@@ -42,7 +42,7 @@ def content_of(path: Path, data: bytes) -> Any:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: cannot be read, nothing was executed ({reason})") from None
     if isinstance(content, InertObject):
-        wrong = "is a whole pickled object: refused, nothing was executed; torch.save(model.state_dict(), ...) instead"
+        wrong = "is a pickled object (nn.Module?): nothing was executed; use torch.save(model.state_dict(), ...)"
         raise CheckpointError(f"{path}: {wrong}")
     return content
 
