@@ -22,6 +22,7 @@ from experiment.initial_weights import load_initial_weights
 from experiment.resume import ResumePoint
 from experiment.schema import ScheduleSettings, metric_functions
 from logger.json_lines_tracker import JsonLinesTracker
+from logger.mlflow_tracker import MlflowSettings, MlflowTracker
 from logger.tensorboard_tracker import TensorBoardTracker
 from logger.tracker import Tracker, Trackers
 from logger.wandb_tracker import WandbTracker
@@ -32,14 +33,14 @@ from model.loss.metric_learning import MetricLearningLoss, MetricLearningSetting
 from model.loss.multi_head import MultiHeadLoss
 from model.optim import OptimizerSettings, build_optimizer, fused_argument
 from parse_config import ConfigParser
-from trainer.checkpoint import Checkpoints
+from trainer.checkpoint import BEST, Checkpoints
 from trainer.compute import kept_computes
 from trainer.learner import Learner
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
 from utils import distributed
 from utils.random_streams import torch_seed
-from utils.run_folders import RunFolders
+from utils.run_folders import CONFIG_FILE, RunFolders
 from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -221,7 +222,7 @@ def _scheduler(config: ConfigParser, optimizer: torch.optim.Optimizer, total_ste
 
 
 def build_trackers(config: ConfigParser, folders: RunFolders, resume: ResumePoint | None) -> Trackers:
-    """JSON lines always, TensorBoard and wandb where the config has them; only in the main process."""
+    """JSON lines always, the others where the config has them; only in the main process."""
     if not distributed.is_main_process():
         return Trackers()
     done = resume.content["completed_epochs"] if resume else None
@@ -232,6 +233,12 @@ def build_trackers(config: ConfigParser, folders: RunFolders, resume: ResumePoin
         monitor = config["trainer"]["monitor"]
         run_id = resume.content["trackers"].get("wandb", {}).get("run_id") if resume else None
         trackers.append(WandbTracker(config["name"], folders.title, folders.log, config.resolved, monitor, run_id))
+    if settings := config.extra().mlflow:
+        chosen: MlflowSettings = {} if settings is True else settings
+        run_id = resume.content["trackers"].get("mlflow", {}).get("run_id") if resume else None
+        files = [folders.models / name for name in (CONFIG_FILE, BEST, "report.html")]
+        save_dir = Path(config["trainer"]["save_dir"])
+        trackers.append(MlflowTracker(chosen, config["name"], folders.title, save_dir, config.resolved, files, run_id))
     return Trackers(trackers)
 
 

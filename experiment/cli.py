@@ -35,6 +35,7 @@ class Arguments:
     print_config: Literal["full", "short"] | None = None
     dry_run: bool = False
     fold: int | None = None
+    run_id: str | None = None
     command: str = field(default="train.py", compare=False)
 
     @property
@@ -64,6 +65,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         metavar="a.b.c=value",
         help="sets one value of the config, any number of times; entries of lists by number: data.0.args.root=...",
     )
+    parser.add_argument("--run-id", metavar="NAME", help="the name of a new run (default: the time)")
     parser.add_argument("--fold", type=int, help="of a run of folds, train this one alone")
     parser.add_argument(
         "--print-config",

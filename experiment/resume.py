@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 MAY_CHANGE = (
     "n_gpu",
     "wandb",
+    "mlflow",
     "visualize",
     "submit_dir",
     "info_dir",
@@ -50,11 +51,12 @@ MAY_MOVE = re.compile(r"data\.\d+\.args\.(root|path)|label_fixes")
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A model to resume: its run folders, the checkpoint's content, and its file."""
+    """A model to resume: its run folders, the checkpoint's content, its file, and that file's time of change in ns."""
 
     folders: RunFolders
     content: dict[str, Any]
     path: Path
+    modified_ns: int
 
 
 def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
@@ -65,26 +67,29 @@ def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
         return _folders_of(path), kept
     if kept is None and path.is_dir() and folds_in(path):
         raise CheckpointError(f"{path / CONFIG_FILE}: is missing or damaged; restore it, or name one fold's folder")
-    file, content = _read(path)
+    file, content, modified_ns = _read(path)
     if "optimizer" not in content:
         raise CheckpointError(f"{file}: was imported, without an optimizer's state to resume with; use --from")
     if Path(content["run_name"]).name != content["run_name"]:
         raise CheckpointError(f"{file}: run_name = {content['run_name']!r} is no folder's name; do not use this file")
-    return ResumePoint(_folders_of(path if path.is_dir() else path.parent), content, file), content["config"]
+    folders = _folders_of(path if path.is_dir() else path.parent)
+    return ResumePoint(folders, content, file, modified_ns), content["config"]
 
 
-def _read(path: Path) -> tuple[Path, dict[str, Any]]:
-    """As `read_resumable`, with the config in this version's form."""
+def _read(path: Path) -> tuple[Path, dict[str, Any], int]:
+    """As `read_resumable`, with the config in this version's form; and the file's time of change before it was read."""
+    files = path.glob("*.pth") if path.is_dir() else [path]
+    modified_ns = {file: file.stat().st_mtime_ns for file in files if file.exists()}
     file, content = read_resumable(path)
-    return file, {**content, "config": upgraded(content["config"])}
+    return file, {**content, "config": upgraded(content["config"])}, modified_ns[file]
 
 
 def resume_point_in(folders: RunFolders) -> ResumePoint | None:
     """Where the run or the fold in these folders resumes; None if it has saved nothing. Raises CheckpointError."""
     if not resumable_files(folders.models):
         return None
-    file, content = _read(folders.models)
-    return ResumePoint(folders, content, file)
+    file, content, modified_ns = _read(folders.models)
+    return ResumePoint(folders, content, file, modified_ns)
 
 
 def _folders_of(folder: Path) -> RunFolders:

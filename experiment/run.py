@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from experiment.resume import (
     resume_point_in,
     warn_of_other_augmentation,
 )
+from experiment.run_record import RunRecord
 from experiment.schema import SECTIONS, RunSettings
 from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, predict_fold
 from logger.log import open_log
@@ -39,8 +40,8 @@ from trainer.trainer import Trainer
 from utils import distributed
 from utils.config.layers import Layers
 from utils.device import choose_device
-from utils.errors import DataError, InvalidConfig, StopSignal, UserError
-from utils.run_folders import RunFolders, new_run
+from utils.errors import CheckpointError, DataError, InvalidConfig, StopSignal, UserError
+from utils.run_folders import RunFolders, locked, new_run
 from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -190,10 +191,12 @@ def train_fold(session: Session, fold: Fold) -> bool:
             logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
             return False
         else:
-            _begin(session, fold, folders, trainer, resume)
-            for line in builders.describe_run(fold.split, data_loader, trainer):
-                logger.info("%s", line)
-            _train_to_the_end(trainer)
+            with locked(folders.models) if distributed.is_main_process() else nullcontext():
+                _refuse_if_trained_since(folders, resume)
+                record = _begin(session, fold, folders, trainer, resume)
+                for line in builders.describe_run(fold.split, data_loader, trainer):
+                    logger.info("%s", line)
+                _train_to_the_end(trainer, record)
     if fold.number is None:
         best = "".join(f", best {name} {value:.4f}" for name, value in trainer.best.items() if value is not None)
         _print(f"{folders.models}: {trainer.completed_epochs} epochs{best}")
@@ -203,13 +206,21 @@ def train_fold(session: Session, fold: Fold) -> bool:
     return True
 
 
+def _refuse_if_trained_since(folders: RunFolders, resume: ResumePoint | None) -> None:
+    """Raises CheckpointError where another process has saved since this one read what it resumes."""
+    path = folders.models / LAST if resume is None else resume.path
+    modified_ns = path.stat().st_mtime_ns if path.exists() else None
+    if modified_ns != (None if resume is None else resume.modified_ns):
+        raise CheckpointError(f"{path}: another process has saved it meanwhile; give the same command again")
+
+
 def _new_folders(session: Session, fold: Fold) -> RunFolders:
     """The fold's folders in the run. The main process makes those of a new run, and tells the others their name."""
     if session.run is None:
         save_dir, name = Path(session.config["trainer"]["save_dir"]), session.config["name"]
         if session.arguments.dry_run:
             return RunFolders.in_save_dir(save_dir, name, "")
-        run = new_run(save_dir, name).run if distributed.is_main_process() else ""
+        run = new_run(save_dir, name, session.arguments.run_id).run if distributed.is_main_process() else ""
         session.run = RunFolders.in_save_dir(save_dir, name, distributed.broadcast_text(run))
     return session.run if fold.number is None else session.run.of_fold(fold.number)
 
@@ -223,12 +234,18 @@ def _load(trainer: Trainer, resume: ResumePoint, config: ConfigParser) -> None:
         warn_of_other_augmentation(resume)
 
 
-def _begin(session: Session, fold: Fold, folders: RunFolders, trainer: Trainer, resume: ResumePoint | None) -> None:
+def _begin(
+    session: Session, fold: Fold, folders: RunFolders, trainer: Trainer, resume: ResumePoint | None
+) -> RunRecord:
     """From here on files are written: the resolved config, the log, what the trackers keep."""
     session.open_log(folders.log / "info.log")
     logger.info("run folder: %s (log: %s)", folders.models, folders.log)
     logger.info("command: %s", session.arguments.command)
+    record = RunRecord(folders.models)
     if distributed.is_main_process():
+        digests = {"split": fold.split.digest(), "validation": fold.split.validation_digest()}
+        arguments = session.arguments
+        record.begin(folders, session.config, arguments.command, digests, arguments.config_file)
         folders.write_config(fold.config.resolved)
         if folders.fold is not None:
             folders.of_run().write_config(with_all_folds(fold.config.resolved))
@@ -239,20 +256,23 @@ def _begin(session: Session, fold: Fold, folders: RunFolders, trainer: Trainer, 
         if resume.path.name != LAST:  # what came after it is given up: last.pth must not be ahead of the metrics
             trainer.save()
     trainer.trackers = builders.build_trackers(fold.config, folders, resume)
+    return record
 
 
-def _train_to_the_end(trainer: Trainer) -> None:
-    """Trains what is left, and ends the trackers with the run's exit code."""
-    exit_code = 1
+def _train_to_the_end(trainer: Trainer, record: RunRecord) -> None:
+    """Trains what is left, and ends the trackers and the record with what came of it."""
+    exit_code, outcome = 1, "failed"
     try:
         trainer.train()
-        exit_code = 0
+        exit_code, outcome = 0, "finished"
     except UserError as error:
         logger.debug("the run ends: %s", error)
-        exit_code = error.exit_code
+        exit_code, outcome = error.exit_code, type(error).__name__
         raise
     finally:
         trainer.trackers.close(exit_code)
+        if distributed.is_main_process():
+            record.end(outcome, trainer.completed_epochs, trainer.best)
 
 
 def report(session: Session, folds: Sequence[Fold]) -> RunResult:

@@ -16,6 +16,7 @@ from data_loader import data_loaders as loaders
 from data_loader import mixing, samplers, splits
 from data_loader.records import sources
 from data_loader.transforms import TRANSFORMS
+from logger.mlflow_tracker import MlflowSettings
 from model import loss, metric, optim
 from model import lr_scheduler as schedules
 from model import model as architectures
@@ -43,6 +44,7 @@ class RunSettings:
     n_gpu: GPUs of this process, 0 for the CPU (several: torchrun);
     metrics: of the joint class and of each attribute;
     wandb: track the run there;
+    mlflow: track the run there: true, or where and as what: {"tracking_uri": ..., "experiment": ..., "user": ...};
     visualize: show the trackers the validation images that are most wrong;
     submit_dir: where test.py writes;
     info_dir: the folder of the evaluation's info.csv and images;
@@ -57,6 +59,7 @@ class RunSettings:
     n_gpu: NonNegativeInt = 1
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("accuracy", "f1")
     wandb: bool = False
+    mlflow: bool | MlflowSettings = False
     visualize: bool = False
     submit_dir: str = "submit/"
     info_dir: str | None = None

@@ -7,9 +7,12 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from logger.tracker import Tracker
 from utils.files import write_atomically
+
+METRICS_FILE = "metrics.jsonl"
 
 
 class JsonLinesTracker(Tracker):
@@ -55,6 +58,15 @@ class JsonLinesTracker(Tracker):
 
     def close(self, exit_code: int) -> None:  # noqa: ARG002
         self._file.close()
+
+
+def read_metrics(log_folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl, one dict an epoch; a last one that is being written is left out."""
+    try:
+        text = (log_folder / METRICS_FILE).read_text(encoding="utf-8")
+    except OSError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _lines_up_to(stored: bytes, last_epoch: int) -> bytes:

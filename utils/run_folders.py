@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import platform
 import re
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,6 +21,7 @@ from utils.errors import CheckpointError, ConfigError
 from utils.files import write_output
 
 CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
 _FOLD = re.compile(r"fold_(\d+)")
 
 
@@ -88,16 +93,46 @@ def refuse_missing(path: Path) -> None:
         raise CheckpointError(f"{path}: there is no such run folder or checkpoint")
 
 
-def new_run(save_dir: Path, name: str) -> RunFolders:
-    """Makes the folders of a new run; two in the same millisecond get different ones. Raises ConfigError."""
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from training in a folder while it is entered; a kill frees it.
+
+    Raises CheckpointError, naming the process, where one trains there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise CheckpointError(f"{folder}: {owner} is training this run; wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def new_run(save_dir: Path, name: str, run_id: str | None = None) -> RunFolders:
+    """Makes the folders of a run that begins now; two that begin in the same millisecond get different ones.
+
+    run_id: its name; None: the time
+
+    Raises ConfigError if nothing can be written there, or a run has that name."""
+    if run_id is not None and (run_id.startswith(".") or not re.fullmatch(r"[^/\\:*?\"<>|\x00]+", run_id)):
+        raise ConfigError(f"--run-id {run_id!r}: is no name of a folder")
     while True:
         now = datetime.now()
-        folders = RunFolders.in_save_dir(save_dir, name, f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}")
+        run = run_id or f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
+        folders = RunFolders.in_save_dir(save_dir, name, run)
         try:
             folders.models.mkdir(parents=True)
             folders.log.mkdir(parents=True, exist_ok=True)
             return folders
         except FileExistsError:
+            if run_id is not None:
+                raise ConfigError(
+                    f"--run-id {run_id}: {folders.models} exists; --resume {folders.models} resumes it"
+                ) from None
             if not folders.models.is_dir():
                 raise ConfigError(f"trainer.save_dir = {str(save_dir)!r}: {folders.models} is in the way") from None
             time.sleep(0.001)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import safetensors.torch
@@ -12,7 +14,8 @@ from experiment.builders import read_label_table
 from experiment.folds import splits_of
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
-from tests.integration.workplace import Workplace
+from tests.integration.workplace import ROOT, Workplace
+from tests.utils.test_run_locks import HOLDER
 from utils.checkpoint import read_checkpoint
 
 
@@ -38,3 +41,15 @@ def test_a_fold_that_has_not_begun_needs_its_initial_weights(workplace: Workplac
     workplace.train("-r", workplace.run, "--set", "trainer.epochs=3", "--fold", "0").check_success()
     outcome = workplace.train_and_change_nothing("-r", workplace.run, "--set", "trainer.epochs=4")
     outcome.check_refusal(2, (f"run {workplace.run}: arch.args.weights_file", "first.safetensors"))
+
+
+def test_a_run_that_another_process_trains_is_refused(workplace: Workplace) -> None:
+    workplace.train("-c", workplace.write_config({})).check_success()
+    command = [sys.executable, "-c", HOLDER, str(workplace.run.resolve())]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        outcome = workplace.train("-r", workplace.run, "--set", "trainer.epochs=3")
+        other.kill()
+    outcome.check_refusal(4, (str(workplace.run), f"process {other.pid} "))
+    workplace.train("-r", workplace.run, "--set", "trainer.epochs=3").check_success()

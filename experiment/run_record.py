@@ -1,0 +1,166 @@
+"""What a run keeps of its own history in run.json: the commands, versions and code it was trained with, what set each
+value of its config, and the digests of its split."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from logger.log import LOG_NAME
+from parse_config import ConfigParser
+from utils.config.json_text import read_json
+from utils.errors import ConfigError
+from utils.files import write_atomically
+from utils.run_folders import RunFolders
+
+RECORD_FILE = "run.json"
+PROJECT = Path(__file__).parents[1]
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "albumentations",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+    "pytorch-metric-learning",
+)
+
+
+class RunRecord:
+    """The run.json of one model's folder. A session is one start of train.py, until it ends.
+
+    content: plain data, as it is in the file
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / RECORD_FILE
+        self.content = read_record(folder)
+
+    def begin(
+        self,
+        folders: RunFolders,
+        config: ConfigParser,
+        command: str,
+        digests: Mapping[str, str],
+        config_file: Path | None = None,
+    ) -> None:
+        """Adds a session.
+
+        command: the command line, as a shell takes it
+        digests: "split" and "validation"
+        config_file: what the config was read from; None for a resumed run that brings its own
+        """
+        sessions = self.content.get("sessions", [])
+        session = {
+            "command": command,
+            "began": _now(),
+            "ended": None,
+            "outcome": "running",
+            "host": platform.node(),
+            "versions": _versions(),
+            "code": code_state(),
+        }
+        self.content = {
+            "name": config["name"],
+            "run": folders.title,
+            "origins": {key: config.origin(key) for key, _ in leaves(config.resolved)},
+            "changes": self.content.get("changes", {}) if config_file is None else changes(config, config_file),
+            "digests": dict(digests),
+            **{key: self.content[key] for key in ("epochs", "best") if key in self.content},
+            "sessions": [*sessions, session],
+        }
+        self._write()
+
+    def end(self, outcome: str, epochs: int, best: Mapping[str, float | None]) -> None:
+        """Completes the session.
+
+        outcome: "finished", "stopped", or the class of the error that ended it
+        epochs: completed, of the run
+        best: by metric, the best value of each monitor
+        """
+        self.content |= {"epochs": epochs, "best": dict(best)}
+        self.content["sessions"][-1] |= {"ended": _now(), "outcome": outcome}
+        self._write()
+
+    def _write(self) -> None:
+        """A disk that is full must not end a run for this file's sake."""
+        try:
+            write_atomically(self.path, f"{json.dumps(self.content, indent=2, ensure_ascii=False)}\n".encode())
+        except OSError as error:
+            logging.getLogger(LOG_NAME).warning("%s: could not be written (%s)", self.path, error.strerror)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The run.json of a folder; {} if there is none, as in runs of earlier versions, or it is damaged."""
+    try:
+        content = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def changes(config: ConfigParser, config_file: Path) -> dict[str, Any]:
+    """By key path, the values that differ from those of the file at the bottom of what the config extends; {} if that
+    file is no complete config by itself."""
+    base = config_file
+    while parents := read_json(base).get("extends"):
+        base = base.parent / (parents if isinstance(parents, str) else parents[0])
+    try:
+        original = dict(leaves(ConfigParser.from_file(base, config.sections).resolved))
+    except ConfigError:
+        return {}
+    return {key: value for key, value in leaves(config.resolved) if key not in original or original[key] != value}
+
+
+def leaves(value: Any, key_path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of plain data by dotted key path; empty lists and objects count as values."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    if not (items and value):
+        yield key_path, value
+        return
+    for key, inner in items:
+        yield from leaves(inner, f"{key_path}.{key}" if key_path else str(key))
+
+
+def code_state(project: Path = PROJECT) -> dict[str, str | None] | None:
+    """The git commit of the project, and a hash of what differs from it (None: nothing); None outside a repository."""
+    commit = _git(project, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changed = _git(project, "diff", "HEAD", "--", "*.py") or b""
+    for name in sorted((_git(project, "ls-files", "--others", "--exclude-standard", "--", "*.py") or b"").splitlines()):
+        file = project / name.decode(errors="surrogateescape")
+        changed += name + (file.read_bytes() if file.is_file() else b"")
+    local = hashlib.blake2b(changed, digest_size=8).hexdigest() if changed else None
+    return {"commit": commit.decode().strip(), "local_changes": local}
+
+
+def _git(project: Path, *arguments: str) -> bytes | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=project, capture_output=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,159 @@
+"""The runs under a save_dir: how each was configured, how far it got and how well it did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from experiment.folds import is_run_of_folds
+from experiment.run_record import leaves, read_record
+from logger.json_lines_tracker import read_metrics
+from trainer.monitor import Monitor
+from utils.errors import CheckpointError, ConfigError
+from utils.run_folders import folds_in, read_kept_config
+from utils.wording import did_you_mean
+
+TEST_SCORES_FILE = "test_scores.json"
+"""Written by test.py beside the checkpoints: by name of what was predicted, its scores."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run.
+
+    folder: of its checkpoints
+    config: resolved
+    metrics: by name, the value at the best epoch of its monitor (without one, at the last epoch); of a run of folds
+        the means over the folds that have begun
+    best_epoch: None for a run of folds, and for a run without an epoch
+    epochs: completed; of a run of folds, of all its folds together
+    seconds: of training, over all sessions; None if the run does not know it
+    validation_digest: equal for runs whose scores may be compared; None if the run does not know it
+    changes: by key path, what differs from the config that its config extends
+    test_scores: by name of what test.py predicted, the scores of each attribute
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
+    best_epoch: int | None = None
+    epochs: int = 0
+    seconds: float | None = None
+    validation_digest: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    test_scores: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return f"{self.config['name']}/{self.folder.name}"
+
+
+def summarise_runs(save_dir: Path) -> list[RunSummary]:
+    """The runs under a save_dir, the oldest first. Folders without a readable config.json are skipped."""
+    found = [
+        summarise_run(folder)
+        for folder in sorted((save_dir / "models").glob("*/*"))
+        if folder.is_dir() and read_kept_config(folder) is not None
+    ]
+    return sorted(found, key=lambda run: run.folder.name)
+
+
+def summarise_run(folder: Path) -> RunSummary:
+    """The run in a folder of checkpoints. Raises CheckpointError if it kept no config."""
+    config = read_kept_config(folder)
+    if config is None:
+        raise CheckpointError(f"{folder}: is no run folder, such as saved/models/<name>/<run>: it has no config.json")
+    scores = _read_json(folder / TEST_SCORES_FILE)
+    if is_run_of_folds(config):
+        folds = [_summarise_model(path, config, scores) for path in folds_in(folder).values()]
+        begun = [fold for fold in folds if fold.metrics]
+        names = set.intersection(*(set(fold.metrics) for fold in begun)) if begun else set()
+        digests = [fold.validation_digest or "" for fold in folds]
+        return RunSummary(
+            folder,
+            config,
+            {name: sum(fold.metrics[name] for fold in begun) / len(begun) for name in sorted(names)},
+            None,
+            sum(fold.epochs for fold in folds),
+            sum(fold.seconds for fold in folds if fold.seconds is not None) if begun else None,
+            "+".join(digests) if all(digests) and digests else None,
+            folds[0].changes if folds else {},
+            scores,
+        )
+    return _summarise_model(folder, config, scores)
+
+
+def _summarise_model(folder: Path, config: dict[str, Any], scores: dict[str, Any]) -> RunSummary:
+    record = read_record(folder)
+    rows = read_metrics(_log_folder(folder))
+    best_epoch = None
+    monitor = Monitor(config["trainer"]["monitor"])
+    for row in rows:
+        if monitor.update(row["epoch"], {name: value for name, value in row.items() if value is not None}):
+            best_epoch = row["epoch"]
+    chosen = next((row for row in rows if row["epoch"] == best_epoch), rows[-1] if rows else {})
+    spans = [
+        (datetime.fromisoformat(each["ended"]) - datetime.fromisoformat(each["began"])).total_seconds()
+        for each in record.get("sessions", [])
+        if each["ended"] is not None
+    ]
+    return RunSummary(
+        folder,
+        config,
+        {name: value for name, value in chosen.items() if name != "epoch" and value is not None},
+        chosen.get("epoch"),
+        rows[-1]["epoch"] if rows else 0,
+        sum(spans) if spans else None,
+        record.get("digests", {}).get("validation"),
+        _flags_first(record),
+        scores,
+    )
+
+
+def _flags_first(record: dict[str, Any]) -> dict[str, Any]:
+    """The changes of a run: first those of the command line, which tell apart the runs of one file."""
+    changed, origins = record.get("changes", {}), record.get("origins", {})
+    return dict(sorted(changed.items(), key=lambda change: not origins.get(change[0], "").startswith("--")))
+
+
+def _log_folder(models: Path) -> Path:
+    """Of <save_dir>/models/<name>/<run>[/fold_<k>] the same path under log."""
+    parts = list(models.resolve().parts)
+    for position in range(len(parts) - 2, -1, -1):
+        if parts[position] == "models":
+            parts[position] = "log"
+            break
+    return Path(*parts)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def compare_configs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """By key path, the two values of what differs between two configs; a key that one lacks is None there."""
+    one, other = dict(leaves(first)), dict(leaves(second))
+    keys = [*one, *(key for key in other if key not in one)]
+    return {key: (one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)}
+
+
+def explain(folder: Path, key_path: str) -> list[tuple[str, Any, str]]:
+    """Each value at or below a key path of a run's config, with what set it: a file, a flag, or "default".
+
+    Raises CheckpointError where the folder is no run; ConfigError for a key that its config has not."""
+    run = summarise_run(folder)
+    own = next(iter(folds_in(folder).values()), folder) if is_run_of_folds(run.config) else folder
+    origins = read_record(own).get("origins", {})
+    values = dict(leaves(run.config))
+    found = [key for key in values if key == key_path or key.startswith(f"{key_path}.")]
+    if not found:
+        raise ConfigError(f"{folder}: its config has no {key_path}{did_you_mean(key_path, list(values))}")
+    return [(key, values[key], origins.get(key, "unknown: the run kept no run.json")) for key in found]

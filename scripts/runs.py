@@ -1,0 +1,109 @@
+"""Lists, compares and explains runs:
+
+python -m scripts.runs --sort val/f1
+python -m scripts.runs diff saved/models/<name>/<run> saved/models/<name>/<other run>
+python -m scripts.runs explain saved/models/<name>/<run> optimizer.args.lr
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiment.runs import RunSummary, compare_configs, explain, summarise_run, summarise_runs
+from trainer.monitor import Monitor
+from utils.command_line import CommandLine
+from utils.errors import ConfigError, DataError, run_command
+from utils.wording import format_value
+
+MOST_CHANGES = 4
+"""A row of the list names so many; `runs diff` names all."""
+
+
+def list_runs(save_dir: Path, sort: str | None) -> list[str]:
+    """Lines of a table, a run each, the newest last, or the best by the metric `sort` first.
+
+    Raises DataError where there are no runs; ConfigError for a metric that none of them has."""
+    runs = summarise_runs(save_dir)
+    if not runs:
+        raise DataError(f"{save_dir}: holds no runs (looked for models/<name>/<run>/config.json)")
+    if sort is not None:
+        known = sorted({name for run in runs for name in run.metrics})
+        if sort not in known:
+            raise ConfigError(f"--sort {sort}: none of the runs has it; they have {', '.join(known)}")
+        lower_is_better = "loss" in sort
+        runs.sort(key=lambda run: run.metrics.get(sort, float("inf") if lower_is_better else float("-inf")))
+        runs = runs if lower_is_better else runs[::-1]
+    digests = [run.validation_digest for run in runs if run.validation_digest]
+    usual = max(set(digests), key=digests.count) if digests else None
+    rows: list[tuple[str, ...]] = [("run", "best", "epoch", "minutes", "validation set", "test", "changes")]
+    rows += [_row(run, sort, usual) for run in runs]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = [
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
+    ]
+    if any(run.validation_digest not in (usual, None) for run in runs):
+        lines.append("* validated on other images than most: its scores cannot be compared with theirs")
+    return [line.rstrip() for line in lines]
+
+
+def _row(run: RunSummary, metric: str | None, usual_digest: str | None) -> tuple[str, ...]:
+    monitor = Monitor(run.config["trainer"]["monitor"])
+    metric = metric or (monitor.metric if monitor.is_on else "val/loss")
+    value = run.metrics.get(metric)
+    digest = run.validation_digest
+    total = run.config["trainer"]["epochs"]
+    scores = [f"{name} {each[next(iter(each))]['macro_f1']:.4f}" for name, each in run.test_scores.items() if each]
+    changes = [f"{key}={format_value(value)}" for key, value in run.changes.items()]
+    more = f" and {len(changes) - MOST_CHANGES} more" if len(changes) > MOST_CHANGES else ""
+    return (
+        run.title,
+        "-" if value is None else f"{metric} {value:.4f}",
+        f"{run.epochs} done" if run.best_epoch is None else f"{run.best_epoch} of {run.epochs}/{total}",
+        "-" if run.seconds is None else f"{run.seconds / 60:.1f}",
+        "-" if digest is None else f"{digest[:8]}{'' if digest == usual_digest else ' *'}",
+        "; ".join(scores) or "-",
+        ", ".join(changes[:MOST_CHANGES]) + more,
+    )
+
+
+def describe_difference(first: Path, second: Path) -> list[str]:
+    """What differs between the configs of two runs, and their scores. Raises CheckpointError where one is no run."""
+    one, other = summarise_run(first), summarise_run(second)
+    lines = [f"- {one.title}", f"+ {other.title}"]
+    for key, (before, after) in compare_configs(one.config, other.config).items():
+        lines.append(f"{key}: {format_value(before)} -> {format_value(after)}")
+    for name in sorted(one.metrics.keys() & other.metrics.keys()):
+        if name.startswith("val/"):
+            before, after = one.metrics[name], other.metrics[name]
+            lines.append(f"{name}: {before:.4f} -> {after:.4f} ({after - before:+.4f})")
+    if one.validation_digest != other.validation_digest:
+        lines.append("they were validated on different images: their scores cannot be compared")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = CommandLine(prog="runs", description="Lists, compares and explains runs.")
+    parser.add_argument("--save-dir", type=Path, default=Path("saved"), help="where the runs are (default: saved)")
+    parser.add_argument("--sort", metavar="METRIC", help="the best first by this metric, such as val/f1")
+    verbs = parser.add_subparsers(dest="verb", metavar="diff | explain")
+    diff = verbs.add_parser("diff", help="what differs between two runs")
+    diff.add_argument("first", type=Path)
+    diff.add_argument("second", type=Path)
+    explained = verbs.add_parser("explain", help="which file or flag set a value of a run's config")
+    explained.add_argument("run", type=Path)
+    explained.add_argument("key", help="a key path, such as optimizer.args.lr, or optimizer for all below it")
+    given = parser.parse(argv)
+    if given.verb == "diff":
+        lines = describe_difference(given.first, given.second)
+    elif given.verb == "explain":
+        lines = [f"{key} = {format_value(value)}  ({origin})" for key, value, origin in explain(given.run, given.key)]
+    else:
+        lines = list_runs(given.save_dir, given.sort)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,106 @@
+"""run.json, read back from the disk; git is asked of a repository that the test makes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from experiment.run_record import RunRecord, changes, code_state, leaves, read_record
+from experiment.schema import SECTIONS
+from parse_config import ConfigParser
+from utils.config.layers import Override
+from utils.run_folders import RunFolders
+
+DEMO = Path("configs/demo.json")
+
+
+def test_two_sessions_of_a_run(tmp_path: Path) -> None:
+    folders = RunFolders.in_save_dir(tmp_path, "demo", "r1")
+    folders.models.mkdir(parents=True)
+    config = ConfigParser.from_file(DEMO, SECTIONS, [Override("optimizer.args.lr", "0.5", "--lr")])
+    record = RunRecord(folders.models)
+    record.begin(folders, config, "train.py -c configs/demo.json --lr 0.5", {"validation": "abc"}, DEMO)
+    (session,) = read_record(folders.models)["sessions"]
+    assert (session["outcome"], session["ended"]) == ("running", None)
+    record.end("StopSignal", 1, {"val/f1": 0.25})
+    again = RunRecord(folders.models)
+    again.begin(folders, config, "train.py --resume r1", {"validation": "abc"}, None)
+    again.end("finished", 2, {"val/f1": 0.5})
+
+    stored = json.loads((folders.models / "run.json").read_text(encoding="utf-8"))
+    assert [each["outcome"] for each in stored["sessions"]] == ["StopSignal", "finished"]
+    assert [each["command"] for each in stored["sessions"]] == [
+        "train.py -c configs/demo.json --lr 0.5",
+        "train.py --resume r1",
+    ]
+    assert stored["epochs"] == 2
+    assert stored["best"] == {"val/f1": 0.5}
+    assert stored["digests"] == {"validation": "abc"}
+    assert stored["origins"]["optimizer.args.lr"] == "--lr 0.5"
+    assert stored["origins"]["trainer.epochs"] == "configs/demo.json"
+    assert stored["changes"]["optimizer.args.lr"] == 0.5  # of the first session: the second brings no files
+    assert stored["sessions"][0]["versions"]["torch"]
+
+
+def test_a_damaged_record_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"sessions": [', encoding="utf-8")
+    assert RunRecord(tmp_path).content == {}
+
+
+def test_changes_are_those_from_the_file_at_the_bottom(tmp_path: Path) -> None:
+    middle, top = tmp_path / "middle.json", tmp_path / "top.json"
+    middle.write_text(json.dumps({"extends": str(DEMO.resolve()), "seed": 7}), encoding="utf-8")
+    top.write_text(json.dumps({"extends": "middle.json", "trainer": {"epochs": 3}}), encoding="utf-8")
+    config = ConfigParser.from_file(top, SECTIONS, [Override("data_loader.args.batch_size", "5")])
+    base = ConfigParser.from_file(Path("config.json"), SECTIONS).resolved  # which demo.json extends
+    found = changes(config, top)
+    assert found["seed"] == 7
+    assert found["trainer.epochs"] == 3
+    assert found["data_loader.args.batch_size"] == 5
+    rebuilt = dict(leaves(base)) | found
+    assert all(rebuilt[key] == value for key, value in leaves(config.resolved))
+
+
+def test_leaves_of_plain_data() -> None:
+    data = {"a": {"b": [1, {"c": None}], "d": {}}, "e": []}
+    assert dict(leaves(data)) == {"a.b.0": 1, "a.b.1.c": None, "a.d": {}, "e": []}
+
+
+def test_the_state_of_the_code(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert code_state(tmp_path) is None
+    git("init", "-q")
+    (tmp_path / "a.py").write_text("a = 1\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    clean = code_state(tmp_path)
+    assert clean == {"commit": git("rev-parse", "HEAD").strip(), "local_changes": None}
+    states = []
+    for text in ("a = 2\n", "a = 3\n"):
+        (tmp_path / "a.py").write_text(text)
+        states.append(code_state(tmp_path))
+    (tmp_path / "new.py").write_text("b = 1\n")
+    states.append(code_state(tmp_path))
+    assert len({str(state) for state in states}) == 3
+    assert all(state is not None and state["local_changes"] for state in states)
+
+
+def test_a_full_disk_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folders = RunFolders.in_save_dir(tmp_path, "demo", "r1")
+    monkeypatch.setattr("experiment.run_record.write_atomically", full)
+    record = RunRecord(folders.models)
+    record.begin(folders, ConfigParser.from_file(DEMO, SECTIONS), "train.py", {}, None)
+    assert "No space left" in caplog.text
