@@ -48,6 +48,12 @@ class RunSummary:
     test_scores: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def monitored(self) -> str:
+        """The metric of its monitor; without one, the validation loss."""
+        monitor = Monitor(self.config["trainer"]["monitor"])
+        return monitor.metric if monitor.is_on else "val/loss"
+
+    @property
     def title(self) -> str:
         return f"{self.config['name']}/{self.folder.name}"
 

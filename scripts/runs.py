@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiment.runs import RunSummary, compare_configs, explain, summarise_run, summarise_runs
-from trainer.monitor import Monitor
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, DataError, run_command
 from utils.wording import format_value
@@ -49,8 +48,7 @@ def list_runs(save_dir: Path, sort: str | None) -> list[str]:
 
 
 def _row(run: RunSummary, metric: str | None, usual_digest: str | None) -> tuple[str, ...]:
-    monitor = Monitor(run.config["trainer"]["monitor"])
-    metric = metric or (monitor.metric if monitor.is_on else "val/loss")
+    metric = metric or run.monitored
     value = run.metrics.get(metric)
     digest = run.validation_digest
     total = run.config["trainer"]["epochs"]
