@@ -8,6 +8,8 @@ import importlib
 import itertools
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,4 +218,16 @@ def test_f6_the_platforms_variables_in_training(place: Path, tmp_path: Path, mon
             Path(name).symlink_to(ROOT / name)
         main_of("train")(words)
     (run,) = (tmp_path / "model" / "models").glob("*/*")
+    assert (run / "last.pth").exists()
+
+
+def test_e9_a_project_of_ones_own_trains(place: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    main_of("scripts.new_project")([str(mine)])
+    data = place / "data"
+    words = [*small(["-c", "config.json"]), "--set", f"data.0.args.root={data / 'train'}"]
+    command = [sys.executable, "train.py", *words, "--set", f"info_dir={data / 'eval'}"]
+    trained = subprocess.run(command, cwd=mine, capture_output=True, text=True, check=False)
+    assert trained.returncode == 0, trained.stderr
+    (run,) = mine.glob("saved/models/*/*")
     assert (run / "last.pth").exists()

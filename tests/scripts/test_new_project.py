@@ -1,0 +1,157 @@
+"""A project of one's own: whole or not made at all, and it trains in its own folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiment.checks import check_config
+from experiment.schema import SECTIONS
+from parse_config import ConfigParser
+from scripts import new_project
+from tests.drawn_shapes import draw_shapes, shape_rows, write_table
+from utils.config.json_text import read_json
+from utils.errors import run_command
+
+COUNT = 60
+SMALL = (
+    "arch.args.model_name=test_resnet", "arch.args.pretrained=false", "data_loader.args.input_size=32",
+    "data_loader.args.num_workers=0", "n_gpu=0", "trainer.epochs=1", "trainer.tensorboard=false",
+)  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with shapes/: 60 images of 20 series, and their table."""
+    draw_shapes(tmp_path / "shapes", COUNT)
+    rows = [{**row, "id": f"s{number // 3}", "made": "here"} for number, row in enumerate(shape_rows(COUNT))]
+    write_table(tmp_path / "shapes" / "labels.csv", rows)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*argv: str) -> int:
+    return run_command(lambda: new_project.main(argv))
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_a_project_for_a_table_trains(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--image-column", "file", "--heads", "kind,colour", "--person-column", "id")
+    assert run("mine", "--table", "shapes/labels.csv", *given) == 0
+    out = capsys.readouterr().out
+    assert "python train.py --config config.json" in out
+    assert "--set arch.args.pretrained=false" in out
+    assert sorted(path.name for path in place.iterdir()) == ["mine", "shapes"]
+    mine = place / "mine"
+    config = read_json(mine / "config.json")
+    assert list(config["labels"]["attributes"]) == ["kind", "colour"]
+    assert config["data"][0]["args"]["person_column"] == "id"
+    trained = subprocess.run(
+        [sys.executable, "train.py", "--config", "config.json", *(word for text in SMALL for word in ("--set", text))],
+        cwd=mine, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    assert "warning" not in trained.stdout + trained.stderr
+    (checkpoint,) = mine.glob("saved/models/mine/*/best_f1.pth")
+    kept = json.loads((checkpoint.parent / "config.json").read_text(encoding="utf-8"))
+    assert kept["labels"]["attributes"]["kind"]["classes"] == ["circle", "square", "triangle"]
+
+
+def test_every_idea_that_is_kept_suits_the_table(place: Path) -> None:
+    assert run("mine", "--table", "shapes/labels.csv") == 0
+    ideas = sorted((place / "mine" / "configs").iterdir())
+    names = {idea.name for idea in ideas}
+    assert {"ema.json", "mixup.json", "sam.json", "vit_384.json"} <= names
+    assert not names & {
+        "b4.json",
+        "demo.json",
+        "age_58.json",
+        "real_faces.json",
+        "label_fixes.json",
+        "metric_learning.json",
+    }
+    assert "README.md" not in names
+    for idea in ideas:
+        assert list(check_config(ConfigParser.from_file(idea, SECTIONS)).heads) == ["kind", "colour", "size"]
+
+
+def test_a_copy_is_whole_and_clean(place: Path) -> None:
+    assert run("mine") == 0
+    found = files(place / "mine")
+    own = {path for path in files(new_project.PROJECT) if path.split("/")[0] in new_project.FOLDERS}
+    own = {path for path in own if path.endswith((".py", ".md")) or path.startswith("configs/")}
+    own -= {path for path in own if "__pycache__" in path or path.endswith("config.schema.json")}
+    assert own <= found
+    assert {"train.py", "test.py", "config.json", "requirements.txt", "saved", "submit", "README.md"} <= found
+    assert not [path for path in found if path.split("/")[0] in ("tests", "benchmarks", ".git") or ".pyc" in path]
+    assert read_json(place / "mine" / "config.json") == read_json(new_project.PROJECT / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("argv", "exit_code", "fragment"),
+    [
+        ((), 2, "target"),
+        (("used",), 2, "used: exists"),
+        (("used/file",), 2, "used/file: exists"),
+        ((str(new_project.PROJECT / "mine"),), 2, "inside this project"),
+        (("new", "--heads", "kind"), 2, "--heads: goes with --table"),
+        (("new", "--tabel", "x.csv"), 2, 'did you mean "--table"?'),
+        (("new", "--table", "no.csv"), 3, "no.csv: there is no such file"),
+        (("new", "--table", "shapes"), 3, "shapes: cannot be read"),
+        (("new", "--table", "shapes/images/0.png"), 3, "0.png row"),
+        (("new", "--table", "empty.csv"), 3, "empty.csv: has no rows"),
+        (("new", "--table", "shapes/labels.csv", "--heads", "kinds"), 3, 'did you mean "kind"?'),
+        (("new", "--table", "shapes/labels.csv", "--heads", "made"), 3, 'every cell is "here"'),
+        (("new", "--table", "shapes/labels.csv", "--root", "used"), 3, "missing in"),
+        (("used/file/new",), 2, "cannot be "),
+    ],
+)
+def test_what_is_refused_makes_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], exit_code: int, fragment: str
+) -> None:
+    (place / "used").mkdir()
+    (place / "used" / "file").write_text("x")
+    (place / "empty.csv").write_text("")
+    before = files(place)
+    assert run(*argv) == exit_code
+    error = capsys.readouterr().err
+    assert fragment in error
+    assert "Traceback" not in error
+    assert len(error.splitlines()) == 1 or "missing in" in fragment
+    assert files(place) == before
+    assert not (new_project.PROJECT / "mine").exists()
+
+
+def test_an_empty_folder_is_taken(place: Path) -> None:
+    (place / "mine").mkdir()
+    assert run("mine") == 0
+    assert (place / "mine" / "train.py").is_file()
+
+
+def test_a_failure_leaves_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[str] = []
+
+    def full(count: int) -> Callable[[Path, Path], None]:
+        def copy(source: Path, target: Path) -> None:
+            copied.append(str(source))
+            if len(copied) > count:
+                raise OSError(28, "No space left on device", str(target))
+            target.write_bytes(source.read_bytes())
+
+        return copy
+
+    monkeypatch.setattr("shutil.copyfile", full(40))
+    before = files(place)
+    assert run("mine") == 74
+    assert "mine: cannot be written: No space left on device" in capsys.readouterr().err
+    assert files(place) == before
