@@ -188,8 +188,9 @@ def _joint_classes(classes: Mapping[str, Tensor], sizes: Mapping[str, int]) -> T
 
 @lru_cache(maxsize=64)
 def _on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
-    """Kept, as each copy to a GPU waits."""
-    return torch.tensor(numbers, device=device)
+    """Kept, as each copy to a GPU waits; made outside inference mode, as gradients may need it later."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device)
 
 
 def _combined_names(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

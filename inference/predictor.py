@@ -150,15 +150,22 @@ class Predictor:
                 predicted.append(Probabilities.from_heads(self.labels, by_head))
         return Probabilities.combined(predicted, lambda tensors: torch.stack(tensors).mean(dim=0))
 
+    def predict_pixels(self, image: np.ndarray) -> Probabilities:
+        """The probabilities of one image, on the CPU, N = 1. One thread at a time may call.
+
+        image: (H, W, 3) uint8, RGB
+        """
+        variants = [torch.from_numpy(pipeline(image)).permute(2, 0, 1).unsqueeze(0) for pipeline in self.pipelines]
+        return Probabilities.combined([self.predict_batch(variants)], lambda tensors: tensors[0].cpu())
+
     def predict_image(self, image: np.ndarray) -> dict[str, dict[str, float]]:
         """By attribute, the probability of each class by name.
 
         image: (H, W, 3) uint8, RGB
         """
-        variants = [torch.from_numpy(pipeline(image)).permute(2, 0, 1).unsqueeze(0) for pipeline in self.pipelines]
         return {
             name: dict(zip(self.labels.attributes[name].class_names, probabilities[0].tolist(), strict=True))
-            for name, probabilities in self.predict_batch(variants).by_attribute.items()
+            for name, probabilities in self.predict_pixels(image).by_attribute.items()
         }
 
     def find_unreadable(self, records: Sequence[Record], on_bad: Literal["refuse", "skip"]) -> set[Path]:

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "experiment": EVERYTHING | {"inference"},
     "train": EVERYTHING | {"experiment", "inference"},
     "test": {"inference", "base", "utils", "parse_config", "data_loader", "logger"},
+    "app": EVERYTHING | {"experiment", "inference", "scripts"},
     "scripts": {
         "train", "test", "inference", "experiment", "parse_config", "data_loader",
         "base", "logger", "utils",
