@@ -16,6 +16,7 @@ from base.label_space import LabelSpace
 from data_loader import splits
 from data_loader.records import LabelTable, Record, read_records, sources
 from data_loader.records.sources import read_evaluation_folder
+from inference.exported import load_predictor
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor, find_checkpoint
 from inference.submission import align, read_answers
@@ -66,7 +67,7 @@ def load_models(arguments: Namespace) -> list[EnsembleMember]:
         folds = folds_with_checkpoints(path)
         for folder in folds.values() or [path]:
             file = find_checkpoint(folder, arguments.checkpoint)
-            model = Predictor.from_checkpoint(file, device, tta)
+            model = load_predictor(file, device, tta)
             members.append(EnsembleMember(file, model, weight / max(1, len(folds)), path if folds else None))
             views = ", ".join(model.tta)
             logger.info("%s: %s, %d epochs, views of each image: %s", file, model.name, model.completed_epochs, views)

@@ -46,6 +46,9 @@ CONFIG_TYPES: dict[str, type | tuple[type, ...]] = {
 
 CHECKPOINT_NAMES = {"best": "model_best.pth", "last": "last.pth"}
 
+EXPORTED_FILE = "model.json"
+"""It makes a folder an exported model: see inference/exported.py."""
+
 
 @dataclass(frozen=True)
 class Probabilities:
@@ -120,7 +123,7 @@ class Predictor:
         content = read_checkpoint(path)
         try:
             content = {**content, "config": upgraded(content["config"])}
-            _check_types(content["config"])
+            check_types(content["config"])
             labels = LabelSpace(**content["labels"])
             preprocessing = Preprocessing.from_config(content["preprocessing"])
             model = build_without_weights(content["config"]["arch"], labels.num_classes)
@@ -176,7 +179,7 @@ class Predictor:
         return set(check_images(paths, known, on_bad, bits, remedy=remedy))
 
 
-def _check_types(config: Mapping[str, Any]) -> None:
+def check_types(config: Mapping[str, Any]) -> None:
     """Raises ValueError where a value that is used later is of another type: a checksum does not tell who wrote it."""
     for key, kind in CONFIG_TYPES.items():
         if key in config and not isinstance(config[key], kind):
@@ -237,7 +240,8 @@ def _image_cache(predictors: Sequence[Predictor], verbosity: int) -> DiskCache |
 
 
 def find_checkpoint(path: Path, name: str = "best") -> Path:
-    """The checkpoint file that `--resume` and `--checkpoint` mean: `path` itself, or that of the run folder `path`.
+    """The checkpoint file that `--resume` and `--checkpoint` mean: `path` itself, or that of the run folder `path`; of
+    an exported folder its one description.
 
     name: best, last, or the name of a file of the run such as best_f1; a run without a best one gives its last
 
@@ -250,6 +254,8 @@ def find_checkpoint(path: Path, name: str = "best") -> Path:
     if file.exists():
         return file
     existing = sorted(file.stem for file in path.glob("*.pth"))
+    if not existing and (path / EXPORTED_FILE).is_file():
+        return path / EXPORTED_FILE
     if name == "best" and "last" in existing:
         logger.warning("%s: there is no best checkpoint; the last one is used", path)
         return path / CHECKPOINT_NAMES["last"]

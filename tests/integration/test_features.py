@@ -231,3 +231,19 @@ def test_e9_a_project_of_ones_own_trains(place: Path, tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
     (run,) = mine.glob("saved/models/*/*")
     assert (run / "last.pth").exists()
+
+
+def test_g9_an_exported_run_answers_as_the_run(place: Path, tmp_path: Path) -> None:
+    words = small(["-c", "configs/baseline_cnn.json"])
+    main_of("train")([*words, "--set", f"trainer.save_dir={tmp_path / 'saved'}"])
+    (run,) = (tmp_path / "saved" / "models").glob("*/*")
+    main_of("scripts.export")([str(run), "--to", "safetensors", "--output", str(tmp_path / "exported")])
+    main_of("test")(["--resume", str(run), "--output", str(tmp_path / "a.csv"), "--probabilities"])
+    main_of("test")(["--resume", str(tmp_path / "exported"), "--output", str(tmp_path / "b.csv"), "--probabilities"])
+    main_of("scripts.predict")([str(run), str(place / "data" / "eval"), "--output", str(tmp_path / "c.csv")])
+    assert (tmp_path / "a_probabilities.csv").read_text() == (tmp_path / "b_probabilities.csv").read_text()
+    by_name = [
+        {Path(row.pop("ImageID")).name: row for row in csv.DictReader((tmp_path / name).open())}
+        for name in ("a_probabilities.csv", "c.csv")
+    ]
+    assert by_name[0] == by_name[1]
