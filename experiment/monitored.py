@@ -32,11 +32,13 @@ def metric_directions(config: ConfigParser, labels: LabelSpace) -> dict[str, str
 
 
 def watched_metrics(config: ConfigParser) -> dict[str, tuple[str, str]]:
-    """By key path, what follows a metric (the monitor, the other bests, the schedule): its mode, as written, and the
-    metric's name."""
+    """By key path, what follows a metric (the monitor, the other bests, the sweep, the schedule): its mode, as written,
+    and the metric's name."""
     trainer, schedule = config["trainer"], config["lr_scheduler"] or {}
     texts = {} if trainer["monitor"] == "off" else {"trainer.monitor": trainer["monitor"]}
     texts |= {f"trainer.save_best.{number}": text for number, text in enumerate(trainer["save_best"])}
+    if config["sweep"] is not None:
+        texts["sweep.metric"] = config["sweep"]["metric"]
     watched = {}
     for key_path, text in texts.items():
         mode, _, name = text.partition(" ")

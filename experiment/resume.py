@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "n_gpu",
     "wandb",
     "mlflow",
+    "sweep",
     "visualize",
     "submit_dir",
     "info_dir",

@@ -30,8 +30,11 @@ NAMED_FREELY: tuple[KeyPath, ...] = (
     ("loss", "heads"),
     ("loss", "metric_learning"),
     ("views",),
+    ("sweep", "space"),
 )
 """Objects whose keys the user chooses: null removes an entry that an extended file has."""
+REPLACED_WHOLE: tuple[KeyPath, ...] = (("sweep", "space"),)
+"""Objects whose entries are not merged with those of an extended file: a range may take the place of a list."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,8 @@ class Layers:
         earlier: Node = base.value[key] if _has(base, key) else Node(None, 0)
         if over.value is None and key_path in NAMED_FREELY:
             base.value.pop(key, None)
+        elif key_path in REPLACED_WHOLE:
+            base.value[key] = over
         elif isinstance(over.value, dict) and isinstance(earlier.value, dict):
             earlier.layer = self._layer
             self._merge(earlier, over, inner)
