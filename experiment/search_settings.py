@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
@@ -17,8 +17,13 @@ OF_THE_SWEEP = ("name", "trainer.save_dir", "sweep", "config_format")
 """Keys that are the same for all trials: their runs are found by them."""
 
 
+class _Ends(TypedDict):
+    low: int | float
+    high: int | float
+
+
 @with_config(ConfigDict(extra="forbid", strict=True))
-class Range(TypedDict):
+class Range(_Ends, total=False):
     """A range of numbers, both ends included.
 
     low, high: whole numbers are drawn where both are written as such (1, not 1.0)
@@ -26,10 +31,8 @@ class Range(TypedDict):
     step: of a grid from low
     """
 
-    low: int | float
-    high: int | float
-    log: NotRequired[bool]
-    step: NotRequired[int | float]
+    log: bool
+    step: int | float
 
 
 @dataclass(frozen=True)

@@ -198,9 +198,10 @@ def _children(process: int) -> list[int]:
 
 
 def test_a_pruned_trial_ends_early(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    optuna = pytest.importorskip("optuna")
+    optuna: Any = pytest.importorskip("optuna")
+    pruner: Any = optuna.pruners.BasePruner
 
-    class PrunesTheSecond(optuna.pruners.BasePruner):  # type: ignore[misc]
+    class PrunesTheSecond(pruner):  # type: ignore[misc]
         def prune(self, study: Any, trial: Any) -> bool:  # noqa: ARG002
             return bool(trial.number == 1 and trial.last_step >= 2)
 
