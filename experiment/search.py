@@ -216,17 +216,11 @@ class Sweep:
         except OSError as error:
             raise ConfigError(f"{self.folder}: cannot be written: {error.strerror}") from None
         journal = str(self.folder / JOURNAL)
-        pruners = {
-            "median": optuna.pruners.MedianPruner(),
-            "hyperband": optuna.pruners.HyperbandPruner(max_resource=self._most_steps()),
-            "wilcoxon": optuna.pruners.WilcoxonPruner(),
-            None: optuna.pruners.NopPruner(),
-        }
         try:
             study = optuna.create_study(
                 study_name=self.name,
                 storage=self._storage or JournalStorage(JournalFileBackend(journal, JournalFileOpenLock(journal))),
-                pruner=pruners[self.settings.pruner],
+                pruner=self._pruner(),
                 direction="maximize" if self.monitor.mode == "max" else "minimize",
                 load_if_exists=True,
             )
@@ -260,6 +254,16 @@ class Sweep:
 
         kind = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}[self.settings.sampler]
         return kind(seed=(self.settings.seed * 1_000_003 + number) % 2**32)
+
+    def _pruner(self) -> optuna.pruners.BasePruner:
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Wilcoxon's is experimental
+            if self.settings.pruner == "hyperband":
+                return optuna.pruners.HyperbandPruner(max_resource=self._most_steps())
+            kinds = {"median": "MedianPruner", "wilcoxon": "WilcoxonPruner", None: "NopPruner"}
+            return getattr(optuna.pruners, kinds[self.settings.pruner])()
 
     def _most_steps(self) -> int:
         """How often a trial reports, at most."""
