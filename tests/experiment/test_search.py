@@ -201,7 +201,7 @@ def test_a_pruned_trial_ends_early(workplace: Workplace, monkeypatch: pytest.Mon
     optuna: Any = pytest.importorskip("optuna")
     pruner: Any = optuna.pruners.BasePruner
 
-    class PrunesTheSecond(pruner):  # type: ignore[misc]
+    class PrunesTheSecond(pruner):
         def prune(self, study: Any, trial: Any) -> bool:  # noqa: ARG002
             return bool(trial.number == 1 and trial.last_step >= 2)
 
