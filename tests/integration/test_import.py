@@ -126,6 +126,7 @@ def test_a_teams_checkpoint_answers_as_it_did(workplace: Workplace, team_model: 
     assert [int(row["ans"]) for row in rows] == expected
     assert len(set(expected)) > 1
     # An imported run has nothing to resume, and auto does not take it for one.
+    workplace.train("--resume", workplace.run).check_refusal(4, (str(workplace.run), "imported", "--from"))
     workplace.train("-c", "tiny.json", "--resume", "auto", "--dry-run").check_success()
 
 
