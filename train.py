@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> RunResult | None:
-    """The command line of this process, or `argv`. None for --print-config and a dry run, which leave no run.
+    """The command line of this process, or `argv`. Returns None for --print-config and --dry-run, which create no run.
 
     Raises a UserError for whatever is wrong with the command line, the config, the data or the checkpoint; StopSignal
     if the run was asked to stop, with all saved."""
     keep_freed_memory()
     try:
-        arguments = parse_arguments(argv)  # what is mistyped, missing or no JSON ends here, before torch is imported
+        arguments = parse_arguments(argv)  # typos, missing files and invalid JSON are reported before torch is imported
         files = read_config_files(arguments)
         log = open_log(None, verbosity=0 if arguments.print_config else 1, rank=environment_number("RANK", 0))
         log.info("config: %s", arguments.config_file or f"that of {arguments.run_to_resume}")
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
             folds = splits_of(config, read_label_table(config, session.labels))
             run.warn_of_bad_test_images(session, folds[0].split.test)
             for fold in folds if arguments.fold is None else [folds[arguments.fold]]:
-                if not run.train_fold(session, fold):  # a dry run: the other folds would give the same
+                if not run.train_fold(session, fold):  # a dry run: one fold is enough
                     return None
             return run.report(session, folds)
     finally:

@@ -75,10 +75,10 @@ class Session:
 
 
 def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser, ResumePoint | RunFolders | None]:
-    """The config that the command line means, and what it resumes: a checkpoint, or the folders of a run of folds.
+    """The config of the command line, and what --resume resumes: a checkpoint, or the folders of a run of folds.
 
-    layers: the config's files; None: a resumed run's own config is taken. Beside --resume they replace it where nothing
-    differs that the run depends on."""
+    layers: the config's files; None: a resumed run's own config is taken. With --resume as well, they are used; what
+    the run depends on must be unchanged."""
     named = arguments.run_to_resume
     resume, trained = resume_from(named) if named is not None else (None, {})
     if layers is None:
@@ -135,7 +135,7 @@ def open_session(
 def _device_notes(settings: RunSettings, device: torch.device) -> list[str]:
     n_gpu = settings.n_gpu
     if n_gpu > 0 and device.type == "cpu":
-        return [f"n_gpu = {n_gpu}, and there is no GPU here: training on the CPU"]
+        return [f"n_gpu = {n_gpu}, and the run is on the CPU"]
     if n_gpu > 1 and distributed.world_size() == 1:
         return [f"n_gpu = {n_gpu}: one GPU is used; for all: torchrun --nproc-per-node={n_gpu} train.py"]
     return []
@@ -166,7 +166,7 @@ def warn_of_bad_test_images(session: Session, test: LabelTable) -> None:
 
 def train_fold(session: Session, fold: Fold) -> bool:
     """Trains one model to its end, from the beginning or where it was stopped; a fold's model then predicts the images
-    that it did not train on. Returns False where it was only tried, in a dry run.
+    that it did not train on. Returns False for a dry run.
 
     Raises a UserError for whatever is wrong with the data or the checkpoint; StopSignal if it was asked to stop, with
     all saved."""
@@ -253,7 +253,7 @@ def _begin(
                 (of_a_shorter_run.models / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
     if resume is not None:
         logger.info("resuming from %s, %d epochs done", resume.path, trainer.completed_epochs)
-        if resume.path.name != LAST:  # what came after it is given up: last.pth must not be ahead of the metrics
+        if resume.path.name != LAST:  # later progress is discarded: last.pth must not be ahead of the metrics
             trainer.save()
     trainer.trackers = builders.build_trackers(fold.config, folders, resume)
     return record

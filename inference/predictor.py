@@ -1,4 +1,4 @@
-"""From a checkpoint to probabilities: the one way that test.py, ensembles and the page use a model."""
+"""From a checkpoint to probabilities: the one way that test.py and ensembles use a model."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Predictor:
             return cls(model, labels, preprocessing, torch.device(device), content, tta)
         except KeyError as error:
             raise CheckpointError(f"{path}: lacks {error}, which every checkpoint of this program has") from None
-        except (AttributeError, TypeError, ValueError) as error:  # by another version, or another hand
+        except (AttributeError, TypeError, ValueError) as error:  # written by another version or program
             raise CheckpointError(f"{path}: cannot be used by this version: {first_line(error)}") from None
 
     def predict(self, records: Sequence[Record]) -> Probabilities:

@@ -7,12 +7,15 @@ import os
 from utils.environment import VARIABLES
 
 
+# One thread: several cost more than they bring on images of 32 pixels, and tests run side by side. It is set here, for
+# torch and numpy's library read it when they are imported, which a folder's own conftest does.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
 def pytest_configure() -> None:
-    """The suite, and whatever it starts, sees none of the variables that a platform may have set around it, and
-    computes in one thread: several cost more than they bring on images of 32 pixels, and tests run side by side."""
+    """The suite, and whatever it starts, sees none of the variables that a platform may have set around it."""
     for name in VARIABLES:
         os.environ.pop(name, None)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of torch and of numpy's library, which are imported after this
     import cv2
 
     cv2.setNumThreads(1)

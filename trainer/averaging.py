@@ -117,6 +117,7 @@ class StochasticWeightAveraging(WeightAveraging):
     def begin(self, model: BaseModel) -> None:
         self._model = model
         self._average = AveragedModel(model, use_buffers=True).requires_grad_(False).eval()
+        self._last_epoch = 0  # whose weights are in the average
 
     @property
     def average(self) -> BaseModel | None:
@@ -125,13 +126,16 @@ class StochasticWeightAveraging(WeightAveraging):
         return module if self._average.n_averaged > 0 else None
 
     def after_epoch(self, epoch: int) -> None:
-        if epoch >= self.from_epoch:
+        if epoch >= self.from_epoch and epoch > self._last_epoch:  # a run stopped in its validation comes here again
             with torch.no_grad():
                 self._average.update_parameters(self._model)
+            self._last_epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self._average.module.state_dict(), "count": int(self._average.n_averaged)}
+        average, count = self._average.module.state_dict(), int(self._average.n_averaged)
+        return {"average": average, "count": count, "last_epoch": self._last_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._average.module.load_state_dict(state["average"])
         self._average.n_averaged.fill_(state["count"])
+        self._last_epoch = state.get("last_epoch", 0)  # earlier versions did not keep it

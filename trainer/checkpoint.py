@@ -27,7 +27,7 @@ class Checkpoints:
         """Writes `state` as last.pth, and under the other names. Raises OSError; then the earlier files remain.
 
         last.pth comes last: a run killed before it resumes from the one before and writes the others again, equal."""
-        pending = self.folder / ".pending.pth"
+        pending = self.folder / ".pending"
         try:
             write_checkpoint(pending, state)
             for name in (*also_as, LAST):

@@ -1,4 +1,4 @@
-"""One update of what is learned: the mathematics of training."""
+"""The training step: forward, backward, update of the weights."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Learner:
 
     criterion: the weighted sum of losses, model.loss.multi_head.MultiHeadLoss
     seed: every random choice within the model (dropout, ...) follows from it and from the batch's number
-    batch_sizes: images of a whole batch of this process, in training and in evaluation, which are compiled for
-    computes: by kind of device, what the run has computed in so far
+    batch_sizes: images of a full batch in training and in evaluation, which the model is compiled for
+    computes: by type of device, the precision and memory format that the run has used so far
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Learner:
     ) -> bool:
         """One update of the weights from `micro_batches`, as if they, and the other processes', were one batch.
 
-        first_batch: the number in the epoch of the first of them
+        first_batch: index within the epoch of the first micro-batch
         metrics: the epoch's, to which they are added
         stop: whether this process is asked to stop; returns whether any process is, so that all stop together
         """
@@ -129,7 +129,7 @@ class Learner:
     def _loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, normalisers: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The criterion; of mixed images lam times that of their own labels, and 1 - lam that of the paired images'."""
+        """The loss; of mixed images lam * loss(own labels) + (1 - lam) * loss(paired labels)."""
         loss, losses = self.criterion(outputs, batch.targets, normalisers)
         if batch.mix is None:
             return loss, losses
@@ -184,7 +184,7 @@ class Learner:
         return torch.autocast(self.device.type, dtype=self.compute.dtype)
 
     def seed_generators(self, purpose: str, epoch: int, batch: int) -> None:
-        """What the model and the losses draw for a batch follows from its number."""
+        """Seeds the generators, so that a batch's randomness depends on its index alone."""
         seed_generators(torch_seed(self.seed, purpose, epoch, batch, self.rank), self.device)
 
     # --- the epoch ---
@@ -193,7 +193,7 @@ class Learner:
         """Puts the model in training mode, and freezes and unfreezes what is due in this epoch."""
         self.network.train()
         if self.freezing is not None and self.freezing.begin_epoch(self.model, epoch):
-            self.network = self._over_processes()  # it looks once at what is trained
+            self.network = self._over_processes()  # it reads requires_grad once, when it is constructed
             trained, total = self.model.num_trainable / 1e6, self.model.num_parameters / 1e6
             logger.info("epoch %d: %.2f of %.2f M parameters are trained", epoch, trained, total)
 
@@ -225,7 +225,7 @@ class Learner:
         return self.compiled if self.num_processes == 1 else DistributedDataParallel(self.compiled, **OWN_BUFFERS)
 
     def _synchronised_only_if(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients cross between processes once an update, with its last batch."""
+        """Gradients are synchronised once an update, with its last batch."""
         if last or not isinstance(self.network, DistributedDataParallel):
             return nullcontext()
         return self.network.no_sync()
@@ -246,7 +246,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], path: Path) -> None:
-        """path: the checkpoint's, for errors
+        """path: of the checkpoint, for error messages
 
         Raises CheckpointError; InvalidConfig if the schedule was planned for a run of another length."""
         load_weights(self.model, state["model"], path)

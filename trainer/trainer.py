@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 class Trainer(BaseTrainer):
     """Trains a model that has several heads; the run can be resumed at any update, exactly.
 
-    metrics: by name, the functions of an epoch's confusion counts
+    metrics: by name, functions of the confusion matrix
     stop: asked after each update
-    run: what every checkpoint holds beside the training state (config, labels, preprocessing), as plain data
+    run: what every checkpoint holds in addition to the training state (config, labels, preprocessing), as plain data
     visualize: log the validation images that are most wrong
     """
 
@@ -88,7 +88,7 @@ class Trainer(BaseTrainer):
         return metrics | self.learner.rates()
 
     def _updates(self, epoch: int) -> Generator[list[Batch]]:
-        """The batches that are left of the epoch, on the device: for each update of the weights its micro-batches."""
+        """The rest of the epoch, a list of micro-batches for each update of the weights, on the device."""
         total = self.data_loader.steps_per_epoch
         if self.batches_done >= total:
             return
@@ -176,7 +176,7 @@ class Trainer(BaseTrainer):
 
     def dry_run(self) -> dict[str, float]:
         """One update and one validation batch, to see that all fits together; returns the loss. Nothing is kept."""
-        if self.batches_done:  # of an epoch that may have no batch left, nor its schedule a step
+        if self.batches_done:  # the resumed epoch may have no batches left, and its schedule no steps
             self.batches_done, self.learner.schedule = 0, None
         self.learner.begin_epoch(1)
         with closing(self._updates(1)) as updates:
@@ -200,7 +200,7 @@ class Trainer(BaseTrainer):
     def save(self, also_as: Sequence[str] = (), *, final: bool = False) -> None:
         """Writes last.pth, and the same under the other names. Every process must call it.
 
-        final: nothing comes after it, so a write that fails is an error (StorageFullError) and not a warning."""
+        final: this is the run's last save, so a failure raises StorageFullError instead of a warning."""
         state = self.state_dict()  # every process takes part in it
         if distributed.is_main_process():
             with self._full_disk_tolerated(final=final):
@@ -246,7 +246,7 @@ class Trainer(BaseTrainer):
         }
 
     def load_state_dict(self, state: Mapping[str, Any], path: Path | None = None) -> None:
-        """path: the checkpoint's, for errors
+        """path: of the checkpoint, for error messages
 
         Raises CheckpointError; InvalidConfig if the schedule was planned for a run of another length."""
         processes = state["world_size"]

@@ -102,7 +102,7 @@ class ArrayBuild:
 
     @contextmanager
     def open(self, path: Path, earlier: Sequence[PreparedArray]) -> Iterator[None]:
-        """Makes the file `path`, which is on the disk when this ends. Raises OSError.
+        """Creates the file `path`, which is flushed to the disk on exit. Raises OSError.
 
         earlier: arrays of the same key, whose rows of unchanged files are copied"""
         self._earlier, self._rows = earlier, {path: row for row, path in enumerate(self.files)}
@@ -122,14 +122,14 @@ class ArrayBuild:
         return False
 
     def prepare(self, decoded: np.ndarray, path: str) -> np.ndarray:
-        """What becomes of a file's image. Raises DataError."""
+        """Applies the deterministic prefix to a decoded image. Raises DataError."""
         if not hasattr(self._of_thread, "prefix"):
             self._of_thread.prefix = copy.deepcopy(self.prefix)  # a transform keeps the parameters of its last call
         prepared: np.ndarray = self._of_thread.prefix(decoded, path)
         return prepared
 
     def write_row(self, path: str, image: np.ndarray) -> None:
-        """Not through a map, where a full disk would end the process: here it is an OSError."""
+        """Not through a map: so a full disk is an OSError, and not a SIGBUS."""
         if image.shape != self.shape[1:] or image.dtype != np.uint8:
             made, expected = (f"{height} x {width} pixels" for height, width, *_ in (image.shape, self.shape[1:]))
             raise DataError(f"{path}: the transforms make {made} ({image.dtype}), not {expected}; put a Resize last")
@@ -141,7 +141,8 @@ class ArrayBuild:
 
 
 def write_rows(path: str, builds: Sequence[ArrayBuild]) -> None:
-    """Writes the row of a file in each array that has one. The file is decoded once, or not at all.
+    """Writes the row of a file in each array that has one. A file is decoded once for each
+    `bits_used_of_16`, or not at all.
 
     Raises DataError, OSError."""
     missing = [build for build in builds if path in build.files and not build.copy_row(path)]

@@ -82,7 +82,7 @@ class ImageCache(ABC):
             key = json.dumps({**prefix.key, "versions": VERSIONS}, sort_keys=True)
             keyed.append((key, absolute))
             if prefix.image_hw is None:
-                logger.info("%s: images of several sizes, which no Resize made equal, are not kept", self.description)
+                logger.info("%s: images differ in size (no Resize), and are not cached", self.description)
             elif paths:
                 builds.setdefault(key, ArrayBuild(key, prefix)).files |= {path: signatures[path] for path in absolute}
         try:
@@ -134,7 +134,7 @@ class ImageCache(ABC):
 class DiskCache(ImageCache):
     """Arrays in a folder that runs share: a .npy file, and an index of its files (.json), which is written last.
 
-    The index's time of change is that of its last use. An array without an index is nothing.
+    The index's time of change is that of its last use. An array without an index is incomplete, and ignored.
 
     folder: made when the first array is built
     """
@@ -204,7 +204,7 @@ class DiskCache(ImageCache):
                 lacking -= size
 
     def _remove_remains(self) -> None:
-        """Removes what is no whole array: interrupted builds, damaged files, those of earlier versions."""
+        """Removes what is not a complete array: interrupted builds, damaged files, those of earlier versions."""
         whole = {path.stem for path in self.folder.glob("*.json") if _read_array(path) is not None}
         for path in [*self.folder.iterdir()]:
             if _OWN_NAME.match(path.name) and path.stem not in whole:
@@ -272,7 +272,7 @@ def _check_fits(num_bytes: int, budget: int, free: int, holder: str) -> None:
 
 
 def format_bytes(number: int) -> str:
-    return tqdm.format_sizeof(max(0, number), "iB", 1024)
+    return tqdm.format_sizeof(max(0, number), "iB", 1024).replace("kiB", "KiB")
 
 
 def available_memory(root: Path = Path("/")) -> int:

@@ -32,10 +32,10 @@ BATCHES_AHEAD = 2
 """How many batches each worker may be ahead of the model."""
 
 BATCHES_HELD = 4
-"""How many received batches may be in use at once; of more, copies are made."""
+"""How many received batches may be in use at once; beyond that, batches are copied."""
 
 IMAGES_PER_SECOND = 7500
-"""What num_workers "auto" provides for a GPU: half as much again as fast models take."""
+"""The rate that num_workers "auto" aims at for a GPU: 1.5 times what fast models consume."""
 
 WORTH_A_WORKER_SECONDS = 0.0003
 """An image that takes longer to prepare is worth a worker beside a model on the CPU, which takes some milliseconds."""
@@ -54,8 +54,8 @@ ArrayBatch = tuple[BatchKeys, list[np.ndarray]]
 class BatchFeed:
     """Iterates over the batches of a sampler, in its order: their keys, and their images as arrays (B, h, w, 3) uint8.
 
-    A batch may be kept for any time. Iterating anew begins at the sampler's position, also where an earlier iteration
-    was left. Workers start with the first iteration and stay.
+    A batch may be kept for any time. A new iteration begins at the sampler's position, also if the earlier one was
+    abandoned. Workers start with the first iteration and stay.
 
     images: fills the batches
     num_workers: processes to fill them in; 0: this one; "auto": see measured_num_workers
@@ -74,7 +74,7 @@ class BatchFeed:
         if num_workers == "auto":
             num_workers = measured_num_workers(images, on_gpu, distributed.local_world_size())
         self._images, self._sampler = images, sampler
-        # A copy is made faster than it is handed over, and a worker without a batch would only cost its start.
+        # Copying is faster than a transfer between processes, and a worker without a batch is only its start-up cost.
         self.num_workers = 0 if images.copies_only else max(0, min(num_workers, len(sampler) - 1))
         self._workers: list[_Worker] = []
         self._jobs: deque[tuple[_Worker, BatchKeys, int]] = deque()  # with the number of the slot, in order
@@ -166,14 +166,20 @@ def _work(images: PipelineImages, slots: SharedSlots, connection: Connection, in
         signal.signal(number, signal.SIG_IGN)
     keep_freed_memory()
     cv2.setNumThreads(0)
-    with suppress(EOFError, OSError):  # the main process is gone
-        while (job := connection.recv()) is not None:
-            keys, slot = job
-            error = None
-            try:
-                images.fill(keys, slots.arrays(slot, _shapes(images, keys)))
-            except UserError as caught:
-                error = caught
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):  # the main process is gone
+            return
+        if job is None:
+            return
+        keys, slot = job
+        error = None
+        try:
+            images.fill(keys, slots.arrays(slot, _shapes(images, keys)))
+        except UserError as caught:
+            error = caught
+        with suppress(OSError):
             connection.send(error)
 
 
@@ -192,7 +198,7 @@ def measured_num_workers(images: PipelineImages, on_gpu: bool, num_processes: in
     if images.copies_only or len(images) == 0:
         return 0
     seconds: list[float] = []
-    number = min(MEASURED_IMAGES, -(-len(images) // 20))  # few of a small set: they are made for nothing
+    number = min(MEASURED_IMAGES, -(-len(images) // 20))  # few of a small set, for the results are discarded
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)  # as in a worker
     for index in np.linspace(0, len(images) - 1, number).astype(np.int64):

@@ -201,6 +201,13 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
         },
         [("tiny.json: loss.metric_learning.near", "not supported")],
     ),
+    "a-name-with-a-dot": (
+        {
+            "arch.args.embedding_size": 4,
+            "loss.metric_learning": {"age.near": {"type": "TripletMarginLoss", "head": "age"}},
+        },
+        [("tiny.json: loss.metric_learning.age.near", "dot")],
+    ),
     "23-a-loss-that-fails-on-its-first-batch": (
         {
             "arch.args.embedding_size": 4,

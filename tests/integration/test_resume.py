@@ -163,7 +163,7 @@ def test_resume_auto_begins_anew_where_a_run_was_killed_in_its_first_save(config
     models = run(config)
     for path in models.glob("*.pth"):
         path.unlink()
-    (models / ".pending.pth").write_bytes(b"half")
+    (models / ".pending").write_bytes(b"half")
     assert run(config, "--resume", "auto") != models
 
 

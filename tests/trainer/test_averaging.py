@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import signal
 from typing import Any
 
 import pytest
 import torch
 from timm.utils import ModelEmaV3
+from torch import nn
 
 from tests.trainer.conftest import Built, MakeTrainer, SmallModel, assert_equal_states
 from trainer.averaging import ExponentialMovingAverage, StochasticWeightAveraging, WeightAveraging
+from trainer.learner import Learner
+from utils.errors import StopSignal
 
 States = list[dict[str, torch.Tensor]]
 
@@ -94,5 +99,29 @@ def test_a_resumed_stochastic_average_equals_an_uninterrupted_one(make_trainer: 
     first = make_trainer("first", parts=with_average(StochasticWeightAveraging(from_epoch=2)), epochs=2).train()
     parts = with_average(StochasticWeightAveraging(from_epoch=2))
     second = make_trainer("first", resume=first.checkpoint(), parts=parts, epochs=4).train()
+    assert_equal_states(averaged(whole), averaged(second))
+    assert whole.metrics_file.read_bytes() == second.metrics_file.read_bytes()
+
+
+def test_a_stochastic_average_resumed_after_a_stop_in_the_validation(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The epoch's weights are in the average already."""
+    parts = with_average(StochasticWeightAveraging(from_epoch=1))
+    whole = make_trainer("whole", parts=parts, epochs=3).train()
+    first = make_trainer("first", parts=with_average(StochasticWeightAveraging(from_epoch=1)), epochs=3)
+    learner, evaluations = first.trainer.learner, itertools.count(1)
+
+    def stop_in_the_second_validation() -> nn.Module:
+        if next(evaluations) == 2:
+            first.trainer.stop.received = signal.SIGTERM
+        return Learner.eval_model(learner)
+
+    monkeypatch.setattr(learner, "eval_model", stop_in_the_second_validation)
+    with pytest.raises(StopSignal):
+        first.train()
+    assert first.checkpoint()["completed_epochs"] == 1
+    parts = with_average(StochasticWeightAveraging(from_epoch=1))
+    second = make_trainer("first", resume=first.checkpoint(), parts=parts, epochs=3).train()
     assert_equal_states(averaged(whole), averaged(second))
     assert whole.metrics_file.read_bytes() == second.metrics_file.read_bytes()

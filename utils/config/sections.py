@@ -166,7 +166,7 @@ class TypedSection(Sections):
     parts: the sections beside "type" and "args";
     deferred: parameters that may be left out, since the program knows them later; it passes them for null, too;
     nested: the parameter that holds a list of the same kind;
-    defaults: by name, what an argument left out means where it is not what the signature says.
+    defaults: by name, defaults that override the signature's.
     """
 
     names: Mapping[str, Component]
@@ -242,7 +242,7 @@ class TypedSection(Sections):
 
 @dataclass(frozen=True)
 class NamedSections(Section):
-    """An object whose keys are free names, each with a value of one and the same section."""
+    """An object whose keys are free names (without dots), each with a value of one and the same section."""
 
     section: Section
 
@@ -254,7 +254,14 @@ class NamedSections(Section):
         return _build_all(entries, key_path, injected)
 
     def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
-        return [each for name, inner in value.items() for each in self.section.problems(inner, (*key_path, name))]
+        dotted = [
+            Problem((*key_path, name), "holds a dot, which separates the keys of a path")
+            for name in value
+            if "." in name
+        ]
+        return dotted or [
+            each for name, inner in value.items() for each in self.section.problems(inner, (*key_path, name))
+        ]
 
     def _schema(self) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": self.section.schema()}
@@ -312,7 +319,7 @@ def _filled_in(arguments: Mapping[str, Any], component: Component, injected: tup
 
 
 def _call(component: Component, arguments: Mapping[str, Any], key_path: KeyPath, injected: Mapping[str, Any]) -> Any:
-    """What the program passes counts where the arguments hold null, or nothing."""
+    """Injected values are used for arguments that are null or missing."""
     passed = {name: value for name, value in injected.items() if name in argument_names(component)}
     given = {name: value for name, value in arguments.items() if value is not None or name not in passed}
     try:
