@@ -32,6 +32,7 @@ from data_loader.records.tables import as_cell
 from experiment.runs import RunSummary, summarise_runs
 from inference.ensemble import Ensemble, EnsemblePrediction
 from inference.explanation import explain_prediction
+from inference.exported import ExportedPredictor
 from inference.inputs import EnsembleMember, load_models
 from inference.run import ensemble_of
 from logger.json_lines_tracker import read_metrics
@@ -332,7 +333,9 @@ def show_photograph(model: Model, photograph: Photograph) -> None:
             st.caption(text("joint", number=number, count=labels.num_joint_classes))
         for name in labels.predicted_attributes:
             show_bars(labels.attributes[name].class_names, predicted, name)
-    if st.toggle(text("look"), key="look"):
+    # An exported graph gives no gradients, and no feature maps.
+    is_exported = any(isinstance(member.predictor, ExportedPredictor) for member in model.members)
+    if not is_exported and st.toggle(text("look"), key="look"):
         show_explanation(model, photograph)
 
 

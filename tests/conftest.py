@@ -6,7 +6,6 @@ import os
 
 from utils.environment import VARIABLES
 
-
 # One thread: several cost more than they bring on images of 32 pixels, and tests run side by side. It is set here, for
 # torch and numpy's library read it when they are imported, which a folder's own conftest does.
 os.environ["OMP_NUM_THREADS"] = "1"
