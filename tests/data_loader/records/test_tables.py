@@ -41,7 +41,7 @@ def test_what_is_read(tmp_path: Path) -> None:
 def test_parquet_is_read_where_its_engine_is(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     try:
-        import pyarrow  # type: ignore[import-not-found]  # noqa: F401
+        import pyarrow  # noqa: F401
     except ImportError:
         path.write_bytes(b"PAR1")
         assert "pip install pyarrow" in _refusal(path)
