@@ -98,7 +98,6 @@ TEXTS = {
     "run": {"en": "run", "ko": "이름"},
     "epochs": {"en": "epochs", "ko": "에폭"},
     "minutes": {"en": "minutes", "ko": "분"},
-    "test": {"en": "test F1", "ko": "테스트 F1"},
     "images": {"en": "validated on", "ko": "검증 데이터"},
     "not_comparable": {
         "en": "* validated on other images than most: these scores cannot be compared with the others.",
@@ -423,16 +422,15 @@ def show_runs(runs: list[RunSummary], save_dir: Path) -> None:
     rows = []
     for run in runs:
         digest = run.validation_digest
-        tested = [next(iter(scores.values()))["macro_f1"] for scores in run.test_scores.values() if scores]
         rows.append(
             {text("run"): run.title}
             | {title: run.metrics.get(name) for name, title in SCORES.items()}
-            | {text("test"): tested[-1] if tested else None, text("epochs"): run.epochs}
+            | {text("epochs"): run.epochs}
             | {text("minutes"): None if run.seconds is None else run.seconds / 60}
             | {text("images"): "" if digest is None else f"{digest[:8]}{'' if digest == usual else ' *'}"}
         )
     four, one = (st.column_config.NumberColumn(format=f"%.{digits}f") for digits in (4, 1))
-    formats = dict.fromkeys([*SCORES.values(), text("test")], four) | {text("minutes"): one}
+    formats = dict.fromkeys(SCORES.values(), four) | {text("minutes"): one}
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=formats)
     if any(run.validation_digest not in (usual, None) for run in runs):
         st.caption(plain(text("not_comparable")))

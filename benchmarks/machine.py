@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from data_loader.records.image_check import number_of_cores
+from experiment.run_record import installed_versions
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = (
@@ -38,13 +38,7 @@ def describe_machine() -> dict[str, Any]:
 
 def describe_versions() -> dict[str, str]:
     """Of Python and the packages that do the work; those that are not installed are left out."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return installed_versions(PACKAGES)
 
 
 def file_stem(machine: dict[str, Any]) -> str:

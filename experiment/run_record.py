@@ -9,7 +9,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class RunRecord:
             "ended": None,
             "outcome": "running",
             "host": platform.node(),
-            "versions": _versions(),
+            "versions": installed_versions(PACKAGES),
             "code": code_state(),
         }
         self.content = {
@@ -152,9 +152,10 @@ def _git(project: Path, *arguments: str) -> bytes | None:
     return done.stdout
 
 
-def _versions() -> dict[str, str]:
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of Python and of those packages that are installed."""
     found = {"python": platform.python_version()}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

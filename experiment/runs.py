@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,9 +15,6 @@ from trainer.monitor import Monitor
 from utils.errors import CheckpointError, ConfigError
 from utils.run_folders import folds_in, read_kept_config
 from utils.wording import did_you_mean
-
-TEST_SCORES_FILE = "test_scores.json"
-"""Written by test.py beside the checkpoints: by name of what was predicted, its scores."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,6 @@ class RunSummary:
     seconds: of training, over all sessions; None if the run does not know it
     validation_digest: equal for runs whose scores may be compared; None if the run does not know it
     changes: by key path, what differs from the config that its config extends
-    test_scores: by name of what test.py predicted, the scores of each attribute
     """
 
     folder: Path
@@ -45,7 +40,6 @@ class RunSummary:
     seconds: float | None = None
     validation_digest: str | None = None
     changes: dict[str, Any] = field(default_factory=dict)
-    test_scores: dict[str, Any] = field(default_factory=dict)
 
     @property
     def monitored(self) -> str:
@@ -73,9 +67,8 @@ def summarise_run(folder: Path) -> RunSummary:
     config = read_kept_config(folder)
     if config is None:
         raise CheckpointError(f"{folder}: is no run folder, such as saved/models/<name>/<run>: it has no config.json")
-    scores = _read_json(folder / TEST_SCORES_FILE)
     if is_run_of_folds(config):
-        folds = [_summarise_model(path, config, scores) for path in folds_in(folder).values()]
+        folds = [_summarise_model(path, config) for path in folds_in(folder).values()]
         begun = [fold for fold in folds if fold.metrics]
         names = set.intersection(*(set(fold.metrics) for fold in begun)) if begun else set()
         digests = [fold.validation_digest or "" for fold in folds]
@@ -88,12 +81,11 @@ def summarise_run(folder: Path) -> RunSummary:
             sum(fold.seconds for fold in folds if fold.seconds is not None) if begun else None,
             "+".join(digests) if all(digests) and digests else None,
             folds[0].changes if folds else {},
-            scores,
         )
-    return _summarise_model(folder, config, scores)
+    return _summarise_model(folder, config)
 
 
-def _summarise_model(folder: Path, config: dict[str, Any], scores: dict[str, Any]) -> RunSummary:
+def _summarise_model(folder: Path, config: dict[str, Any]) -> RunSummary:
     record = read_record(folder)
     rows = read_metrics(_log_folder(folder))
     best_epoch = None
@@ -116,7 +108,6 @@ def _summarise_model(folder: Path, config: dict[str, Any], scores: dict[str, Any
         sum(spans) if spans else None,
         record.get("digests", {}).get("validation"),
         _flags_first(record),
-        scores,
     )
 
 
@@ -134,14 +125,6 @@ def _log_folder(models: Path) -> Path:
             parts[position] = "log"
             break
     return Path(*parts)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def compare_configs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -36,7 +36,7 @@ def list_runs(save_dir: Path, sort: str | None) -> list[str]:
         runs = runs if lower_is_better else runs[::-1]
     digests = [run.validation_digest for run in runs if run.validation_digest]
     usual = max(set(digests), key=digests.count) if digests else None
-    rows: list[tuple[str, ...]] = [("run", "best", "epoch", "minutes", "validation set", "test", "changes")]
+    rows: list[tuple[str, ...]] = [("run", "best", "epoch", "minutes", "validation set", "changes")]
     rows += [_row(run, sort, usual) for run in runs]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = [
@@ -52,7 +52,6 @@ def _row(run: RunSummary, metric: str | None, usual_digest: str | None) -> tuple
     value = run.metrics.get(metric)
     digest = run.validation_digest
     total = run.config["trainer"]["epochs"]
-    scores = [f"{name} {each[next(iter(each))]['macro_f1']:.4f}" for name, each in run.test_scores.items() if each]
     changes = [f"{key}={format_value(value)}" for key, value in run.changes.items()]
     more = f" and {len(changes) - MOST_CHANGES} more" if len(changes) > MOST_CHANGES else ""
     return (
@@ -61,7 +60,6 @@ def _row(run: RunSummary, metric: str | None, usual_digest: str | None) -> tuple
         f"{run.epochs} done" if run.best_epoch is None else f"{run.best_epoch} of {run.epochs}/{total}",
         "-" if run.seconds is None else f"{run.seconds / 60:.1f}",
         "-" if digest is None else f"{digest[:8]}{'' if digest == usual_digest else ' *'}",
-        "; ".join(scores) or "-",
         ", ".join(changes[:MOST_CHANGES]) + more,
     )
 
