@@ -30,9 +30,9 @@ from base.metrics import ConfusionCounts
 from data_loader.records.sources import read_evaluation_folder
 from inference.predictor import Predictor, Probabilities, find_checkpoint, predict
 from inference.submission import align, read_answers
+from logger.json_lines_tracker import read_metrics
 from model.metric import accuracy, f1
 from scripts.make_demo_data import make_demo_data
-from scripts.plot_run import read_metrics
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, run_command
 from utils.files import write_atomically
@@ -93,7 +93,7 @@ def measure_seed(folder: Path, seed: int, progress: tqdm[Any]) -> SeedScores:
     validation, predictors = {}, {}
     for name, changes in MODELS.items():
         run = _train(folder, seed, name, changes)
-        validation[name] = {score: read_metrics(run.log / "metrics.jsonl")[-1][f"val/{score}"] for score in SCORES}
+        validation[name] = {score: read_metrics(run.log)[-1][f"val/{score}"] for score in SCORES}
         predictors[name] = Predictor.from_checkpoint(find_checkpoint(run.models, "last"))
         progress.update()
     labels = predictors[PERSON].labels

@@ -21,7 +21,7 @@ from data_loader.splits import Split
 from experiment.initial_weights import load_initial_weights
 from experiment.resume import ResumePoint
 from experiment.schema import ScheduleSettings, metric_functions
-from logger.json_lines_tracker import JsonLinesTracker
+from logger.json_lines_tracker import METRICS_FILE, JsonLinesTracker
 from logger.mlflow_tracker import MlflowSettings, MlflowTracker
 from logger.tensorboard_tracker import TensorBoardTracker
 from logger.tracker import Tracker, Trackers
@@ -226,7 +226,7 @@ def build_trackers(config: ConfigParser, folders: RunFolders, resume: ResumePoin
     if not distributed.is_main_process():
         return Trackers()
     done = resume.content["completed_epochs"] if resume else None
-    trackers: list[Tracker] = [JsonLinesTracker(folders.log / "metrics.jsonl", done)]
+    trackers: list[Tracker] = [JsonLinesTracker(folders.log / METRICS_FILE, done)]
     if config["trainer"]["tensorboard"]:
         trackers.append(TensorBoardTracker(folders.log, None if done is None else done + 1))
     if config["wandb"]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from utils.command_line import CommandLine
+from utils.config.json_text import read_json
 from utils.config.layers import Layers, Override
 from utils.errors import ConfigError
 from utils.run_folders import refuse_missing
 
+PROJECT = Path(__file__).parents[1]
 DEFAULT_CONFIG = Path("config.json")
 FLAGS_FOR_KEYS = {
     "--lr": "optimizer.args.lr",
@@ -51,7 +53,7 @@ class Arguments:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     """The command line of train.py, of this process where `argv` is None. Raises ConfigError."""
-    parser = CommandLine(description="Trains the model that a JSON config describes.")
+    parser = CommandLine(_keys_of_default, description="Trains the model that a JSON config describes.")
     parser.add_argument("-c", "--config", type=Path, help="the config file (default: config.json)")
     parser.add_argument("-r", "--resume", help="a checkpoint or run folder to resume, or auto: the config's newest run")
     parser.add_argument("--from", metavar="RUN", help="a run or checkpoint whose weights a new run begins with")
@@ -82,6 +84,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         if (value := given.pop(flag.strip("-"))) is not None:
             overrides.append(Override(key_path, value, flag))
     return Arguments(**given, overrides=tuple(overrides), command=shlex.join(["train.py", *argv]))
+
+
+def _keys_of_default() -> list[str]:
+    """The key paths of the project's own config.json; none where it cannot be read."""
+    try:
+        return list(_key_paths(read_json(PROJECT / DEFAULT_CONFIG)))
+    except ConfigError:
+        return []
+
+
+def _key_paths(value: Any, key_path: str = "") -> Iterator[str]:
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield key_path + key
+        yield from _key_paths(inner, f"{key_path}{key}.")
 
 
 def parse_override(text: str) -> Override:

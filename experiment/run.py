@@ -40,7 +40,7 @@ from trainer.trainer import Trainer
 from utils import distributed
 from utils.config.layers import Layers
 from utils.device import choose_device
-from utils.errors import CheckpointError, DataError, InvalidConfig, StopSignal, UserError
+from utils.errors import CheckpointError, DataError, Interrupted, InvalidConfig, StopSignal, UserError
 from utils.run_folders import RunFolders, locked, new_run
 from utils.signals import StopSignals
 
@@ -111,7 +111,7 @@ def open_session(
 ) -> Iterator[Session]:
     """Chooses the device, checks the config, and joins the other processes while it is entered.
 
-    A StopSignal within it tells how the run is resumed."""
+    A stop within it tells how the run is resumed."""
     settings: RunSettings = config.extra()
     device = choose_device(arguments.device, settings.n_gpu)
     labels = check_config(config, begins_a_model(config, resume, arguments.fold))
@@ -124,10 +124,11 @@ def open_session(
         logger.info("%s", note)
     try:
         yield session
-    except StopSignal as signal:
+    except (StopSignal, Interrupted) as stop:
         if session.run is None:
             raise
-        raise type(signal)(f"{signal}; resume it with --resume {session.run.models}") from None
+        kind = stop.kind if isinstance(stop, Interrupted) else type(stop)
+        raise kind(f"{stop}; resume it with --resume {session.run.models}") from None
     finally:
         distributed.stop()
 
@@ -184,8 +185,8 @@ def train_fold(session: Session, fold: Fold) -> bool:
         if resume is not None:
             _load(trainer, resume, config)
         if trainer.finished:
-            how = "it stopped early" if trainer.stopped_early else "--set trainer.epochs=... extends it"
-            epochs = trainer.completed_epochs
+            epochs, key = trainer.completed_epochs, "early_stop=0" if trainer.stopped_early else "epochs=..."
+            how = f"{'it stopped early; ' if trainer.stopped_early else ''}--set trainer.{key} extends it"
             logger.info("%s is finished (after %d epochs; %s); nothing was changed", folders.models, epochs, how)
         elif session.arguments.dry_run:
             logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
@@ -272,7 +273,7 @@ def _train_to_the_end(trainer: Trainer, record: RunRecord) -> None:
     finally:
         trainer.trackers.close(exit_code)
         if distributed.is_main_process():
-            record.end(outcome, trainer.completed_epochs, trainer.best)
+            record.end(outcome)
 
 
 def report(session: Session, folds: Sequence[Fold]) -> RunResult:

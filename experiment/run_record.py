@@ -75,19 +75,15 @@ class RunRecord:
             "origins": {key: config.origin(key) for key, _ in leaves(config.resolved)},
             "changes": self.content.get("changes", {}) if config_file is None else changes(config, config_file),
             "digests": dict(digests),
-            **{key: self.content[key] for key in ("epochs", "best") if key in self.content},
             "sessions": [*sessions, session],
         }
         self._write()
 
-    def end(self, outcome: str, epochs: int, best: Mapping[str, float | None]) -> None:
+    def end(self, outcome: str) -> None:
         """Completes the session.
 
-        outcome: "finished", "stopped", or the class of the error that ended it
-        epochs: completed, of the run
-        best: by metric, the best value of each monitor
+        outcome: "finished", "failed", or the class of the error that ended it
         """
-        self.content |= {"epochs": epochs, "best": dict(best)}
         self.content["sessions"][-1] |= {"ended": _now(), "outcome": outcome}
         self._write()
 

@@ -191,11 +191,16 @@ def per_class_table(found: Sequence[Classification]) -> list[str]:
     """A line for each joint class that is true or predicted; without a joint class, for each attribute's classes."""
     return [
         f"{number:>3}  {_prefixed(each.name, row.name):<24} {row.support:>6}  "
-        f"precision {row.precision:.3f}  recall {row.recall:.3f}  F1 {row.f1:.3f}"
+        f"precision {_share(row.precision)}  recall {_share(row.recall)}  F1 {row.f1:.3f}"
         for each in (found[:1] if found and found[0].name == JOINT else found)
         for number, row in enumerate(per_class(each.confusion(), each.class_names))
         if row.f1 == row.f1
     ]
+
+
+def _share(value: float) -> str:
+    """A dash for the precision of a class that is never predicted, and for the recall of one that is never true."""
+    return f"{value:.3f}" if value == value else "    -"
 
 
 def class_distribution(labels: LabelSpace, joint: Tensor | None, classes: Mapping[str, Tensor]) -> list[str]:

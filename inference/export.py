@@ -394,7 +394,7 @@ $LOAD
 def prepare(path):
     image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
     for transform in model["preprocessing"]["eval_transforms"]:
-        args = transform.get("args", {})
+        args = transform["args"]
         if transform["type"] == "Resize":
             size = (args["width"], args["height"])
             image = cv2.resize(image, size, interpolation=args.get("interpolation", cv2.INTER_LINEAR))

@@ -35,13 +35,14 @@ class JsonLinesTracker(Tracker):
         kept = b"" if resume_after_epoch is None else _lines_up_to(stored, resume_after_epoch)
         if kept != stored:
             write_atomically(path, kept)
+        self._path = path
         self._file = path.open("ab", buffering=0)
         self._size = len(kept)
         self._unwritten = b""
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Raises OSError when the disk is full; the file then ends with its last whole line, and the line that did not
-        fit is written before the next one."""
+        """Raises OSError, which names the file, when the disk is full; the file then ends with its last whole line,
+        and the line that did not fit is written before the next one."""
         numbers = {name: float(metrics[name]) for name in sorted(metrics)}
         line = {"epoch": epoch} | {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         self._unwritten += json.dumps(line, allow_nan=False).encode() + b"\n"
@@ -50,9 +51,9 @@ class JsonLinesTracker(Tracker):
             while written < len(self._unwritten):
                 written += self._file.write(self._unwritten[written:])
             os.fsync(self._file.fileno())
-        except OSError:
+        except OSError as error:
             self._file.truncate(self._size)
-            raise
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._size += written
         self._unwritten = b""
 

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from logger.json_lines_tracker import METRICS_FILE, read_metrics
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, DataError, run_command
 
 LEFT, RIGHT = ("train/loss", "val/loss"), ("val/f1", "val/accuracy")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, one dict an epoch. Raises DataError."""
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; name a run's log folder, saved/log/<name>/<run>") from None
-    except ValueError:
-        raise DataError(f"{path}: is not a metrics.jsonl") from None
-    if not lines:
-        raise DataError(f"{path}: has no epoch yet")
-    return lines
 
 
 def plot(lines: Sequence[dict[str, Any]], title: str, output: Path) -> None:
@@ -62,11 +49,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the picture to write, .png or .svg")
     parser.add_argument("--title", help="what stands above (default: the run's name)")
     given = parser.parse(argv)
-    plot(
-        read_metrics(given.log / "metrics.jsonl"),
-        given.title or f"{given.log.parent.name} {given.log.name}",
-        given.output,
-    )
+    try:
+        lines = read_metrics(given.log)
+    except ValueError:
+        raise DataError(f"{given.log / METRICS_FILE}: is damaged") from None
+    if not lines:
+        missing = "has no metrics.jsonl with an epoch; name a run's log folder, saved/log/<name>/<run>"
+        raise DataError(f"{given.log}: {missing}")
+    plot(lines, given.title or f"{given.log.parent.name} {given.log.name}", given.output)
     print(f"{given.output}: written")
 
 

@@ -142,10 +142,10 @@ def lines_of(call: Callable[[], Any]) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def edited(place: str, value: Any) -> dict[str, Any]:
+def edited(key_path: str, value: Any) -> dict[str, Any]:
     """CONFIG with one value set, or taken away where it is ..., by plain Python."""
     config = copy.deepcopy(CONFIG)
-    *way, last = [int(step) if step.isdigit() else step for step in place.split(".")]
+    *way, last = [int(step) if step.isdigit() else step for step in key_path.split(".")]
     node: Any = config
     for step in way:
         node = node[step]

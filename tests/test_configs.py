@@ -131,15 +131,15 @@ def test_ideas_add_up_as_the_readme_shows(tmp_path: Path) -> None:
 def test_no_setting_may_be_a_list_or_an_object() -> None:
     """An object in the place of a list is an edit of it, so no argument may take both (lists' entries are apart)."""
 
-    def look(schema: Any, place: str) -> None:
+    def look(schema: Any, key_path: str) -> None:
         if isinstance(schema, list):
             for inner in schema:
-                look(inner, place)
+                look(inner, key_path)
         elif isinstance(schema, dict):
             kinds = {member.get("type") for key in ("anyOf", "oneOf") for member in schema.get(key, [])}
-            assert not kinds >= {"array", "object"}, place
+            assert not kinds >= {"array", "object"}, key_path
             for key in schema.keys() - {"items"}:
-                look(schema[key], f"{place}.{key}")
+                look(schema[key], f"{key_path}.{key}")
 
     schema = copy.deepcopy(SECTIONS.schema())
     for *parents, name in REPLACED_WHOLE:
@@ -226,8 +226,8 @@ def test_what_has_another_model_or_size_has_figures_of_its_cost() -> None:
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_of_cost(name: str) -> None:
     default = _cost(parsed(ROOT / "config.json"))
-    for own, of_default, told in zip(_cost(parsed(ROOT / "configs" / name)), default, FIGURES[name], strict=True):
-        assert own / of_default == pytest.approx(told, rel=0.05, abs=0.05 if told > 0.05 else 0.005)
+    for own, of_default, documented in zip(_cost(parsed(ROOT / "configs" / name)), default, FIGURES[name], strict=True):
+        assert own / of_default == pytest.approx(documented, rel=0.05, abs=0.05 if documented > 0.05 else 0.005)
 
 
 def _cost(config: ConfigParser) -> tuple[float, float]:
@@ -248,5 +248,5 @@ def _cost(config: ConfigParser) -> tuple[float, float]:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         outputs = model.train()(images)
     assert outputs
-    size_kept = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+    size_kept = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own)
     return counter.get_total_flops() / 2, size_kept

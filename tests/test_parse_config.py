@@ -57,9 +57,9 @@ REFUSED: dict[str, tuple[str, Any, str, str]] = {
     "fault8-args-are-a-list": ("optimizer.args", [], "optimizer.args", "an object"),
     "fault8-null": ("optimizer", None, "optimizer", "an object"),
     "fault9": ("seed", True, "seed", "integer"),
-    "fault10-zero": ("trainer.epochs", 0, "trainer.epochs", "greater than 0"),
-    "fault10-negative": ("trainer.epochs", -1, "trainer.epochs", "greater than 0"),
-    "fault11": ("data_loader.args.batch_size", 0, "data_loader.args.batch_size", "greater than 0"),
+    "fault10-zero": ("trainer.epochs", 0, "trainer.epochs", "above 0"),
+    "fault10-negative": ("trainer.epochs", -1, "trainer.epochs", "above 0"),
+    "fault11": ("data_loader.args.batch_size", 0, "data_loader.args.batch_size", "above 0"),
     "fault14": ("loss.heads.age.type", "Focall", "loss.heads.age.type", '"Focal"'),
     "fault14-of-many": ("transforms.train.0.type", "Bluur", "transforms.train.0.type", '"Blur"'),
     "fault14-no-text": ("optimizer.type", 3, "optimizer.type", "a name"),
@@ -233,7 +233,7 @@ def test_a_config_at_hand_is_copied_and_named() -> None:
     assert ConfigParser.from_dict(config.resolved, SECTIONS, "again").resolved == config.resolved
     bad = edited("seed", "x")
     assert lines_of(lambda: ConfigParser.from_dict(bad, SECTIONS, "checkpoint x.pth")) == [
-        'checkpoint x.pth: seed = "x" is text; it must be a valid integer'
+        'checkpoint x.pth: seed = "x" is text; it must be a whole number'
     ]
 
 

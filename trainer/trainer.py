@@ -62,6 +62,7 @@ class Trainer(BaseTrainer):
         self.metrics, self.mixings = metrics, mixings
         self.checkpoints, self.stop, self.visualize = checkpoints, stop, visualize
         self.trackers = Trackers()  # none, until the run is ready to write
+        self.earlier_trackers: dict[str, Any] = {}  # the state of those of a resumed run
         self.monitor = Monitor(settings.monitor)
         self.other_monitors = [Monitor(text) for text in settings.save_best]
         self.epochs_without_better = 0
@@ -157,9 +158,9 @@ class Trainer(BaseTrainer):
         if self.settings.save_period and epoch % self.settings.save_period == 0:
             names.append(f"checkpoint-epoch{epoch}.pth")
         self.epochs_without_better = 0 if better else self.epochs_without_better + 1
-        self.stopped_early = self.monitor.is_on and 0 < self.settings.early_stop <= self.epochs_without_better
+        self.stopped_early = self._has_no_better_epoch()
         self.completed_epochs, self.batches_done, self.train_metrics = epoch, 0, self._new_metrics()
-        with self._full_disk_tolerated(final=self.finished):
+        with self._full_disk_tolerated(None, final=self.finished):
             self.trackers.log_metrics(epoch, metrics)
         reported = describe(metrics, short=self.settings.verbosity < 2)
         seconds = time.perf_counter() - self.epoch_began
@@ -168,6 +169,10 @@ class Trainer(BaseTrainer):
         if self.stopped_early:
             best = "none" if self.monitor.best is None else f"{self.monitor.metric} = {self.monitor.best:.4f}"
             logger.info("stopped early: %d epochs without a better one (best: %s)", self.epochs_without_better, best)
+
+    def _has_no_better_epoch(self) -> bool:
+        """Whether so many epochs were no better that the run is to stop early."""
+        return self.monitor.is_on and 0 < self.settings.early_stop <= self.epochs_without_better
 
     @property
     def best(self) -> dict[str, float | None]:
@@ -203,17 +208,19 @@ class Trainer(BaseTrainer):
         final: this is the run's last save, so a failure raises StorageFullError instead of a warning."""
         state = self.state_dict()  # every process takes part in it
         if distributed.is_main_process():
-            with self._full_disk_tolerated(final=final):
+            with self._full_disk_tolerated(self.checkpoints.folder, final=final):
                 self.checkpoints.save({**self.run, **state}, also_as)
         distributed.barrier()
 
     @contextmanager
-    def _full_disk_tolerated(self, *, final: bool) -> Iterator[None]:
-        """A write that fails within the run is a warning; one that fails at its end is an error."""
+    def _full_disk_tolerated(self, path: Path | None, *, final: bool) -> Iterator[None]:
+        """A write that fails within the run is a warning; one that fails at its end is an error.
+
+        path: what is written; None: the file that the error names"""
         try:
             yield
         except OSError as error:
-            text = f"{self.checkpoints.folder}: could not be written ({error.strerror}); free some space"
+            text = f"{path or error.filename}: could not be written ({error.strerror}); free some space"
             if final:
                 raise StorageFullError(text) from None
             logger.warning("%s. Training continues%s", text, self._earlier_checkpoints())
@@ -241,7 +248,7 @@ class Trainer(BaseTrainer):
             "sums": distributed.gather(self.train_metrics.state_dict() if self.batches_done else None),
             "monitors": [monitor.state_dict() for monitor in (self.monitor, *self.other_monitors)],
             "epochs_without_better": self.epochs_without_better,
-            "trackers": self.trackers.state(),
+            "trackers": {**self.earlier_trackers, **self.trackers.state()},
             **self.learner.state_dict(),
         }
 
@@ -258,7 +265,9 @@ class Trainer(BaseTrainer):
             for saved in state["monitors"]:
                 monitor.load_state_dict(saved)
         self.epochs_without_better = state["epochs_without_better"]
-        self.completed_epochs, self.stopped_early = state["completed_epochs"], state["stopped_early"]
+        self.completed_epochs = state["completed_epochs"]
+        self.stopped_early = state["stopped_early"] and self._has_no_better_epoch()  # it may be allowed more by now
+        self.earlier_trackers = state["trackers"]
         self.batches_done = state["batches_done"]
         if self.batches_done:
             self.train_metrics.load_state_dict(state["sums"][distributed.rank()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from utils.errors import ConfigError
@@ -11,10 +11,14 @@ from utils.wording import did_you_mean
 
 
 class CommandLine(argparse.ArgumentParser):
-    """An argument parser that takes no abbreviations, and raises ConfigError instead of printing its usage."""
+    """An argument parser that takes no abbreviations, and raises ConfigError instead of printing its usage.
 
-    def __init__(self, **options: Any) -> None:
+    settings: gives the key paths that --set takes: a flag that is named as one of them is answered with it
+    """
+
+    def __init__(self, settings: Callable[[], Iterable[str]] = list, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self._settings = settings
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """The arguments (of this process, where `argv` is None). Raises ConfigError."""
@@ -22,15 +26,21 @@ class CommandLine(argparse.ArgumentParser):
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             words = [word for word in unknown if word.startswith("-") or len(unknown) == 1]
-            self.error("; ".join(_unknown(word, flags) for word in words))
+            self.error("; ".join(self._unknown(word, flags, unknown) for word in words))
         return arguments
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message}")
 
-
-def _unknown(word: str, flags: list[str]) -> str:
-    name = word.partition("=")[0]
-    if not word.startswith("-"):
-        return f"{word!r} belongs to no flag (--help lists them)"
-    return f"{name} is not a known flag{did_you_mean(name, flags)} (--help lists them)"
+    def _unknown(self, word: str, flags: list[str], unknown: list[str]) -> str:
+        """What to write instead of a word. unknown: all such words, in order"""
+        name, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            return f"{word!r} belongs to no flag (--help lists them)"
+        key = name.lstrip("-").replace("-", "_")
+        if keys := [path for path in self._settings() if path.split(".")[-1] == key]:
+            following = unknown[unknown.index(word) + 1 :][:1]
+            value = value if equals or not following or following[0].startswith("-") else following[0]
+            instead = " or ".join(f"--set {path}={value or '...'}" for path in keys)
+            return f"{name} is not a known flag; write {instead}"
+        return f"{name} is not a known flag{did_you_mean(name, flags)} (--help lists them)"

@@ -119,6 +119,17 @@ class KeyboardStop(StopSignal):
     exit_code = 130
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM, SIGUSR1 or Ctrl-C where there is nothing to save. It is no Exception: whoever reports what a library
+    raises would take it for a failure of that library.
+
+    kind: the error with its exit code"""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"stopped by {number.name}")
+        self.kind = KeyboardStop if number == signal.SIGINT else StopSignal
+
+
 def run_command(command: Callable[[], object]) -> int:
     """Runs an entry point and returns its exit code: a user's mistake is one line on stderr, never a traceback.
 
@@ -130,9 +141,9 @@ def run_command(command: Callable[[], object]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("stopped by SIGINT", file=sys.stderr)
-        return KeyboardStop.exit_code
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.kind.exit_code
     finally:
         gc.unfreeze()  # what `importing` froze: libraries complain of what is left when Python ends
     return 0
@@ -160,13 +171,12 @@ def importing() -> Iterator[None]:
 @contextmanager
 def _signals_raise() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
-        raise StopSignal(f"stopped by {signal.Signals(number).name}")
+        raise Interrupted(signal.Signals(number))
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {signal.SIGTERM: stop, signal.SIGUSR1: stop, signal.SIGINT: signal.default_int_handler}
-    earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
         yield
     finally:

@@ -19,9 +19,11 @@ from typing import Any
 from utils.config.former_defaults import upgraded
 from utils.errors import CheckpointError, ConfigError
 from utils.files import write_output
+from utils.wording import nearest
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
+SUGGESTED_RUNS = 3
 _FOLD = re.compile(r"fold_(\d+)")
 
 
@@ -88,9 +90,19 @@ def folds_in(folder: Path) -> dict[int, Path]:
 
 
 def refuse_missing(path: Path) -> None:
-    """Raises CheckpointError where --resume names neither a run folder nor a file."""
-    if not path.exists():
-        raise CheckpointError(f"{path}: there is no such run folder or checkpoint")
+    """Raises CheckpointError where --resume names neither a run folder nor a file, with those that may be meant."""
+    if path.exists():
+        return
+    checkpoints = sorted(path.parent.glob("*.pth"))
+    root = next((each for each in path.parents if each.name == "models" and each.is_dir()), Path("saved", "models"))
+    runs = sorted((run for run in root.glob("*/*") if run.is_dir()), key=lambda run: run.name, reverse=True)
+    found = checkpoints or runs
+    likely = nearest(str(path), map(str, found), SUGGESTED_RUNS)
+    hint = f"; did you mean {' or '.join(likely)}?" if likely else ""
+    if found and not likely:
+        newest = ", ".join(map(str, found[:SUGGESTED_RUNS]))
+        hint = f"; {'that folder holds' if checkpoints else 'the newest runs are'} {newest}"
+    raise CheckpointError(f"{path}: there is no such run folder or checkpoint{hint}")
 
 
 @contextmanager

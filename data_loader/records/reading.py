@@ -39,7 +39,7 @@ def read_records(sources: Iterable[BaseSource], label_space: LabelSpace, label_f
             found = source.collect(problems, label_space.attributes)
             records += [_with_person(record, number, source.persons == "own") for record in found]
         except DataError as error:
-            problems += str(error).split("\n")
+            problems += [f"{error}{_remedy_if_missing(source, number)}"]
         ends.append((source, len(records)))
     if label_fixes is not None:
         try:
@@ -65,6 +65,12 @@ def read_records(sources: Iterable[BaseSource], label_space: LabelSpace, label_f
         start = end
     table.warn_of_absent_classes("the data")
     return table
+
+
+def _remedy_if_missing(source: BaseSource, number: int) -> str:
+    """The key that names a folder or a table which does not exist; nothing where the source is there."""
+    keys = [key for key in ("root", "path") if not Path(getattr(source, key, None) or ".").exists()]
+    return f"; set data.{number}.args.{keys[0]}" if keys else ""
 
 
 def _with_person(record: Record, source: int, own: bool) -> Record:

@@ -198,12 +198,14 @@ class AttributeTable(BaseSource):
         return str(Path(self.path))
 
     def collect(self, problems: list[str], attributes: Iterable[str] = ()) -> list[Record]:
-        path = Path(self.path)
+        path, root = Path(self.path), Path(self.path).parent if self.root is None else Path(self.root)
+        if path.exists() and not root.is_dir():  # one line, not one a row
+            raise DataError(f"{root}: there is no such folder")
         settings = (self.path_column, self.person_column, self.split_column)
         named = [*(self.columns or {}).values(), *(each for each in settings if each not in ("path", "person", "auto"))]
         rows = read_table(path, [column for column in named if column is not None])
         path_column, person_column, split_column, columns = self._columns(rows, [*attributes])
-        images = ImageRoot(path.parent if self.root is None else Path(self.root), self.allow_links)
+        images = ImageRoot(root, self.allow_links)
         records = []
         for row, cells in rows:
             origin, name = f"{path} row {row}", cells[path_column]

@@ -16,6 +16,7 @@ import albumentations
 from base.preprocessing import Preprocessing
 from data_loader.transforms.pipeline import DeterministicPrefix, Pipeline
 from data_loader.transforms.trials import check_deterministic, count_deterministic, final_size
+from utils.config.json_text import arguments_of
 from utils.config.signatures import constructor_problems
 from utils.errors import InvalidConfig, KeyPath, Problem
 from utils.images import BitsUsed
@@ -144,7 +145,7 @@ def _without_normalise(
     if kept and kept[-1]["type"] == "ToTensorV2":
         kept.pop()
     if kept and kept[-1]["type"] == "Normalize":
-        statistics = _statistics((*key_path, len(kept) - 1, "args"), kept.pop().get("args", {}), own, problems)
+        statistics = _statistics((*key_path, len(kept) - 1, "args"), arguments_of(kept.pop()), own, problems)
     return kept, statistics
 
 
@@ -170,7 +171,7 @@ def _statistics(
 
 def _with_size(spec: TransformSpec, image_hw: tuple[int, int] | None) -> TransformSpec:
     """The spec, and those inside it, with `image_hw` for a required height, width or size that is not given."""
-    args = dict(spec.get("args", {}))
+    args = dict(arguments_of(spec))
     if image_hw:
         sizes = dict(zip(_INPUT_SIZE_ARGUMENTS, (*image_hw, list(image_hw)), strict=True))
         parameters = inspect.signature(TRANSFORMS[spec["type"]]).parameters
@@ -194,7 +195,7 @@ def _build(key_path: KeyPath, specs: Sequence[TransformSpec], problems: list[Pro
         if name in ("Normalize", "ToTensorV2"):
             problems.append(Problem(here, f"({name}) must be last: it is done on the device"))
             continue
-        args, inside = dict(spec.get("args", {})), (*here, "args")
+        args, inside = dict(arguments_of(spec)), (*here, "args")
         parameters = inspect.signature(TRANSFORMS[name]).parameters
         before = len(problems)
         for argument, parameter in parameters.items():

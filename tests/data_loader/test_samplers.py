@@ -191,7 +191,7 @@ def test_the_stream_is_one_for_any_number_of_processes_and_any_start(labels: Lab
             assert _global_batches(order, 12 // world, world, 4, drop_last=drop_last) == whole
         expected = order.draw(numpy_stream(9, "order", 4))[: len(keys)]
         assert keys == [
-            (index, expected[:place].tolist().count(index)) for place, index in enumerate(expected.tolist())
+            (index, expected[:position].tolist().count(index)) for position, index in enumerate(expected.tolist())
         ]
         for start in range(len(whole) + 1):
             assert _global_batches(order, 12, 1, 4, start, drop_last=drop_last) == whole[start:]

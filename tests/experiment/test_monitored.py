@@ -23,8 +23,8 @@ def test_the_wrong_direction_is_refused_with_the_right_one(empty_workplace: Work
     right, wrong = ({key: [text] if as_list else text} for text in (monitor, turned(monitor)))
     empty_workplace.train("--config", empty_workplace.write_config(right), "--print-config").check_success()
     outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write_config(wrong))
-    place = f"{key}.0" if as_list else key
-    outcome.check_refusal(2, (f'tiny.json: {place} = "{turned(monitor)}"', f'"{monitor}"'))
+    key_path = f"{key}.0" if as_list else key
+    outcome.check_refusal(2, (f'tiny.json: {key_path} = "{turned(monitor)}"', f'"{monitor}"'))
 
 
 def balanced_error(confusion: Any) -> float:

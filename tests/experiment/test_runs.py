@@ -30,7 +30,7 @@ def _make_run(save_dir: Path, run: str, metrics: list[dict[str, Any]], digest: s
     folders.write_config(config.resolved)
     record = RunRecord(folders.models)
     record.begin(folders, config, "train.py", {"validation": digest}, DEMO)
-    record.end("finished", len(metrics), {})
+    record.end("finished")
     lines = [json.dumps({"epoch": number, **row}) + "\n" for number, row in enumerate(metrics, start=1)]
     (folders.log / "metrics.jsonl").write_text("".join(lines) + '{"epoch": 9, "val', encoding="utf-8")  # torn
     return folders.models

@@ -128,6 +128,17 @@ def test_without_a_joint_class_the_attributes_mean_is_scored() -> None:
     assert len(class_distribution(MANY, None, predicted)) == len(per_class_table(found)) == 80
 
 
+def test_a_class_that_is_never_predicted_has_no_precision_and_one_that_is_never_true_no_recall() -> None:
+    truth = {"mask": torch.tensor([0, 0, 1])}
+    found = classifications(LABELS, None, {"mask": torch.tensor([0, 2, 2])}, truth)
+    rows = [row.split("precision ")[1].split() for row in per_class_table(found)]
+    assert rows == [
+        ["1.000", "recall", "0.500", "F1", "0.667"],
+        ["-", "recall", "0.000", "F1", "0.000"],
+        ["0.000", "recall", "-", "F1", "0.000"],
+    ]
+
+
 def test_the_table_of_classes_and_their_distribution() -> None:
     table = per_class_table(classified(PREDICTED, TRUTH))
     joint = torch.from_numpy(PREDICTED)

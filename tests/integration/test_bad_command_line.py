@@ -54,16 +54,23 @@ DEVICES = {
 @pytest.mark.parametrize("case", DEVICES)
 def test_a_device_that_is_not_there(trained: Workplace, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    name, told = DEVICES[case]
+    name, expected = DEVICES[case]
     before = trained.files()
     for command in (trained.train, trained.test):
-        command("--resume", trained.run, "--device", name).check_refusal(2, (f"--device {name}: ", told))
+        command("--resume", trained.run, "--device", name).check_refusal(2, (f"--device {name}: ", expected))
     assert trained.files() == before
 
 
 WRONG_FLAGS = {
     "69-a-typo": ("train", ["--confg", "tiny.json"], ("--confg is not a known flag", 'did you mean "--config"?')),
-    "69-unknown": ("train", ["--epochs=3"], ("--epochs is not a known flag", "--help lists them")),
+    "69-unknown": ("train", ["--spochs=3"], ("--spochs is not a known flag", "--help lists them")),
+    "69-a-key": ("train", ["--epochs", "3"], ("--epochs is not a known flag; write --set trainer.epochs=3",)),
+    "69-a-key-and-a-flag": ("train", ["--batch-size", "-c", "x"], ("write --set data_loader.args.batch_size=...",)),
+    "69-a-key-of-three": (
+        "train",
+        ["--weight=1"],
+        ("--set loss.heads.mask.weight=1 or --set loss.heads.gender.weight=1 or --set loss.heads.age.weight=1",),
+    ),
     "69-no-flag": ("train", ["tiny.json"], ("'tiny.json' belongs to no flag", "--help")),
     "69-no-value": ("train", ["--config"], ("--config", "expected one argument")),
     "69-a-typo-of-test": (
@@ -78,11 +85,32 @@ WRONG_FLAGS = {
 }
 
 
+def test_a_run_that_is_not_there_and_those_that_may_be_meant(trained: Workplace) -> None:
+    run = str(trained.run)
+    for script in (trained.train, trained.test):
+        for path, hint in {
+            run.replace("2", "3"): f"did you mean {run}?",
+            "nonsense": f"the newest runs are {run}",
+            f"{run}/model_bst.pth": f"did you mean {run}/model_best.pth",
+            f"{run}/x": f"that folder holds {run}/best_f1.pth, {run}/last.pth, {run}/model_best.pth",
+        }.items():
+            script("--resume", path).check_refusal(4, (f"{path}: there is no such run folder or checkpoint; {hint}",))
+
+
+def test_a_file_of_another_kind_is_no_run(trained: Workplace) -> None:
+    """What is named instead can be resumed."""
+    trained.write("README.md", "# A project")
+    for script in (trained.train, trained.test):
+        outcome = script("--resume", "README.md")
+        outcome.check_refusal(4, ("README.md: is not a checkpoint", "name a run folder"))
+        assert "state_dict" not in outcome.err
+
+
 @pytest.mark.parametrize("case", WRONG_FLAGS)
 def test_a_wrong_flag(empty_workplace: Workplace, case: str) -> None:
-    script, argv, told = WRONG_FLAGS[case]
+    script, argv, expected = WRONG_FLAGS[case]
     outcome: Outcome = getattr(empty_workplace, script)(*argv)
-    outcome.check_refusal(2, ("", *told))
+    outcome.check_refusal(2, ("", *expected))
     assert outcome.out == ""
 
 
@@ -99,7 +127,7 @@ def test_a_side_that_the_run_does_not_have(trained: Workplace) -> None:
 
 @pytest.mark.usefixtures("no_image_is_opened")
 @pytest.mark.parametrize(
-    ("output", "more", "told"),
+    ("output", "more", "expected"),
     [
         ("", [], "--output '': names no file"),
         ("data", [], "data: cannot be written"),
@@ -113,7 +141,7 @@ def test_a_side_that_the_run_does_not_have(trained: Workplace) -> None:
     ],
 )
 def test_an_output_that_must_not_be_written_is_refused_first(
-    trained: Workplace, output: str, more: list[str], told: str
+    trained: Workplace, output: str, more: list[str], expected: str
 ) -> None:
     os.mkfifo(trained.folder / "pipe")
     (trained.folder / "link to a pipe").symlink_to("pipe")
@@ -124,7 +152,7 @@ def test_an_output_that_must_not_be_written_is_refused_first(
     trained.write("truth_part1.csv", (trained.info_dir / "info.csv").read_bytes())
     before = trained.files()
     argv = ("--resume", "model.pth", "--answers", "truth_part1.csv", "--output", output, *more)
-    trained.test(*argv).check_refusal(2, (told,))
+    trained.test(*argv).check_refusal(2, (expected,))
     assert trained.files() == before
 
 

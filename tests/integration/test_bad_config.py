@@ -1,4 +1,4 @@
-"""A config that is wrong: every fault is told in a line that names its place, with exit code 2, and nothing is made.
+"""A config that is wrong: every fault is told in a line that names its key path, with exit code 2, and nothing is made.
 
 The folder holds no data, so whatever looked for some before the config was refused would fail otherwise, with 3."""
 
@@ -64,7 +64,7 @@ def test_3_what_is_fine(empty_workplace: Workplace, change: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "place", "secret"),
+    ("changes", "key_path", "secret"),
     [
         ({"wandb_key": WANDB_KEY}, "wandb_key", WANDB_KEY),
         ({"data_loader.args.password": SECRET}, "data_loader.args.password", SECRET),
@@ -72,10 +72,10 @@ def test_3_what_is_fine(empty_workplace: Workplace, change: str) -> None:
     ],
 )
 def test_16_a_credential_is_refused_and_not_echoed(
-    empty_workplace: Workplace, changes: dict[str, Any], place: str, secret: str
+    empty_workplace: Workplace, changes: dict[str, Any], key_path: str, secret: str
 ) -> None:
     outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write_config(changes))
-    outcome.check_refusal(2, (f"tiny.json: {place} holds a credential; remove it", "WANDB_API_KEY"))
+    outcome.check_refusal(2, (f"tiny.json: {key_path} holds a credential; remove it", "WANDB_API_KEY"))
     assert secret not in outcome.err + outcome.out
 
 
@@ -166,7 +166,7 @@ def test_errors_between_sections_come_together(empty_workplace: Workplace) -> No
     )
     outcome = empty_workplace.train_and_change_nothing("--config", config)
     places = ("split.args", "transforms.eval", "arch.args", "loss.heads.mask", "trainer.save_dir", "trainer.monitor")
-    outcome.check_refusal(2, *((f"tiny.json: {place}",) for place in places))
+    outcome.check_refusal(2, *((f"tiny.json: {key_path}",) for key_path in places))
 
 
 def test_24_overrides_that_cannot_be(empty_workplace: Workplace) -> None:
@@ -179,10 +179,10 @@ def test_24_overrides_that_cannot_be(empty_workplace: Workplace) -> None:
     )
 
 
-@pytest.mark.parametrize(("flag", "place"), [("--lr", "optimizer.args.lr"), ("--bs", "data_loader.args.batch_size")])
-def test_24_the_short_forms_are_named(empty_workplace: Workplace, flag: str, place: str) -> None:
+@pytest.mark.parametrize(("flag", "key_path"), [("--lr", "optimizer.args.lr"), ("--bs", "data_loader.args.batch_size")])
+def test_24_the_short_forms_are_named(empty_workplace: Workplace, flag: str, key_path: str) -> None:
     outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write_config(), flag, "fast")
-    outcome.check_refusal(2, (f'{flag} fast: {place} = "fast" is text',))
+    outcome.check_refusal(2, (f'{flag} fast: {key_path} = "fast" is text',))
 
 
 def test_errors_in_sections_and_between_them_come_together(empty_workplace: Workplace) -> None:

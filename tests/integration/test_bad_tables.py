@@ -167,6 +167,7 @@ def test_a_wrong_training_folder(workplace: Workplace, root: str, words: tuple[s
         (workplace.folder / folder).mkdir(parents=True)
     outcome = workplace.train_and_change_nothing("--config", workplace.write_config(source(root)))
     outcome.check_refusal(3, (f"{root}: ", *words))
+    assert outcome.err.rstrip().endswith("; set data.0.args.root") == (root == "data/gone")
 
 
 def test_the_problems_of_several_sources_come_together(workplace: Workplace) -> None:
@@ -175,3 +176,11 @@ def test_the_problems_of_several_sources_come_together(workplace: Workplace) -> 
     outcome = workplace.train_and_change_nothing("--config", workplace.write_config({"data": sources}))
     assert outcome.exit_code == 3
     assert {line.partition(":")[0] for line in outcome.lines} == {f"{TRAIN} row 2", "gone.csv"}
+    assert outcome.lines[-1] == "gone.csv: there is no such file; set data.1.args.path"
+
+
+def test_a_tables_folder_of_images_that_is_not_there_is_one_line(workplace: Workplace) -> None:
+    workplace.write("table.csv", "path,mask,gender,age\na.jpg,wear,male,20\nb.jpg,wear,male,20\n")
+    table = {"type": "AttributeTable", "args": {"path": "table.csv", "root": "gone"}}
+    outcome = workplace.train_and_change_nothing("--config", workplace.write_config({"data": [table]}))
+    outcome.check_refusal(3, "gone: there is no such folder; set data.0.args.root")

@@ -69,12 +69,12 @@ class ConfigParser:
 @pytest.fixture
 def team_module() -> Iterator[None]:
     """The module that the team's config object is of, which is not there when its checkpoint is read."""
-    module, place = types.ModuleType("parse_config_of_a_team"), ConfigParser.__module__
+    module, name_of_module = types.ModuleType("parse_config_of_a_team"), ConfigParser.__module__
     module.ConfigParser = ConfigParser  # type: ignore[attr-defined]
     sys.modules[module.__name__], ConfigParser.__module__ = module, module.__name__
     yield
     del sys.modules[module.__name__]
-    ConfigParser.__module__ = place
+    ConfigParser.__module__ = name_of_module
 
 
 @pytest.fixture

@@ -112,6 +112,24 @@ def test_resuming_an_earlier_epoch_discards_what_came_after_it(tmp_path: Path, d
     assert all(torch.equal(again[0][name], tensor) for name, tensor in end[0].items())
 
 
+def test_a_kill_before_the_trackers_begin_does_not_lose_their_runs(
+    tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resume of an earlier epoch saves last.pth, then cuts the metrics, then connects to wandb."""
+    models = run(write_config(tmp_path, drawn, lr_scheduler=None), "--set", "trainer.save_period=1")
+    earlier = models / "checkpoint-epoch1.pth"
+    write_checkpoint(earlier, {**read_checkpoint(earlier), "trackers": {"wandb": {"run_id": "abc"}}})
+
+    def killed(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(experiment_run.builders, "build_trackers", killed)
+    with pytest.raises(ZeroDivisionError):
+        resume(str(earlier))
+    last = read_checkpoint(models / "last.pth")
+    assert (last["completed_epochs"], last["trackers"]) == (1, {"wandb": {"run_id": "abc"}})
+
+
 @pytest.mark.parametrize("log", ["moved too", "gone"])
 def test_a_run_that_was_renamed_resumes_where_it_is(config: Path, tmp_path: Path, log: str) -> None:
     flags = ("--set", "lr_scheduler=null")
@@ -180,5 +198,7 @@ def test_a_run_that_an_earlier_version_augmented_on_the_gpu_resumes_with_a_warni
     assert "other random numbers" not in capsys.readouterr().out
     for epochs in (4, 5):
         resume(str(models), "--set", f"trainer.epochs={epochs}")
-        assert ("warning: " in (told := capsys.readouterr().out) and "other random numbers" in told) == (epochs == 4)
+        assert ("warning: " in (printed := capsys.readouterr().out) and "other random numbers" in printed) == (
+            epochs == 4
+        )
     assert read_checkpoint(models / "last.pth")["completed_epochs"] == 5

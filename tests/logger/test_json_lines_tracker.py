@@ -95,8 +95,9 @@ def test_a_full_disk_is_raised_and_leaves_whole_lines_and_nothing_is_lost(tmp_pa
     tracker.log_metrics(1, _metrics(1))
     first = path.read_bytes()
     file_size_limit(len(first) + 20)
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(OSError, match="File too large") as caught:
         tracker.log_metrics(2, _metrics(2))
+    assert caught.value.filename == str(path)
     file_size_limit(None)
     assert path.read_bytes() == first
     tracker.log_metrics(3, _metrics(3))

@@ -54,14 +54,14 @@ def _records(directory: Path) -> list[list[Any]]:
     wandb.teardown()  # its process writes on for a moment after a run's finish, and is done when it ends
     runs = []
     for path in sorted(directory.glob("wandb/offline-run-*/*.wandb")):
-        data, place, whole, records = path.read_bytes(), 7, b"", []
-        while place + 7 <= len(data):
-            if 32768 - place % 32768 < 7:
-                place += 32768 - place % 32768
+        data, position, whole, records = path.read_bytes(), 7, b"", []
+        while position + 7 <= len(data):
+            if 32768 - position % 32768 < 7:
+                position += 32768 - position % 32768
                 continue
-            _, length, kind = struct.unpack_from("<IHB", data, place)
-            whole += data[place + 7 : place + 7 + length]
-            place += 7 + length
+            _, length, kind = struct.unpack_from("<IHB", data, position)
+            whole += data[position + 7 : position + 7 + length]
+            position += 7 + length
             if kind in (1, 4):
                 records.append(wandb_internal_pb2.Record.FromString(whole))
                 whole = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from model.model import TimmModelMulti
 from utils.checkpoint import write_checkpoint
+from utils.errors import run_command
 
 SHARED_WEIGHTS = Path(__file__).parents[3] / "shared" / "weights"
 
@@ -120,3 +122,21 @@ def test_a_silent_hub_is_asked_once_and_told_with_the_remedy(monkeypatch: pytest
     assert len(asked) == 1
     assert "\n" not in str(caught.value)
     assert huggingface_hub.constants.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.parametrize("asked_of", ["the hub", "timm"])
+def test_a_signal_during_the_download_is_no_failed_download(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked_of: str
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    class Hub:
+        def head(self, *_: Any, **__: Any) -> None:
+            if asked_of == "the hub":
+                interrupted()
+
+    monkeypatch.setattr("model.backbone.get_session", Hub)
+    monkeypatch.setattr(timm, "create_model", interrupted)
+    assert run_command(lambda: TimmModelMulti({"mask": 3}, "test_resnet", pretrained=True)) == 75
+    assert capsys.readouterr().err == "stopped by SIGTERM\n"

@@ -123,9 +123,9 @@ def test_a_config_may_name_every_optimizer() -> None:
         ({"type": "Adm"}, ("type",), '"Adam"'),
         ({"type": "Adam", "args": {"maximize": True}}, ("args", "maximize"), "not a known key"),
         ({"type": "AdamP", "args": {"lr": "fast"}}, ("args", "lr"), "number"),
-        ({"type": "Adam", "layer_decay": 0}, ("layer_decay",), "greater than 0"),
+        ({"type": "Adam", "layer_decay": 0}, ("layer_decay",), "above 0"),
         ({"type": "Adam", "lookahead": {"alph": 0.5}}, ("lookahead", "alph"), '"alpha"'),
-        ({"type": "Adam", "sharpness_aware": {"rho": 0}}, ("sharpness_aware", "rho"), "greater than 0"),
+        ({"type": "Adam", "sharpness_aware": {"rho": 0}}, ("sharpness_aware", "rho"), "above 0"),
         ({"type": "Adam", "lookahed": {}}, ("lookahed",), '"lookahead"'),
     ],
 )

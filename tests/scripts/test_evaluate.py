@@ -31,7 +31,7 @@ PREDICTED = np.where(numpy_stream(2, "predicted").random(200) < 0.5, TRUTH, _OTH
 
 def write_table(path: Path, answers: np.ndarray, persons: bool = False, order: np.ndarray | None = None) -> str:
     rows = [f"{row}.jpg,{answers[row]}" + (f",{row // 4}" if persons else "") for row in range(len(answers))]
-    rows = rows if order is None else [rows[place] for place in order]
+    rows = rows if order is None else [rows[position] for position in order]
     path.write_text("\n".join(["ImageID,ans" + (",person" if persons else ""), *rows]) + "\n")
     return str(path)
 

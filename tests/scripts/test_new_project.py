@@ -26,7 +26,7 @@ SMALL = (
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with shapes/: 60 images of 20 series, and their table."""
     draw_shapes(tmp_path / "shapes", COUNT)
     rows = [{**row, "id": f"s{number // 3}", "made": "here"} for number, row in enumerate(shape_rows(COUNT))]
@@ -43,14 +43,14 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def test_a_project_for_a_table_trains(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_project_for_a_table_trains(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ("--image-column", "file", "--heads", "kind,colour", "--person-column", "id")
     assert run("mine", "--table", "shapes/labels.csv", *given) == 0
     out = capsys.readouterr().out
     assert "python train.py --config config.json" in out
     assert "--set arch.args.pretrained=false" in out
-    assert sorted(path.name for path in place.iterdir()) == ["mine", "shapes"]
-    mine = place / "mine"
+    assert sorted(path.name for path in folder.iterdir()) == ["mine", "shapes"]
+    mine = folder / "mine"
     config = read_json(mine / "config.json")
     assert list(config["labels"]["attributes"]) == ["kind", "colour"]
     assert config["data"][0]["args"]["person_column"] == "id"
@@ -65,9 +65,9 @@ def test_a_project_for_a_table_trains(place: Path, capsys: pytest.CaptureFixture
     assert kept["labels"]["attributes"]["kind"]["classes"] == ["circle", "square", "triangle"]
 
 
-def test_every_idea_that_is_kept_suits_the_table(place: Path) -> None:
+def test_every_idea_that_is_kept_suits_the_table(folder: Path) -> None:
     assert run("mine", "--table", "shapes/labels.csv") == 0
-    ideas = sorted((place / "mine" / "configs").iterdir())
+    ideas = sorted((folder / "mine" / "configs").iterdir())
     names = {idea.name for idea in ideas}
     assert {"ema.json", "mixup.json", "sam.json", "vit_384.json"} <= names
     assert not names & {
@@ -83,16 +83,16 @@ def test_every_idea_that_is_kept_suits_the_table(place: Path) -> None:
         assert list(check_config(ConfigParser.from_file(idea, SECTIONS)).heads) == ["kind", "colour", "size"]
 
 
-def test_a_copy_is_whole_and_clean(place: Path) -> None:
+def test_a_copy_is_whole_and_clean(folder: Path) -> None:
     assert run("mine") == 0
-    found = files(place / "mine")
+    found = files(folder / "mine")
     own = {path for path in files(new_project.PROJECT) if path.split("/")[0] in new_project.FOLDERS}
     own = {path for path in own if path.endswith((".py", ".md")) or path.startswith("configs/")}
     own -= {path for path in own if "__pycache__" in path or path.endswith("config.schema.json")}
     assert own <= found
     assert {"train.py", "test.py", "config.json", "requirements.txt", "saved", "submit", "README.md"} <= found
     assert not [path for path in found if path.split("/")[0] in ("tests", "benchmarks", ".git") or ".pyc" in path]
-    assert read_json(place / "mine" / "config.json") == read_json(new_project.PROJECT / "config.json")
+    assert read_json(folder / "mine" / "config.json") == read_json(new_project.PROJECT / "config.json")
 
 
 @pytest.mark.parametrize(
@@ -115,29 +115,29 @@ def test_a_copy_is_whole_and_clean(place: Path) -> None:
     ],
 )
 def test_what_is_refused_makes_nothing(
-    place: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], exit_code: int, fragment: str
+    folder: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], exit_code: int, fragment: str
 ) -> None:
-    (place / "used").mkdir()
-    (place / "used" / "file").write_text("x")
-    (place / "empty.csv").write_text("")
-    before = files(place)
+    (folder / "used").mkdir()
+    (folder / "used" / "file").write_text("x")
+    (folder / "empty.csv").write_text("")
+    before = files(folder)
     assert run(*argv) == exit_code
     error = capsys.readouterr().err
     assert fragment in error
     assert "Traceback" not in error
     assert len(error.splitlines()) == 1 or "missing in" in fragment
-    assert files(place) == before
+    assert files(folder) == before
     assert not (new_project.PROJECT / "mine").exists()
 
 
-def test_an_empty_folder_is_taken(place: Path) -> None:
-    (place / "mine").mkdir()
+def test_an_empty_folder_is_taken(folder: Path) -> None:
+    (folder / "mine").mkdir()
     assert run("mine") == 0
-    assert (place / "mine" / "train.py").is_file()
+    assert (folder / "mine" / "train.py").is_file()
 
 
 def test_a_failure_leaves_nothing(
-    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied: list[str] = []
 
@@ -151,7 +151,7 @@ def test_a_failure_leaves_nothing(
         return copy
 
     monkeypatch.setattr("shutil.copyfile", full(40))
-    before = files(place)
+    before = files(folder)
     assert run("mine") == 74
     assert "mine: cannot be written: No space left on device" in capsys.readouterr().err
-    assert files(place) == before
+    assert files(folder) == before

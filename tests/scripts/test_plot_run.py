@@ -19,7 +19,7 @@ def log(tmp_path: Path) -> Path:
     lines = [
         {"epoch": n, "train/loss": 1 / n, "val/loss": 1.2 / n, "val/f1": n / 4, "val/mask_f1": n / 5} for n in (1, 2)
     ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return tmp_path
 
 
@@ -27,6 +27,14 @@ def test_a_picture_in_a_new_folder(log: Path) -> None:
     assert run_command(lambda: plot_run.main([str(log), "--output", str(log / "new folder" / "curve.png")])) == 0
     with Image.open(log / "new folder" / "curve.png") as picture:
         assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize("content", [None, '{"epoch": 1, "val', "no JSON\n"])
+def test_a_folder_without_an_epoch_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "metrics.jsonl").write_text(content)
+    assert run_command(lambda: plot_run.main([str(tmp_path), "--output", str(tmp_path / "curve.png")])) == 3
+    assert not (tmp_path / "curve.png").exists()
 
 
 @pytest.mark.parametrize("output", ["metrics.jsonl", "curve", "metrics.jsonl/curve.png"])

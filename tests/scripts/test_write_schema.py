@@ -27,16 +27,16 @@ def test_the_reference_is_what_the_signatures_make() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("key_path", "value"),
     [("trainer.epoch", 3), ("loss.heads.age.args.gama", 1.0), ("transforms.train.0.type", "Resise"), ("labels", [])],
 )
-def test_editors_and_the_checker_refuse_the_same(place: str, value: Any) -> None:
+def test_editors_and_the_checker_refuse_the_same(key_path: str, value: Any) -> None:
     config: Any = read_json(ROOT / "config.json")
     VALIDATOR.validate(config)
-    part, (*steps, last) = config, place.split(".")
+    part, (*steps, last) = config, key_path.split(".")
     for step in steps:
         part = part[int(step)] if isinstance(part, list) else part[step]
     part[last] = value
     assert not VALIDATOR.is_valid(config)
-    with pytest.raises(ConfigError, match=f"^test: {place} "):
+    with pytest.raises(ConfigError, match=f"^test: {key_path} "):
         ConfigParser.from_dict(config, SECTIONS, "test")

@@ -22,7 +22,7 @@ from base.batch import UNKNOWN, Batch
 from tests.trainer.conftest import MakeTrainer, MemoryLoader, SmallModel, assert_equal_states, train_until
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
-from utils.errors import DivergenceError, KeyboardStop, StopSignal
+from utils.errors import DivergenceError, KeyboardStop, StopSignal, StorageFullError
 
 SCHEDULES: dict[str, Any] = {
     "none": None,
@@ -240,6 +240,41 @@ def test_a_full_disk_within_the_run_is_no_error(make_trainer: MakeTrainer, monke
 
     monkeypatch.setattr(built.trainer.checkpoints, "save", save)
     assert built.train().checkpoint()["completed_epochs"] == 2
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_disk_that_takes_no_metrics_is_told_by_that_file(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, epochs: int
+) -> None:
+    """An error in the last epoch, a warning before it."""
+    built = make_trainer(epochs=epochs)
+    text = f"{built.metrics_file}: could not be written (No space left on device)"
+
+    def full(epoch: int, _metrics: dict[str, float]) -> None:
+        if epoch == 1:
+            raise OSError(28, "No space left on device", str(built.metrics_file))
+
+    monkeypatch.setattr(built.trainer.trackers, "log_metrics", full)
+    if epochs == 1:
+        with pytest.raises(StorageFullError, match=re.escape(text)):
+            built.train()
+    else:
+        built.train()
+        assert any(message.startswith(text) for message in caplog.messages)
+
+
+def test_a_run_that_stopped_early_is_extended_by_more_patience(make_trainer: MakeTrainer) -> None:
+    """As one that was given it from the beginning."""
+    monitor = {"monitor": "min train/none", "epochs": 4}
+    stopped = make_trainer("stopped", early_stop=2, **monitor).train()
+    assert (stopped.trainer.completed_epochs, stopped.trainer.stopped_early) == (2, True)
+    assert make_trainer("stopped", resume=stopped.checkpoint(), early_stop=2, **monitor).trainer.finished
+    for early_stop, epochs in ((3, 3), (0, 4)):
+        whole = make_trainer(f"whole {early_stop}", early_stop=early_stop, **monitor).train()
+        settings = {"early_stop": early_stop, **monitor}
+        extended = make_trainer(f"extended {early_stop}", resume=stopped.checkpoint(), **settings).train()
+        assert extended.trainer.completed_epochs == whole.trainer.completed_epochs == epochs
+        assert_equal_states(extended.state(), whole.state())
 
 
 def test_a_head_without_known_labels_has_no_metric(make_trainer: MakeTrainer) -> None:

@@ -24,6 +24,7 @@ from utils.files import write_atomically
 
 FORMAT = "attribute-training-checkpoint"
 VERSION = 1
+OURS = "name a run folder, saved/models/<name>/<run>, or a .pth file in it"
 _MARK = b"sha256:"
 _COMMENT_LENGTH = len(_MARK) + 64
 
@@ -74,7 +75,7 @@ def _verified_archive(path: Path, data: bytes) -> bytes:
     """The archive as torch wrote it."""
     comment = data[-_COMMENT_LENGTH:]
     if not (data.startswith(b"PK") and comment.startswith(_MARK)):
-        raise CheckpointError(f"{path}: {_why_not_ours(path, content_of(path, data))}")
+        raise CheckpointError(f"{path}: {_why_not_ours(path, content_of(path, data, OURS))}")
     archive = data[:-_COMMENT_LENGTH][:-2] + b"\0\0"
     if hashlib.sha256(archive).hexdigest().encode() != comment[len(_MARK) :]:
         raise CheckpointError(f"{path}: is damaged (its checksum differs); use an earlier checkpoint")

@@ -13,6 +13,7 @@ from utils.checkpoint.restricted_unpickler import InertObject, load_tensors
 from utils.errors import CheckpointError
 
 _ARCHIVE, _PICKLE, _SAFETENSORS = b"PK", b"\x80", b"{"
+WRITERS = "torch.save(model.state_dict(), ...) makes one, and so does safetensors"
 
 
 def read_foreign_checkpoint(path: Path) -> Any:
@@ -24,15 +25,17 @@ def read_foreign_checkpoint(path: Path) -> Any:
     return content_of(path, read_bytes(path))
 
 
-def content_of(path: Path, data: bytes) -> Any:
-    """As `read_foreign_checkpoint`, of the bytes read from `path`."""
+def content_of(path: Path, data: bytes, remedy: str = WRITERS) -> Any:
+    """As `read_foreign_checkpoint`, of the bytes read from `path`. remedy: for a file of another kind"""
     try:
         if data[8:9] == _SAFETENSORS:  # behind the length of its header
             return safetensors.torch.load(data)
         if data.startswith(_ARCHIVE):
             data = _copied(data)
         elif not data.startswith(_PICKLE):
-            raise CheckpointError(f"is not a checkpoint: it begins with {data[:40]!r}; {_remedy(data)}")
+            raise CheckpointError(
+                f"is not a checkpoint: it begins with {data[:40]!r}; {_download_remedy(data) or remedy}"
+            )
         content = load_tensors(data, foreign=True)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -75,9 +78,9 @@ def _copied(data: bytes) -> bytes:
     return copy.getvalue()
 
 
-def _remedy(data: bytes) -> str:
+def _download_remedy(data: bytes) -> str | None:
     if data.startswith(b"version https://git-lfs"):
         return "that is a pointer of git-LFS: `git lfs pull` fetches the file"
     if data.lstrip().startswith(b"<"):
         return "that is a web page: download the file itself"
-    return "torch.save(model.state_dict(), ...) makes one, and so does safetensors"
+    return None

@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ MAX_NESTING = 50
 
 # A string is matched first, so that what looks like a comment inside it is left alone.
 _STRING_OR_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
+
+
+def arguments_of(section: Mapping[str, Any]) -> Any:
+    """The "args" of {"type": ..., "args": ...} as it was written: they may be left out."""
+    return section.get("args", {})
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from utils.config.json_text import read_json
+from utils.config.json_text import arguments_of, read_json
 from utils.errors import InvalidConfig, Problem
 from utils.wording import format_value
 
@@ -47,7 +47,7 @@ def translate(config: dict[str, Any], default_config: Path = DEFAULT_CONFIG) -> 
         problems.append(Problem(("loss_name",), f"= {format_value(triples)} must be {expected}"))
     if config.get("loss", "all_loss") != "all_loss":
         problems.append(Problem(("loss",), f'= {format_value(config["loss"])} must be "all_loss" beside loss_name'))
-    arguments = loader.get("args", {}) if isinstance(loader, dict) and loader.get("type") == "setup" else None
+    arguments = arguments_of(loader) if isinstance(loader, dict) and loader.get("type") == "setup" else None
     if not isinstance(arguments, dict):
         expected = '{"type": "setup", "args": {...}} beside loss_name'
         problems.append(Problem(("data_loader",), f"= {format_value(loader)} must be {expected}"))
@@ -80,7 +80,7 @@ def translate(config: dict[str, Any], default_config: Path = DEFAULT_CONFIG) -> 
     }:
         today["loss"]["metric_learning"] = on_embedding
         arch = config.get("arch", default["arch"])
-        today["arch"] = {**arch, "args": {"embedding_size": EMBEDDING_SIZE, **arch.get("args", {})}}
+        today["arch"] = {**arch, "args": {"embedding_size": EMBEDDING_SIZE, **arguments_of(arch)}}
     kept = {key: value for key, value in config.items() if key != "loss_name"}
     note = f"loss_name and data_loader are of an earlier form and mean {json.dumps(today)}"
     return {**{key: value for key, value in default.items() if key != "$schema"}, **kept, **today}, note

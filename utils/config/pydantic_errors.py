@@ -13,6 +13,20 @@ from utils.wording import did_you_mean, format_value, kind
 SHOULD_BE = "Input should be "
 """How pydantic begins most messages."""
 
+PLAIN_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid (?:list|array|tuple)": "a list",
+    "a valid (?:dictionary|mapping)": "an object",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "greater than": "above",
+    "less than": "below",
+}
+"""Their words and this project's, which `kind` uses too."""
+
 
 def explain(
     error: ValidationError,
@@ -78,10 +92,16 @@ def _value_text(errors: list[Any]) -> str:
     others = [message for message in messages if not message.startswith(SHOULD_BE)]
     if others:
         return f"{format_value(value)}: {others[-1][0].lower()}{others[-1][1:]}"
-    expected = " or ".join(message.removeprefix(SHOULD_BE) for message in messages)
+    expected = " or ".join(_in_plain_words(message.removeprefix(SHOULD_BE)) for message in messages)
     is_kind = f" is {kind(value)}; it" if any(error["type"].endswith("_type") for error in errors) else ""
     meant = did_you_mean(value, re.findall("'([^']*)'", expected)) if isinstance(value, str) else ""
     return f"{format_value(value)}{is_kind} must be {expected}{meant}"
+
+
+def _in_plain_words(expected: str) -> str:
+    for theirs, ours in PLAIN_WORDS.items():
+        expected = re.sub(rf"\b{theirs}\b", ours, expected)
+    return expected
 
 
 def resolved_schema(schema: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
 
+from utils.config.json_text import arguments_of
 from utils.config.signatures import (
     argument_names,
     argument_problems,
@@ -193,7 +194,7 @@ class TypedSection(Sections):
         return {**schema, "properties": {**schema["properties"], **own}}
 
     def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
-        name, arguments, component = value.get("type"), value.get("args", {}), self._component(value)
+        name, arguments, component = value.get("type"), arguments_of(value), self._component(value)
         problems, inside = super()._problems(value, key_path), (*key_path, "args")
         if "type" not in value:
             problems.append(Problem((*key_path, "type"), f"is missing: {one_of(self.names)}"))
@@ -226,7 +227,7 @@ class TypedSection(Sections):
         }
 
     def _with_defaults(self, value: Any) -> Any:
-        component, arguments = self._component(value), value.get("args", {})
+        component, arguments = self._component(value), arguments_of(value)
         filled: dict[str, Any] = {key: value[key] for key in self.own_keys if key in value}
         if component is not None and isinstance(arguments, dict):
             own = {**self.defaults.get(value["type"], {}), **arguments}

@@ -49,7 +49,7 @@ def assert_right(images: CachedImages | None, paths: Sequence[Path], prefix: Det
 
 
 @dataclass
-class Place:
+class Storage:
     """A cache on disk or in memory."""
 
     kind: str
@@ -86,18 +86,18 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Place:
-    return Place("disk", tmp_path / "saved" / "image_cache")
+def disk(tmp_path: Path) -> Storage:
+    return Storage("disk", tmp_path / "saved" / "image_cache")
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Place:
-    return Place("memory", tmp_path / "saved" / "image_cache")
+def memory(tmp_path: Path) -> Storage:
+    return Storage("memory", tmp_path / "saved" / "image_cache")
 
 
 @pytest.fixture(params=["memory", "disk"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return Place(request.param, tmp_path / "saved" / "image_cache")
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return Storage(request.param, tmp_path / "saved" / "image_cache")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from filelock import FileLock
 from data_loader.cache import arrays, image_cache
 from data_loader.cache.image_cache import SPARE_BYTES, available_memory
 from data_loader.transforms import DeterministicPrefix
-from tests.data_loader.cache.conftest import ARRAY_BYTES, HEIGHT, WIDTH, Place, assert_right, draw, resized, stacked
+from tests.data_loader.cache.conftest import ARRAY_BYTES, HEIGHT, WIDTH, Storage, assert_right, draw, resized, stacked
 from utils import distributed
 from utils.errors import DataError, InvalidConfig, KeyboardStop, StopSignal, StorageFullError
 from utils.images import read_rgb, visit_rgb
@@ -40,20 +40,20 @@ def refused(error: pytest.ExceptionInfo[InvalidConfig]) -> str:
 # The images
 
 
-def test_images_are_what_decoding_gives(paths: list[Path], place: Place) -> None:
-    images = place.prepare(paths)
+def test_images_are_what_decoding_gives(paths: list[Path], storage: Storage) -> None:
+    images = storage.prepare(paths)
     assert_right(images, paths)
     with pytest.raises(ValueError, match="read-only"):
         images[3][0, 0, 0] = 1
-    assert place.folder.exists() == (place.kind == "disk")
+    assert storage.folder.exists() == (storage.kind == "disk")
     process = FORK.Process(target=lambda: assert_right(images, paths))
     process.start()
     process.join(30)
     assert process.exitcode == 0
 
 
-def test_batches_are_gathered_or_views(paths: list[Path], place: Place) -> None:
-    images = place.prepare(paths)
+def test_batches_are_gathered_or_views(paths: list[Path], storage: Storage) -> None:
+    images = storage.prepare(paths)
     every = stacked(images)
     out = np.empty((6, HEIGHT, WIDTH, 3), np.uint8)
     for indices in ([19, 0, 0, 7, 3, 11], np.array([5, 4, 3, 2, 1, 0])):
@@ -68,29 +68,29 @@ def test_batches_are_gathered_or_views(paths: list[Path], place: Place) -> None:
         assert images.contiguous(np.array(indices, np.int64)) is None
     view[0] = 255 - view[0]  # a write to a view stays in this process
     assert not np.array_equal(images[3], every[3])
-    if place.kind == "disk":
-        np.testing.assert_array_equal(place.prepare(paths)[3], every[3])
+    if storage.kind == "disk":
+        np.testing.assert_array_equal(storage.prepare(paths)[3], every[3])
 
 
-def test_a_subset_needs_no_decoding(paths: list[Path], place: Place, reads: list[str]) -> None:
-    place.prepare(paths)
+def test_a_subset_needs_no_decoding(paths: list[Path], storage: Storage, reads: list[str]) -> None:
+    storage.prepare(paths)
     reads.clear()
     twice = [paths[12], *paths[::-2], paths[12]]
-    assert_right(place.prepare(twice), twice)
+    assert_right(storage.prepare(twice), twice)
     assert reads == []
 
 
-def test_images_are_decoded_once_for_all_requests(paths: list[Path], place: Place, reads: list[str]) -> None:
+def test_images_are_decoded_once_for_all_requests(paths: list[Path], storage: Storage, reads: list[str]) -> None:
     requests = [(paths[:15], resized()), (paths, resized(12, 12)), (paths[5:], resized()), ([], resized(9, 9))]
     for _ in range(2):
-        *made, empty = place.cache().prepare(requests)
+        *made, empty = storage.cache().prepare(requests)
         for images, (some, prefix) in zip(made, requests, strict=False):
             assert_right(images, some, prefix)
         assert empty is None
         assert sorted(reads) == [path.name for path in paths]
 
 
-def test_rows_of_unchanged_files_are_copied(paths: list[Path], disk: Place, reads: list[str]) -> None:
+def test_rows_of_unchanged_files_are_copied(paths: list[Path], disk: Storage, reads: list[str]) -> None:
     held = disk.prepare(paths[:15])
     before = stacked(held)
     status = paths[4].stat()
@@ -105,7 +105,7 @@ def test_rows_of_unchanged_files_are_copied(paths: list[Path], disk: Place, read
 
 
 def test_other_transforms_or_libraries_are_another_key(
-    paths: list[Path], disk: Place, reads: list[str], monkeypatch: pytest.MonkeyPatch
+    paths: list[Path], disk: Storage, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.prepare(paths)
     reads.clear()
@@ -119,16 +119,18 @@ def test_other_transforms_or_libraries_are_another_key(
         assert len(reads) == 3, name
 
 
-def test_images_of_several_sizes_are_not_kept(tmp_path: Path, place: Place) -> None:
+def test_images_of_several_sizes_are_not_kept(tmp_path: Path, storage: Storage) -> None:
     paths = [draw(tmp_path / f"{number}.png", 20 + number // 8, 31) for number in range(9)]
-    assert place.cache().prepare([(paths, DeterministicPrefix([], [], None))]) == [None]
+    assert storage.cache().prepare([(paths, DeterministicPrefix([], [], None))]) == [None]
     with pytest.raises(DataError, match=r"8\.png: .* 21 x 31 pixels .*, not 20 x 31"):
-        place.cache().prepare([(paths, DeterministicPrefix([], [], (20, 31)))])
-    assert [name for name in place.names() if name.endswith((".npy", ".json"))] == []
+        storage.cache().prepare([(paths, DeterministicPrefix([], [], (20, 31)))])
+    assert [name for name in storage.names() if name.endswith((".npy", ".json"))] == []
 
 
 @pytest.mark.parametrize("defect", ["missing", "damaged", "small"])
-def test_a_bad_image_is_the_error_of_decoding_and_leaves_nothing(paths: list[Path], place: Place, defect: str) -> None:
+def test_a_bad_image_is_the_error_of_decoding_and_leaves_nothing(
+    paths: list[Path], storage: Storage, defect: str
+) -> None:
     if defect == "missing":
         paths[12].unlink()
     elif defect == "damaged":
@@ -138,16 +140,16 @@ def test_a_bad_image_is_the_error_of_decoding_and_leaves_nothing(paths: list[Pat
     with pytest.raises(DataError) as plain:
         resized()(read_rgb(paths[12]), str(paths[12]))
     with pytest.raises(DataError) as error:
-        place.prepare(paths)
+        storage.prepare(paths)
     assert str(error.value) == str(plain.value)
-    assert place.names() == []
+    assert storage.names() == []
     draw(paths[12])
-    assert_right(place.prepare(paths), paths)
+    assert_right(storage.prepare(paths), paths)
 
 
 @pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, StopSignal), (signal.SIGINT, KeyboardStop)])
 def test_a_signal_stops_building_and_leaves_nothing(
-    paths: list[Path], disk: Place, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, kind: type[StopSignal]
+    paths: list[Path], disk: Storage, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, kind: type[StopSignal]
 ) -> None:
     def visit(path: Path, *how: Any) -> Any:
         if path == paths[9]:
@@ -167,7 +169,7 @@ def test_a_signal_stops_building_and_leaves_nothing(
 # On disk
 
 
-def build_slowly(paths: list[Path], disk: Place, half_done: Event, resume: Event) -> None:
+def build_slowly(paths: list[Path], disk: Storage, half_done: Event, resume: Event) -> None:
     def visit(path: Path, *how: Any) -> Any:
         if path == paths[10]:
             half_done.set()
@@ -178,7 +180,7 @@ def build_slowly(paths: list[Path], disk: Place, half_done: Event, resume: Event
     disk.prepare(paths)
 
 
-def test_a_killed_build_leaves_nothing_that_is_used(paths: list[Path], disk: Place, reads: list[str]) -> None:
+def test_a_killed_build_leaves_nothing_that_is_used(paths: list[Path], disk: Storage, reads: list[str]) -> None:
     half_done = FORK.Event()
     process = FORK.Process(target=build_slowly, args=(paths, disk, half_done, FORK.Event()))
     process.start()
@@ -193,7 +195,7 @@ def test_a_killed_build_leaves_nothing_that_is_used(paths: list[Path], disk: Pla
 
 @pytest.mark.parametrize("same", [True, False])
 def test_a_second_process_waits_and_uses_what_the_first_has_built(
-    paths: list[Path], disk: Place, reads: list[str], monkeypatch: pytest.MonkeyPatch, same: bool
+    paths: list[Path], disk: Storage, reads: list[str], monkeypatch: pytest.MonkeyPatch, same: bool
 ) -> None:
     half_done, resume = FORK.Event(), FORK.Event()
     process = FORK.Process(target=build_slowly, args=(paths if same else paths[:12], disk, half_done, resume))
@@ -207,7 +209,7 @@ def test_a_second_process_waits_and_uses_what_the_first_has_built(
     assert_right(images, paths)
 
 
-def test_a_signal_ends_the_waiting(paths: list[Path], disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_ends_the_waiting(paths: list[Path], disk: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.folder.mkdir(parents=True)
     monkeypatch.setattr(image_cache.logger, "info", lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # when it waits
     with (disk.folder / ".lock").open("w") as file:
@@ -218,7 +220,7 @@ def test_a_signal_ends_the_waiting(paths: list[Path], disk: Place, monkeypatch: 
     assert_right(disk.prepare(paths), paths)
 
 
-def test_a_whole_array_is_read_while_another_is_built(paths: list[Path], disk: Place) -> None:
+def test_a_whole_array_is_read_while_another_is_built(paths: list[Path], disk: Storage) -> None:
     disk.prepare(paths)
     with FileLock(disk.folder / ".lock"):
         assert_right(disk.prepare(paths), paths)
@@ -234,7 +236,7 @@ DAMAGE: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_array_is_built_anew(paths: list[Path], disk: Place, reads: list[str], name: str) -> None:
+def test_a_damaged_array_is_built_anew(paths: list[Path], disk: Storage, reads: list[str], name: str) -> None:
     disk.prepare(paths)
     DAMAGE[name](disk.only(".json"), disk.only(".npy"))
     reads.clear()
@@ -243,7 +245,7 @@ def test_a_damaged_array_is_built_anew(paths: list[Path], disk: Place, reads: li
         assert (len(reads), len(disk.names())) == (20, 2)
 
 
-def test_remains_are_removed_and_other_files_are_not(paths: list[Path], disk: Place) -> None:
+def test_remains_are_removed_and_other_files_are_not(paths: list[Path], disk: Storage) -> None:
     disk.prepare(paths)
     remains = ["0123456789abcdef.pixels", "0123456789abcdef.json", ".0123456789abcdef-0123456789abcdef.npy.tmp"]
     others = {"notes.json", "holiday.npy", "a.tmp"}
@@ -256,7 +258,7 @@ def test_remains_are_removed_and_other_files_are_not(paths: list[Path], disk: Pl
 
 @pytest.mark.parametrize("name", ["write_atomically", "fsync"])
 def test_a_disk_that_is_full_at_the_end(
-    paths: list[Path], disk: Place, monkeypatch: pytest.MonkeyPatch, name: str
+    paths: list[Path], disk: Storage, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
@@ -267,7 +269,7 @@ def test_a_disk_that_is_full_at_the_end(
     assert disk.names() == []
 
 
-def test_a_disk_that_fills_up_is_exit_code_74_and_leaves_nothing(paths: list[Path], disk: Place) -> None:
+def test_a_disk_that_fills_up_is_exit_code_74_and_leaves_nothing(paths: list[Path], disk: Storage) -> None:
     """A real refusal by the kernel, in a process of its own."""
     disk.prepare(paths[:4], PREFIXES[1])
     before = disk.names()
@@ -285,7 +287,7 @@ def test_a_disk_that_fills_up_is_exit_code_74_and_leaves_nothing(paths: list[Pat
     assert_right(disk.prepare(paths), paths)
 
 
-def test_the_least_recently_used_array_goes(paths: list[Path], disk: Place, reads: list[str]) -> None:
+def test_the_least_recently_used_array_goes(paths: list[Path], disk: Storage, reads: list[str]) -> None:
     for number, prefix in enumerate(PREFIXES[:3]):
         before = set(disk.folder.glob("*.json"))
         held = disk.prepare(paths, prefix)
@@ -305,7 +307,7 @@ def test_the_least_recently_used_array_goes(paths: list[Path], disk: Place, read
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_removed(
-    paths: list[Path], disk: Place, reads: list[str], monkeypatch: pytest.MonkeyPatch
+    paths: list[Path], disk: Storage, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.prepare(paths)
     before = disk.names()
@@ -327,11 +329,13 @@ def test_a_folder_that_cannot_be_made(paths: list[Path], tmp_path: Path) -> None
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "image_cache"):
         with pytest.raises(InvalidConfig) as error:
-            Place("disk", folder).prepare(paths)
+            Storage("disk", folder).prepare(paths)
         assert all(word in refused(error) for word in ("cache ", str(tmp_path / "file"), '"none"'))
 
 
-def test_a_read_only_folder_gives_what_it_has(paths: list[Path], disk: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_folder_gives_what_it_has(
+    paths: list[Path], disk: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk.prepare(paths[:9])
     real = os.open
 
@@ -353,7 +357,7 @@ def test_a_read_only_folder_gives_what_it_has(paths: list[Path], disk: Place, mo
 # In memory
 
 
-def test_other_arrays_take_the_place_of_earlier_ones(paths: list[Path], memory: Place, reads: list[str]) -> None:
+def test_other_arrays_take_the_place_of_earlier_ones(paths: list[Path], memory: Storage, reads: list[str]) -> None:
     first = memory.prepare(paths, budget_bytes=ARRAY_BYTES)
     for prefix in (PREFIXES[1], PREFIXES[0]):
         assert_right(memory.prepare(paths, prefix, ARRAY_BYTES), paths, prefix)
@@ -363,7 +367,7 @@ def test_other_arrays_take_the_place_of_earlier_ones(paths: list[Path], memory: 
 
 @pytest.mark.parametrize("processes", [1, 4])
 def test_memory_is_bounded_by_the_budget_and_by_the_machine(
-    paths: list[Path], memory: Place, reads: list[str], monkeypatch: pytest.MonkeyPatch, processes: int
+    paths: list[Path], memory: Storage, reads: list[str], monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
     """For all processes of the machine together."""
     monkeypatch.setattr(distributed, "local_world_size", lambda: processes)

@@ -141,19 +141,19 @@ BAD_TRANSFORMS: list[tuple[Any, tuple[Any, ...], str]] = [
 
 
 @pytest.mark.parametrize("outer", [(), ("OneOf",), ("RandomOrder", "OneOf", "Sequential")])
-@pytest.mark.parametrize(("spec", "place", "expected"), BAD_TRANSFORMS)
+@pytest.mark.parametrize(("spec", "key_path", "expected"), BAD_TRANSFORMS)
 def test_bad_transforms_are_refused_wherever_they_are(
-    outer: tuple[str, ...], spec: Any, place: tuple[Any, ...], expected: str
+    outer: tuple[str, ...], spec: Any, key_path: tuple[Any, ...], expected: str
 ) -> None:
     for name in reversed(outer):
         spec = {"type": name, "args": {"transforms": [spec]}}
     problem = _problems({"train": [RESIZE, spec, RESIZE], "eval": [RESIZE]})[0]
-    assert problem.key_path == ("train", 1, *("args", "transforms", 0) * len(outer), *place)
+    assert problem.key_path == ("train", 1, *("args", "transforms", 0) * len(outer), *key_path)
     assert expected in str(problem)
 
 
 @pytest.mark.parametrize(
-    ("spec", "place", "expected"),
+    ("spec", "key_path", "expected"),
     [
         ({"type": "LongestMaxSize"}, (1, "args"), "max_size"),
         ({"type": "SomeOf", "args": {"transforms": [{"type": "Blur"}], "n": 2}}, (1,), "`n`"),
@@ -162,9 +162,9 @@ def test_bad_transforms_are_refused_wherever_they_are(
         ({"type": "RandomScale", "args": {"p": 1e-6}}, (), "one size"),
     ],
 )
-def test_what_only_a_trial_shows_is_refused(spec: Any, place: tuple[Any, ...], expected: str) -> None:
+def test_what_only_a_trial_shows_is_refused(spec: Any, key_path: tuple[Any, ...], expected: str) -> None:
     (problem,) = _problems({"train": [RESIZE, spec], "eval": [RESIZE]})
-    assert problem.key_path == ("train", *place)
+    assert problem.key_path == ("train", *key_path)
     assert expected in str(problem)
 
 

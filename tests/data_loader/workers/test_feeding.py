@@ -38,8 +38,8 @@ class Numbered(PipelineImages):
     def fill(self, keys: BatchKeys, out: Sequence[np.ndarray]) -> None:
         if self.bad in keys.indices:
             raise DataError("bad.jpg: is damaged")
-        for place, index in enumerate(keys.indices):
-            out[0][place], out[1][place] = index, index + 100
+        for position, index in enumerate(keys.indices):
+            out[0][position], out[1][position] = index, index + 100
 
 
 def _check(keys: BatchKeys, arrays: Sequence[np.ndarray]) -> None:
@@ -98,7 +98,7 @@ def test_workers_are_counted_by_the_time_of_an_image(monkeypatch: pytest.MonkeyP
     assert measured_num_workers(images, on_gpu=False, num_processes=1) == 0
     clock[0], cost[0] = 0.0, 10.0
     measured_num_workers(images, on_gpu=True, num_processes=1)
-    assert clock[0] == 10  # one image told enough
+    assert clock[0] == 10  # one image was enough
     for nothing_to_do in (Numbered(0), Numbered(100, copies_only=True)):
         assert measured_num_workers(nothing_to_do, on_gpu=True, num_processes=1) == 0
 

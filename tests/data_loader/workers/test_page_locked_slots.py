@@ -78,10 +78,10 @@ def test_a_slot_is_locked_when_it_is_first_used_and_until_nobody_can_look_at_it(
 
 @pytest.mark.parametrize("cudart", [0, 1], indirect=True)
 def test_where_cuda_refuses_the_slots_are_ordinary_memory(cudart: Cudart, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Any] = []
+    devices: list[Any] = []
 
     def ones(*_: int, device: str) -> None:
-        told.append(device)
+        devices.append(device)
         raise RuntimeError("CUDA error: part or all of the requested memory range is already mapped")
 
     monkeypatch.setattr(torch, "ones", ones)
@@ -91,7 +91,7 @@ def test_where_cuda_refuses_the_slots_are_ordinary_memory(cudart: Cudart, monkey
         array[:] = number
     assert [array.tolist() for array in kept] == [[number] * 100 for number in range(4)]
     assert cudart.calls == ["lock"] * (cudart.allowed + 1)  # and it is not asked again
-    assert told == ["cuda"]  # what CUDA had to say was heard here
+    assert devices == ["cuda"]  # what CUDA had to say was heard here
     del slots, kept, array
     gc.collect()
     assert cudart.locked == {}

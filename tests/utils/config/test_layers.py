@@ -173,7 +173,7 @@ BAD_OVERRIDES = {
     "fault24-no-such-entry": ("data.1.args.root=x", 'data is a list of 1; it has no "1"'),
     "fault24-inside-a-number": ("trainer.epochs.x=3", 'trainer.epochs is a whole number; it has no "x"'),
     "fault5-nan": ("optimizer.args.lr=NaN", 'optimizer.args.lr = "NaN"'),
-    "fault10": ("trainer.epochs=-1", "trainer.epochs = -1 must be greater than 0"),
+    "fault10": ("trainer.epochs=-1", "trainer.epochs = -1 must be above 0"),
 }
 
 
