@@ -1,4 +1,4 @@
-"""The config parser on a small table of sections: each refusal with its file, place, value and expectation."""
+"""The config parser on a small table of sections: each refusal with its file, where, value and expectation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ REFUSED: dict[str, tuple[str, Any, str, str]] = {
     "fault7-argument-beside-type": ("optimizer.lr", 1, "optimizer.lr", "known: type, args"),
     "fault7-group": ("loss.head", {}, "loss.head", '"heads"'),
     "fault7-label": ("labels.attributes.age.bin", [1], "labels.attributes.age.bin", '"bins"'),
-    "fault8": ("trainer.epochs", "50", "trainer.epochs", "integer"),
+    "fault8": ("trainer.epochs", "50", "trainer.epochs", "must be a whole number"),
     "fault8-args": ("optimizer.args.lr", "0.1", "optimizer.args.lr", "number"),
     "fault8-section": ("optimizer", "Adam", "optimizer", '"type" and "args"'),
     "fault8-section-in-list": ("data.0", 3, "data.0", '"type" and "args"'),
@@ -56,7 +56,7 @@ REFUSED: dict[str, tuple[str, Any, str, str]] = {
     "fault8-group": ("transforms", [], "transforms", "an object"),
     "fault8-args-are-a-list": ("optimizer.args", [], "optimizer.args", "an object"),
     "fault8-null": ("optimizer", None, "optimizer", "an object"),
-    "fault9": ("seed", True, "seed", "integer"),
+    "fault9": ("seed", True, "seed", "must be a whole number"),
     "fault10-zero": ("trainer.epochs", 0, "trainer.epochs", "above 0"),
     "fault10-negative": ("trainer.epochs", -1, "trainer.epochs", "above 0"),
     "fault11": ("data_loader.args.batch_size", 0, "data_loader.args.batch_size", "above 0"),
@@ -80,9 +80,9 @@ REFUSED: dict[str, tuple[str, Any, str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("place", "value", "key_path", "word"), REFUSED.values(), ids=REFUSED)
-def test_refusals_name_file_key_path_and_remedy(place: str, value: Any, key_path: str, word: str) -> None:
-    write("configs/b4.json", edited(place, value))
+@pytest.mark.parametrize(("where", "value", "key_path", "word"), REFUSED.values(), ids=REFUSED)
+def test_refusals_name_file_key_path_and_remedy(where: str, value: Any, key_path: str, word: str) -> None:
+    write("configs/b4.json", edited(where, value))
     [line] = lines_of(lambda: read("configs/b4.json"))
     assert line.startswith(f"configs/b4.json: {key_path} ")
     assert word in line
@@ -101,9 +101,9 @@ ACCEPTED: dict[str, tuple[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("place", "value"), ACCEPTED.values(), ids=ACCEPTED)
-def test_right_configs_are_taken_as_they_are(place: str, value: Any) -> None:
-    write("x.json", edited(place, value))
+@pytest.mark.parametrize(("where", "value"), ACCEPTED.values(), ids=ACCEPTED)
+def test_right_configs_are_taken_as_they_are(where: str, value: Any) -> None:
+    write("x.json", edited(where, value))
     config = read("x.json")
     assert jsonschema.Draft202012Validator(SECTIONS.schema()).is_valid(config.resolved)
     for again in (config.short, config.resolved):
@@ -118,19 +118,19 @@ def test_schema_is_valid_and_each_type_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
-    [(place, value) for place, value, *_ in (*REFUSED.values(), *ACCEPTED.values())],
+    ("where", "value"),
+    [(where, value) for where, value, *_ in (*REFUSED.values(), *ACCEPTED.values())],
     ids=[*REFUSED, *ACCEPTED],
 )
-def test_schema_and_checker_agree(place: str, value: Any) -> None:
-    config = edited(place, value)
+def test_schema_and_checker_agree(where: str, value: Any) -> None:
+    config = edited(where, value)
     try:
         ConfigParser.from_dict(config, SECTIONS, "x")
         taken = True
     except ConfigError:
         taken = False
     assert jsonschema.Draft202012Validator(SECTIONS.schema()).is_valid(config) is taken
-    is_left_out = (value is ... and "type" not in place) or place == "lr_scheduler.args"
+    is_left_out = (value is ... and "type" not in where) or where == "lr_scheduler.args"
     assert jsonschema.Draft202012Validator(editor_schema(SECTIONS)).is_valid(config) is (taken or is_left_out)
 
 

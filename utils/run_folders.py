@@ -19,7 +19,7 @@ from typing import Any
 from utils.config.former_defaults import upgraded
 from utils.errors import CheckpointError, ConfigError
 from utils.files import write_output
-from utils.wording import nearest
+from utils.wording import did_you_mean, nearest
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -93,16 +93,17 @@ def refuse_missing(path: Path) -> None:
     """Raises CheckpointError where --resume names neither a run folder nor a file, with those that may be meant."""
     if path.exists():
         return
-    checkpoints = sorted(path.parent.glob("*.pth"))
+    missing = f"{path}: there is no such run folder or checkpoint"
+    if checkpoints := sorted(each.name for each in path.parent.glob("*.pth")):
+        hint = did_you_mean(path.name, checkpoints) or f"; its folder holds {', '.join(checkpoints)}"
+        raise CheckpointError(missing + hint)
     root = next((each for each in path.parents if each.name == "models" and each.is_dir()), Path("saved", "models"))
     runs = sorted((run for run in root.glob("*/*") if run.is_dir()), key=lambda run: run.name, reverse=True)
-    found = checkpoints or runs
-    likely = nearest(str(path), map(str, found), SUGGESTED_RUNS)
-    hint = f"; did you mean {' or '.join(likely)}?" if likely else ""
-    if found and not likely:
-        newest = ", ".join(map(str, found[:SUGGESTED_RUNS]))
-        hint = f"; {'that folder holds' if checkpoints else 'the newest runs are'} {newest}"
-    raise CheckpointError(f"{path}: there is no such run folder or checkpoint{hint}")
+    near = nearest(str(path), map(str, runs), SUGGESTED_RUNS)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    if runs and not near:
+        hint = f"; the newest runs are {', '.join(map(str, runs[:SUGGESTED_RUNS]))}"
+    raise CheckpointError(missing + hint)
 
 
 @contextmanager

@@ -91,8 +91,8 @@ def test_a_run_that_is_not_there_and_those_that_may_be_meant(trained: Workplace)
         for path, hint in {
             run.replace("2", "3"): f"did you mean {run}?",
             "nonsense": f"the newest runs are {run}",
-            f"{run}/model_bst.pth": f"did you mean {run}/model_best.pth",
-            f"{run}/x": f"that folder holds {run}/best_f1.pth, {run}/last.pth, {run}/model_best.pth",
+            f"{run}/model_bst.pth": 'did you mean "model_best.pth"?',
+            f"{run}/x": "its folder holds best_f1.pth, last.pth, model_best.pth",
         }.items():
             script("--resume", path).check_refusal(4, (f"{path}: there is no such run folder or checkpoint; {hint}",))
 

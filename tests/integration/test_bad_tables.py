@@ -176,7 +176,7 @@ def test_the_problems_of_several_sources_come_together(workplace: Workplace) -> 
     outcome = workplace.train_and_change_nothing("--config", workplace.write_config({"data": sources}))
     assert outcome.exit_code == 3
     assert {line.partition(":")[0] for line in outcome.lines} == {f"{TRAIN} row 2", "gone.csv"}
-    assert outcome.lines[-1] == "gone.csv: there is no such file; set data.1.args.path"
+    assert outcome.lines[0] == "gone.csv: there is no such file; set data.1.args.path"
 
 
 def test_a_tables_folder_of_images_that_is_not_there_is_one_line(workplace: Workplace) -> None:

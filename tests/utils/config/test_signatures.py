@@ -135,8 +135,13 @@ REFUSED: dict[str, tuple[Callable[..., Any], dict[str, Any], str, str]] = {
     "missing": (lr_scheduler.StepLR, {}, "step_size", "is missing"),
     "missing-inside": (Settings, {**ONE, "corner": {}}, "corner.x", "is missing"),
     "injected": (Adam, {"params": []}, "params", "is not a known key"),
-    "lazily-iterated": (lr_scheduler.MultiStepLR, {"milestones": [1, "x"]}, "milestones.1", "integer"),
-    "albumentations": (albumentations.CoarseDropout, {"num_holes_range": [1.5, 2]}, "num_holes_range.0", "integer"),
+    "lazily-iterated": (lr_scheduler.MultiStepLR, {"milestones": [1, "x"]}, "milestones.1", "whole number"),
+    "albumentations": (
+        albumentations.CoarseDropout,
+        {"num_holes_range": [1.5, 2]},
+        "num_holes_range.0",
+        "whole number",
+    ),
 }
 SUPPLIED = ("params", "optimizer", "last_epoch")
 
