@@ -16,7 +16,7 @@ from data_loader import data_loaders as loaders
 from data_loader import mixing, samplers, splits
 from data_loader.records import sources
 from data_loader.transforms import TRANSFORMS
-from experiment.search_settings import SweepSettings
+from experiment.search.settings import SweepSettings
 from logger.mlflow_tracker import MlflowSettings
 from model import loss, metric, optim
 from model import lr_scheduler as schedules

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiment.search import Sweep, choice_name
+from experiment.search.study import Sweep, choice_name
 from utils.files import write_atomically
 from utils.wording import format_value
 
