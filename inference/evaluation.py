@@ -1,4 +1,4 @@
-"""How good answers are: accuracy and macro F1 with an interval, beside the majority class and chance."""
+"""How good answers are: accuracy and macro F1 with their intervals, beside the majority class and chance."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from base.metrics import ConfusionCounts
+from inference.intervals import Counts, Interval, Score, counts_by_person, number_persons
 from model.metric import accuracy, f1, per_class
-from utils.random_streams import numpy_stream
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ JOINT = "answer"
 class SetScores:
     """The scores of one classification.
 
-    interval: 95 % of macro F1, by resampling persons
+    interval, accuracy_interval: 95 % of macro F1 and of accuracy, by persons
     majority_accuracy, majority_f1: of always predicting the class that is most frequent in the truth
     chance_f1: of guessing with equal probability
     """
@@ -37,18 +37,26 @@ class SetScores:
     num_images: int
     accuracy: float
     macro_f1: float
-    interval: tuple[float, float]
+    interval: Interval
+    accuracy_interval: Interval
     majority_accuracy: float
     majority_f1: float
     chance_f1: float
 
     def __str__(self) -> str:
-        low, high = self.interval
+        macro_f1 = with_interval(self.macro_f1, self.interval)
+        accuracy = with_interval(self.accuracy, self.accuracy_interval)
         return (
             f"{self.name:<10} {self.num_images:>6} images  "
-            f"macro F1 {self.macro_f1:.4f} [{low:.4f}, {high:.4f}] (majority {self.majority_f1:.4f}, "
-            f"chance {self.chance_f1:.4f})  accuracy {self.accuracy:.4f} (majority {self.majority_accuracy:.4f})"
+            f"macro F1 {macro_f1} (majority {self.majority_f1:.4f}, chance {self.chance_f1:.4f})  "
+            f"accuracy {accuracy} (majority {self.majority_accuracy:.4f})"
         )
+
+
+def with_interval(value: float, interval: Interval, sign: str = "") -> str:
+    """Such as "0.8134 [0.7725, 0.8481]"; sign: "+" for a difference."""
+    low, high = interval
+    return f"{value:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,10 @@ class Classification:
     def known(self) -> Tensor:
         """(N,) bool"""
         return self.truth != UNKNOWN
+
+    def counts(self, person_of: np.ndarray) -> Counts:
+        """By person, (P, C); person_of: (N,), the number of each image's person."""
+        return counts_by_person(self.truth.numpy(), [self.predicted.numpy()], person_of)[0]
 
     def confusion(self, predicted: Tensor | None = None) -> Tensor:
         """Counts (C, C) by [true, predicted]; predicted: other predictions than its own."""
@@ -98,7 +110,7 @@ def classifications(
 
 def report_scores(labels: LabelSpace, found: Sequence[Classification], persons: Sequence[str]) -> list[SetScores]:
     """As `evaluate`; logs the scores, and a table of the classes."""
-    for line in per_class_table(found):
+    for line in per_class_table(found, persons):
         logger.info("%s", line)
     scores = evaluate(labels, found, persons)
     for row in scores:
@@ -111,28 +123,28 @@ def evaluate(labels: LabelSpace, found: Sequence[Classification], persons: Seque
 
     persons: (N,), whose images they are
     """
-    rows = [_score(each, persons) for each in found]
+    person_of = number_persons(persons)
+    counts = [each.counts(person_of) for each in found]
+    macro_f1, accuracies = [Score.macro_f1(each) for each in counts], [Score.accuracy(each) for each in counts]
+    rows = [_score(*each) for each in zip(found, macro_f1, accuracies, strict=True)]
     if labels.has_joint_class or not rows:
         return rows
     num_images = int(torch.stack([each.known for each in found]).any(dim=0).sum())
-    names = ("accuracy", "macro_f1", "majority_accuracy", "majority_f1", "chance_f1")
-    mean = {name: float(np.mean([getattr(row, name) for row in rows])) for name in names}
-    return [SetScores(JOINT, num_images, interval=macro_f1_interval(found, persons), **mean), *rows]
+    names = ("majority_accuracy", "majority_f1", "chance_f1")
+    means = [float(np.mean([getattr(row, name) for row in rows])) for name in names]
+    return [_row(JOINT, num_images, Score.mean(accuracies), Score.mean(macro_f1), *means), *rows]
 
 
-def _score(found: Classification, persons: Sequence[str]) -> SetScores:
+def _score(found: Classification, macro_f1: Score, accuracy_score: Score) -> SetScores:
     confusion = found.confusion()
     majority = found.confusion(torch.full_like(found.truth, int(confusion.sum(dim=1).argmax())))
-    return SetScores(
-        found.name,
-        int(confusion.sum()),
-        accuracy(confusion),
-        f1(confusion),
-        macro_f1_interval([found], persons),
-        accuracy(majority),
-        f1(majority),
-        chance_macro_f1(confusion),
-    )
+    others = (accuracy(majority), f1(majority), chance_macro_f1(confusion))
+    return _row(found.name, int(confusion.sum()), accuracy_score, macro_f1, *others)
+
+
+def _row(name: str, num_images: int, accuracy_score: Score, macro_f1: Score, *others: float) -> SetScores:
+    intervals = (macro_f1.interval(), accuracy_score.interval())
+    return SetScores(name, num_images, accuracy_score.value, macro_f1.value, *intervals, *others)
 
 
 def chance_macro_f1(confusion: Tensor) -> float:
@@ -143,59 +155,38 @@ def chance_macro_f1(confusion: Tensor) -> float:
     return float((2 * share / (share * num_classes + 1))[share > 0].mean())
 
 
-def macro_f1_interval(found: Sequence[Classification], persons: Sequence[str], seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of macro F1, of several classifications of their mean.
-
-    Whole persons are drawn with replacement (cluster bootstrap, Field & Welsh 2007): photographs of one person are not
-    independent."""
-    known = torch.stack([each.known for each in found]).any(dim=0).numpy()
-    _, person_of = np.unique(np.asarray(persons)[known], return_inverse=True)
-    num_persons = int(person_of.max()) + 1
-    share = np.full(num_persons, 1 / num_persons)
-    draws = numpy_stream(seed, "bootstrap").multinomial(num_persons, share, size=NUM_RESAMPLES).astype(np.float32)
-    scores = [
-        resampled_macro_f1(each.truth.numpy()[known], each.predicted.numpy()[known], person_of, draws) for each in found
-    ]
-    low, high = np.nanpercentile(np.nanmean(scores, axis=0), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def resampled_macro_f1(
     truth: np.ndarray, predicted: np.ndarray, person_of: np.ndarray, draws: np.ndarray
 ) -> np.ndarray:
-    """Macro F1 of each resample, (R,); NaN where it has no known image.
+    """Macro F1 of each resample of a bootstrap, (R,); NaN where it has no known image.
 
     truth, predicted: (N,); truth -1 = unknown
     person_of: (N,), the number of the person of each image
     draws: (R, P), how often each person is drawn
     """
-    known = truth != UNKNOWN
-    classes, inverse = np.unique(np.stack([truth[known], predicted[known]]), return_inverse=True)
-    truth, predicted = inverse.reshape(2, -1)
-
-    def resampled_counts(rows: np.ndarray, of_class: np.ndarray) -> np.ndarray:
-        """(R, C), from each image's person and class."""
-        by_person = np.zeros((draws.shape[1], len(classes)), dtype=np.float32)
-        np.add.at(by_person, (rows, of_class), 1)
-        return draws @ by_person
-
-    person_of, right = person_of[known], truth == predicted
-    total = resampled_counts(person_of, truth) + resampled_counts(person_of, predicted)  # 2 TP + FN + FP
-    present, right_counts = total > 0, resampled_counts(person_of[right], truth[right])
-    by_class = np.divide(2 * right_counts, total, out=np.zeros_like(total), where=present)
-    with np.errstate(invalid="ignore"):
-        return by_class.sum(axis=1) / present.sum(axis=1)
+    (counts,) = counts_by_person(truth, [predicted], person_of)
+    return counts.weighted(draws).macro_f1()
 
 
-def per_class_table(found: Sequence[Classification]) -> list[str]:
-    """A line for each joint class that is true or predicted; without a joint class, for each attribute's classes."""
-    return [
-        f"{number:>3}  {_prefixed(each.name, row.name):<24} {row.support:>6}  "
-        f"precision {_share(row.precision)}  recall {_share(row.recall)}  F1 {row.f1:.3f}"
-        for each in (found[:1] if found and found[0].name == JOINT else found)
-        for number, row in enumerate(per_class(each.confusion(), each.class_names))
-        if row.f1 == row.f1
-    ]
+def per_class_table(found: Sequence[Classification], persons: Sequence[str]) -> list[str]:
+    """A line for each joint class that is true or predicted; without a joint class, for each attribute's classes.
+
+    persons: (N,), whose images they are
+    """
+    person_of = number_persons(persons)
+    lines = []
+    for each in found[:1] if found and found[0].name == JOINT else found:
+        rows = [
+            (number, row)
+            for number, row in enumerate(per_class(each.confusion(), each.class_names))
+            if row.f1 == row.f1
+        ]
+        for (number, row), score in zip(rows, Score.f1_of_each_class(each.counts(person_of)), strict=True):
+            low, high = score.interval()
+            right = f"precision {_share(row.precision)}  recall {_share(row.recall)}"
+            title = f"{number:>3}  {_prefixed(each.name, row.name):<24} {row.support:>6}"
+            lines.append(f"{title}  {right}  F1 {row.f1:.3f} [{low:.3f}, {high:.3f}]")
+    return lines
 
 
 def _share(value: float) -> str:

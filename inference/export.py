@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from data_loader.records import LabelTable, Record
-from inference.evaluation import SetScores, classifications, evaluate
+from inference.evaluation import SetScores, classifications, evaluate, with_interval
 from inference.exported import (
     FILES,
     HEAD_PREFIX,
@@ -125,9 +125,8 @@ class Parity:
         lines = [f"{self.num_images} {kind}, one by one and in batches: {found}"]
         for before, after in zip(self.before, self.after, strict=True):
             change = after.macro_f1 - before.macro_f1
-            lines.append(
-                f"{before.name:<10} macro F1 {before.macro_f1:.4f} before, {after.macro_f1:.4f} after ({change:+.4f})"
-            )
+            scores = [with_interval(each.macro_f1, each.interval) for each in (before, after)]
+            lines.append(f"{before.name:<10} macro F1 {scores[0]} before, {scores[1]} after ({change:+.4f})")
         return lines
 
 

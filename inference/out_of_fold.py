@@ -14,7 +14,7 @@ import torch
 from base.label_space import LabelSpace
 from data_loader.records import LabelTable, Record
 from data_loader.records.tables import as_cell
-from inference.evaluation import SetScores, classifications, evaluate
+from inference.evaluation import SetScores, classifications, evaluate, with_interval
 from inference.predictor import Predictor, Probabilities, find_checkpoint
 from inference.submission import write_csv
 from inference.tta import PRESETS
@@ -40,7 +40,11 @@ class FoldScores:
         """A table: a row for each fold, mean and standard deviation over the folds, and all images together."""
         lines = []
         for number, scores in enumerate(self.by_fold):
-            rows = [f"{row.name} macro F1 {row.macro_f1:.4f} accuracy {row.accuracy:.4f}" for row in scores]
+            rows = [
+                f"{row.name} macro F1 {with_interval(row.macro_f1, row.interval)} "
+                f"accuracy {with_interval(row.accuracy, row.accuracy_interval)}"
+                for row in scores
+            ]
             lines.append(f"fold {number}: {', '.join(rows)}")
         for score in self.together:
             folds = [row for scores in self.by_fold for row in scores if row.name == score.name]
@@ -54,7 +58,8 @@ class FoldScores:
             return f"{len(self.by_fold)} folds"
         macro_f1 = _mean_and_deviation([scores[0].macro_f1 for scores in self.by_fold if scores])
         first = self.together[0]
-        return f"{len(self.by_fold)} folds, {first.name} macro F1 {macro_f1}, all images together {first.macro_f1:.4f}"
+        together = with_interval(first.macro_f1, first.interval)
+        return f"{len(self.by_fold)} folds, {first.name} macro F1 {macro_f1}, all images together {together}"
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:

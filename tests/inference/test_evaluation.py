@@ -93,16 +93,18 @@ def test_what_is_unknown_is_left_out() -> None:
     assert evaluate(LABELS, classified(PREDICTED, known), PERSONS) == []
 
 
-def test_the_interval_is_that_of_resampled_persons() -> None:
+def test_the_intervals_are_about_those_of_resampled_persons() -> None:
     """Against a plain bootstrap that draws persons and asks scikit-learn."""
     persons = np.array(PERSONS).astype(int)
     stream = numpy_stream(9, "reference")
     resampled = []
     for _ in range(300):
         rows = np.concatenate([np.flatnonzero(persons == p) for p in stream.integers(0, 100, 100)])
-        resampled.append(macro_f1(TRUTH[rows], PREDICTED[rows]))
-    expected = np.percentile(resampled, [2.5, 97.5])
-    assert scores(PREDICTED, TRUTH)["answer"].interval == pytest.approx(expected, abs=0.015)
+        resampled.append((macro_f1(TRUTH[rows], PREDICTED[rows]), accuracy_score(TRUTH[rows], PREDICTED[rows])))
+    expected = np.percentile(resampled, [2.5, 97.5], axis=0)
+    answer = scores(PREDICTED, TRUTH)["answer"]
+    assert answer.interval == pytest.approx(expected[:, 0], abs=0.015)
+    assert answer.accuracy_interval == pytest.approx(expected[:, 1], abs=0.015)
 
 
 MANY = LabelSpace({f"a{number}": {"classes": ["no", "yes"]} for number in range(40)})
@@ -123,15 +125,16 @@ def test_without_a_joint_class_the_attributes_mean_is_scored() -> None:
         assert row.macro_f1 == pytest.approx(by_hand[-1])
     assert first.macro_f1 == pytest.approx(np.mean(by_hand))
     assert first.accuracy == pytest.approx(np.mean([row.accuracy for row in rows]))
+    assert first.accuracy_interval[0] < first.accuracy < first.accuracy_interval[1]
     assert first.interval[0] < first.macro_f1 < first.interval[1]
     assert first.interval[1] - first.interval[0] < rows[0].interval[1] - rows[0].interval[0]
-    assert len(class_distribution(MANY, None, predicted)) == len(per_class_table(found)) == 80
+    assert len(class_distribution(MANY, None, predicted)) == len(per_class_table(found, ["a"] * 60)) == 80
 
 
 def test_a_class_that_is_never_predicted_has_no_precision_and_one_that_is_never_true_no_recall() -> None:
     truth = {"mask": torch.tensor([0, 0, 1])}
     found = classifications(LABELS, None, {"mask": torch.tensor([0, 2, 2])}, truth)
-    rows = [row.split("precision ")[1].split() for row in per_class_table(found)]
+    rows = [row.split("precision ")[1].split()[:5] for row in per_class_table(found, list("abc"))]
     assert rows == [
         ["1.000", "recall", "0.500", "F1", "0.667"],
         ["-", "recall", "0.000", "F1", "0.000"],
@@ -140,13 +143,15 @@ def test_a_class_that_is_never_predicted_has_no_precision_and_one_that_is_never_
 
 
 def test_the_table_of_classes_and_their_distribution() -> None:
-    table = per_class_table(classified(PREDICTED, TRUTH))
+    table = per_class_table(classified(PREDICTED, TRUTH), PERSONS)
     joint = torch.from_numpy(PREDICTED)
     counts = class_distribution(LABELS, joint, LABELS.attribute_classes(joint))
     columns = zip(*precision_recall_fscore_support(TRUTH, PREDICTED), strict=True)
     for number, (row, count, (precision, recall, f1, support)) in enumerate(zip(table, counts, columns, strict=True)):
         assert row.split()[0] == count.split()[0] == str(number)
         assert LABELS.joint_class_names[number] in row
-        numbers = [word for word in row.split()[-7:] if not word.isalpha() and word != "F1"]
+        numbers = [word for word in row.split()[-9:-2] if not word.isalpha() and word != "F1"]
         assert numbers == [str(support), f"{precision:.3f}", f"{recall:.3f}", f"{f1:.3f}"]
+        low, high = (float(word.strip("[,]")) for word in row.split()[-2:])
+        assert low < f1 < high
         assert int(count.split()[-2]) == np.bincount(PREDICTED)[number]
