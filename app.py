@@ -23,25 +23,27 @@ import pandas as pd
 from PIL import Image
 
 try:
+    import altair
     import streamlit as st
 except ModuleNotFoundError:
     print('app.py needs the package "streamlit": pip install streamlit', file=sys.stderr)
     sys.exit(2)
 
 from data_loader.records.tables import as_cell
-from experiment.runs import RunSummary, summarise_runs
+from experiment.runs import RunSummary, summarise_runs, usual
 from inference.ensemble import Ensemble, EnsemblePrediction
 from inference.explanation import explain_prediction
 from inference.exported import ExportedPredictor
 from inference.inputs import EnsembleMember, load_models
 from inference.run import ensemble_of
+from inference.scores import TestScores, read_scores
 from logger.json_lines_tracker import read_metrics
 from scripts.demo_data.faces import draw_photograph, mask_state_of
 from scripts.demo_data.people import imagine_person
 from utils.command_line import CommandLine
 from utils.errors import UserError
 from utils.images.decoding import SMALL_SIDE, THIN_RATIO, decode_rgb
-from utils.run_folders import RunFolders
+from utils.run_folders import RunFolders, folds_in
 from utils.wording import format_value
 
 LANGUAGES = {"en": "English", "ko": "한국어"}
@@ -51,9 +53,10 @@ TEXTS = {
     "predict": {"en": "Predict", "ko": "예측"},
     "runs": {"en": "Runs", "ko": "학습 기록"},
     "model": {"en": "Model", "ko": "모델"},
+    "another_model": {"en": "Another model", "ko": "다른 모델"},
     "path": {
-        "en": "Or the path of a run folder or a checkpoint on this computer",
-        "ko": "또는 이 컴퓨터에 있는 학습 폴더나 체크포인트의 경로",
+        "en": "The path of a run folder, a checkpoint or an exported folder on this computer",
+        "ko": "이 컴퓨터에 있는 학습 폴더, 체크포인트 또는 내보낸 폴더의 경로",
     },
     "loading": {"en": "The model is being loaded …", "ko": "모델을 불러오는 중 …"},
     "no_runs": {
@@ -96,23 +99,32 @@ TEXTS = {
     "image": {"en": "photograph", "ko": "사진"},
     "class": {"en": "class", "ko": "클래스"},
     "run": {"en": "run", "ko": "이름"},
-    "epochs": {"en": "epochs", "ko": "에폭"},
-    "minutes": {"en": "minutes", "ko": "분"},
-    "images": {"en": "validated on", "ko": "검증 데이터"},
-    "not_comparable": {
-        "en": "* validated on other images than most: these scores cannot be compared with the others.",
-        "ko": "* 대부분과 다른 이미지로 검증했으므로 다른 점수와 비교할 수 없습니다.",
-    },
+    "epochs": {"en": "{number} epochs", "ko": "{number}에폭"},
+    "minutes": {"en": "{number} minutes", "ko": "{number}분"},
+    "epoch": {"en": "epoch", "ko": "에폭"},
+    "comparable": {"en": "not comparable", "ko": "비교 불가"},
+    "other_validation": {"en": "validated on other images than most", "ko": "대부분과 다른 이미지로 검증"},
+    "other_test": {"en": "tested on other images than most", "ko": "대부분과 다른 이미지로 테스트"},
+    "scores": {"en": "Scores of test.py", "ko": "test.py의 점수"},
+    "call": {"en": "Call of test.py", "ko": "test.py 실행"},
+    "measured": {"en": "{number} images · {models}", "ko": "이미지 {number}개 · {models}"},
+    "joint_class": {"en": "joint class", "ko": "결합 클래스"},
+    "interval": {"en": "95 % interval", "ko": "95 % 구간"},
+    "accuracy": {"en": "accuracy", "ko": "정확도"},
+    "curves": {"en": "Curves", "ko": "학습 곡선"},
+    "report": {"en": "Report", "ko": "보고서"},
     "changes": {"en": "What differs from the config that it extends", "ko": "바탕이 된 설정과 다른 점"},
     "no_changes": {"en": "Nothing that is known.", "ko": "알려진 것이 없습니다."},
 }  # fmt: skip
 
+REPORT_FILE = "report.html"
 SOURCES = ("upload", "camera", "sample")
 FACE_ATTRIBUTES = {"mask", "gender", "age"}  # what a drawn sample has
 MOST_BARS = 12  # an attribute with more classes shows the likeliest
 PREVIEW_SIDE = 800  # in pixels, the longer side of what the browser gets to see of a photograph
 
-SCORES = {"val/f1": "val F1", "val/accuracy": "val accuracy", "val/loss": "val loss"}
+SCORES = {"val/f1": "val F1", "test/f1": "test F1"}
+BEST_METRICS = ("val/loss", "val/accuracy", "val/f1")
 
 
 @dataclass(frozen=True)
@@ -199,9 +211,11 @@ def choose_model(runs: list[RunSummary], given: Namespace) -> Model | None:
     if folders:
         names = {folder: describe_run(run) for folder, run in folders.items()}
         chosen = st.selectbox(text("model"), list(names), format_func=names.__getitem__, key="model")
+        place = st.expander(text("another_model"))
     else:
         st.info(text("no_runs", folder=given.save_dir))
-    entered = st.text_input(text("path"), key="path").strip()
+        place = st.container()
+    entered = place.text_input(text("path"), key="path").strip()
     if not (named := entered or chosen):
         return None
     path = Path(named).expanduser().absolute()
@@ -320,16 +334,16 @@ def small_picture(image: np.ndarray) -> np.ndarray:
 def show_photograph(model: Model, photograph: Photograph) -> None:
     """The picture, the joint class, each attribute's probabilities as bars, and what the model looked at."""
     labels, predicted = model.ensemble.labels, photograph.predicted
+    if predicted.joint is not None:
+        number = int(predicted.joint[0])
+        st.header(plain(labels.joint_class_names[number]), anchor=False)
+        st.caption(text("joint", number=number, count=labels.num_joint_classes))
     left, right = st.columns([2, 3], gap="medium")
     left.image(photograph.preview, caption=plain(photograph.name), width="stretch")
     height, width = photograph.size_hw
     if min(height, width) < SMALL_SIDE or max(height, width) > THIN_RATIO * min(height, width):
         left.caption(f":orange[{text('doubtful', width=width, height=height)}]")
     with right:
-        if predicted.joint is not None:
-            number = int(predicted.joint[0])
-            st.subheader(plain(labels.joint_class_names[number]), anchor=False)
-            st.caption(text("joint", number=number, count=labels.num_joint_classes))
         for name in labels.predicted_attributes:
             show_bars(labels.attributes[name].class_names, predicted, name)
     # An exported graph gives no gradients, and no feature maps.
@@ -343,9 +357,10 @@ def show_bars(class_names: tuple[str, ...], predicted: EnsemblePrediction, attri
     best = int(predicted.classes[attribute][0])
     st.markdown(f"**{plain(attribute)}**: {plain(class_names[best])}")
     likeliest = sorted(range(len(class_names)), key=probabilities.__getitem__, reverse=True)[:MOST_BARS]
-    for number in sorted(likeliest):
-        probability = probabilities[number]
-        st.progress(min(1.0, probability), f"{plain(class_names[number])} · {probability:.1%}")
+    with st.container(gap="small"):
+        for number in sorted(likeliest):
+            probability = probabilities[number]
+            st.progress(min(1.0, probability), f"{plain(class_names[number])} · {probability:.1%}")
     if len(class_names) > MOST_BARS:
         st.caption(text("others", count=len(class_names) - MOST_BARS))
 
@@ -413,36 +428,123 @@ def show_table(model: Model, photographs: list[Photograph]) -> None:
 
 
 def show_runs(runs: list[RunSummary], save_dir: Path) -> None:
-    """The runs, the best first; of one of them the curve and what is special about it."""
+    """The runs, the best first, and one of them in detail."""
     if not runs:
         st.info(text("no_runs_yet", folder=save_dir))
         return
-    digests = [run.validation_digest for run in runs if run.validation_digest]
-    usual = max(set(digests), key=digests.count) if digests else None
-    rows = []
-    for run in runs:
-        digest = run.validation_digest
-        rows.append(
-            {text("run"): run.title}
-            | {title: run.metrics.get(name) for name, title in SCORES.items()}
-            | {text("epochs"): run.epochs}
-            | {text("minutes"): None if run.seconds is None else run.seconds / 60}
-            | {text("images"): "" if digest is None else f"{digest[:8]}{'' if digest == usual else ' *'}"}
-        )
-    four, one = (st.column_config.NumberColumn(format=f"%.{digits}f") for digits in (4, 1))
-    formats = dict.fromkeys(SCORES.values(), four) | {text("minutes"): one}
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=formats)
-    if any(run.validation_digest not in (usual, None) for run in runs):
-        st.caption(plain(text("not_comparable")))
+    validated = usual(run.validation_digest for run in runs)
+    tested = usual(run.test.images_digest for run in runs if run.test)
+    rows = [
+        {text("run"): run.title}
+        | {title: run.metrics.get(name) for name, title in SCORES.items()}
+        | {text("comparable"): " ".join(reasons_not_to_compare(run, validated, tested))}
+        for run in runs
+    ]
+    table = pd.DataFrame(rows)
+    unused = [name for name in table if not table[name].notna().any() or not table[name].astype(bool).any()]
+    four = st.column_config.NumberColumn(format="%.4f", width="small")
+    st.dataframe(table.drop(columns=unused), hide_index=True, column_config=dict.fromkeys(SCORES.values(), four))
     titles = {run.title: run for run in runs}
-    run = titles[st.selectbox(text("run"), list(titles), key="run", label_visibility="collapsed")]
-    epochs = read_metrics(RunFolders.in_save_dir(save_dir, run.folder.parent.name, run.folder.name).log)
-    if len(epochs) > 1:
-        curve = pd.DataFrame(epochs).set_index("epoch")
-        st.line_chart(curve[[name for name in SCORES if name in curve]].rename(columns=SCORES), height=260)
-    st.markdown(f"**{text('changes')}**")
-    changes = [f"- {plain(key)} = {plain(format_value(value))}" for key, value in run.changes.items()]
-    st.markdown("\n".join(changes) or text("no_changes"))
+    run = titles[st.selectbox(text("run"), list(titles), key="run")]
+    show_run(run, RunFolders.in_save_dir(save_dir, run.folder.parent.name, run.folder.name).log)
+
+
+def reasons_not_to_compare(run: RunSummary, validated: str | None, tested: str | None) -> list[str]:
+    """validated, tested: the digests of the images that most runs were validated and tested on"""
+    reasons = []
+    if run.validation_digest not in (validated, None):
+        reasons.append(text("other_validation"))
+    if run.test and run.test.images_digest != tested:
+        reasons.append(text("other_test"))
+    return reasons
+
+
+def show_run(run: RunSummary, log: Path) -> None:
+    """How long it took, its scores, its curves, and what is special about it.
+
+    log: the folder of its metrics.jsonl"""
+    facts = [text("epochs", number=run.epochs)]
+    if run.seconds is not None:
+        facts.append(text("minutes", number=f"{run.seconds / 60:.1f}"))
+    best = [f"{name} {value:.4f}" for name, value in run.metrics.items() if name in BEST_METRICS]
+    st.caption(" · ".join([*facts, *map(plain, best)]))
+    if scores := read_scores(run.folder):
+        st.subheader(text("scores"), anchor=False)
+        show_scores(scores)
+    if charts := curves_of(log):
+        st.subheader(text("curves"), anchor=False)
+        for column, chart in zip(st.columns(len(charts)), charts, strict=True):
+            column.altair_chart(draw_chart(chart))
+    st.subheader(text("changes"), anchor=False)
+    if run.changes:
+        lines = [f"{key} = {format_value(value)}" for key, value in run.changes.items()]
+        st.code("\n".join(lines), language=None, wrap_lines=True, height=min(300, 40 + 24 * len(lines)))
+    else:
+        st.caption(text("no_changes"))
+    report = run.folder / REPORT_FILE
+    if report.is_file():
+        st.download_button(
+            text("report"), report.read_bytes, f"{run.folder.name}.html", "text/html", icon=":material/description:"
+        )
+    st.caption(plain(run.folder))
+
+
+def curves_of(log: Path) -> list[pd.DataFrame]:
+    """By epoch, the losses and the scores; of a run of folds the validation's, a curve a fold. None of one epoch."""
+    folds = {folder.name: read_metrics(folder) for folder in folds_in(log).values()} if log.is_dir() else {}
+    if folds:
+        tables = {fold: pd.DataFrame(rows).set_index("epoch") for fold, rows in folds.items() if rows}
+        charts = [
+            pd.DataFrame({fold: table[name] for fold, table in tables.items() if name in table})
+            for name in ("val/loss", "val/f1")
+        ]
+    elif rows := read_metrics(log):
+        table = pd.DataFrame(rows).set_index("epoch")
+        wanted = (("train/loss", "val/loss"), ("val/f1", "val/accuracy"))
+        charts = [table[[name for name in names if name in table]] for names in wanted]
+    else:
+        charts = []
+    return [chart for chart in charts if len(chart) > 1 and len(chart.columns)]
+
+
+def draw_chart(table: pd.DataFrame) -> altair.Chart:
+    """A curve for each column, by epoch."""
+    long = table.reset_index().melt("epoch", var_name="name")
+    return (
+        altair.Chart(long)
+        .mark_line(point=len(table) < 30)
+        .encode(
+            altair.X("epoch:Q", title=text("epoch"), axis=altair.Axis(tickMinStep=1, format="d", grid=False)),
+            altair.Y("value:Q", title=None, scale=altair.Scale(zero=False)),
+            altair.Color("name:N", title=None, sort=list(table), legend=altair.Legend(orient="top")),
+            altair.Tooltip(["epoch", "name", "value"]),
+        )
+        .properties(height=230, padding={"left": 5, "right": 12, "top": 5, "bottom": 5})
+    )
+
+
+def show_scores(scores: list[TestScores]) -> None:
+    """What a call of test.py measured: the newest, or another that is chosen."""
+    titles = [f"{each.when[:16].replace('T', ' ')} · {each.images or each.split}" for each in scores]
+    newest_first = range(len(scores) - 1, -1, -1)
+    number = newest_first[0]
+    if len(scores) > 1:
+        number = st.selectbox(
+            text("call"), newest_first, format_func=titles.__getitem__, key="call", label_visibility="collapsed"
+        )
+    each = scores[number]
+    models = ", ".join(Path(model["checkpoint"]).name for model in each.models)
+    measured = text("measured", number=each.num_images, models=models)
+    st.caption(measured if len(scores) > 1 else f"{plain(titles[0])} · {measured}")
+    rows = []
+    for name in [name for name in each.metrics if name.endswith("f1")]:
+        shown = name.rpartition("/")[2].removesuffix("f1").removesuffix("_") or text("joint_class")
+        accuracy = each.metrics.get(f"{name.removesuffix('f1')}accuracy")
+        low, high = each.intervals[name]
+        interval = f"{low:.3f} – {high:.3f}"
+        rows.append({"": shown, "F1": each.metrics[name], text("interval"): interval, text("accuracy"): accuracy})
+    four = st.column_config.NumberColumn(format="%.4f")
+    st.dataframe(pd.DataFrame(rows), hide_index=True, column_config={"F1": four, text("accuracy"): four})
 
 
 if __name__ == "__main__":

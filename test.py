@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> TestResult:
 def answer(arguments: Namespace) -> TestResult:
     """Predicts the images that the command line means, writes the answers, and scores them where the truth is known."""
     with importing():  # of torch, timm and albumentations: it takes seconds
-        from inference import evaluation, inputs, run
+        from inference import evaluation, inputs, run, scores
 
     members = inputs.load_models(arguments)
     ensemble = run.ensemble_of(members)
@@ -44,7 +44,9 @@ def answer(arguments: Namespace) -> TestResult:
     predicted = ensemble.predict(by_member, arguments.vote)
     run.write_results(submission, records, members, by_member, ensemble, predicted, arguments)
     found = evaluation.classifications(ensemble.labels, predicted.joint, predicted.classes, truth)
-    return run.TestResult(submission, evaluation.report_scores(ensemble.labels, found, persons))
+    measured = evaluation.report_scores(ensemble.labels, found, persons)
+    scores.keep_scores(members, arguments, submission, records, truth, measured)
+    return run.TestResult(submission, measured)
 
 
 if __name__ == "__main__":

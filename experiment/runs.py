@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from experiment.folds import is_run_of_folds
 from experiment.run_record import leaves, read_record
+from inference.scores import TestScores, own_test_scores
 from logger.json_lines_tracker import read_metrics
 from trainer.monitor import Monitor
 from utils.errors import CheckpointError, ConfigError
@@ -24,12 +25,13 @@ class RunSummary:
     folder: of its checkpoints
     config: resolved
     metrics: by name, the value at the best epoch of its monitor (without one, at the last epoch); of a run of folds
-        the means over the folds that have begun
+        the means over the folds that have begun; and those of `test`
     best_epoch: None for a run of folds, and for a run without an epoch
     epochs: completed; of a run of folds, of all its folds together
     seconds: of training, over all sessions; None if the run does not know it
     validation_digest: equal for runs whose scores may be compared; None if the run does not know it
     changes: by key path, what differs from the config that its config extends
+    test: the newest scores on test images; None where test.py has not scored it
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class RunSummary:
     seconds: float | None = None
     validation_digest: str | None = None
     changes: dict[str, Any] = field(default_factory=dict)
+    test: TestScores | None = None
 
     @property
     def monitored(self) -> str:
@@ -67,6 +70,7 @@ def summarise_run(folder: Path) -> RunSummary:
     config = read_kept_config(folder)
     if config is None:
         raise CheckpointError(f"{folder}: is no run folder, such as saved/models/<name>/<run>: it has no config.json")
+    test = own_test_scores(folder)
     if is_run_of_folds(config):
         folds = [_summarise_model(path, config) for path in folds_in(folder).values()]
         begun = [fold for fold in folds if fold.metrics]
@@ -75,14 +79,17 @@ def summarise_run(folder: Path) -> RunSummary:
         return RunSummary(
             folder,
             config,
-            {name: sum(fold.metrics[name] for fold in begun) / len(begun) for name in sorted(names)},
+            {name: sum(fold.metrics[name] for fold in begun) / len(begun) for name in sorted(names)}
+            | (test.metrics if test else {}),
             None,
             sum(fold.epochs for fold in folds),
             sum(fold.seconds for fold in folds if fold.seconds is not None) if begun else None,
             "+".join(digests) if all(digests) and digests else None,
             folds[0].changes if folds else {},
+            test,
         )
-    return _summarise_model(folder, config)
+    run = _summarise_model(folder, config)
+    return run if test is None else replace(run, metrics=run.metrics | test.metrics, test=test)
 
 
 def _summarise_model(folder: Path, config: dict[str, Any]) -> RunSummary:
@@ -125,6 +132,12 @@ def _log_folder(models: Path) -> Path:
             parts[position] = "log"
             break
     return Path(*parts)
+
+
+def usual(digests: Iterable[str | None]) -> str | None:
+    """The most frequent digest: runs that have another were scored on other images. None where no run has one."""
+    known = [digest for digest in digests if digest is not None]
+    return max(set(known), key=known.count) if known else None
 
 
 def compare_configs(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

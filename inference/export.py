@@ -37,6 +37,7 @@ from inference.exported import (
     load_exported,
 )
 from inference.predictor import EXPORTED_FILE, Predictor, Probabilities, predict
+from inference.scores import SCORES_FILE, TestScores
 from inference.tta import PRESETS
 from utils.errors import CheckpointError, ConfigError, StorageFullError
 from utils.files import FULL, write_atomically
@@ -145,26 +146,34 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"--output {folder}: is a file; name a new folder")
     if obstacle := obstacle_to_writing(folder):
         raise ConfigError(f"--output {folder}: cannot be written: {obstacle}")
-    ours = {EXPORTED_FILE, CARD_FILE, EXAMPLE_FILE, *FILES.values()}
+    ours = {EXPORTED_FILE, CARD_FILE, EXAMPLE_FILE, SCORES_FILE, *FILES.values()}
     inside = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if inside and (EXPORTED_FILE not in inside or inside - ours):
         raise ConfigError(f"--output {folder}: is not empty, and no earlier export; name a new folder")
 
 
-def export(predictor: Predictor, folder: Path, kind: Format, precision: Precision, records: Sequence[Record]) -> Parity:
+def export(
+    predictor: Predictor,
+    folder: Path,
+    kind: Format,
+    precision: Precision,
+    records: Sequence[Record],
+    tested: TestScores | None = None,
+) -> Parity:
     """Writes the folder, and compares its predictions with the checkpoint's.
 
     predictor: on the CPU
     kind: "torch" is a program of torch.export
     precision: "half" is float16; "int8" onnxruntime's dynamic quantisation
     records: photographs to compare on; none: noise
+    tested: what test.py measured of the checkpoint, for the model card
 
     Raises ConfigError where the model cannot be exported so; CheckpointError where float32 differs by more than
     TOLERANCE. The folder then lacks EXPORTED_FILE, without which nobody takes it for a model."""
     file = folder / FILES[kind]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (EXPORTED_FILE, CARD_FILE, EXAMPLE_FILE, *FILES.values()):
+        for name in (EXPORTED_FILE, CARD_FILE, EXAMPLE_FILE, SCORES_FILE, *FILES.values()):
             (folder / name).unlink(missing_ok=True)
         _write_model(predictor, file, kind, precision)
         _write_description(predictor, folder, kind, precision)
@@ -173,7 +182,7 @@ def export(predictor: Predictor, folder: Path, kind: Format, precision: Precisio
             (folder / EXPORTED_FILE).unlink()
             found = f"differ from the checkpoint's by up to {parity.largest:.2g}, more than {TOLERANCE:g}"
             raise CheckpointError(f"{file}: its probabilities {found}; export to another format")
-        write_atomically(folder / CARD_FILE, model_card(predictor, kind, precision, parity).encode())
+        write_atomically(folder / CARD_FILE, model_card(predictor, kind, precision, parity, tested).encode())
         if kind in EXAMPLES:
             write_atomically(folder / EXAMPLE_FILE, EXAMPLES[kind].encode())
     except OSError as error:
@@ -330,7 +339,9 @@ def _write_description(predictor: Predictor, folder: Path, kind: Format, precisi
     write_atomically(folder / EXPORTED_FILE, f"{json.dumps(description, indent=2, ensure_ascii=False)}\n".encode())
 
 
-def model_card(predictor: Predictor, kind: Format, precision: Precision, parity: Parity) -> str:
+def model_card(
+    predictor: Predictor, kind: Format, precision: Precision, parity: Parity, tested: TestScores | None
+) -> str:
     """README.md of the folder."""
     labels, (height, width) = predictor.labels, predictor.preprocessing.image_hw
     classes = "\n".join(
@@ -339,7 +350,16 @@ def model_card(predictor: Predictor, kind: Format, precision: Precision, parity:
     data = "\n".join(
         f"- {each['type']} {each['args'].get('root') or each['args'].get('path')}" for each in predictor.sources
     )
+    split = predictor.config.get("split", {})
+    divided = f"{split['type']} {json.dumps(split['args'])}" if split else "not known"
     scores = "\n".join(f"    {each}" for each in parity.after) or "    Not measured: the run's images were not there."
+    if tested is None:
+        test_scores = "    Not measured: test.py has not scored this checkpoint."
+    else:
+        lines = (f"    {name.removeprefix('test/'):<16} {tested.with_interval(name)}" for name in tested.metrics)
+        test_scores = f"    {tested.images or 'the test side of the split'}, {tested.num_images} images\n" + "\n".join(
+            lines
+        )
     differences = "\n".join(f"    {line}" for line in parity.lines())
     use = "python test.py --resume <this folder>, in the project that it comes from"
     if kind in EXAMPLES:
@@ -358,10 +378,15 @@ Its input are RGB photographs like those it was trained on, {width} x {height} p
 
 ## Data
 {data or "- not known"}
+- divided into training and validation images by {divided}, seed {predictor.config.get("seed")}
 
 ## Scores
-On the run's validation images, by which the epoch was chosen: of new images a little less is to be expected. Intervals
-are 95 %, by resampling people.
+Macro F1 and accuracy with 95 % intervals, by persons. Of the checkpoint on test images:
+
+{test_scores}
+
+Of this model on the run's validation images, by which the epoch was chosen, so that of new images a little less is to
+be expected:
 
 {scores}
 

@@ -13,6 +13,7 @@ from inference.export import TOLERANCE, check_folder, check_packages, export, in
 from inference.exported import FILES
 from inference.inputs import EnsembleMember, choose_records, folds_with_checkpoints
 from inference.predictor import EXPORTED_FILE, Predictor, find_checkpoint
+from inference.scores import own_test_scores
 from inference.tta import PRESETS
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
@@ -34,7 +35,9 @@ def export_run(arguments: Namespace) -> Path:
         check_folder(folder)
         predictor = Predictor.from_checkpoint(file, "cpu", PRESETS["none"])
         log.info("%s: %s, %d epochs", file, predictor.name, predictor.completed_epochs)
-        parity = export(predictor, folder, kind, precision, images_to_compare(file, predictor, arguments.images))
+        records = images_to_compare(file, predictor, arguments.images)
+        tested = own_test_scores(file.parent, (file.name, predictor.completed_epochs))
+        parity = export(predictor, folder, kind, precision, records, tested)
         model = folder / FILES[kind]
         log.info("%s: %s, %.1f MB", model, precision, model.stat().st_size / 1e6)
         for line in parity.lines():

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiment.runs import RunSummary, compare_configs, explain, summarise_run, summarise_runs
+from experiment.runs import RunSummary, compare_configs, explain, summarise_run, summarise_runs, usual
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, DataError, run_command
 from utils.wording import format_value
@@ -34,20 +34,20 @@ def list_runs(save_dir: Path, sort: str | None) -> list[str]:
         lower_is_better = "loss" in sort
         runs.sort(key=lambda run: run.metrics.get(sort, float("inf") if lower_is_better else float("-inf")))
         runs = runs if lower_is_better else runs[::-1]
-    digests = [run.validation_digest for run in runs if run.validation_digest]
-    usual = max(set(digests), key=digests.count) if digests else None
-    rows: list[tuple[str, ...]] = [("run", "best", "epoch", "minutes", "validation set", "changes")]
-    rows += [_row(run, sort, usual) for run in runs]
+    validated = usual(run.validation_digest for run in runs)
+    tested = usual(run.test.images_digest for run in runs if run.test)
+    rows: list[tuple[str, ...]] = [("run", "best", "epoch", "minutes", "test", "validation set", "changes")]
+    rows += [_row(run, sort, validated, tested) for run in runs]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = [
         "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
     ]
-    if any(run.validation_digest not in (usual, None) for run in runs):
-        lines.append("* validated on other images than most: its scores cannot be compared with theirs")
+    if any("*" in cell for row in rows for cell in row[4:6]):
+        lines.append("* validated, or tested, on other images than most: its scores cannot be compared with theirs")
     return [line.rstrip() for line in lines]
 
 
-def _row(run: RunSummary, metric: str | None, usual_digest: str | None) -> tuple[str, ...]:
+def _row(run: RunSummary, metric: str | None, validated: str | None, tested: str | None) -> tuple[str, ...]:
     metric = metric or run.monitored
     value = run.metrics.get(metric)
     digest = run.validation_digest
@@ -59,7 +59,8 @@ def _row(run: RunSummary, metric: str | None, usual_digest: str | None) -> tuple
         "-" if value is None else f"{metric} {value:.4f}",
         f"{run.epochs} done" if run.best_epoch is None else f"{run.best_epoch} of {run.epochs}/{total}",
         "-" if run.seconds is None else f"{run.seconds / 60:.1f}",
-        "-" if digest is None else f"{digest[:8]}{'' if digest == usual_digest else ' *'}",
+        "-" if run.test is None else f"{run.test}{'' if run.test.images_digest == tested else ' *'}",
+        "-" if digest is None else f"{digest[:8]}{'' if digest == validated else ' *'}",
         ", ".join(changes[:MOST_CHANGES]) + more,
     )
 
@@ -71,11 +72,13 @@ def describe_difference(first: Path, second: Path) -> list[str]:
     for key, (before, after) in compare_configs(one.config, other.config).items():
         lines.append(f"{key}: {format_value(before)} -> {format_value(after)}")
     for name in sorted(one.metrics.keys() & other.metrics.keys()):
-        if name.startswith("val/"):
+        if name.startswith(("val/", "test/")):
             before, after = one.metrics[name], other.metrics[name]
             lines.append(f"{name}: {before:.4f} -> {after:.4f} ({after - before:+.4f})")
     if one.validation_digest != other.validation_digest:
         lines.append("they were validated on different images: their scores cannot be compared")
+    if one.test and other.test and one.test.images_digest != other.test.images_digest:
+        lines.append("they were tested on different images: those scores cannot be compared")
     return lines
 
 

@@ -42,8 +42,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 PredictorOf = Callable[..., Predictor]
 
 
-@pytest.fixture
-def predictor_of(tmp_path: Path) -> PredictorOf:
+@pytest.fixture(scope="module")
+def predictor_of(tmp_path_factory: pytest.TempPathFactory) -> PredictorOf:
     """A predictor of an untrained model, sharpened so that its answers differ between images."""
 
     def make(arch: dict[str, Any], transforms: list[dict[str, Any]] | None = None) -> Predictor:
@@ -65,8 +65,9 @@ def predictor_of(tmp_path: Path) -> PredictorOf:
             "run_name": "run",
             "completed_epochs": 3,
         }
-        write_checkpoint(tmp_path / "model_best.pth", content)
-        return Predictor.from_checkpoint(tmp_path / "model_best.pth")
+        file = tmp_path_factory.mktemp("run") / "model_best.pth"
+        write_checkpoint(file, content)
+        return Predictor.from_checkpoint(file)
 
     return make
 
@@ -86,7 +87,7 @@ def check_equal(predictor: Predictor, exported: Predictor, records: list[Record]
         torch.testing.assert_close(found.joint, expected.joint, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["efficientnet", "vit"])  # a convnet below, with its example
 def test_onnx_is_equal(name: str, predictor_of: PredictorOf, records: list[Record], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     predictor = predictor_of(ARCHITECTURES[name])
@@ -97,7 +98,7 @@ def test_onnx_is_equal(name: str, predictor_of: PredictorOf, records: list[Recor
     check_equal(predictor, load_exported(tmp_path / "exported"), records, TOLERANCE)
 
 
-@pytest.mark.parametrize(("name", "precision"), [("convnet", "half"), ("efficientnet", "int8"), ("vit", "int8")])
+@pytest.mark.parametrize(("name", "precision"), [("convnet", "half"), ("vit", "int8")])
 def test_less_precision_is_measured(
     name: str, precision: Precision, predictor_of: PredictorOf, records: list[Record], tmp_path: Path
 ) -> None:
@@ -115,18 +116,14 @@ def test_less_precision_is_measured(
     if precision == "int8":  # all but attention's products of two activations, two in each of six layers
         found_numbers = re.findall(r"(\d+) of (\d+)", integer_coverage(folder / "model.onnx"))
         left = [int(whole) - int(quantised) for quantised, whole in found_numbers]
-        assert left == [0, 12 if name == "vit" else 0]
+        assert left == [0, 12]
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "torch"])
-def test_other_formats_are_equal(
-    kind: Format, predictor_of: PredictorOf, records: list[Record], tmp_path: Path
-) -> None:
+def test_weights_are_equal(predictor_of: PredictorOf, records: list[Record], tmp_path: Path) -> None:
     predictor = predictor_of(ARCHITECTURES["convnet"])
-    parity = export(predictor, tmp_path / "exported", kind, "float32", records)
+    parity = export(predictor, tmp_path / "exported", "safetensors", "float32", records)
     assert parity.largest <= TOLERANCE
-    if kind == "safetensors":
-        check_equal(predictor, load_exported(tmp_path / "exported"), records, 1e-6)
+    check_equal(predictor, load_exported(tmp_path / "exported"), records, 1e-6)
 
 
 def test_noise_is_compared_where_there_are_no_photographs(predictor_of: PredictorOf, tmp_path: Path) -> None:
@@ -143,7 +140,12 @@ def test_the_example_runs_without_the_project(
         pytest.importorskip("onnxruntime")
     transforms = [{"type": "CenterCrop", "args": {"height": 30, "width": 28}}, *resize(32, 32)] if cropped else None
     predictor, folder = predictor_of(ARCHITECTURES["resnet"], transforms), tmp_path / "elsewhere"
-    export(predictor, folder, kind, "float32", records)
+    parity = export(predictor, folder, kind, "float32", records)
+    assert parity.largest <= TOLERANCE
+    if kind == "onnx":
+        check_equal(predictor, load_exported(folder), records, TOLERANCE)
+    lines_of_code = [line for line in (folder / "example.py").read_text().splitlines() if line.strip()]
+    assert len(lines_of_code) <= 35
     photograph = tmp_path / "photograph.jpg"
     Image.open(records[0].path).save(photograph, quality=95)
     files = [*(record.path for record in records), photograph]
@@ -162,12 +164,6 @@ def test_the_example_runs_without_the_project(
             assert float(found[2]) == pytest.approx(float(table[best]), abs=tolerance)
             assert float(table.max() - table[best]) < 2 * tolerance
     assert next(lines, None) is None
-
-
-def test_an_example_is_short(predictor_of: PredictorOf, tmp_path: Path) -> None:
-    export(predictor_of(ARCHITECTURES["convnet"]), tmp_path / "exported", "torch", "float32", [])
-    lines = (tmp_path / "exported" / "example.py").read_text().splitlines()
-    assert len([line for line in lines if line.strip()]) <= 35
 
 
 def test_the_folder_says_what_it_is(predictor_of: PredictorOf, records: list[Record], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from inference.inputs import folds_with_checkpoints
 from inference.predictor import Predictor, find_checkpoint
+from inference.scores import read_scores
 from tests.integration.workplace import EVALUATION_NAMES, ROOT, Workplace, photograph
 from utils.images.decoding import decode_rgb
 
@@ -226,13 +227,37 @@ def test_a_damaged_checkpoint_gets_a_sentence(trained: Workplace) -> None:
 
 def test_the_runs_are_listed_with_what_is_special_about_them(trained: Workplace) -> None:
     trained.train("-c", trained.write_config({}), "--set", "trainer.epochs=2").check_success()
+    rows = "".join(f"{name},{number}\n" for number, name in enumerate(EVALUATION_NAMES))
+    answers = trained.write("answers.csv", f"ImageID,ans\n{rows}")
+    trained.test("--resume", trained.runs[-1], "--answers", answers).check_success()
+    trained.test("--resume", trained.runs[-1], "--split", "validation").check_success()
+    (trained.runs[-1] / "report.html").write_text("<html></html>")
+    tested, validated = read_scores(trained.runs[-1])
     page = open_page()
     table = page.dataframe[0].value
     assert sorted(table["run"]) == sorted(f"Tiny/{run.name}" for run in trained.runs)
     assert list(table["val F1"]) == sorted(table["val F1"], reverse=True)
     newest = f"Tiny/{trained.runs[-1].name}"
+    (row,) = [row for _, row in table.iterrows() if row["run"] == newest]
+    assert row["test F1"] == tested.metrics["test/f1"]
+    other = next(f"Tiny/{run.name}" for run in trained.runs[:-1])
+    page.selectbox(key="run").set_value(other)
+    page = check(page.run())
+    assert len(page.dataframe) == 1  # it has no scores of test.py
+    assert not page.get("vega_lite_chart")  # nor a curve of one epoch
+    assert not page.get("download_button")
     page.selectbox(key="run").set_value(newest)
-    assert any("trainer.epochs = 2" in words(each) for each in check(page.run()).markdown)
+    page = check(page.run())
+    assert "trainer.epochs = 2" in page.code[0].value
+    assert len(page.get("vega_lite_chart")) == 2
+    assert len(page.get("download_button")) == 1
+    for number, scores, prefix in ((1, validated, "val"), (0, tested, "test")):
+        page.selectbox(key="call").set_value(number)
+        page = check(page.run())
+        shown = page.dataframe[1].value
+        assert list(shown["F1"])[1:3] == [scores.metrics[f"{prefix}/{name}_f1"] for name in ("mask", "gender")]
+        low, high = scores.intervals[f"{prefix}/f1"]
+        assert shown["95 % interval"][0] == f"{low:.3f} – {high:.3f}"
 
 
 def test_it_is_for_this_computer_alone_and_shows_no_traceback() -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import test
+from inference.export import TOLERANCE
 from inference.predictor import Predictor, find_checkpoint
+from inference.scores import read_scores
 from scripts import export, predict
-from tests.integration.workplace import Outcome, Workplace
+from tests.integration.workplace import EVALUATION_NAMES, Outcome, Workplace, copy_into
 from utils.images.decoding import read_rgb
 
 
@@ -25,15 +31,44 @@ def run_predict(workplace: Workplace, *argv: str | Path) -> Outcome:
     return workplace._run(predict.main, argv)
 
 
-def test_an_export_answers_as_its_run(trained: Workplace) -> None:
+@dataclass(frozen=True)
+class Export:
+    """An exported folder, to be copied, and what the command printed."""
+
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def onnx_export(made_data: Path, made_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Of a run that test.py has scored; made once, as it takes seconds."""
     pytest.importorskip("onnxruntime")
-    made = run_export(trained, trained.run, "--to", "onnx")
-    made.check_success()
-    assert "validation images, one by one and in batches: largest difference of a probability" in made.out
-    assert "macro F1" in made.out
+    folder = tmp_path_factory.mktemp("exported")
+    copy_into(made_data, folder)
+    copy_into(made_run, folder / "saved")
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+        (run,) = Path("saved/models/Tiny").iterdir()
+        answers = Path("answers.csv")
+        rows = "".join(f"{name},{number}\n" for number, name in enumerate(EVALUATION_NAMES))
+        answers.write_text(f"ImageID,ans\n{rows}", encoding="utf-8")
+        test.main(["--resume", str(run), "--answers", str(answers)])
+        export.main([str(run), "--to", "onnx"])
+    return Export(folder / run / "exported_onnx", printed.getvalue())
+
+
+def test_an_export_answers_as_its_run(trained: Workplace, onnx_export: Export) -> None:
+    assert "validation images, one by one and in batches: largest difference of a probability" in onnx_export.printed
+    assert "macro F1" in onnx_export.printed
     folder = trained.run / "exported_onnx"
+    copy_into(onnx_export.folder, folder)
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "example.py", "model.json", "model.onnx"]
-    assert "macro F1" in (folder / "README.md").read_text()
+    (tested,) = read_scores(onnx_export.folder.parent)
+    card = (folder / "README.md").read_text()
+    for name in ("f1", "mask_f1", "gender_f1", "age_f1", "age_accuracy"):
+        low, high = tested.intervals[f"test/{name}"]
+        line = f"    {name:<16} {tested.metrics[f'test/{name}']:.4f} [{low:.4f}, {high:.4f}]\n"
+        assert line in card
+    assert 'PersonSplit {"validation_share": 0.25' in card
     outputs = []
     for resumed, name in ((trained.run, "a.csv"), (folder, "b.csv")):
         trained.test("--resume", resumed, "--output", name, "--probabilities").check_success()
@@ -43,10 +78,14 @@ def test_an_export_answers_as_its_run(trained: Workplace) -> None:
     for one, other in zip(*outputs, strict=True):
         assert one[0] == other[0]
         if one[0] != "ImageID":
-            assert [*map(float, one[1:])] == pytest.approx([*map(float, other[1:])], abs=2e-4)
+            assert [*map(float, one[1:])] == pytest.approx([*map(float, other[1:])], abs=TOLERANCE + 1e-6)
     trained.test("--resume", trained.run, folder, "--output", "both.csv", "--tta", "flip").check_success()
     trained.test("--resume", folder).check_success()
     assert [path.stem for path in trained.submissions] == [f"Tiny_{trained.run.name}-onnx"]
+    answers = (onnx_export.folder.parents[4] / "answers.csv").read_bytes()
+    trained.test("--resume", folder, "--answers", trained.write("answers.csv", answers)).check_success()
+    assert len(read_scores(folder)) == 1
+    assert not read_scores(trained.run)
 
 
 def test_what_less_precision_costs_is_printed(trained: Workplace) -> None:
@@ -91,14 +130,19 @@ def test_a_missing_package_is_one_line(trained: Workplace, name: str, monkeypatc
     assert not Path("exported").exists()
 
 
-def test_an_onnx_folder_without_onnxruntime(trained: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_onnx_folder_without_onnxruntime(
+    trained: Workplace, onnx_export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_into(onnx_export.folder, Path("exported"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    trained.test("--resume", "exported").check_refusal(2, ("exported/model.onnx: ", "pip install onnxruntime"))
+
+
+def test_a_program_is_for_others(trained: Workplace) -> None:
+    """Reading one can run code."""
     run_export(trained, trained.run, "--to", "torch", "--output", "exported").check_success()
     refused = trained.test("--resume", "exported")
     refused.check_refusal(4, ("exported/model.pt2: ", "onnx or safetensors"))
-    pytest.importorskip("onnxruntime")
-    run_export(trained, trained.run, "--to", "onnx", "--output", "exported").check_success()
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    trained.test("--resume", "exported").check_refusal(2, ("exported/model.onnx: ", "pip install onnxruntime"))
 
 
 def test_an_incomplete_folder_is_refused(trained: Workplace) -> None:
