@@ -224,12 +224,12 @@ def encode(image: np.ndarray, encoding: tuple[str, list[int]]) -> bytes:
 def draw_contact_sheet(root: Path, output: Path, written: Sequence[tuple[str, list[str]]]) -> np.ndarray:
     """Pairs of pictures before and after, evenly chosen; half of them fallbacks, as far as there are, framed in red."""
     fallen = [name for name, fallbacks in written if fallbacks]
-    chosen = _evenly(fallen, SHEET_PICTURES // 2)
+    chosen = evenly(fallen, SHEET_PICTURES // 2)
     others = [name for name, fallbacks in written if not fallbacks]
-    chosen += _evenly(others, SHEET_PICTURES - len(chosen))
+    chosen += evenly(others, SHEET_PICTURES - len(chosen))
     tiles = []
     for name in chosen:
-        tile = np.concatenate([_tile(read_rgb(folder / name)) for folder in (root, output)], axis=1)
+        tile = np.concatenate([tile_of(read_rgb(folder / name)) for folder in (root, output)], axis=1)
         if name in fallen:
             cv2.rectangle(tile, (0, 0), (tile.shape[1] - 1, tile.shape[0] - 1), (220, 0, 0), 4)
         tiles.append(np.pad(tile, ((4, 4), (4, 4), (0, 0)), constant_values=255))
@@ -238,12 +238,13 @@ def draw_contact_sheet(root: Path, output: Path, written: Sequence[tuple[str, li
     return np.concatenate([np.concatenate(tiles[n : n + columns], axis=1) for n in range(0, len(tiles), columns)])
 
 
-def _evenly(names: Sequence[str], number: int) -> list[str]:
+def evenly(names: Sequence[str], number: int) -> list[str]:
+    """At most `number` of the names, at even distances."""
     return [names[int(n)] for n in np.linspace(0, len(names) - 1, min(number, len(names)))]
 
 
-def _tile(image: np.ndarray) -> np.ndarray:
-    """The whole image in a grey square."""
+def tile_of(image: np.ndarray) -> np.ndarray:
+    """The whole image in a grey square, as contact sheets have it."""
     scale = TILE_PIXELS / max(image.shape[:2])
     width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
     tile = np.full((TILE_PIXELS, TILE_PIXELS, 3), 200, np.uint8)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -26,6 +27,11 @@ from utils.wording import first_line
 MIN_FACE_PIXELS = 20
 """Side of the smallest face that is looked for."""
 
+LANDMARKS_IN_BOX = ((0.3, 0.38), (0.7, 0.38), (0.5, 0.58), (0.35, 0.77), (0.65, 0.77))
+"""Where the five landmarks are taken to be in a box without them, in shares of its width and height."""
+
+DetectorName = Literal["mtcnn", "yunet", "haar"]
+
 
 @dataclass(frozen=True)
 class Face:
@@ -38,6 +44,21 @@ class Face:
 
     box: np.ndarray
     landmarks: np.ndarray | None = None
+
+    @property
+    def landmarks_or_estimate(self) -> np.ndarray:
+        """The landmarks, or where they usually are in such a box."""
+        if self.landmarks is not None:
+            return self.landmarks
+        return np.asarray(self.box[:2] + np.array(LANDMARKS_IN_BOX) * (self.box[2:] - self.box[:2]))
+
+
+def choose_face(faces: Sequence[Face], image: np.ndarray, which: Literal["largest", "central"]) -> Face:
+    """The largest face of an image, or the one nearest to its centre."""
+    if which == "largest":
+        return max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
+    middle = np.array(image.shape[1::-1]) / 2
+    return min(faces, key=lambda face: float(np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - middle)))
 
 
 class FaceDetector(ABC):
@@ -159,3 +180,17 @@ class HaarDetector(FaceDetector):
     @property
     def _path(self) -> Path:
         return Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_default.xml"
+
+
+def make_detector(name: DetectorName, weights_file: Path | None, min_confidence: float) -> FaceDetector:
+    """A detector by name.
+
+    weights_file: of yunet
+    min_confidence: of a face, for mtcnn and yunet
+
+    Raises ValueError for a setting that the detector does not have, a missing package or a missing file."""
+    if weights_file is not None and name != "yunet":
+        raise ValueError(f'weights_file = {weights_file} is not a setting of detector "{name}"')
+    if name == "mtcnn":
+        return MTCNNDetector(min_confidence)
+    return YuNetDetector(min_confidence, weights_file) if name == "yunet" else HaarDetector()

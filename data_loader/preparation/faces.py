@@ -10,12 +10,9 @@ import cv2
 import numpy as np
 from pydantic import NonNegativeFloat
 
-from data_loader.preparation.face_detectors import Face, FaceDetector, HaarDetector, MTCNNDetector, YuNetDetector
+from data_loader.preparation.face_detectors import DetectorName, Face, choose_face, make_detector
 from data_loader.preparation.preparation import PreparationStep
 from utils.config.signatures import Fraction
-
-LANDMARKS_IN_BOX = ((0.3, 0.38), (0.7, 0.38), (0.5, 0.58), (0.35, 0.77), (0.65, 0.77))
-"""Where the five landmarks are taken to be in a box without them, in shares of its width and height."""
 
 REGIONS = {"forehead": (-1.25, -0.25), "nose_to_chin": (0.4, 1.7), "chin_to_neck": (1.5, 2.5)}
 """Top and bottom of each region, in eye-to-mouth distances below the eyes: a face is about three such distances long,
@@ -40,7 +37,7 @@ class FaceStep(PreparationStep):
     Raises ValueError for a setting that the detector does not have, a missing package or a missing file.
     """
 
-    detector: Literal["mtcnn", "yunet", "haar"] = "mtcnn"
+    detector: DetectorName = "mtcnn"
     weights_file: Path | None = None
     min_confidence: Fraction = 0.8
     face: Literal["largest", "central"] = "largest"
@@ -51,15 +48,7 @@ class FaceStep(PreparationStep):
     fallback: ClassVar[str] = "no face was found, the centre was cropped"
 
     def __post_init__(self) -> None:
-        if self.weights_file is not None and self.detector != "yunet":
-            raise ValueError(f'weights_file = {self.weights_file} is not a setting of detector "{self.detector}"')
-        self._detector: FaceDetector
-        if self.detector == "mtcnn":
-            self._detector = MTCNNDetector(self.min_confidence)
-        elif self.detector == "yunet":
-            self._detector = YuNetDetector(self.min_confidence, self.weights_file)
-        else:
-            self._detector = HaarDetector()
+        self._detector = make_detector(self.detector, self.weights_file, self.min_confidence)
         if self.align and not self._detector.finds_landmarks:
             raise ValueError(f'align = true needs the eyes, which "{self.detector}" does not find; use mtcnn or yunet')
 
@@ -73,7 +62,7 @@ class FaceStep(PreparationStep):
         faces = self._detector(image)
         if not faces:
             return None
-        face = max(faces, key=self._size if self.face == "largest" else self._centrality(image))
+        face = choose_face(faces, image, self.face)
         centre = (face.box[:2] + face.box[2:]) / 2
         angle = 0.0
         if self.align and face.landmarks is not None:
@@ -101,15 +90,6 @@ class FaceStep(PreparationStep):
 
     def _central_crop(self, image: np.ndarray) -> np.ndarray:
         raise NotImplementedError
-
-    @staticmethod
-    def _size(face: Face) -> float:
-        return float(np.prod(face.box[2:] - face.box[:2]))
-
-    @staticmethod
-    def _centrality(image: np.ndarray) -> Any:
-        middle = np.array(image.shape[1::-1]) / 2
-        return lambda face: -float(np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - middle))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -156,9 +136,7 @@ class RegionCrop(FaceStep):
     fallback: ClassVar[str] = "the region was not found, it was taken from a face in the centre"
 
     def _crop_of(self, face: Face, image: np.ndarray) -> np.ndarray | None:
-        landmarks = face.landmarks
-        if landmarks is None:
-            landmarks = face.box[:2] + np.array(LANDMARKS_IN_BOX) * (face.box[2:] - face.box[:2])
+        landmarks = face.landmarks_or_estimate
         eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
         top, bottom = eyes[1] + np.array(REGIONS[self.region]) * max(mouth[1] - eyes[1], 1.0)
         left, right = face.box[[0, 2]]

@@ -109,11 +109,11 @@ def _draw_shelves(image: Image, random: np.random.Generator) -> None:
         y += gap
 
 
-def _cloth_layer(mask: Mask, view: View, random: np.random.Generator) -> Image:
-    """The mask's cloth as wide as the picture, its pattern turned with the head."""
+def cloth_tile(mask: Mask, random: np.random.Generator) -> Image:
+    """The mask's cloth: (256, 256, 3), which may be repeated."""
     tile = np.full((256, 256, 3), mask.colour, np.uint8)
     if mask.pattern == "plain":
-        return np.full((HEIGHT, WIDTH, 3), mask.colour, np.uint8)
+        return tile
     step = int(random.integers(16, 40))
     if mask.pattern == "blots":
         tile[clouds(random, 14, 14, (256, 256)) > 0.3] = mask.second
@@ -132,6 +132,14 @@ def _cloth_layer(mask: Mask, view: View, random: np.random.Generator) -> Image:
                         step / 5 * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
                     )
                     cv2.circle(tile, (int(petal[0]), int(petal[1])), step // 7, mask.second, -1, cv2.LINE_AA)
+    return tile
+
+
+def _cloth_layer(mask: Mask, view: View, random: np.random.Generator) -> Image:
+    """The mask's cloth as wide as the picture, its pattern turned with the head."""
+    tile = cloth_tile(mask, random)
+    if mask.pattern == "plain":
+        return np.full((HEIGHT, WIDTH, 3), mask.colour, np.uint8)
     turn = np.hstack([view.rotation / 128, (view.centre - view.rotation @ (1, 0) + (20 * view.yaw, 0))[:, None]])
     return np.asarray(cv2.warpAffine(tile, turn, (WIDTH, HEIGHT), borderMode=cv2.BORDER_WRAP))
 

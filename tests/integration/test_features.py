@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 from experiment.schema import SECTIONS
@@ -21,6 +22,7 @@ from parse_config import ConfigParser
 from scripts.make_demo_data import make_demo_data
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.config.layers import Override
+from utils.images import read_rgb
 
 ROOT = Path(__file__).parents[2]
 
@@ -231,6 +233,37 @@ def test_e9_a_project_of_ones_own_trains(place: Path, tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
     (run,) = mine.glob("saved/models/*/*")
     assert (run / "last.pth").exists()
+
+
+def test_a11_g16_from_bare_faces_to_the_18_classes(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Masks are drawn on faces of which gender and age are known, and joined with others' masks alone."""
+    with contextlib.chdir(tmp_path):
+        for name in ("config.json", "configs"):
+            Path(name).symlink_to(ROOT / name)
+        for name in ("faces", "masks"):
+            Path("data", name).mkdir(parents=True)
+        faces, masks = [["file", "subject", "sex", "age"]], [["path", "person", "mask", "gender", "age"]]
+        for folder in sorted((place / "data" / "train" / "images").iterdir())[:6]:
+            person, gender, _, age = folder.name.split("_")
+            photograph = {path.stem: read_rgb(path)[::4, ::4, ::-1] for path in folder.iterdir()}
+            cv2.imwrite(f"data/faces/{person}.png", photograph["normal"])
+            faces.append([f"{person}.png", person, gender, age])
+            for stem, state in (("mask1", "wear"), ("incorrect_mask", "incorrect")):
+                cv2.imwrite(f"data/masks/{person}{stem}.png", photograph[stem])
+                masks.append([f"{person}{stem}.png", "a crowd", state, "unknown", "unknown"])
+        for name, rows in (("faces", faces), ("masks", masks)):
+            Path(f"data/{name}/labels.csv").write_text("\n".join(map(",".join, rows)))
+        draw = ["data/faces/labels.csv", "data/drawn_masks", "--detector", "haar", "--workers", "1"]
+        main_of("scripts.draw_masks")(draw)
+        main_of("train")(small(["-c", "configs/faces_with_drawn_masks.json"]))
+        (run,) = Path("saved/models").glob("*/*")
+        capsys.readouterr()
+        main_of("scripts.predict")([str(run), "data/faces"])
+    answers = [int(line.partition(" -> ")[2]) for line in capsys.readouterr().out.splitlines() if " -> " in line]
+    assert len(answers) == 6
+    assert all(0 <= answer < 18 for answer in answers)
 
 
 def test_g9_an_exported_run_answers_as_the_run(place: Path, tmp_path: Path) -> None:
