@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -16,10 +16,13 @@ from torch import Tensor
 class Preprocessing:
     """The deterministic steps to an image (H, W, 3) uint8 and its normalisation, which are saved with the weights.
 
+    First comes `preparation`, then `eval_transforms`.
+
     image_hw: height and width in pixels after `eval_transforms`
     mean, std: of each of R, G, B, in units of the full range 0 to 1
     eval_transforms: albumentations by name, {"type": ..., "args": {...}}, plain data
     bits_used_of_16: as which 16-bit images are decoded
+    preparation: the steps of data_loader/preparation, {"type": ..., "args": {...}, "network": ...}, plain data
     """
 
     image_hw: tuple[PositiveInt, PositiveInt]
@@ -27,6 +30,7 @@ class Preprocessing:
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     eval_transforms: list[dict[str, Any]]
     bits_used_of_16: Annotated[int, Field(ge=8, le=16)] | Literal["own_maximum"] = 16
+    preparation: list[dict[str, Any]] = field(default_factory=list)
 
     def normalise(
         self,

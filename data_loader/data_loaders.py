@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from base.base_data_loader import BaseDataLoader
 from base.batch import Batch
 from data_loader.cache import DEFAULT_CACHE_BUDGET_GIB, CachedImages, DiskCache, ImageCache, MemoryCache
 from data_loader.datasets import PipelineImages
+from data_loader.preparation.preparation import fallback_report
+from data_loader.preparation.prepared_images import PreparedImages
 from data_loader.records.image_check import check_images
 from data_loader.records.label_table import LabelTable
 from data_loader.records.records import Record
@@ -23,6 +26,7 @@ from data_loader.splits import Split
 from data_loader.transforms import Pipeline, TransformLists, build_transforms
 from data_loader.workers import BatchFeed
 from utils.errors import InvalidConfig, StorageFullError
+from utils.files import short_path
 
 __all__ = ["AttributeDataLoader"]
 
@@ -42,6 +46,7 @@ class AttributeDataLoader(BaseDataLoader):
     device: of the model
     image_check_cache: a file of the images that were found to be good
     cache_folder: of the cache on disk
+    preparation: of every picture, before its transforms
     sampler: of the training images; None: each comes once an epoch
     input_size: pixels, or [height, width], that both lists of transforms end in; None: whatever they end in
     batch_size: per process
@@ -75,6 +80,7 @@ class AttributeDataLoader(BaseDataLoader):
         cache_folder: Path | None = None,
         show_progress: bool = False,
         sampler: BaseSampler | None = None,
+        preparation: PreparedImages | None = None,
         *,
         input_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None,
         batch_size: Annotated[int, Field(ge=1)] = DEFAULT_BATCH_SIZE,
@@ -87,7 +93,7 @@ class AttributeDataLoader(BaseDataLoader):
         cache: Literal["none", "memory", "disk", "device"] = "none",
         cache_budget_gib: Annotated[float, Field(gt=0, le=1_000_000)] = DEFAULT_CACHE_BUDGET_GIB,
     ) -> None:
-        pipelines = build_transforms(transforms, input_size, mean, std, bits_used_of_16)
+        pipelines = build_transforms(transforms, input_size, mean, std, bits_used_of_16, preparation)
         paths = [record.path for side in (split.train, split.validation) for record in side.records]
         bad = check_images(paths, image_check_cache, on_bad_image, bits_used_of_16, show_progress)
         self.train, self.validation = split.train.without(set(bad)), split.validation.without(set(bad))
@@ -107,6 +113,7 @@ class AttributeDataLoader(BaseDataLoader):
             image_cache = DiskCache(cache_folder, cache_budget_gib, show_progress)
         sides = [(self.train, pipelines.train), (self.validation, pipelines.evaluation)]
         requests = [([record.path for record in table.records], pipeline.prefix) for table, pipeline in sides]
+        look_at_pictures([path for paths, _ in requests for path in paths], [pipelines.evaluation], show_progress)
         cached = [None, None] if image_cache is None else image_cache.prepare(requests)
         train, validation = (
             PipelineImages(paths, [pipeline], seed, None if images is None else [images])
@@ -134,6 +141,22 @@ class AttributeDataLoader(BaseDataLoader):
 
     def validation_batches(self) -> Iterator[Batch]:
         return _batches(self._validation_feed, self.validation)
+
+
+def look_at_pictures(paths: Sequence[Path], pipelines: Sequence[Pipeline], show_progress: bool) -> None:
+    """What the pipelines' preparations look for in each file is found, and kept for them; what was not found is counted
+    and listed in the log. Processes forked afterwards need no network.
+
+    paths: absolute
+
+    Raises DataError for an image that cannot be read; ConfigError where a network cannot be used; StopSignal."""
+    prefixes = {json.dumps(each.prefix.preparation.key): each.prefix for each in pipelines if each.prefix.preparation}
+    for prefix in prefixes.values():
+        assert prefix.preparation is not None
+        found = prefix.preparation.find_all(paths, prefix.bits_used_of_16, show_progress)
+        lines = fallback_report(zip(map(short_path, paths), found, strict=True))
+        for line in lines if paths else ():
+            logger.log(logging.WARNING if any(found) else logging.INFO, "preparation: %s", line)
 
 
 def _batches(feed: BatchFeed, table: LabelTable) -> Iterator[Batch]:
@@ -173,8 +196,10 @@ class TTALoader:
         num_workers: int | Literal["auto"] = 0,
         device: torch.device | None = None,
         cache: ImageCache | None = None,
+        show_progress: bool = False,
     ) -> None:
         paths = [record.path for record in records]
+        look_at_pictures(paths, pipelines, show_progress)
         self._images = PipelineImages(paths, pipelines, cached=_cached(cache, paths, pipelines))
         self._on_gpu = device is not None and device.type == "cuda"
         sampler = EvaluationBatchSampler(len(records), batch_size)

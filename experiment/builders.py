@@ -15,6 +15,9 @@ from base.class_weights import follow_some_rule
 from base.label_space import LabelSpace
 from data_loader.cache import IMAGE_CACHE_FOLDER
 from data_loader.data_loaders import AttributeDataLoader
+from data_loader.preparation.build import refuse_other_networks
+from data_loader.preparation.preparation import Preparation
+from data_loader.preparation.prepared_images import PREPARATION_FOLDER, PreparedImages
 from data_loader.records import LabelTable, read_records
 from data_loader.records.image_check import CHECKED_IMAGES_FILE
 from data_loader.splits import Split
@@ -68,9 +71,9 @@ def build_model(config: ConfigParser, labels: LabelSpace, resume: ResumePoint | 
 
 
 def build_data_loader(
-    config: ConfigParser, split: Split, model: BaseModel, device: torch.device
+    config: ConfigParser, split: Split, model: BaseModel, device: torch.device, resume: ResumePoint | None = None
 ) -> AttributeDataLoader:
-    """The loader of this process's part of each batch. It checks every image that was not checked before."""
+    """The loader of this process's part of each batch. It checks and prepares every image that was not before."""
     trainer = config["trainer"]
     return config.build(
         "data_loader",
@@ -86,7 +89,19 @@ def build_data_loader(
         cache_folder=Path(trainer["save_dir"]) / IMAGE_CACHE_FOLDER,
         show_progress=trainer["verbosity"] > 0 and distributed.is_main_process(),
         sampler=config.build("sampler", label_space=split.train.label_space),
+        preparation=build_preparation(config, resume),
     )
+
+
+def build_preparation(config: ConfigParser, resume: ResumePoint | None) -> PreparedImages | None:
+    """What is done to every picture before its transforms. Raises ConfigError; CheckpointError where a run is to resume
+    with another network than it began with."""
+    preparation = Preparation(config.build("preparation"))
+    if resume is not None:
+        saved = resume.content["preprocessing"].get("preparation", [])
+        refuse_other_networks(saved, preparation, resume.path)
+    folder = Path(config["trainer"]["save_dir"]) / PREPARATION_FOLDER
+    return PreparedImages(preparation, folder) if preparation.steps else None
 
 
 def build_learner(

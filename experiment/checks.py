@@ -256,6 +256,7 @@ CHECKS: tuple[tuple[str, Callable[[ConfigParser], Iterable[Problem]]], ...] = (
     ("data", _data),
     ("split", _can_be_built("split")),
     ("split labels", _split),
+    ("preparation", _can_be_built("preparation")),
     ("transforms data_loader", _transforms),
     ("views", _tta),
     ("arch labels", _arch),

@@ -45,9 +45,9 @@ MAY_CHANGE = (
 read: another batch size counts other batches, the saved learning rate would win over another, other data or another
 split would validate on people who have trained."""
 
-MAY_MOVE = re.compile(r"data\.\d+\.args\.(root|path)|label_fixes")
-"""The data and its corrections may have moved when a run is named (`refuse_other_data` compares their content);
-`--resume auto` takes them for others."""
+MAY_MOVE = re.compile(r"data\.\d+\.args\.(root|path)|label_fixes|preparation\.\d+\.args\.weights_file")
+"""The data, its corrections and the networks that prepare pictures may have moved when a run is named (their content is
+compared: `refuse_other_data`, `refuse_other_networks`); `--resume auto` takes them for others."""
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ def train_fold(session: Session, fold: Fold) -> bool:
     if resume is not None:
         refuse_other_data(resume, fold.split.digest())
     model = builders.build_model(config, session.labels, resume).to(session.device)
-    data_loader = builders.build_data_loader(config, fold.split, model, session.device)
+    data_loader = builders.build_data_loader(config, fold.split, model, session.device, resume)
     learner = builders.build_learner(config, session.labels, model, data_loader, session.device, resume)
     folders = resume.folders if resume is not None else _new_folders(session, fold)
     with StopSignals() as stop:

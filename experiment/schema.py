@@ -13,7 +13,7 @@ from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
 from base.metrics import Metric
 from data_loader import data_loaders as loaders
-from data_loader import mixing, samplers, splits
+from data_loader import mixing, preparation, samplers, splits
 from data_loader.records import sources
 from data_loader.transforms import TRANSFORMS
 from experiment.search.settings import SweepSettings
@@ -32,7 +32,7 @@ from utils.config.sections import NamedSections, Sections, Settings, TypedList, 
 
 PROGRAMS_LOADER_ARGUMENTS = (
     "split", "transforms", "mean", "std", "seed", "rank", "world_size", "device",
-    "image_check_cache", "cache_folder", "show_progress", "sampler",
+    "image_check_cache", "cache_folder", "show_progress", "sampler", "preparation",
 )  # fmt: skip
 
 
@@ -138,6 +138,7 @@ SECTIONS = Sections(
         "labels": Settings(LabelSpace),
         "data": TypedList(TypedSection(exported(sources))),
         "split": TypedSection(exported(splits)),
+        "preparation": TypedList(TypedSection(exported(preparation)), optional=True),
         "transforms": Sections({"train": TypedList(TRANSFORM), "eval": TypedList(TRANSFORM)}),
         "mixing": TypedList(TypedSection(exported(mixing), ("label_space",)), optional=True),
         "sampler": TypedSection(exported(samplers), ("label_space",), optional=True),

@@ -55,7 +55,7 @@ def explain_prediction(predictor: Predictor, image: np.ndarray, attribute: str, 
     image: (H, W, 3) uint8, RGB
     class_number: of the attribute's scored classes
     """
-    prepared = eval_pipeline(predictor.preprocessing)(image)
+    prepared = eval_pipeline(predictor.preprocessing, predictor.preparation)(image)
     tensor = torch.from_numpy(prepared).permute(2, 0, 1).unsqueeze(0).to(predictor.device)
     images = predictor.preprocessing.normalise(tensor, memory_format=torch.channels_last)
     question = _Question(predictor, attribute, class_number)

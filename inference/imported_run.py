@@ -11,6 +11,9 @@ from torch import Tensor
 
 from base.label_space import LabelSpace
 from base.weights import load_weights
+from data_loader.preparation.build import PREPARATION
+from data_loader.preparation.preparation import Preparation
+from data_loader.preparation.prepared_images import PreparedImages
 from data_loader.transforms.build import build_transforms
 from inference.predictor import CHECKPOINT_NAMES
 from logger.log import LOG_NAME, open_log
@@ -52,8 +55,14 @@ def import_run(
         classes = ", ".join(f"{number} {text}" for number, text in enumerate(head.class_names))
         log.info("the classes of the head %s are taken to be %s", name, classes)
     args = config["data_loader"]["args"]
+    steps = PREPARATION.build(config["preparation"], ("preparation",), {})
     transforms = build_transforms(
-        config["transforms"], args["input_size"], model.mean, model.std, args["bits_used_of_16"]
+        config["transforms"],
+        args["input_size"],
+        model.mean,
+        model.std,
+        args["bits_used_of_16"],
+        PreparedImages(Preparation(steps), None) if steps else None,
     )
     # No config.json is put into the folder: `train.py --resume auto` is not to resume what has no optimizer's state.
     run = output

@@ -21,6 +21,9 @@ from base.preprocessing import Preprocessing
 from base.weights import load_weights
 from data_loader.cache import IMAGE_CACHE_FOLDER, DiskCache
 from data_loader.data_loaders import AttributeDataLoader, TTALoader
+from data_loader.preparation.build import saved_preparation
+from data_loader.preparation.preparation import Preparation
+from data_loader.preparation.prepared_images import PREPARATION_FOLDER, PreparedImages
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.records.records import Record
 from inference.tta import PRESETS, Tta, tta_pipelines
@@ -29,7 +32,7 @@ from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.config.former_defaults import upgraded
 from utils.errors import CheckpointError
 from utils.progress import with_progress
-from utils.run_folders import refuse_missing
+from utils.run_folders import obstacle_to_writing, refuse_missing
 from utils.signals import StopSignals
 from utils.wording import first_line
 
@@ -89,6 +92,7 @@ class Predictor:
 
     content: of its checkpoint
     tta: the variants of an image, see inference/tta.py; None: those of its config
+    preparation: that of the preprocessing, built
 
     `pipelines` makes one image of each variant.
     """
@@ -101,6 +105,7 @@ class Predictor:
         device: torch.device,
         content: Mapping[str, Any],
         tta: Tta | None = None,
+        preparation: Preparation | None = None,
     ) -> None:
         self.model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.labels, self.preprocessing, self.device = labels, preprocessing, device
@@ -112,14 +117,19 @@ class Predictor:
         defaults = {name: each.default for name, each in inspect.signature(AttributeDataLoader).parameters.items()}
         self.loader_arguments: dict[str, Any] = defaults | self.config["data_loader"]["args"]
         self.tta: Tta = tta or self.config.get("views") or PRESETS["none"]
-        self.pipelines = tta_pipelines(self.tta, preprocessing)
         save_dir = Path(self.config["trainer"].get("save_dir", TrainerSettings.save_dir))
         self.save_dir = save_dir if save_dir.is_dir() else None
         """Where its run keeps what is known of images; None for a run that came here from elsewhere."""
+        self.preparation = None
+        if preparation is not None:
+            is_kept = self.save_dir is not None and obstacle_to_writing(save_dir) is None
+            self.preparation = PreparedImages(preparation, save_dir / PREPARATION_FOLDER if is_kept else None)
+        self.pipelines = tta_pipelines(self.tta, preprocessing, self.preparation)
 
     @classmethod
     def from_checkpoint(cls, path: Path, device: torch.device | str = "cpu", tta: Tta | None = None) -> Predictor:
-        """Raises CheckpointError if the file is missing, damaged, hostile, or its weights do not fit its own config."""
+        """Raises CheckpointError if the file is missing, damaged, hostile, or its weights do not fit its own config;
+        ConfigError where its preparation needs a package or a file that is missing."""
         content = read_checkpoint(path)
         try:
             content = {**content, "config": upgraded(content["config"])}
@@ -129,7 +139,8 @@ class Predictor:
             model = build_without_weights(content["config"]["arch"], labels.num_classes)
             averaged = content.get("answers_with") == "average"
             load_weights(model, content["averaging"]["average"] if averaged else content["model"], path)
-            return cls(model, labels, preprocessing, torch.device(device), content, tta)
+            preparation = saved_preparation(preprocessing.preparation, path)
+            return cls(model, labels, preprocessing, torch.device(device), content, tta, preparation)
         except KeyError as error:
             raise CheckpointError(f"{path}: lacks {error}, which every checkpoint of this program has") from None
         except (AttributeError, TypeError, ValueError) as error:  # written by another version or program
@@ -215,6 +226,7 @@ def predict(
         num_workers,
         predictors[0].device,
         _image_cache(predictors, verbosity),
+        show_progress=verbosity > 0,
     )
     batches_by_model: list[list[Probabilities]] = [[] for _ in predictors]
     batches_with_progress = with_progress(

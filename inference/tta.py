@@ -1,7 +1,7 @@
 """Test-time augmentation: a model predicts several variants of an image, and the mean of the probabilities counts.
 
-A variant v of an image x is what a named list of deterministic albumentations makes of the decoded image, before the
-model's own evaluation transforms:
+A variant v of an image x is what a named list of deterministic albumentations makes of the decoded and prepared image,
+before the model's own evaluation transforms:
 
     p(class | x) = 1/V sum_v p(class | v(x)),
 
@@ -21,6 +21,7 @@ from utils.errors import InvalidConfig, Problem
 
 if TYPE_CHECKING:
     from base.preprocessing import Preprocessing
+    from data_loader.preparation.prepared_images import PreparedImages
     from data_loader.transforms import Pipeline
 
 Tta = Mapping[str, Sequence[Any]]
@@ -80,9 +81,11 @@ def tta_problems(tta: Tta) -> list[Problem]:
     return problems
 
 
-def tta_pipelines(tta: Tta, preprocessing: Preprocessing) -> list[Pipeline]:
-    """By variant: its transforms, then the model's own. Raises InvalidConfig for variants that cannot be built."""
+def tta_pipelines(tta: Tta, preprocessing: Preprocessing, preparation: PreparedImages | None = None) -> list[Pipeline]:
+    """By variant: the preparation, its transforms, then the model's own. Raises InvalidConfig for variants that cannot
+    be built."""
     from data_loader.transforms import eval_pipeline
 
     own = preprocessing.eval_transforms
-    return [eval_pipeline(replace(preprocessing, eval_transforms=[*specs, *own])) for specs in tta.values()]
+    variants = [replace(preprocessing, eval_transforms=[*specs, *own]) for specs in tta.values()]
+    return [eval_pipeline(variant, preparation) for variant in variants]

@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-import data_loader.preparation
+from data_loader.preparation.build import PREPARATION
 from data_loader.preparation.preparation import Preparation, fallback_report
 from data_loader.records.image_check import number_of_cores
 from data_loader.records.image_root import IMAGE_EXTENSIONS, ImageRoot
@@ -29,14 +29,12 @@ from data_loader.records.tables import find_column, raise_problems, read_table
 from logger.log import close_log, open_log
 from utils.command_line import CommandLine
 from utils.config.json_text import read_json
-from utils.config.sections import TypedList, TypedSection, exported
 from utils.errors import ConfigError, DataError, InvalidConfig, run_command
 from utils.files import write_atomically
 from utils.images import read_rgb
 from utils.progress import with_progress
 from utils.run_folders import obstacle_to_writing
 
-PREPARATION = TypedList(TypedSection(exported(data_loader.preparation)))
 TABLES = (".csv", ".tsv")
 JOURNAL, MARKER, CONTACT_SHEET = "prepared.csv", "preparation.json", "contact_sheet.jpg"
 COLUMNS = ["path", "size", "changed_ns", "fallbacks"]

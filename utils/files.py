@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from utils.errors import ConfigError, StorageFullError
+from utils.signals import StopSignals
+
+logger = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -56,6 +63,28 @@ def obstacle_to_replacing(path: Path, inputs: Iterable[Path] = (), suffix: str =
     if path.exists() and (path.suffix != suffix or path.name == "config.json"):
         return f"is there already, and is nothing that this command writes; name a new file, such as scores{suffix}"
     return None
+
+
+@contextmanager
+def folder_lock(folder: Path, description: str, stop: StopSignals) -> Iterator[None]:
+    """Keeps other processes that ask for it out of a folder, which is made if need be; a kill frees it.
+
+    description: of what is done in the folder, for the log where it waits
+
+    Raises StopSignal while it waits; OSError where the folder cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", mode=0o666)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("%s: another process is at it; waiting for it", description)
+        with suppress(Timeout):
+            lock.acquire(cancel_check=lambda: stop.requested)
+        stop.raise_if_requested()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -11,15 +11,14 @@ import re
 import secrets
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
 import cv2
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from data_loader.cache.arrays import ArrayBuild, CachedImages, PreparedArray, write_rows
@@ -28,7 +27,7 @@ from data_loader.records.image_check import number_of_cores
 from data_loader.transforms import DeterministicPrefix
 from utils import distributed
 from utils.errors import InvalidConfig, Problem, StorageFullError
-from utils.files import FULL, write_atomically
+from utils.files import FULL, folder_lock, write_atomically
 from utils.images import DECODING_RULES
 from utils.progress import with_progress
 from utils.signals import StopSignals
@@ -146,7 +145,7 @@ class DiskCache(ImageCache):
     def _arrays(self, builds: Sequence[ArrayBuild]) -> dict[str, PreparedArray]:
         found, missing = self._found(builds)
         if missing:
-            with StopSignals() as stop, self._lock(stop):
+            with StopSignals() as stop, folder_lock(self.folder, self.description, stop):
                 found, missing = self._found(builds)  # another process may have built them meanwhile
                 if missing:
                     self._free_space(sum(build.num_bytes for build in missing), {each.path for each in found.values()})
@@ -167,23 +166,6 @@ class DiskCache(ImageCache):
     def _stored(self, key: str) -> list[PreparedArray]:
         found = map(_read_array, self.folder.glob(f"{_digest(key)}-*.json"))
         return [array for array in found if array is not None]
-
-    @contextmanager
-    def _lock(self, stop: StopSignals) -> Iterator[None]:
-        """Keeps other processes from changing the folder. Raises StopSignal while it waits."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock", mode=0o666)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("%s: another process is building it; waiting for it", self.description)
-            with suppress(Timeout):
-                lock.acquire(cancel_check=lambda: stop.requested)
-            stop.raise_if_requested()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _free_space(self, num_bytes: int, in_use: set[Path]) -> None:
         """Removes the least recently used arrays, until so many bytes fit. Raises InvalidConfig, and removes nothing,

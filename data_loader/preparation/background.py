@@ -101,6 +101,13 @@ class BackgroundRemoval(PreparationStep):
     def network_key(self) -> dict[str, Any]:
         return self._mask.key
 
+    def release(self) -> None:
+        self._mask.release()
+
+    @property
+    def network_name(self) -> str:
+        return str(self.weights_file or self.session or self.backend)
+
 
 def largest_part(mask: np.ndarray) -> np.ndarray:
     """The mask, float (H, W), without the connected parts above one half that are not the largest, and without what is

@@ -65,6 +65,7 @@ class FaceDetector(ABC):
     """Finds faces. Several threads may call it; the network is loaded on the first call."""
 
     finds_landmarks: ClassVar[bool] = True
+    _network: Shared[Any] | PerThread[Any]
 
     @abstractmethod
     def __call__(self, image: np.ndarray) -> list[Face]:
@@ -74,6 +75,10 @@ class FaceDetector(ABC):
     @abstractmethod
     def key(self) -> dict[str, Any]:
         """Plain data that identifies the network: see PreparationStep.network_key."""
+
+    def release(self) -> None:
+        """Frees the network's memory, until it is called again."""
+        self._network.release()
 
 
 class MTCNNDetector(FaceDetector):

@@ -56,6 +56,13 @@ class FaceStep(PreparationStep):
     def network_key(self) -> dict[str, Any]:
         return self._detector.key
 
+    def release(self) -> None:
+        self._detector.release()
+
+    @property
+    def network_name(self) -> str:
+        return str(self.weights_file or self.detector)
+
     def find(self, image: np.ndarray) -> np.ndarray | None:
         """The crop, float64 (7,): left, top, right, bottom in whole pixels of the picture that is turned by an angle in
         degrees around a point x, y; None: see `fallback`."""

@@ -31,6 +31,10 @@ class PerThread(Generic[Network]):
         network: Network = self._local.network
         return network
 
+    def release(self) -> None:
+        """Frees the memory of all threads' networks, until one is asked for again."""
+        self._local = threading.local()
+
 
 class Shared(Generic[Network]):
     """A network that all threads use, loaded by the first one that asks for it."""
@@ -45,6 +49,11 @@ class Shared(Generic[Network]):
             if self._network is None:
                 self._network = self._load()
             return self._network
+
+    def release(self) -> None:
+        """Frees the memory of the network, until it is asked for again."""
+        with self._lock:
+            self._network = None
 
 
 def require_file(path: Path | None, what: str) -> Path:

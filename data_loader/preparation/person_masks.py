@@ -34,6 +34,8 @@ Activation = Literal["none", "sigmoid", "minmax"]
 class PersonMask(ABC):
     """Finds the person in pictures. Several threads may call it; the network is loaded on the first call."""
 
+    _network: Shared[Any] | PerThread[Any]
+
     @abstractmethod
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """An image (H, W, 3) uint8 -> float32 (H, W), 0 to 1: how much of each pixel is the person.
@@ -44,6 +46,10 @@ class PersonMask(ABC):
     @abstractmethod
     def key(self) -> dict[str, Any]:
         """Plain data that identifies the network: see PreparationStep.network_key."""
+
+    def release(self) -> None:
+        """Frees the network's memory, until it is called again."""
+        self._network.release()
 
 
 class RembgMask(PersonMask):

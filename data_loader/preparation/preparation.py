@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,12 +43,26 @@ class PreparationStep(ABC):
     def network_key(self) -> dict[str, Any]:
         """Plain data that identifies the network: digests of its weights and versions of the libraries that run it."""
 
+    @abstractmethod
+    def release(self) -> None:
+        """Frees the network's memory, until `find` is called again."""
+
+    @property
+    @abstractmethod
+    def network_name(self) -> str:
+        """The file of the network, or what else the config calls it."""
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain data: the step as a config names it, with every setting, and the network."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+        return {"type": type(self).__name__, "args": settings, "network": self.network_key}
+
     @property
     def key(self) -> dict[str, Any]:
         """Plain data: steps with equal keys prepare a picture alike. Paths of files are not part of it."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-        settings = {name: value for name, value in fields.items() if name != "weights_file"}
-        return {"type": type(self).__name__, "args": settings, "network": self.network_key}
+        config = self.to_config()
+        return {**config, "args": {name: value for name, value in config["args"].items() if name != "weights_file"}}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparationStep:
         return self  # a copy would load its network again
@@ -67,6 +82,10 @@ class Preparation:
         """Plain data: preparations with equal keys prepare a picture alike."""
         return [step.key for step in self.steps]
 
+    def to_config(self) -> list[dict[str, Any]]:
+        """Plain data, for the checkpoint; `saved_preparation` in build.py is the inverse."""
+        return [step.to_config() for step in self.steps]
+
     def find(self, image: np.ndarray) -> Found:
         """By step, what it finds in the image that the steps before it make."""
         found: Found = []
@@ -84,8 +103,10 @@ class Preparation:
             image = step.apply(image, each)
         return image
 
-    def fallbacks(self, found: Found) -> list[str]:
-        """What was not found in a picture and done instead, a line for each such step."""
+    def fallbacks(self, found: Sequence[object | None]) -> list[str]:
+        """What was not found in a picture and done instead, a line for each such step.
+
+        found: by step, None where nothing was found"""
         pairs = zip(self.steps, found, strict=True)
         return [f"{type(step).__name__}: {step.fallback}" for step, each in pairs if each is None]
 

@@ -1,16 +1,17 @@
-"""Prepared images of files: what the steps find is kept in a folder, so that each file is looked at once."""
+"""Prepared images of files: what the steps find is kept, so that each file is looked at once."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,89 +19,155 @@ import numpy as np
 
 from data_loader.preparation.preparation import Found, Preparation
 from data_loader.records.image_check import number_of_cores
-from utils.errors import ConfigError
-from utils.files import write_atomically
+from utils.errors import ConfigError, DataError, StorageFullError
+from utils.files import FULL, folder_lock, write_atomically
 from utils.images import DECODING_RULES, BitsUsed, visit_rgb
 from utils.progress import with_progress
+from utils.signals import StopSignals
+
+PREPARATION_FOLDER = "preparation"
+"""In a config's save_dir."""
 
 
 class PreparedImages:
-    """Prepares images. What is found in a file is kept in a folder, a few kilobytes for each file and preparation.
+    """Prepares images. What is found in a file is kept, a few kilobytes for each file and preparation.
 
     preparation: the steps
-    folder: of all preparations, such as save_dir/preparation; None: nothing is kept
+    folder: of all preparations, such as save_dir/preparation; None: what is found is kept in memory
+
+    key: plain data; equal keys, equal images of equal files
+
+    Raises ConfigError where a network cannot be used.
     """
 
     def __init__(self, preparation: Preparation, folder: Path | None) -> None:
         self.preparation = preparation
+        self.key: dict[str, Any] = {"preparation": preparation.key, "decoding": DECODING_RULES}
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
         self.folder = None if folder is None else folder / digest[:16]
+        self._in_memory: dict[str, bytes] = {}
+        self._last: tuple[bytes, Found] | None = None
 
-    @property
-    def key(self) -> dict[str, object]:
-        """Plain data: equal keys, equal images of equal files."""
-        return {"preparation": self.preparation.key, "decoding": DECODING_RULES}
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreparedImages:
+        return self  # threads may share it
 
     def __call__(self, image: np.ndarray, name: str, bits_used_of_16: BitsUsed = 16) -> np.ndarray:
         """An image (H, W, 3) uint8 -> the prepared one (h, w, 3).
 
-        name: the path of the file that the image was decoded from; of another image, any text
+        name: the absolute path of the file that the image was decoded from; of another image, any other text
 
-        Raises ConfigError where a network or the folder cannot be used."""
-        found = self._found(name, bits_used_of_16, lambda: self.preparation.find(image))
-        return self.preparation.apply(image, found)
+        Raises ConfigError where a network cannot be used; DataError in a worker process, which must not run one."""
+        kept = self._place(name, bits_used_of_16)
+        found = None if kept is None else self._read(kept)
+        if found is None and kept is not None and multiprocessing.parent_process() is not None:
+            wrong = f"has changed since it was prepared, or what was found in it is damaged ({kept} in {self.folder})"
+            raise DataError(f"{name}: {wrong}; start again")
+        return self.preparation.apply(image, self._find(image) if found is None else found)
 
     def find_all(
         self, paths: Sequence[Path], bits_used_of_16: BitsUsed = 16, show_progress: bool = False
     ) -> list[list[str]]:
-        """The fallbacks of each file. Files are looked at by several threads, those of which nothing is kept: to be
-        called before processes are forked, which cannot run networks of torch.
+        """The fallbacks of each file. Those of which nothing is kept are looked at by several threads: to be called
+        before processes are forked, which cannot run networks of torch. Other processes that prepare alike wait.
 
-        Raises DataError for a file that cannot be read; ConfigError where a network or the folder cannot be used."""
+        paths: absolute
 
-        def fallbacks(path: Path) -> list[str]:
-            find = partial(visit_rgb, path, self.preparation.find, bits_used_of_16)
-            return self.preparation.fallbacks(self._found(str(path), bits_used_of_16, find))
+        Raises DataError for a file that cannot be read; ConfigError where a network or the folder cannot be used;
+        StorageFullError; StopSignal."""
+        places = {path: self._place(str(path), bits_used_of_16) for path in paths}
 
-        pool = ThreadPoolExecutor(number_of_cores())
-        try:
-            return list(with_progress(pool.map(fallbacks, paths), len(paths), "preparing images", show_progress))
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _found(self, name: str, bits_used_of_16: BitsUsed, find: Callable[[], Found]) -> Found:
-        """What is kept of a file, or else what `find` returns, which is kept then."""
-        kept = self._place(name, bits_used_of_16)
-        found = None if kept is None else self._read(kept)
-        if found is None:
-            found = find()
-            if kept is not None:
+        def look(path: Path) -> list[str]:
+            found = visit_rgb(path, self.preparation.find, bits_used_of_16)
+            if (kept := places[path]) is not None:
                 self._write(kept, found)
-        return found
+            return self.preparation.fallbacks(found)
 
-    def _place(self, name: str, bits_used_of_16: BitsUsed) -> Path | None:
-        if self.folder is None or not os.path.isfile(name):  # noqa: PTH113 - once an image
+        known = self._known(places)
+        if len(known) < len(places):
+            with StopSignals() as stop, self._writing(stop):
+                known |= self._known({path: places[path] for path in places if path not in known})  # by another process
+                missing = [path for path in places if path not in known]
+                pool = ThreadPoolExecutor(number_of_cores())
+                try:
+                    looked = zip(missing, pool.map(look, missing), strict=True)
+                    for path, fallbacks in with_progress(
+                        looked, len(places), "preparing images", show_progress, len(known)
+                    ):
+                        known[path] = fallbacks
+                        stop.raise_if_requested()
+                finally:
+                    pool.shutdown(cancel_futures=True)
+                    for step in self.preparation.steps:  # training needs the memory, and processes are forked
+                        step.release()
+        return [known[path] for path in paths]
+
+    def _find(self, image: np.ndarray) -> Found:
+        """What the steps find in an image of no file; the page asks several times for one image."""
+        digest = hashlib.blake2b(repr(image.shape).encode())
+        digest.update(np.ascontiguousarray(image).data)
+        last = self._last
+        if last is None or last[0] != digest.digest():
+            last = self._last = digest.digest(), self.preparation.find(image)
+        return last[1]
+
+    def _place(self, name: str, bits_used_of_16: BitsUsed) -> str | None:
+        """The name under which is kept what is found in a file; None for what is no file."""
+        if not os.path.isabs(name):  # noqa: PTH117 - once an image
             return None
-        status = os.stat(name)  # noqa: PTH116
-        signature = (os.path.abspath(name), status.st_size, status.st_mtime_ns, bits_used_of_16)  # noqa: PTH100
-        digest = hashlib.sha256(repr(signature).encode()).hexdigest()
-        return self.folder / digest[:2] / f"{digest[2:34]}.npz"
-
-    def _read(self, kept: Path) -> Found | None:
-        """None where nothing is kept, or it is damaged."""
         try:
-            with np.load(kept, allow_pickle=False) as arrays:
-                return [arrays.get(str(n)) for n in range(len(self.preparation.steps))]
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error):
+            status = os.stat(name)  # noqa: PTH116
+        except OSError:
             return None
+        signature = (os.path.normpath(name), status.st_size, status.st_mtime_ns, bits_used_of_16)
+        digest = hashlib.sha256(repr(signature).encode()).hexdigest()
+        return f"{digest[:2]}/{digest[2:34]}.npz"
 
-    def _write(self, kept: Path, found: Found) -> None:
+    @contextmanager
+    def _writing(self, stop: StopSignals) -> Iterator[None]:
+        """Lets one process at a time write to the folder, where a killed one may have left half a file."""
+        if self.folder is None:
+            yield
+            return
+        try:
+            with folder_lock(self.folder, f"preparation in {self.folder}", stop):
+                for remains in self.folder.glob("*/.*.tmp"):
+                    remains.unlink(missing_ok=True)
+                yield
+        except OSError as error:
+            kind = StorageFullError if error.errno in FULL else ConfigError
+            text = f"{error.filename or self.folder}: cannot be written ({error.strerror})"
+            raise kind(f"{text}; free space, or set trainer.save_dir") from error
+
+    def _write(self, kept: str, found: Found) -> None:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {str(n): each for n, each in enumerate(found) if each is not None}
         np.savez_compressed(buffer, **arrays)
+        if self.folder is None:
+            self._in_memory[kept] = buffer.getvalue()
+        else:
+            write_atomically(self.folder / kept, buffer.getvalue())
+
+    def _read(self, kept: str) -> Found | None:
+        """None where nothing is kept, or it is damaged."""
         try:
-            write_atomically(kept, buffer.getvalue())
-        except OSError as error:
-            raise ConfigError(
-                f"{kept}: cannot be written ({error.strerror}); free space, or set trainer.save_dir"
-            ) from error
+            with np.load(io.BytesIO(self._stored(kept)), allow_pickle=False) as arrays:
+                return [arrays.get(str(n)) for n in range(len(self.preparation.steps))]
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+            return None
+
+    def _known(self, places: Mapping[Path, str | None]) -> dict[Path, list[str]]:
+        """The fallbacks of those files of which something is kept; the arrays are not read."""
+        known = {}
+        for path, kept in places.items():
+            try:
+                with zipfile.ZipFile(io.BytesIO(b"" if kept is None else self._stored(kept))) as file:
+                    names = file.namelist()
+            except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+                continue
+            found = [True if f"{n}.npy" in names else None for n in range(len(self.preparation.steps))]
+            known[path] = self.preparation.fallbacks(found)
+        return known
+
+    def _stored(self, kept: str) -> bytes:
+        """Raises OSError, KeyError."""
+        return self._in_memory[kept] if self.folder is None else (self.folder / kept).read_bytes()

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 import albumentations
 
 from base.preprocessing import Preprocessing
+from data_loader.preparation.prepared_images import PreparedImages
 from data_loader.transforms.pipeline import DeterministicPrefix, Pipeline
 from data_loader.transforms.trials import check_deterministic, count_deterministic, final_size
 from utils.config.json_text import arguments_of
@@ -64,6 +65,7 @@ def build_transforms(
     mean: Sequence[float],
     std: Sequence[float],
     bits_used_of_16: BitsUsed = 16,
+    preparation: PreparedImages | None = None,
 ) -> Transforms:
     """Builds and tries both lists.
 
@@ -72,6 +74,7 @@ def build_transforms(
         must end in that size
     mean, std: of the backbone, by channel, for a Normalize without them or none at all
     bits_used_of_16: as which 16-bit images are decoded
+    preparation: comes before both lists
 
     Raises InvalidConfig with all problems, their key paths relative to the two lists.
     """
@@ -103,28 +106,38 @@ def build_transforms(
     train_hw, eval_hw = ends["train"], ends["eval"]
     if problems or not train_hw or not eval_hw:
         raise InvalidConfig(problems)
-    preprocessing = Preprocessing(eval_hw, *statistics["eval"], specs["eval"], bits_used_of_16)
+    steps = [] if preparation is None else preparation.preparation.to_config()
+    preprocessing = Preprocessing(eval_hw, *statistics["eval"], specs["eval"], bits_used_of_16, steps)
     num_deterministic = count_deterministic(transforms["train"])
     prefix_hw = final_size((), transforms["train"][:num_deterministic], []) if num_deterministic else None
     prefix = DeterministicPrefix(
-        transforms["train"][:num_deterministic], specs["train"][:num_deterministic], prefix_hw, bits_used_of_16
+        transforms["train"][:num_deterministic],
+        specs["train"][:num_deterministic],
+        prefix_hw,
+        bits_used_of_16,
+        preparation,
     )
     train = Pipeline(prefix, transforms["train"][num_deterministic:], train_hw)
-    return Transforms(train, _deterministic(transforms["eval"], preprocessing), preprocessing)
+    return Transforms(train, _deterministic(transforms["eval"], preprocessing, preparation), preprocessing)
 
 
-def eval_pipeline(preprocessing: Preprocessing) -> Pipeline:
-    """The deterministic steps of a checkpoint's preprocessing. Raises InvalidConfig, key paths inside its list."""
+def eval_pipeline(preprocessing: Preprocessing, preparation: PreparedImages | None = None) -> Pipeline:
+    """The deterministic steps of a checkpoint's preprocessing. Raises InvalidConfig, key paths inside its list.
+
+    preparation: that of the preprocessing, built"""
+    assert bool(preprocessing.preparation) == (preparation is not None), "a model sees pictures prepared as in training"
     problems: list[Problem] = []
     transforms = _build((), preprocessing.eval_transforms, problems)
     if problems:
         raise InvalidConfig(problems)
-    return _deterministic(transforms, preprocessing)
+    return _deterministic(transforms, preprocessing, preparation)
 
 
-def _deterministic(transforms: Sequence[Any], preprocessing: Preprocessing) -> Pipeline:
-    image_hw, specs = preprocessing.image_hw, preprocessing.eval_transforms
-    return Pipeline(DeterministicPrefix(transforms, specs, image_hw, preprocessing.bits_used_of_16), [], image_hw)
+def _deterministic(
+    transforms: Sequence[Any], preprocessing: Preprocessing, preparation: PreparedImages | None
+) -> Pipeline:
+    image_hw, specs, bits = preprocessing.image_hw, preprocessing.eval_transforms, preprocessing.bits_used_of_16
+    return Pipeline(DeterministicPrefix(transforms, specs, image_hw, bits, preparation), [], image_hw)
 
 
 def transform_problems(lists: TransformLists, input_size: int | Sequence[int] | None) -> list[Problem]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from data_loader.preparation.prepared_images import PreparedImages
 from data_loader.transforms.fast import fast_transform
 from utils.errors import DataError
 from utils.images import BitsUsed
@@ -31,26 +32,33 @@ class AugmentationKey:
 
 @dataclass(frozen=True, eq=False)
 class DeterministicPrefix:
-    """The first transforms of a pipeline, as far as they are deterministic: their result may be cached.
+    """The first steps of a pipeline, as far as they are deterministic: their result may be cached.
 
     transforms: of albumentations
     specs: of each, {"type": ..., "args": {...}} with sizes filled in
     image_hw: height and width in pixels of the results; None where it depends on the image
     bits_used_of_16: as which 16-bit images are decoded
+    preparation: comes before the transforms
     """
 
     transforms: Sequence[Any]
     specs: Sequence[dict[str, Any]]
     image_hw: tuple[int, int] | None
     bits_used_of_16: BitsUsed = 16
+    preparation: PreparedImages | None = None
 
     @property
     def key(self) -> dict[str, Any]:
         """Plain data: equal keys, equal results for a file."""
-        return {"transforms": list(self.specs), "bits_used_of_16": self.bits_used_of_16}
+        prepared = {} if self.preparation is None else {"preparation": self.preparation.key}
+        return {"transforms": list(self.specs), "bits_used_of_16": self.bits_used_of_16, **prepared}
 
     def __call__(self, image: np.ndarray, name: str = "image") -> np.ndarray:
-        """(H, W, 3) uint8 -> the same, of another size. Raises DataError with the image's `name`."""
+        """(H, W, 3) uint8 -> the same, of another size. Raises DataError with the image's `name`.
+
+        name: the absolute path of the file that the image was decoded from; of another image, any text"""
+        if self.preparation is not None:
+            image = self.preparation(image, name, self.bits_used_of_16)
         given = image
         for transform in self.transforms:
             try:

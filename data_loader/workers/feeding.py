@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import math
@@ -160,6 +161,7 @@ class _Worker:
 
 
 def _work(images: PipelineImages, slots: SharedSlots, connection: Connection, inherited: Sequence[Connection]) -> None:
+    gc.freeze()  # garbage of the fork stays: its destructors may wait for threads that are not here (onnxruntime)
     for each in inherited:
         each.close()
     for number in SIGNALS:  # they reach all processes, and the main one answers them

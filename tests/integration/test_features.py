@@ -20,6 +20,7 @@ import pytest
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from scripts.make_demo_data import make_demo_data
+from tests.data_loader.preparation.tiny_networks import red_mask_network
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.config.layers import Override
 from utils.images import read_rgb
@@ -33,6 +34,8 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     "A5": ("-c configs/age_58.json", "-c configs/six_decades.json", "-c configs/drop_boundary_ages.json"),
     "A6": ("-c configs/image_split.json", "-c configs/all_data.json"),
     "A7": ("-c configs/weighted_sampler.json", "-c configs/up_sampling.json", "-c configs/balanced_weights.json"),
+    "A9": ("-c configs/background_removal.json",),
+    "A10": ("-c configs/face_crop.json",),
     "B2": ("-c configs/b4.json",),
     "B3": (
         "-c configs/crop_256.json",
@@ -116,6 +119,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("config.json", "configs"):
         (folder / name).symlink_to(ROOT / name)
     _write_table(folder)
+    (folder / "mask.onnx").write_bytes(red_mask_network(32, 32))
     people = [path.name for path in sorted((folder / "data" / "train" / "images").iterdir())]
     first, gender = people[0].split("_")[0], people[0].split("_")[1]
     other = "female" if gender == "male" else "male"
@@ -169,6 +173,10 @@ def small(command: list[str]) -> list[str]:
         del changes["split.args.stratify"]
     if values["label_fixes"]:
         changes["label_fixes"] = "fixes.csv"
+    for number, step in enumerate(values["preparation"] or []):
+        if step["args"]["weights_file"]:
+            network = {"backend": "onnx", "weights_file": "mask.onnx", "input_size": "[32, 32]"}
+            changes |= {f"preparation.{number}.args.{name}": value for name, value in network.items()}
     named = [step["type"] for side in ("train", "eval") for step in values["transforms"][side]]
     cropped = any(name in named for name in ("CenterCrop", "Crop"))
     if values["arch"]["type"] == "TimmModelMulti":

@@ -25,6 +25,7 @@ EVERYTHING: dict[str, Any] = {
     "loss": {"head_weights": "learned", "heads": {"age": {"args": {"class_weights": "balanced"}}}},
     "sampler": {"type": "RepeatSampler", "args": {"times": {"mask": {"incorrect": 2}}}},
     "freezing": {"stages": 1, "epochs": 1},
+    "preparation": [{"type": "FaceCrop", "args": {"detector": "haar"}}],
     "weight_averaging": {"type": "ExponentialMovingAverage", "args": {"decay": 0.9}},
 }
 

@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -121,8 +122,9 @@ def inspect_image(path: Path) -> ImageFinding:
     """Decodes the whole image. Raises nothing: a problem and a warning are without the path."""
 
     def size_and_largest(rgb: np.ndarray) -> tuple[tuple[int, int], int | None]:
-        is_wide = _is_sixteen_bit(data, kind)
-        return (rgb.shape[0], rgb.shape[1]), _largest_value(_sixteen_bit_values(data)) if is_wide else None
+        with _damage(str(path), kind):
+            largest = _largest_value(_sixteen_bit_values(data)) if _is_sixteen_bit(data, kind) else None
+        return (rgb.shape[0], rgb.shape[1]), largest
 
     try:
         data = _read_bytes(path)
@@ -174,16 +176,27 @@ def _decode(
     data: bytes, name: str, kind: str, bits_used_of_16: BitsUsed, visit: Callable[[np.ndarray], Any] | None = None
 ) -> Any:
     """The image, (H, W, 3) uint8, or what `visit` returns for it: see `visit_rgb`. Raises DataError."""
-    try:
+    with _damage(name, kind):
         image = _open(data, name, kind)
-        if visit is None:
-            return _pixels(image, data, kind, bits_used_of_16)
-        if image.width * image.height <= LARGE_PIXELS:
-            return visit(_pixels(image, data, kind, bits_used_of_16))
-        return _LARGE_IMAGES.submit(lambda: visit(_pixels(image, data, kind, bits_used_of_16))).result()
+
+    def decode_and_visit() -> Any:
+        with _damage(name, kind):
+            rgb = _pixels(image, data, kind, bits_used_of_16)
+        return rgb if visit is None else visit(rgb)
+
+    if visit is None or image.width * image.height <= LARGE_PIXELS:
+        return decode_and_visit()
+    return _LARGE_IMAGES.submit(decode_and_visit).result()
+
+
+@contextmanager
+def _damage(name: str, kind: str) -> Iterator[None]:
+    """A decoder's errors, of which a hostile file may trip any, are raised as DataError."""
+    try:
+        yield
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # a hostile file may trip any line of a decoder
+    except Exception as error:
         reason = str(error).strip() or type(error).__name__
         raise DataError(f"{name}: is a damaged {kind} file ({reason}); copy or download it again") from error
 

@@ -23,7 +23,7 @@ from data_loader.cache import arrays, image_cache
 from data_loader.cache.image_cache import SPARE_BYTES, available_memory
 from data_loader.transforms import DeterministicPrefix
 from tests.data_loader.cache.conftest import ARRAY_BYTES, HEIGHT, WIDTH, Storage, assert_right, draw, resized, stacked
-from utils import distributed
+from utils import distributed, files
 from utils.errors import DataError, InvalidConfig, KeyboardStop, StopSignal, StorageFullError
 from utils.images import read_rgb, visit_rgb
 
@@ -201,7 +201,7 @@ def test_a_second_process_waits_and_uses_what_the_first_has_built(
     process = FORK.Process(target=build_slowly, args=(paths if same else paths[:12], disk, half_done, resume))
     process.start()
     assert half_done.wait(60)
-    monkeypatch.setattr(image_cache.logger, "info", lambda text, *_: resume.set() if "waiting" in text else None)
+    monkeypatch.setattr(files.logger, "info", lambda text, *_: resume.set() if "waiting" in text else None)
     images = disk.prepare(paths)
     process.join()
     assert (process.exitcode, resume.is_set()) == (0, True)
@@ -211,7 +211,7 @@ def test_a_second_process_waits_and_uses_what_the_first_has_built(
 
 def test_a_signal_ends_the_waiting(paths: list[Path], disk: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     disk.folder.mkdir(parents=True)
-    monkeypatch.setattr(image_cache.logger, "info", lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # when it waits
+    monkeypatch.setattr(files.logger, "info", lambda *_: os.kill(os.getpid(), signal.SIGTERM))  # when it waits
     with (disk.folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # as another process
         with pytest.raises(StopSignal, match="SIGTERM"):

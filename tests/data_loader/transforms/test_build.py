@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import albumentations
 import numpy as np
 import pytest
 
+from data_loader.preparation.preparation import Preparation
 from data_loader.transforms import (
     AugmentationKey,
     Pipeline,
@@ -242,3 +243,29 @@ def test_validation_images_are_never_augmented(spec: dict[str, Any]) -> None:
 )
 def test_deterministic_transforms_may_prepare_validation_images(spec: dict[str, Any]) -> None:
     assert transform_problems({"train": [RESIZE], "eval": [RESIZE, spec, RESIZE]}, 8) == []
+
+
+def test_a_preparation_is_the_first_step_of_both_lists() -> None:
+    """Also where nothing else of a list is deterministic; without one the key is as it always was."""
+
+    class Left:
+        key: ClassVar[str] = "left"
+        preparation = Preparation([])
+
+        def __call__(self, image: np.ndarray, name: str, bits: int) -> np.ndarray:
+            assert (name, bits) == ("a photograph", 12)
+            return image[:, : image.shape[1] // 2].copy()
+
+    left: Any = Left()
+    image, key = _image(), AugmentationKey(1, 2, 3)
+    resize: dict[str, Any] = {"type": "Resize", "args": {"height": 8, "width": 8}}
+    random: dict[str, Any] = {"type": "RandomCrop", "args": {"height": 8, "width": 8}}
+    for train, count in (([random], 0), ([resize, {"type": "HorizontalFlip"}], 1)):
+        lists: TransformLists = {"train": train, "eval": [resize]}
+        made, plain = (build_transforms(lists, None, *OWN, 12, each) for each in (left, None))
+        assert len(made.train.prefix.transforms) == count
+        for pipeline, without in ((made.train, plain.train), (made.evaluation, plain.evaluation)):
+            cut = image[:, : image.shape[1] // 2].copy()
+            np.testing.assert_array_equal(pipeline(image, key, "a photograph"), without(cut, key))
+            assert pipeline.prefix.key == {**without.prefix.key, "preparation": "left"}
+            assert without.prefix.key.keys() == {"transforms", "bits_used_of_16"}
