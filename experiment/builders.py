@@ -253,7 +253,9 @@ def build_trackers(config: ConfigParser, folders: RunFolders, resume: ResumePoin
         run_id = resume.content["trackers"].get("mlflow", {}).get("run_id") if resume else None
         files = [folders.models / name for name in (CONFIG_FILE, BEST, "report.html")]
         save_dir = Path(config["trainer"]["save_dir"])
-        trackers.append(MlflowTracker(chosen, config["name"], folders.title, save_dir, config.resolved, files, run_id))
+        is_fold = folders.fold is not None
+        given = (config["name"], folders.title, save_dir, config.resolved, files, run_id, is_fold)
+        trackers.append(MlflowTracker(chosen, *given))
     return Trackers(trackers)
 
 

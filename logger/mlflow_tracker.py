@@ -32,7 +32,8 @@ _STATUS = {0: "FINISHED", 75: "KILLED", 130: "KILLED"}
 class MlflowSettings(TypedDict, total=False):
     """Where MLflow keeps a run, and as what.
 
-    tracking_uri: a server (http://...) or a database (sqlite:///...); default: a SQLite database in trainer.save_dir
+    tracking_uri: a server (http://...) or a database (sqlite:///...); default: the variable MLFLOW_TRACKING_URI, else a
+        SQLite database in trainer.save_dir
     experiment: the MLflow experiment, which is made if it does not exist; default: the config's name
     user: a tag of the run; default: the name of the account
     """
@@ -43,7 +44,8 @@ class MlflowSettings(TypedDict, total=False):
 
 
 class MlflowTracker(Tracker):
-    """One MLflow run, whose steps are epochs. A resumed run continues under its earlier id.
+    """One MLflow run, whose steps are epochs. A resumed run continues under its earlier id; what `mlflow run` starts is
+    the run that this has made.
 
     settings: where, and as what
     experiment: name of the MLflow experiment, if the settings have none
@@ -52,6 +54,7 @@ class MlflowTracker(Tracker):
     config: the run's resolved config, logged flattened; it holds no credentials
     artifacts: files that are uploaded at the end, those of them that exist
     resume_id: an earlier run's `state()["run_id"]`
+    is_fold: one of several that a command trains: kept below the run of `mlflow run`
 
     Raises ConfigError where the package is not installed.
     """
@@ -67,6 +70,7 @@ class MlflowTracker(Tracker):
         config: Mapping[str, Any],
         artifacts: Sequence[Path] = (),
         resume_id: str | None = None,
+        is_fold: bool = False,
     ) -> None:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -76,21 +80,19 @@ class MlflowTracker(Tracker):
             raise ConfigError('mlflow needs the package "mlflow": pip install mlflow, or set it to false') from error
         self._mlflow = mlflow
         self._settings, self._experiment = settings, settings.get("experiment", experiment)
+        self._tracking_uri = settings.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI")
+        self._outer_id = os.environ.get("MLFLOW_RUN_ID")
         self._run_name, self._directory = run_name, directory.resolve()
         self._config, self._artifacts = config, artifacts
-        self._run_id = resume_id
+        self._run_id, self._is_fold = resume_id, is_fold
         self._client: Any = None
 
     def start(self) -> None:
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are not the user's business
-        artifact_location = None
-        if "tracking_uri" not in self._settings:
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its retries are not the user's business, nor are
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # the tables of a new database
+        if self._tracking_uri is None:
             self._directory.mkdir(parents=True, exist_ok=True)
-            artifact_location = (self._directory / "mlartifacts").as_uri()
-        self._client = self._mlflow.MlflowClient(
-            self._settings.get("tracking_uri", f"sqlite:///{self._directory / 'mlflow.db'}")
-        )
-        experiment_id = self._experiment_id(artifact_location)
+        self._client = self._mlflow.MlflowClient(self._tracking_uri or f"sqlite:///{self._directory / 'mlflow.db'}")
         if self._run_id is not None:
             try:
                 self._client.update_run(self._run_id, status="RUNNING")
@@ -98,18 +100,30 @@ class MlflowTracker(Tracker):
             except self._mlflow.MlflowException:  # the server does not know it: it is another one, or was emptied
                 self._run_id = None
         tags = {"mlflow.user": self._settings["user"]} if "user" in self._settings else {}
-        self._run_id = self._client.create_run(experiment_id, run_name=self._run_name, tags=tags).info.run_id
+        if self._outer_id is not None and not self._is_fold:
+            self._run_id = self._outer_id
+            for name, text in tags.items():
+                self._client.set_tag(self._run_id, name, text)
+        else:
+            if self._outer_id is not None:
+                tags["mlflow.parentRunId"] = self._outer_id
+            experiment = self._experiment_id()
+            self._run_id = self._client.create_run(experiment, run_name=self._run_name, tags=tags).info.run_id
         parameters = [
             self._mlflow.entities.Param(name, value[:_LONGEST_PARAMETER]) for name, value in flatten(self._config)
         ]
         for start in range(0, len(parameters), _PARAMETERS_PER_CALL):
             self._client.log_batch(self._run_id, params=parameters[start : start + _PARAMETERS_PER_CALL])
 
-    def _experiment_id(self, artifact_location: str | None) -> str:
+    def _experiment_id(self) -> str:
+        if self._outer_id is not None:
+            outer: str = self._client.get_run(self._outer_id).info.experiment_id
+            return outer
+        artifacts = None if self._tracking_uri else (self._directory / "mlartifacts").as_uri()
         experiment = self._client.get_experiment_by_name(self._experiment)
         if experiment is None:
             try:
-                created: str = self._client.create_experiment(self._experiment, artifact_location)
+                created: str = self._client.create_experiment(self._experiment, artifacts)
                 return created
             except self._mlflow.MlflowException:  # another run has just made it
                 experiment = self._client.get_experiment_by_name(self._experiment)
@@ -123,7 +137,7 @@ class MlflowTracker(Tracker):
     def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
         rows = [
-            self._mlflow.entities.Metric(name, float(value), now, epoch)
+            self._mlflow.entities.Metric(_accepted(name), float(value), now, epoch)
             for name, value in metrics.items()
             if math.isfinite(value)  # databases have no NaN
         ]
@@ -148,11 +162,16 @@ class MlflowTracker(Tracker):
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """The leaves of plain data by key path: ("optimizer/args/lr", "0.001"). MLflow's names may not hold every sign."""
+    """The leaves of plain data by key path: ("optimizer.args.lr", "0.001")."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
     if items is None:
         yield name, str(value)
         return
     for key, inner in items:
-        safe = "".join(sign if sign.isalnum() or sign in "_-. " else "_" for sign in str(key))
-        yield from flatten(inner, f"{name}.{safe}" if name else safe)
+        accepted = _accepted(str(key)).replace("/", "_")
+        yield from flatten(inner, f"{name}.{accepted}" if name else accepted)
+
+
+def _accepted(name: str) -> str:
+    """A name as MLflow takes it, which refuses some signs; the slashes of metrics group them on its page."""
+    return "".join(sign if sign.isalnum() or sign in "_-. /" else "_" for sign in name)

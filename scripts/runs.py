@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiment.runs import RunSummary, compare_configs, explain, summarise_run, summarise_runs, usual
+from experiment.search.results import summaries
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, DataError, run_command
 from utils.wording import format_value
@@ -101,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         lines = [f"{key} = {format_value(value)}  ({origin})" for key, value, origin in explain(given.run, given.key)]
     else:
         lines = list_runs(given.save_dir, given.sort)
+        for folder, summary in summaries(given.save_dir).items():
+            lines += ["", f"sweep {folder}", *summary.splitlines()]
     print("\n".join(lines))
 
 

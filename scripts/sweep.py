@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             with StopSignals() as stop:
                 supervise(given.config, given.set, given.storage, devices, given.trials, deadline, stop)
         finally:
-            for file in write_results(sweep, study):
-                log.info("%s: written", file)
+            files = write_results(sweep, study)
+            log.info("%s: %s", sweep.folder, ", ".join(file.name for file in files))
             log.info("%s", best_line(sweep, study))
     finally:
         close_log()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiment.search.pictures import draw_pictures
 from experiment.search.study import Sweep, choice_name
 from utils.files import write_atomically
 from utils.wording import format_value
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import optuna
 
 BEST_CONFIG = "best.json"
+SUMMARY = "summary.txt"
 TRIALS_TABLE = "trials.csv"
-PICTURES = ("optimization_history", "param_importances", "parallel_coordinate")
 
 
 def best_config(sweep: Sweep, study: optuna.Study) -> dict[str, Any] | None:
@@ -46,42 +46,35 @@ def best_line(sweep: Sweep, study: optuna.Study) -> str:
     return f"{summary}; best: trial {best.number}, {sweep.monitor.metric} {best.value:.4f} ({values})"
 
 
+def importances_line(sweep: Sweep, study: optuna.Study) -> str | None:
+    """How much each value matters for the result, in one line; None where there are too few trials to tell."""
+    import optuna
+
+    try:
+        shares = optuna.importance.get_param_importances(study) if len(sweep.settings.space) > 1 else {}
+    except (ValueError, RuntimeError):
+        return None
+    return "what matters: " + ", ".join(f"{key} {share:.2f}" for key, share in shares.items()) if shares else None
+
+
+def summaries(save_dir: Path) -> dict[str, str]:
+    """By folder, what the sweeps under a save_dir have come to."""
+    return {str(file.parent): file.read_text(encoding="utf-8") for file in sorted(save_dir.glob(f"sweeps/*/{SUMMARY}"))}
+
+
 def write_results(sweep: Sweep, study: optuna.Study) -> list[Path]:
-    """Writes best.json (a config for train.py), trials.csv and, where matplotlib is installed, pictures of the history,
-    of how much each value matters and of which go together. Returns the files."""
-    files = [sweep.folder / TRIALS_TABLE]
+    """Writes best.json (a config for train.py), trials.csv, summary.txt and, where matplotlib is installed, pictures of
+    the history, of how much each value matters and of which go together. Returns the files."""
+    files = [sweep.folder / TRIALS_TABLE, sweep.folder / SUMMARY]
     write_atomically(files[0], study.trials_dataframe().to_csv(index=False).encode())
+    lines = [best_line(sweep, study), importances_line(sweep, study)]
+    write_atomically(files[1], "".join(f"{line}\n" for line in lines if line).encode())
     if (best := best_config(sweep, study)) is not None:
         files.insert(0, sweep.folder / BEST_CONFIG)
         write_atomically(files[0], f"{json.dumps(best, indent=4, ensure_ascii=False)}\n".encode())
-        files += _draw(study, sweep.folder)
+        files += draw_pictures(sweep, study)
     return files
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-
-
-def _draw(study: optuna.Study, folder: Path) -> list[Path]:
-    try:
-        import matplotlib
-    except ImportError:
-        return []
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from optuna.visualization import matplotlib as figures
-
-    drawn = []
-    for name in PICTURES:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # these figures are experimental in Optuna
-                getattr(figures, f"plot_{name}")(study)
-                pyplot.tight_layout()
-                pyplot.savefig(folder / f"{name}.png", dpi=110)
-        except (ValueError, RuntimeError):  # too few trials, or one value of each
-            continue
-        finally:
-            pyplot.close("all")
-        drawn.append(folder / f"{name}.png")
-    return drawn

@@ -286,6 +286,7 @@ def _run_train_py(command: Sequence[str], output: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     stop_with_parent()
+    os.environ.pop("MLFLOW_RUN_ID", None)  # of `mlflow run`: each trial is a run of its own
     sys.argv = [TRAIN.name, *command]
     runpy.run_path(str(TRAIN), run_name="__main__")
 

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib
 import itertools
+import json
 import shlex
 import shutil
 import subprocess
@@ -229,6 +230,32 @@ def test_f6_the_platforms_variables_in_training(place: Path, tmp_path: Path, mon
         main_of("train")(words)
     (run,) = (tmp_path / "model" / "models").glob("*/*")
     assert (run / "last.pth").exists()
+
+
+@pytest.mark.usefixtures("place")
+def test_e7_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    words = small(["-c", "configs/sweep.json", "--set", f"trainer.save_dir={tmp_path}"])[2:]
+    main_of("scripts.sweep")(["configs/sweep.json", "--trials", "2", "--timeout", "600", "--workers", "2", *words])
+    best = json.loads((tmp_path / "sweeps/Sweep/best.json").read_text())
+    assert best["optimizer"]["type"] in ("Adam", "RMSprop", "SGD")
+    main_of("train")(["-c", str(tmp_path / "sweeps/Sweep/best.json"), "--run-id", "best"])
+    scores = [
+        max(json.loads(line)["val/f1"] for line in path.read_text().splitlines())
+        for path in sorted((tmp_path / "log/Sweep").glob("*/metrics.jsonl"))
+    ]
+    assert len(scores) == 3
+    assert scores[-1] == max(scores)
+
+
+@pytest.mark.usefixtures("place")
+def test_e8_a_run_tracked_by_mlflow(tmp_path: Path) -> None:
+    words = small(["-c", "configs/baseline_cnn.json", "--set", "mlflow=true"])
+    main_of("train")([*words, "--set", f"trainer.save_dir={tmp_path}"])
+    client = importlib.import_module("mlflow").MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("Baseline_CNN").experiment_id])
+    (metrics,) = (tmp_path / "log/Baseline_CNN").glob("*/metrics.jsonl")
+    assert run.data.metrics["val/f1"] == json.loads(metrics.read_text())["val/f1"]
 
 
 def test_e9_a_project_of_ones_own_trains(place: Path, tmp_path: Path) -> None:

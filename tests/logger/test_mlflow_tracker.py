@@ -1,13 +1,8 @@
-"""What the MLflow tracker logged, read back with MLflow's own client: from a database, and from a server."""
+"""What the MLflow tracker logged, read back with MLflow's own client; tests/integration has a server."""
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,53 +27,44 @@ def _history(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One for all, for it is made in seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('database')}/mlflow.db"
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A save_dir whose database all tests use, for it is made in seconds."""
+    return tmp_path_factory.mktemp("saved")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = ["--backend-store-uri", f"sqlite:///{folder}/m.db", "--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "log").open("wb") as log, subprocess.Popen([*command, *store], stdout=log, stderr=log) as process:
-        uri = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=2).close()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "log").read_text()
-                time.sleep(0.2)
-        yield uri
-        process.terminate()
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("where", ["own database", "server"])
-def test_a_run_and_its_resumption_are_one_run_with_parameters_curves_and_files(
-    where: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    uri = request.getfixturevalue("server") if where == "server" else None
+def _client(directory: Path) -> Any:
+    return mlflow.MlflowClient(f"sqlite:///{directory}/mlflow.db")
+
+
+def _ended(tracker: MlflowTracker) -> str:
+    tracker.start()
+    tracker.close(0)
+    run_id: str = tracker.state()["run_id"]
+    return run_id
+
+
+def test_a_run_and_its_resumption_are_one_run_with_parameters_curves_and_files(tmp_path: Path, directory: Path) -> None:
     checkpoint = tmp_path / "model_best.pth"
     checkpoint.write_bytes(b"weights")
     missing = tmp_path / "report.html"
-    first = _tracker(tmp_path / "runs", uri)
+    first = _tracker(directory)
     first.start()
     first.log_metrics(1, {"val/f1": 0.25, "val/loss": float("nan")})
     first.log_images(1, "val/worst", [(np.full((4, 4, 3), 9, np.uint8), "a mask")])
     first.close(75)
-    again = _tracker(tmp_path / "runs", uri, resume_id=first.state()["run_id"], artifacts=[checkpoint, missing])
+    again = _tracker(directory, resume_id=first.state()["run_id"], artifacts=[checkpoint, missing])
     again.start()
     again.log_metrics(2, {"val/f1": 0.5})
     again.close(0)
 
     assert again.state() == first.state()
-    client = mlflow.MlflowClient(uri or f"sqlite:///{tmp_path}/runs/mlflow.db")
+    client = _client(directory)
     experiment = client.get_experiment_by_name("faces")
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_id, run.info.run_name) == (first.state()["run_id"], "20261130-1")
@@ -96,27 +82,43 @@ def test_a_run_and_its_resumption_are_one_run_with_parameters_curves_and_files(
 
 
 @pytest.mark.parametrize(("exit_code", "status"), [(0, "FINISHED"), (5, "FAILED"), (75, "KILLED"), (130, "KILLED")])
-def test_the_exit_code_is_the_status(exit_code: int, status: str, tmp_path: Path, database: str) -> None:
-    tracker = _tracker(tmp_path, database)
+def test_the_exit_code_is_the_status(exit_code: int, status: str, directory: Path) -> None:
+    tracker = _tracker(directory)
     tracker.start()
     tracker.close(exit_code)
-    client = mlflow.MlflowClient(database)
-    assert client.get_run(tracker.state()["run_id"]).info.status == status
+    assert _client(directory).get_run(tracker.state()["run_id"]).info.status == status
 
 
-def test_a_resumed_run_that_the_server_does_not_know_begins_a_new_one(tmp_path: Path, database: str) -> None:
-    tracker = _tracker(tmp_path, database, resume_id="0" * 32)
+def test_a_resumed_run_that_the_server_does_not_know_begins_a_new_one(directory: Path) -> None:
+    assert _ended(_tracker(directory, resume_id="0" * 32)) != "0" * 32
+
+
+def test_many_long_and_oddly_named_values_are_taken(directory: Path) -> None:
+    config = {f"key {number}": "x" * (9000 if number == 7 else 1) for number in range(250)} | {"a/b(c)": 1, "ü": "ü"}
+    tracker = MlflowTracker({}, "many", "run", directory, config)
     tracker.start()
-    assert tracker.state()["run_id"] != "0" * 32
-
-
-def test_a_config_of_more_values_than_one_call_takes(tmp_path: Path, database: str) -> None:
-    config = {f"key {number}": "x" * (9000 if number == 7 else 1) for number in range(250)} | {"a/b": 1, "ü": "ü"}
-    tracker = MlflowTracker({"tracking_uri": database}, "many", "run", tmp_path, config)
-    tracker.start()
+    tracker.log_metrics(1, {"val/kleidung (größe)_f1": 0.5, "val/color+kind_f1": 0.25})
     tracker.close(0)
-    client = mlflow.MlflowClient(database)
-    assert len(client.get_run(tracker.state()["run_id"]).data.params) == len(config)
+    data = _client(directory).get_run(tracker.state()["run_id"]).data
+    assert len(data.params) == len(config)
+    assert data.params["a_b_c_"] == "1"
+    assert data.metrics == {"val/kleidung _größe__f1": 0.5, "val/color_kind_f1": 0.25}
+
+
+def test_the_run_of_mlflow_run_is_joined_and_a_fold_is_below_it(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = _client(directory)
+    outer = client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{directory}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_RUN_ID", outer)
+    assert _ended(_tracker(tmp_path)) == outer
+    assert client.get_run(outer).data.params["seed"] == "42"
+    fold = client.get_run(_ended(_tracker(tmp_path, is_fold=True)))
+    assert fold.info.run_id != outer
+    assert fold.data.tags["mlflow.parentRunId"] == outer
+    assert fold.info.experiment_id == "0"
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_server_that_is_down_costs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
