@@ -83,7 +83,7 @@ def _parallel_coordinates(sweep: Sweep, study: optuna.Study) -> None:
     if len(set(results)) < 2:
         raise ValueError
     scales = {key_path: _scale(values) for key_path, values in sweep.settings.space.items()}
-    at_result, result_ticks = _numbers(*(min(results), max(results))[::sign], log_scale=False)
+    at_result, result_ticks = _numbers(results[0], results[-1], log_scale=False)  # the best at the top
     heights = [
         [*(at(trial.params[key_path]) for key_path, (at, _) in scales.items()), at_result(value)]
         for trial, value in zip(trials, results, strict=True)

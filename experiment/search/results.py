@@ -23,14 +23,19 @@ def best_config(sweep: Sweep, study: optuna.Study) -> dict[str, Any] | None:
     """The config of the best trial, complete, without the sweep; None where no trial was trained to its end."""
     if not _finished(study):
         return None
+    config = sweep.trial_config(_best_values(sweep, study)).resolved
+    return {key: value for key, value in config.items() if key != "sweep"}
+
+
+def _best_values(sweep: Sweep, study: optuna.Study) -> dict[str, Any]:
+    """By key path, as the config has them."""
     values: dict[str, Any] = {}
     for key_path, value in study.best_params.items():
         choices = sweep.settings.space[key_path]
         if isinstance(choices, list):
             value = choices[[choice_name(each) for each in choices].index(value)]
         values[key_path] = value
-    config = sweep.trial_config(values).resolved
-    return {key: value for key, value in config.items() if key != "sweep"}
+    return values
 
 
 def best_line(sweep: Sweep, study: optuna.Study) -> str:
@@ -42,7 +47,7 @@ def best_line(sweep: Sweep, study: optuna.Study) -> str:
     if not finished:
         return summary
     best = study.best_trial
-    values = ", ".join(f"{key}={format_value(value)}" for key, value in best.params.items())
+    values = ", ".join(f"{key}={format_value(value)}" for key, value in _best_values(sweep, study).items())
     return f"{summary}; best: trial {best.number}, {sweep.monitor.metric} {best.value:.4f} ({values})"
 
 
