@@ -41,6 +41,7 @@ from logger.json_lines_tracker import read_metrics
 from scripts.demo_data.faces import draw_photograph, mask_state_of
 from scripts.demo_data.people import imagine_person
 from utils.command_line import CommandLine
+from utils.config.plugins import FLAG, accept_changes
 from utils.errors import UserError
 from utils.images.decoding import SMALL_SIDE, THIN_RATIO, decode_rgb
 from utils.run_folders import RunFolders, folds_in
@@ -186,7 +187,10 @@ def command_line() -> Namespace:
     parser = CommandLine(prog="app.py", add_help=False)
     parser.add_argument("--save-dir", type=Path, default=Path("saved"))
     parser.add_argument("--device", default="cpu")
-    return parser.parse(sys.argv[1:])
+    parser.add_argument(FLAG, action="store_true")
+    given = parser.parse(sys.argv[1:])
+    accept_changes(given.accept_changed_plugins)
+    return given
 
 
 # --- the model ---

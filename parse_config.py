@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.config.layers import HIDDEN, Layers, Override
-from utils.config.sections import Section, Sections
+from utils.config.plugins import KEY, Component, load_plugins
+from utils.config.sections import Section, Sections, TypedSection
 from utils.config.template_keys import template_problems
 from utils.errors import ConfigError, InvalidConfig, KeyPath, Problem
 from utils.wording import format_value
@@ -25,6 +26,7 @@ class ConfigParser:
     """A checked config.
 
     resolved: plain data with every default, in the schema's order, ready to be saved; notes: lines for the log.
+    plugins: what its "plugins" define; they are active in all that it builds and checks.
     """
 
     def __init__(
@@ -33,20 +35,34 @@ class ConfigParser:
         sections: Sections,
         overrides: Sequence[Override] = (),
         cross_checks: CrossChecks | None = None,
+        run: Path | None = None,
     ) -> None:
-        """Applies the overrides, fills in the defaults and checks everything.
+        """Applies the overrides, loads the plug-ins, fills in the defaults and checks everything.
 
         cross_checks: asked for what else is wrong where a section is wrong in itself: all is reported together.
+        run: the folder of the run that has saved the config, if one has
 
         Raises ConfigError, a line for each problem."""
         self.sections = sections
         self._layers = layers
         self._shared: dict[str, Any] = {}
+        for override in overrides:
+            if override.key_path.split(".")[0] == KEY:
+                self._override(override)
+        self.plugins, wrong = load_plugins(layers.values.get(KEY), self._folder_of_plugin, run)
+        if wrong:
+            raise ConfigError("\n".join([*layers.problems, *self._lines(wrong)]), wrong)
+        with self.plugins.active():
+            self._resolve(overrides, cross_checks)
+
+    def _resolve(self, overrides: Sequence[Override], cross_checks: CrossChecks | None) -> None:
+        layers, sections = self._layers, self.sections
         # A new type drops the arguments of the old one, so it must come before overrides of the new one's.
         for override in sorted(overrides, key=lambda each: each.key_path.split(".")[-1] != "type"):
-            self._override(override)
+            if override.key_path.split(".")[0] != KEY:
+                self._override(override)
         layers.drop_info_dir_of_other_data()
-        self.notes = [*layers.notes, *layers.environment_notes()]
+        self.notes = [*layers.notes, *layers.environment_notes(), *self.plugins.notes]
         self.resolved: dict[str, Any] = sections.with_defaults(layers.values)
         found = [each for each in sections.problems(self.resolved, ()) if self._value(each.key_path) != HIDDEN]
         known = template_problems(layers.values) if found else []
@@ -55,6 +71,13 @@ class ConfigParser:
             if cross_checks is not None and not layers.problems:
                 problems += cross_checks(self, problems)
             raise ConfigError("\n".join([*layers.problems, *self._lines(problems)]), problems)
+        if self.plugins.plugins:
+            self.resolved[KEY] = [plugin.kept for plugin in self.plugins.plugins]
+
+    def _folder_of_plugin(self, number: int) -> Path | None:
+        """Of the file that names it; None for a flag."""
+        file = Path(self._layers.origin((KEY, number)))
+        return file.parent if file.is_file() else None
 
     @classmethod
     def from_file(
@@ -81,15 +104,17 @@ class ConfigParser:
         origin: str,
         overrides: Sequence[Override] = (),
         environment: bool = False,
+        run: Path | None = None,
     ) -> ConfigParser:
         """The config that a run has saved; `origin` is what errors name, such as "checkpoint x.pth".
 
-        environment: as for `from_file`, where a run may change."""
+        environment: as for `from_file`, where a run may change
+        run: the run's folder"""
         layers = Layers()
         layers.add(values, origin)
         if environment:
             layers.add_environment(resumes=True)
-        return cls(layers, sections, overrides)
+        return cls(layers, sections, overrides, run=run)
 
     @property
     def short(self) -> dict[str, Any]:
@@ -105,7 +130,8 @@ class ConfigParser:
             for entry in node if isinstance(node, list) else ():
                 shorten(entry)
 
-        shorten(short)
+        with self.plugins.active():
+            shorten(short)
         return short
 
     def __getitem__(self, key: str) -> Any:
@@ -118,6 +144,13 @@ class ConfigParser:
         gives None (a list: []). Raises ConfigError where a constructor refuses its arguments."""
         section, value, steps = self._find(key_path)
         return self._or_error(lambda: section.build(value, steps, injected))
+
+    def component(self, key_path: str) -> Component:
+        """The class or function that the "type" at a key path names."""
+        section, value, _ = self._find(key_path)
+        assert isinstance(section, TypedSection)
+        with self.plugins.active():
+            return section.names[value["type"]]
 
     def shared(self, key_path: str) -> Any:
         """As `build`, but the same object each time: for what has no state, such as "labels" and "split"."""
@@ -185,7 +218,8 @@ class ConfigParser:
 
     def _or_error(self, make: Callable[[], Any]) -> Any:
         try:
-            return make()
+            with self.plugins.active():
+                return make()
         except InvalidConfig as error:
             raise self.error(error.problems) from error
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from experiment.cli import parse_arguments, read_config_files
 from logger.log import close_log, open_log
 from utils.allocator import keep_freed_memory
+from utils.config.plugins import accept_changes
 from utils.environment import environment_number
 from utils.errors import importing, run_command
 
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
     keep_freed_memory()
     try:
         arguments = parse_arguments(argv)  # typos, missing files and invalid JSON are reported before torch is imported
+        accept_changes(arguments.accept_changed_plugins)
         files = read_config_files(arguments)
         log = open_log(None, verbosity=0 if arguments.print_config else 1, rank=environment_number("RANK", 0))
         log.info("config: %s", arguments.config_file or f"that of {arguments.run_to_resume}")

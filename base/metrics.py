@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +13,22 @@ from torch import Tensor
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from utils import distributed
+from utils.config.plugins import place_in_plugin
+from utils.errors import ConfigError
+from utils.wording import first_line
 
 Metric = Callable[[Tensor], float]
 """A function of a confusion matrix (C, C), counts by [true, predicted]; NaN where nothing is known."""
+
+
+OutputMetric = Callable[[Tensor, Tensor], float]
+"""A function of (output, target): of N samples with known labels the log-probabilities (N, C), and the classes (N,)."""
+
+
+def num_positional(function: Callable[..., Any]) -> int:
+    """How many arguments a function must be given by position: what tells the two kinds of metrics apart."""
+    parameters = inspect.signature(function).parameters.values()
+    return sum(1 for each in parameters if each.kind <= each.POSITIONAL_OR_KEYWORD and each.default is each.empty)
 
 
 class ConfusionCounts:
@@ -57,6 +71,55 @@ class ConfusionCounts:
         self.counts.copy_(counts)
 
 
+class CollectedOutputs:
+    """The outputs and targets of a whole set, for metrics that are no functions of confusion counts."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.outputs = [torch.zeros(0, num_classes, device=device)]
+        self.targets = [torch.zeros(0, dtype=torch.int64, device=device)]
+
+    def update(self, target: Tensor, probabilities: Tensor) -> None:
+        """Adds a batch. target: (B,) int64, -1 = unknown; probabilities: (B, C)"""
+        self.outputs.append(probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log())
+        self.targets.append(target)
+
+    def values(self, functions: Mapping[str, OutputMetric]) -> dict[str, float]:
+        """Each function of the samples whose label is known. Raises ConfigError for one that fails."""
+        outputs, targets = torch.cat(self.outputs), torch.cat(self.targets)
+        known = targets != UNKNOWN
+        try:
+            return {name: call_metric(name, each, outputs[known], targets[known]) for name, each in functions.items()}
+        except ValueError as error:
+            raise ConfigError(f"metrics: {error}") from error
+
+    def reduce(self) -> None:
+        """Those of all processes, in each."""
+        device = self.outputs[0].device
+        gathered: list[Any] = distributed.gather(self.state_dict())
+        for state in gathered:
+            self.outputs.append(state["outputs"].to(device))
+            self.targets.append(state["targets"].to(device))
+        del self.outputs[: -len(gathered)], self.targets[: -len(gathered)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"outputs": torch.cat(self.outputs).cpu(), "targets": torch.cat(self.targets).cpu()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        device = self.outputs[0].device
+        self.outputs, self.targets = [state["outputs"].to(device)], [state["targets"].to(device)]
+
+
+def call_metric(name: str, function: Callable[..., Any], *arguments: Tensor) -> float:
+    """Raises ValueError where the function fails, or gives no number."""
+    try:
+        with torch.inference_mode():
+            return float(function(*arguments))
+    except Exception as error:
+        where = f" at {place}" if (place := place_in_plugin(error)) else ""
+        number = arguments[0].shape[1]
+        raise ValueError(f"{name} fails on {number} classes{where}: {first_line(error)}") from error
+
+
 class Metrics:
     """The confusion counts of the joint class and of each attribute, and the metrics made of them.
 
@@ -66,17 +129,25 @@ class Metrics:
     functions: by name
     """
 
-    def __init__(self, labels: LabelSpace, functions: Mapping[str, Metric], device: torch.device) -> None:
-        self.labels, self.functions = labels, functions
+    def __init__(
+        self, labels: LabelSpace, functions: Mapping[str, Metric | OutputMetric], device: torch.device
+    ) -> None:
+        self.labels, self.names_in_order = labels, list(functions)
+        of_outputs = {name for name, function in functions.items() if num_positional(function) == 2}
+        self.of_outputs: dict[str, Any] = {name: functions[name] for name in of_outputs}
+        self.functions: dict[str, Any] = {name: each for name, each in functions.items() if name not in of_outputs}
         self.counts: dict[str | None, ConfusionCounts] = {}
         """By attribute; None is the joint class."""
         if labels.has_joint_class:
             self.counts[None] = ConfusionCounts(labels.num_joint_classes, device)
         for name, attribute in labels.predicted_attributes.items():
             self.counts[name] = ConfusionCounts(len(attribute.class_names), device)
+        self.collected: dict[str | None, CollectedOutputs] = {}
+        if of_outputs:
+            self.collected = {each: CollectedOutputs(own.num_classes, device) for each, own in self.counts.items()}
 
     @staticmethod
-    def names(labels: LabelSpace, functions: Mapping[str, Metric]) -> dict[str, str]:
+    def names(labels: LabelSpace, functions: Mapping[str, Metric | OutputMetric]) -> dict[str, str]:
         """By each name that `values` gives, that of its function; known before anything is counted."""
         return {f"{_prefix(each)}{name}": name for each in (None, *labels.predicted_attributes) for name in functions}
 
@@ -88,15 +159,23 @@ class Metrics:
         """
         probabilities = {head: outputs[head].detach().float().softmax(dim=1) for head in self.labels.heads}
         if None in self.counts:
-            predicted = self.labels.joint_probabilities(probabilities).argmax(dim=1)
-            self.counts[None].update(self.labels.joint_classes(scoring_targets), predicted)
+            self._update(
+                None, self.labels.joint_classes(scoring_targets), self.labels.joint_probabilities(probabilities)
+            )
         for name, attribute_probabilities in self.labels.attribute_probabilities(probabilities).items():
-            self.counts[name].update(scoring_targets[name], attribute_probabilities.argmax(dim=1))
+            self._update(name, scoring_targets[name], attribute_probabilities)
+
+    def _update(self, each: str | None, target: Tensor, probabilities: Tensor) -> None:
+        self.counts[each].update(target, probabilities.argmax(dim=1))
+        if self.collected:
+            self.collected[each].update(target, probabilities)
 
     def reduce(self) -> None:
         """Sums the counts over all processes; call it once, after the last batch."""
         for counts in self.counts.values():
             distributed.all_reduce_sum(counts.counts)
+        for collected in self.collected.values():
+            collected.reduce()
 
     def values(self, prefix: str = "") -> dict[str, float]:
         """Every metric by name, after `prefix` (such as "val/"). There is none of what has no known label, or has only
@@ -106,18 +185,30 @@ class Metrics:
             matrix = counts.matrix
             several = int((matrix.sum(dim=1) > 0).sum()) > 1
             values = {name: function(matrix) for name, function in self.functions.items()} if several else {}
-            found[each] = {name: value for name, value in values.items() if value == value}
+            if several and self.collected:
+                values |= self.collected[each].values(self.of_outputs)
+            found[each] = {name: values[name] for name in self.names_in_order if _is_number(values.get(name))}
         if None not in found:
-            known = {name: [own[name] for own in found.values() if name in own] for name in self.functions}
+            known = {name: [own[name] for own in found.values() if name in own] for name in self.names_in_order}
             found = {None: {name: statistics.fmean(own) for name, own in known.items() if own}, **found}
         return {f"{prefix}{_prefix(each)}{name}": value for each, own in found.items() for name, value in own.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {_state_key(each): counts.state_dict() for each, counts in self.counts.items()}
+        state: dict[str, Any] = {}
+        for each, counts in self.counts.items():
+            collected = self.collected[each].state_dict() if each in self.collected else {}
+            state[_state_key(each)] = {**counts.state_dict(), **collected}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for each, counts in self.counts.items():
             counts.load_state_dict(state[_state_key(each)])
+            if each in self.collected:
+                self.collected[each].load_state_dict(state[_state_key(each)])
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and value == value
 
 
 def _prefix(attribute: str | None) -> str:

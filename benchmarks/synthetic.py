@@ -120,7 +120,7 @@ def synthetic_trainer(
     """The trainer that train.py would have, all metrics and trackers on, fed with `steps` batches an epoch, whose
     images are of the config's size."""
     labels = workplace.labels
-    settings: TrainerSettings = config.build("trainer")
+    settings: TrainerSettings = config.extra("trainer")
     model = build_model(config, labels, None).to(device)
     side = config["data_loader"]["args"]["input_size"]
     preprocessing = build_transforms(config["transforms"], side, model.mean, model.std).preprocessing

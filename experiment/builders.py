@@ -31,7 +31,6 @@ from logger.tracker import Tracker, Trackers
 from logger.wandb_tracker import WandbTracker
 from model import lr_scheduler as schedules
 from model import model as architectures
-from model import optim
 from model.loss.metric_learning import MetricLearningLoss, MetricLearningSettings, program_arguments
 from model.loss.multi_head import MultiHeadLoss
 from model.optim import OptimizerSettings, build_optimizer, fused_argument
@@ -64,7 +63,8 @@ def build_model(config: ConfigParser, labels: LabelSpace, resume: ResumePoint | 
     initial_weights = config.extra().initial_weights
     if resume is None and initial_weights is None:
         return config.build("arch", num_classes=labels.num_classes)
-    model = architectures.build_without_weights(config["arch"], labels.num_classes)
+    with config.plugins.active():
+        model = architectures.build_without_weights(config["arch"], labels.num_classes)
     if resume is None:
         load_initial_weights(model, labels, Path(initial_weights), config.resolved)
     return model
@@ -113,10 +113,10 @@ def build_learner(
     resume: ResumePoint | None,
 ) -> Learner:
     """The model with all that changes it: the losses, the optimizer, its schedule."""
-    settings: TrainerSettings = config.build("trainer")
+    settings: TrainerSettings = config.extra("trainer")
     criterion = build_criterion(config, labels, data_loader).to(device)
     extra: OptimizerSettings = config.extra("optimizer")
-    fused = fused_argument(getattr(optim, config["optimizer"]["type"]), config["optimizer"]["args"], device)
+    fused = fused_argument(config.component("optimizer"), config["optimizer"]["args"], device)
     optimizer = build_optimizer(
         lambda groups: config.build("optimizer", params=groups, **fused), model, criterion.parameters(), extra
     )
@@ -152,8 +152,9 @@ def build_trainer(
     stop: StopSignals,
 ) -> Trainer:
     """The trainer of one model, which has no trackers yet."""
-    return Trainer(
-        learner.settings,
+    return config.build(
+        "trainer",
+        settings=learner.settings,
         learner=learner,
         data_loader=data_loader,
         metrics=metric_functions(config),
@@ -256,7 +257,7 @@ def build_trackers(config: ConfigParser, folders: RunFolders, resume: ResumePoin
         is_fold = folders.fold is not None
         given = (config["name"], folders.title, save_dir, config.resolved, files, run_id, is_fold)
         trackers.append(MlflowTracker(chosen, *given))
-    return Trackers(trackers)
+    return Trackers([*trackers, *config.build("trackers", folder=folders.log)])
 
 
 def describe_run(split: Split, data_loader: AttributeDataLoader, trainer: Trainer) -> list[str]:

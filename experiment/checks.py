@@ -24,6 +24,7 @@ from model import optim
 from model.loss.head_loss import HeadLoss
 from parse_config import ConfigParser
 from trainer.averaging import StochasticWeightAveraging
+from utils.config.plugins import place_in_plugin
 from utils.config.signatures import constructor_problems, locate
 from utils.errors import ConfigError, KeyPath, Problem
 from utils.run_folders import obstacle_to_writing, refuse_missing
@@ -47,6 +48,11 @@ def cross_checks(config: ConfigParser, known: list[Problem], begins: bool = True
 
     known: what is wrong within them: checks that read it are skipped
     begins: see `check_config`"""
+    with config.plugins.active():
+        return _cross_checks(config, known, begins)
+
+
+def _cross_checks(config: ConfigParser, known: list[Problem], begins: bool) -> list[Problem]:
     problems: list[Problem] = []
     wrong = [problem.key_path for problem in known]
     for reads, check in CHECKS:
@@ -110,8 +116,8 @@ def _mixing(config: ConfigParser) -> Iterator[Problem]:
 
 def _arch(config: ConfigParser) -> list[Problem]:
     arguments = config["arch"]["args"]
-    architecture: type[BaseModel] = getattr(architectures, config["arch"]["type"])
-    if not issubclass(architecture, BaseModel):
+    architecture: Any = config.component("arch")
+    if not (isinstance(architecture, type) and issubclass(architecture, BaseModel)):
         raise config.error([config.problem("arch.type", "must be a subclass of BaseModel; see docs/extending.md")])
     problems = list(_refusal(lambda: _on_meta(config), ("arch", "args"), arguments))
     if problems:
@@ -127,7 +133,7 @@ def _on_meta(config: ConfigParser) -> BaseModel:
 
 def _weights(config: ConfigParser) -> Iterator[Problem]:
     arguments = config["arch"]["args"]
-    architecture: type[BaseModel] = getattr(architectures, config["arch"]["type"])
+    architecture: Any = config.component("arch")
     if config.resolved.get("initial_weights") is None:  # which replace those of arch
         yield from _refusal(lambda: architecture.check_weights(**arguments), ("arch", "args"), arguments)
 
@@ -208,7 +214,7 @@ def _optimizer(config: ConfigParser) -> list[Problem]:
     except ConfigError:
         raise
     except Exception as error:  # of either library: assertions, RuntimeErrors and more
-        kind, arguments = getattr(optim, config["optimizer"]["type"]), config["optimizer"]["args"]
+        kind, arguments = config.component("optimizer"), config["optimizer"]["args"]
         raise config.error(constructor_problems(kind, arguments, ("optimizer", "args"), error)) from error
     return []
 
@@ -249,6 +255,11 @@ def _refusal(check: Callable[[], Any], key_path: KeyPath, arguments: Iterable[st
         check()
     except ValueError as error:
         yield from locate(error, [*arguments], key_path) or [Problem(key_path, str(error))]
+    except Exception as error:
+        place = place_in_plugin(error)
+        if place is None:
+            raise
+        yield Problem(key_path, f"fails at {place}: {type(error).__name__}: {first_line(error)}")
 
 
 CHECKS: tuple[tuple[str, Callable[[ConfigParser], Iterable[Problem]]], ...] = (

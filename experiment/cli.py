@@ -13,6 +13,7 @@ from typing import Any, Literal
 from utils.command_line import CommandLine
 from utils.config.json_text import read_json
 from utils.config.layers import Layers, Override
+from utils.config.plugins import FLAG
 from utils.errors import ConfigError
 from utils.run_folders import refuse_missing
 
@@ -38,6 +39,7 @@ class Arguments:
     dry_run: bool = False
     fold: int | None = None
     run_id: str | None = None
+    accept_changed_plugins: bool = False
     command: str = field(default="train.py", compare=False)
 
     @property
@@ -76,6 +78,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         const="full",
         help="print the resolved config and stop; short: only what differs from the defaults",
     )
+    parser.add_argument(FLAG, action="store_true", help="resume a run though a plug-in of it has changed")
     parser.add_argument("--dry-run", action="store_true", help="build everything, push one batch through, and stop")
     argv = sys.argv[1:] if argv is None else argv
     given = vars(parser.parse(argv))

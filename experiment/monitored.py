@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Iterator
 
+import torch
+
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from base.metrics import Metrics
+from base.metrics import Metrics, call_metric, num_positional
 from data_loader.records import LabelTable
 from data_loader.splits import Split
-from experiment.schema import metric_functions
+from experiment.schema import METRICS, metric_functions
 from model import metric
 from model.lr_scheduler import needs_metric
 from parse_config import ConfigParser
-from utils.config.sections import exported
+from utils.config.plugins import plugins_of, why_unknown
 from utils.errors import DataError, Problem
 from utils.wording import not_one_of
 
@@ -51,11 +52,11 @@ def watched_metrics(config: ConfigParser) -> dict[str, tuple[str, str]]:
 def metric_problems(config: ConfigParser) -> Iterator[Problem]:
     """Metrics that do not exist or are no functions of a confusion matrix, and what follows one the wrong way."""
     for name in config["metrics"]:
-        if name not in exported(metric):
-            yield config.problem("metrics", f"names {name!r}, which {not_one_of(name, exported(metric))}")
-        elif len(inspect.signature(exported(metric)[name]).parameters) != 1:
-            wrong = f"names {name!r}, which must be a function of a confusion matrix alone; see docs/extending.md"
-            yield config.problem("metrics", wrong)
+        if name not in METRICS:
+            yield config.problem(
+                "metrics", f"names {name!r}, which {not_one_of(name, METRICS)}{why_unknown(name, METRICS)}"
+            )
+    yield from _failing_metrics(config)
     directions = metric_directions(config, config.shared("labels"))
     if config["split"]["type"] == "NoSplit":
         directions = {name: direction for name, direction in directions.items() if not name.startswith("val/")}
@@ -71,6 +72,24 @@ def metric_problems(config: ConfigParser) -> Iterator[Problem]:
         elif is_schedule and needs_metric(config["lr_scheduler"]["type"]) and mode != directions[name]:
             wrong = f'must be "{directions[name]}" for {name}, or the rate falls as it gets better'
             yield config.problem("lr_scheduler.args.mode", wrong)
+
+
+def _failing_metrics(config: ConfigParser) -> Iterator[Problem]:
+    """Metrics of plug-ins, tried on a few samples of every class of each attribute."""
+    labels: LabelSpace = config.shared("labels")
+    numbers = {len(attribute.class_names) for attribute in labels.predicted_attributes.values()}
+    numbers |= {labels.num_joint_classes} if labels.has_joint_class else set()
+    functions = {name: found for name, found in metric_functions(config).items() if plugins_of(found)}
+    for name, function in functions.items():
+        for number in sorted(numbers):
+            targets = torch.arange(2 * number) % number
+            outputs = torch.nn.functional.one_hot(targets.roll(1), number).float().log_softmax(dim=1)
+            arguments = (outputs, targets) if num_positional(function) == 2 else (torch.ones(number, number).long(),)
+            try:
+                call_metric(name, function, *arguments)
+            except ValueError as error:
+                yield config.problem("metrics", f"names a function that fails: {error}")
+                break
 
 
 def refuse_unusable_split(config: ConfigParser, split: Split) -> None:

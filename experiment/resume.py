@@ -13,6 +13,7 @@ from experiment.folds import is_run_of_folds
 from parse_config import ConfigParser
 from trainer.checkpoint import read_resumable, resumable_files
 from utils.config.former_defaults import upgraded
+from utils.config.plugins import FLAG, KEY, changes_accepted
 from utils.errors import CheckpointError, ConfigError, DataError
 from utils.run_folders import CONFIG_FILE, RunFolders, fold_number, folds_in, read_kept_config, runs_with_config
 from utils.wording import format_value
@@ -23,6 +24,7 @@ MAY_CHANGE = (
     "n_gpu",
     "wandb",
     "mlflow",
+    "trackers",
     "sweep",
     "visualize",
     "submit_dir",
@@ -45,9 +47,14 @@ MAY_CHANGE = (
 read: another batch size counts other batches, the saved learning rate would win over another, other data or another
 split would validate on people who have trained."""
 
-MAY_MOVE = re.compile(r"data\.\d+\.args\.(root|path)|label_fixes|preparation\.\d+\.args\.weights_file")
-"""The data, its corrections and the networks that prepare pictures may have moved when a run is named (their content is
-compared: `refuse_other_data`, `refuse_other_networks`); `--resume auto` takes them for others."""
+MAY_MOVE = re.compile(
+    r"data\.\d+\.args\.(root|path)|label_fixes|preparation\.\d+\.args\.weights_file|plugins\.\d+\.path"
+)
+"""The data, its corrections, plug-ins and the networks that prepare pictures may have moved when a run is named (their
+content is compared: `refuse_other_data`, `refuse_other_networks`, PLUGIN_CONTENT); `--resume auto` takes them for
+others."""
+
+PLUGIN_CONTENT = re.compile(r"plugins\.\d+\.sha256")
 
 
 @dataclass(frozen=True)
@@ -151,6 +158,11 @@ def refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:
     """Raises ConfigError for what a config changes of a run that has begun, and that the run depends on."""
     lines = []
     for key_path, before, now in forbidden_changes(config.sections.with_defaults(trained), config.resolved):
+        if PLUGIN_CONTENT.fullmatch(key_path):
+            path = config[KEY][int(key_path.split(".")[1])]["path"]
+            remedy = f"put it back, or take it as it is with {FLAG}"
+            lines.append(f"{config.origin(key_path)}: {path} has changed since the run was trained; {remedy}")
+            continue
         earlier = "without it" if before is None else f"with {format_value(before)}"
         lines.append(f"{config.origin(key_path)}: {key_path} = {format_value(now)}, and the run was trained {earlier}")
     if lines:
@@ -163,6 +175,7 @@ def forbidden_changes(trained: Mapping[str, Any], config: Mapping[str, Any]) -> 
         (key_path, before, now)
         for key_path, before, now in differences(trained, config)
         if not _may_change(key_path) and not MAY_MOVE.fullmatch(key_path)
+        if not (changes_accepted() and PLUGIN_CONTENT.fullmatch(key_path))
     ]
 
 

@@ -39,8 +39,10 @@ from trainer.epoch_metrics import describe
 from trainer.trainer import Trainer
 from utils import distributed
 from utils.config.layers import Layers
+from utils.config.plugins import COPIES
 from utils.device import choose_device
 from utils.errors import CheckpointError, DataError, Interrupted, InvalidConfig, StopSignal, UserError
+from utils.files import write_output
 from utils.run_folders import RunFolders, locked, new_run
 from utils.signals import StopSignals
 
@@ -82,7 +84,9 @@ def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser
     named = arguments.run_to_resume
     resume, trained = resume_from(named) if named is not None else (None, {})
     if layers is None:
-        config = ConfigParser.from_dict(trained, SECTIONS, f"run {named}", arguments.overrides, environment=True)
+        config = ConfigParser.from_dict(
+            trained, SECTIONS, f"run {named}", arguments.overrides, environment=True, run=_folder_of(named)
+        )
     else:
         config = ConfigParser(layers, SECTIONS, arguments.overrides, cross_checks)
     if arguments.fold is not None:
@@ -96,6 +100,11 @@ def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser
         origin = config.origin("data_loader.args.cache")
         config.notes.append(f'{origin}: data_loader.args.cache = "device" no longer exists; "disk" is used')
     return config, resume
+
+
+def _folder_of(named: Path | None) -> Path | None:
+    """The run's folder that --resume names, itself or by a checkpoint."""
+    return named if named is None or named.is_dir() else named.parent
 
 
 def print_config(config: ConfigParser, resume: ResumePoint | RunFolders | None, arguments: Arguments) -> None:
@@ -248,6 +257,8 @@ def _begin(
         arguments = session.arguments
         record.begin(folders, session.config, arguments.command, digests, arguments.config_file)
         folders.write_config(fold.config.resolved)
+        for plugin in fold.config.plugins.plugins:
+            write_output(folders.models / COPIES / Path(plugin.path).name, plugin.source.decode("utf-8", "replace"))
         if folders.fold is not None:
             folders.of_run().write_config(with_all_folds(fold.config.resolved))
             for of_a_shorter_run in (folders, folders.of_run()):

@@ -5,30 +5,43 @@ A constructor's signature is the schema of its arguments, so a new loss, model o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from base.base_data_loader import BaseDataLoader
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
-from base.metrics import Metric
 from data_loader import data_loaders as loaders
 from data_loader import mixing, preparation, samplers, splits
+from data_loader.mixing import BaseMixing
 from data_loader.records import sources
+from data_loader.records.sources import BaseSource
+from data_loader.samplers import BaseSampler
+from data_loader.splits import BaseSplit
 from data_loader.transforms import TRANSFORMS
 from experiment.search.settings import SweepSettings
 from logger.mlflow_tracker import MlflowSettings
+from logger.tracker import Tracker
 from model import loss, metric, optim
 from model import lr_scheduler as schedules
 from model import model as architectures
 from model.loss import metric_learning
+from model.loss.function_loss import as_head_loss
+from model.metric import as_metric
 from model.optim import OptimizerSettings
 from parse_config import ConfigParser
 from trainer import averaging
+from trainer.averaging import WeightAveraging
 from trainer.freezing import Freezing
 from trainer.sharpness_aware import SharpnessAware
+from trainer.trainer import Trainer
 from utils.config.former_defaults import CONFIG_FORMAT
+from utils.config.plugins import KeptPlugIn, Names, subclasses
 from utils.config.sections import NamedSections, Sections, Settings, TypedList, TypedSection, exported
+from utils.config.signatures import argument_names
 
 PROGRAMS_LOADER_ARGUMENTS = (
     "split", "transforms", "mean", "std", "seed", "rank", "world_size", "device",
@@ -52,6 +65,8 @@ class RunSettings:
     label_fixes: a CSV of corrections (person, path, attribute, value) to what the sources say;
     initial_weights: a run folder or a checkpoint (--from) whose weights a new run begins with, in the place of those
         that arch names;
+    plugins: Python files that define losses, models and more of one's own (docs/extending.md), looked for where the
+        path leads, then beside the file that names them;
     config_format: written into saved configs, which hold every default.
     """
 
@@ -66,6 +81,7 @@ class RunSettings:
     info_dir: str | None = None
     label_fixes: str | None = None
     initial_weights: str | None = None
+    plugins: tuple[str | KeptPlugIn, ...] = ()
     config_format: Annotated[int, Field(ge=CONFIG_FORMAT, le=CONFIG_FORMAT)] = CONFIG_FORMAT
 
 
@@ -110,7 +126,9 @@ TRANSFORM = TypedSection(
     nested="transforms",
     defaults={"Normalize": {"mean": None, "std": None}},  # the backbone's own
 )
-HEAD_LOSS = TypedSection(exported(loss), extra=HeadSettings)
+HEAD_LOSSES = Names(exported(loss), "a subclass of HeadLoss, or a function of (output, target)", as_head_loss)
+METRICS = Names(exported(metric), "a function of (confusion) or of (output, target)", as_metric)
+HEAD_LOSS = TypedSection(HEAD_LOSSES, extra=HeadSettings)
 EMBEDDING_LOSS = TypedSection(
     metric_learning.LOSSES,
     metric_learning.PROGRAMS_ARGUMENTS,
@@ -118,7 +136,7 @@ EMBEDDING_LOSS = TypedSection(
     parts={"miner": TypedSection(metric_learning.MINERS, metric_learning.OBJECT_ARGUMENTS, optional=True)},
 )
 OPTIMIZER = TypedSection(
-    exported(optim),
+    exported(optim, Optimizer),
     optim.PROGRAMS_ARGUMENTS,
     extra=OptimizerSettings,
     parts={
@@ -127,23 +145,30 @@ OPTIMIZER = TypedSection(
     },
 )
 SCHEDULE = TypedSection(
-    exported(schedules),
+    exported(schedules, LRScheduler),
     ("optimizer", "last_epoch"),
     extra=ScheduleSettings,
     deferred=schedules.RUNS_ARGUMENTS,
     optional=True,
 )
+TRAINER = TypedSection(
+    Names({"Trainer": Trainer}, "a subclass of Trainer", subclasses(Trainer)),
+    tuple(argument_names(Trainer)),
+    extra=TrainerSettings,
+    default="Trainer",
+)
+TRACKER = TypedSection(Names({}, "a subclass of Tracker", subclasses(Tracker)), ("folder",))
 SECTIONS = Sections(
     {
         "labels": Settings(LabelSpace),
-        "data": TypedList(TypedSection(exported(sources))),
-        "split": TypedSection(exported(splits)),
+        "data": TypedList(TypedSection(exported(sources, BaseSource))),
+        "split": TypedSection(exported(splits, BaseSplit)),
         "preparation": TypedList(TypedSection(exported(preparation)), optional=True),
         "transforms": Sections({"train": TypedList(TRANSFORM), "eval": TypedList(TRANSFORM)}),
-        "mixing": TypedList(TypedSection(exported(mixing), ("label_space",)), optional=True),
-        "sampler": TypedSection(exported(samplers), ("label_space",), optional=True),
-        "data_loader": TypedSection(exported(loaders), PROGRAMS_LOADER_ARGUMENTS),
-        "arch": TypedSection(exported(architectures), ("num_classes",)),
+        "mixing": TypedList(TypedSection(exported(mixing, BaseMixing), ("label_space",)), optional=True),
+        "sampler": TypedSection(exported(samplers, BaseSampler), ("label_space",), optional=True),
+        "data_loader": TypedSection(exported(loaders, BaseDataLoader), PROGRAMS_LOADER_ARGUMENTS),
+        "arch": TypedSection(architectures.ARCHITECTURES, ("num_classes",)),
         "freezing": Settings(Freezing, optional=True),
         "loss": Sections(
             {"heads": NamedSections(HEAD_LOSS), "metric_learning": NamedSections(EMBEDDING_LOSS, optional=True)},
@@ -151,16 +176,17 @@ SECTIONS = Sections(
         ),
         "optimizer": OPTIMIZER,
         "lr_scheduler": SCHEDULE,
-        "weight_averaging": TypedSection(exported(averaging), optional=True),
+        "weight_averaging": TypedSection(exported(averaging, WeightAveraging), optional=True),
         "views": NamedSections(TypedList(TRANSFORM), optional=True),
-        "trainer": Settings(TrainerSettings),
+        "trainer": TRAINER,
+        "trackers": TypedList(TRACKER, optional=True),
         "sweep": Settings(SweepSettings, optional=True),
     },
     RunSettings,
 )
 
 
-def metric_functions(config: ConfigParser) -> dict[str, Metric]:
+def metric_functions(config: ConfigParser) -> dict[str, Any]:
     """The metrics that the config names."""
-    known = exported(metric)
-    return {name: known[name] for name in config["metrics"] if name in known}
+    with config.plugins.active():
+        return {name: METRICS[name] for name in config["metrics"] if name in METRICS}

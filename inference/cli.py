@@ -12,6 +12,7 @@ from typing import Literal
 from inference.tta import PRESETS
 from utils import environment
 from utils.command_line import CommandLine
+from utils.config.plugins import FLAG
 from utils.environment import environment_default
 from utils.errors import CheckpointError, ConfigError, DataError
 from utils.run_folders import refuse_missing
@@ -39,6 +40,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     add("--probabilities", action="store_true", help="also write each class's probability")
     add("--bs", type=int, help="images to a batch (default: the config's)")
     add("--num-workers", type=_num_workers, help="processes that read images (default: the config's)")
+    add(FLAG, action="store_true", help="use a plug-in though it has changed since the training")
     arguments = parser.parse(argv)
     if arguments.bs is not None and arguments.bs < 1:
         raise ConfigError(f"--bs {arguments.bs}: must be at least 1")

@@ -316,7 +316,7 @@ def _predictor_of(folder: Path, kind: Format) -> Predictor:
             return dict(zip(heads, program(images.contiguous())[-len(heads) :], strict=True))
 
     found: Network = network
-    return ExportedPredictor(found, own.labels, own.preprocessing, own.content, PRESETS["none"])
+    return ExportedPredictor(found, own.labels, own.preprocessing, own.content, PRESETS["none"], folder=folder)
 
 
 def _write_description(predictor: Predictor, folder: Path, kind: Format, precision: Precision) -> None:

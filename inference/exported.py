@@ -23,10 +23,12 @@ from torch import Tensor, nn
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
+from data_loader.transforms import TRANSFORMS
 from inference.predictor import EXPORTED_FILE, Predictor, Probabilities, check_types
 from inference.tta import Tta
 from model.model import build_without_weights
 from utils.config.former_defaults import upgraded
+from utils.config.plugins import PlugIns, plugins_of_run
 from utils.errors import CheckpointError, ConfigError
 from utils.wording import first_line
 
@@ -57,12 +59,25 @@ def load_exported(folder: Path, device: torch.device | str = "cpu", tta: Tta | N
     is missing."""
     exported = Exported.read(folder)
     if exported.kind == "safetensors":
-        return exported.predictor_of_weights(torch.device(device), tta)
+        with plugins_of_run(exported.content["config"], folder).active():
+            return exported.predictor_of_weights(torch.device(device), tta)
     if exported.kind == "torch":
         wrong = "is for other programs: reading it could run code, so nothing here does"
         raise CheckpointError(f"{exported.file}: {wrong}; use an export --to onnx or safetensors")
     network = onnx_network(exported.file, list(exported.labels.heads))
-    return ExportedPredictor(network, exported.labels, exported.preprocessing, exported.content, tta)
+    # A graph needs no code of a model: plug-ins are looked for where transforms of theirs are named.
+    named = _types_in([exported.preprocessing.eval_transforms, exported.content["config"].get("views")])
+    plugins = PlugIns() if named <= TRANSFORMS.keys() else plugins_of_run(exported.content["config"], folder)
+    with plugins.active():
+        own = exported
+        return ExportedPredictor(network, own.labels, own.preprocessing, own.content, tta, folder=folder)
+
+
+def _types_in(value: Any) -> set[str]:
+    """All that a "type" in plain data names."""
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    named = {value["type"]} if isinstance(value, dict) and isinstance(value.get("type"), str) else set()
+    return named.union(*map(_types_in, inner))
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,7 @@ class Exported:
         try:
             model = build_without_weights(self.content["config"]["arch"], self.labels.num_classes)
             load_weights(model, safetensors.torch.load_file(self.file), self.file)
-            return Predictor(model, self.labels, self.preprocessing, device, self.content, tta)
+            return Predictor(model, self.labels, self.preprocessing, device, self.content, tta, folder=self.file.parent)
         except (KeyError, AttributeError, TypeError, ValueError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{self.file}: cannot be used by this version: {first_line(error)}") from None
 
@@ -124,8 +139,10 @@ class ExportedPredictor(Predictor):
         preprocessing: Preprocessing,
         content: dict[str, Any],
         tta: Tta | None = None,
+        folder: Path | None = None,
     ) -> None:
-        super().__init__(nn.Identity(), labels, preprocessing, torch.device("cpu"), content, tta)  # type: ignore[arg-type]
+        model: Any = nn.Identity()
+        super().__init__(model, labels, preprocessing, torch.device("cpu"), content, tta, folder=folder)
         self.network = network
 
     def predict_batch(self, variants: Sequence[Tensor]) -> Probabilities:

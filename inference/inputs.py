@@ -15,7 +15,8 @@ from torch import Tensor
 from base.label_space import LabelSpace
 from data_loader import splits
 from data_loader.records import LabelTable, Record, read_records, sources
-from data_loader.records.sources import read_evaluation_folder
+from data_loader.records.sources import BaseSource, read_evaluation_folder
+from data_loader.splits import BaseSplit
 from inference.exported import load_predictor
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor, find_checkpoint
@@ -169,10 +170,11 @@ def read_truth(
 def _side(predictor: Predictor, side: str) -> list[Record]:
     """Raises DataError where the data is no longer divided as when the model was trained."""
     config, labels = predictor.config, predictor.labels
-    built = [exported(sources)[spec["type"]](**spec["args"]) for spec in predictor.sources]
-    rule = exported(splits)[config["split"]["type"]](**config["split"]["args"])
     fixes = config.get("label_fixes")
-    divided = rule.divide(read_records(built, labels, Path(fixes) if fixes else None), config.get("seed", 42))
+    with predictor.plugins():
+        built = [exported(sources, BaseSource)[spec["type"]](**spec["args"]) for spec in predictor.sources]
+        rule = exported(splits, BaseSplit)[config["split"]["type"]](**config["split"]["args"])
+        divided = rule.divide(read_records(built, labels, Path(fixes) if fixes else None), config.get("seed", 42))
     if predictor.split_digest is None:
         logger.warning("--split %s: the checkpoint does not hold its split; the model may have trained on these", side)
     elif predictor.split_digest != divided.digest():

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from inference.tta import PRESETS, Tta, tta_pipelines
 from model.model import build_without_weights
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.config.former_defaults import upgraded
+from utils.config.plugins import plugins_of_run
 from utils.errors import CheckpointError
 from utils.progress import with_progress
 from utils.run_folders import obstacle_to_writing, refuse_missing
@@ -45,6 +47,7 @@ CONFIG_TYPES: dict[str, type | tuple[type, ...]] = {
     "seed": int,
     "split": dict,
     "data": list,
+    "plugins": list,
 }
 
 CHECKPOINT_NAMES = {"best": "model_best.pth", "last": "last.pth"}
@@ -93,6 +96,7 @@ class Predictor:
     content: of its checkpoint
     tta: the variants of an image, see inference/tta.py; None: those of its config
     preparation: that of the preprocessing, built
+    folder: of the checkpoint
 
     `pipelines` makes one image of each variant.
     """
@@ -106,7 +110,9 @@ class Predictor:
         content: Mapping[str, Any],
         tta: Tta | None = None,
         preparation: Preparation | None = None,
+        folder: Path | None = None,
     ) -> None:
+        self.folder = folder
         self.model = model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.labels, self.preprocessing, self.device = labels, preprocessing, device
         self.config: dict[str, Any] = content["config"]
@@ -129,22 +135,29 @@ class Predictor:
     @classmethod
     def from_checkpoint(cls, path: Path, device: torch.device | str = "cpu", tta: Tta | None = None) -> Predictor:
         """Raises CheckpointError if the file is missing, damaged, hostile, or its weights do not fit its own config;
-        ConfigError where its preparation needs a package or a file that is missing."""
+        ConfigError where its preparation needs a package or a file that is missing, or its plug-ins are missing or have
+        changed."""
         content = read_checkpoint(path)
         try:
             content = {**content, "config": upgraded(content["config"])}
             check_types(content["config"])
             labels = LabelSpace(**content["labels"])
             preprocessing = Preprocessing.from_config(content["preprocessing"])
-            model = build_without_weights(content["config"]["arch"], labels.num_classes)
-            averaged = content.get("answers_with") == "average"
-            load_weights(model, content["averaging"]["average"] if averaged else content["model"], path)
-            preparation = saved_preparation(preprocessing.preparation, path)
-            return cls(model, labels, preprocessing, torch.device(device), content, tta, preparation)
+            with plugins_of_run(content["config"], path.parent).active():
+                model = build_without_weights(content["config"]["arch"], labels.num_classes)
+                averaged = content.get("answers_with") == "average"
+                load_weights(model, content["averaging"]["average"] if averaged else content["model"], path)
+                preparation = saved_preparation(preprocessing.preparation, path)
+                device = torch.device(device)
+                return cls(model, labels, preprocessing, device, content, tta, preparation, path.parent)
         except KeyError as error:
             raise CheckpointError(f"{path}: lacks {error}, which every checkpoint of this program has") from None
         except (AttributeError, TypeError, ValueError) as error:  # written by another version or program
             raise CheckpointError(f"{path}: cannot be used by this version: {first_line(error)}") from None
+
+    def plugins(self) -> AbstractContextManager[None]:
+        """Within it the names in its config are known that plug-ins define. Raises ConfigError."""
+        return plugins_of_run(self.config, self.folder).active()
 
     def predict(self, records: Sequence[Record]) -> Probabilities:
         """The probabilities of every record, in order. Raises DataError for an image that cannot be read."""

@@ -1,18 +1,19 @@
 """The metrics that a config may name: functions of the confusion matrix of a whole set.
 
 confusion: (C, C) counts, [true, predicted], on any device. Higher is better, unless the function has
-`direction = "min"`.
+`direction = "min"`. A plug-in's may be functions of (output, target), too: see base/metrics.py.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from base.metrics import Metric
+from base.metrics import Metric, OutputMetric, num_positional
 
 __all__ = ["accuracy", "f1"]
 
@@ -43,7 +44,12 @@ def f1(confusion: Tensor) -> float:
     return float(_f1_by_class(confusion).nanmean())
 
 
-def direction_of(metric: Metric) -> Literal["min", "max"]:
+def as_metric(found: Any) -> Metric | OutputMetric | None:
+    """A plug-in's function, where it can be a metric: of a confusion matrix, or of (output, target)."""
+    return found if inspect.isfunction(found) and num_positional(found) in (1, 2) else None
+
+
+def direction_of(metric: Metric | OutputMetric) -> Literal["min", "max"]:
     """Which way the metric gets better."""
     return cast(Literal["min", "max"], getattr(metric, "direction", "max"))
 

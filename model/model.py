@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from base.base_model import BaseModel
 from model.backbone import build_backbone
 from model.heads import LinearHeads
+from utils.config.sections import exported
 
 __all__ = ["BaselineCNN", "TimmModelMulti"]
 
@@ -22,10 +24,10 @@ __all__ = ["BaselineCNN", "TimmModelMulti"]
 def build_without_weights(arch: Mapping[str, Any], num_classes: Mapping[str, int]) -> BaseModel:
     """The model of a config's "arch" section with random weights.
 
-    Raises ValueError for a model that is not listed here."""
-    if arch["type"] not in __all__:
-        raise ValueError(f"the model {arch['type']!r} is not one of {', '.join(__all__)}")
-    architecture: type[BaseModel] = globals()[arch["type"]]
+    Raises ValueError for a model that neither this file lists nor an active plug-in defines."""
+    if arch["type"] not in ARCHITECTURES:
+        raise ValueError(f"the model {arch['type']!r} is not one of {', '.join(ARCHITECTURES)}")
+    architecture: Any = ARCHITECTURES[arch["type"]]
     return architecture(num_classes, **architecture.arguments_without_weights(arch["args"]))
 
 
@@ -157,3 +159,6 @@ class BaselineCNN(BaseModel):
                 stages.append([])
             stages[-1].append(name)
         return stages
+
+
+ARCHITECTURES = exported(sys.modules[__name__], BaseModel)

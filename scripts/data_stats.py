@@ -39,7 +39,7 @@ def collect(config: ConfigParser, log: Callable[[str], None]) -> dict[str, Any]:
         log(f"the sides are those of fold 0 of {split.folds}")
     divided = split.divide(read_label_table(config, labels), config.extra().seed)
     sides = {"train": divided.train, "validation": divided.validation, "test": divided.test}
-    cache = Path(config.build("trainer").save_dir) / CHECKED_IMAGES_FILE
+    cache = Path(config.extra("trainer").save_dir) / CHECKED_IMAGES_FILE
     policy, bits = (config["data_loader"]["args"][name] for name in ("on_bad_image", "bits_used_of_16"))
     paths = [record.path for side in sides.values() for record in side.records]
     bad = set(check_images(paths, cache, policy, bits, show_progress=True))

@@ -17,6 +17,7 @@ from inference.scores import own_test_scores
 from inference.tta import PRESETS
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
+from utils.config.plugins import FLAG, accept_changes
 from utils.errors import CheckpointError, ConfigError, DataError, run_command
 from utils.wording import first_line
 
@@ -27,6 +28,7 @@ def export_run(arguments: Namespace) -> Path:
     """Makes the folder that the command line describes. Raises ConfigError, CheckpointError, StorageFullError."""
     open_log(None, 1)
     try:
+        accept_changes(arguments.accept_changed_plugins)
         kind, precision = arguments.to, arguments.precision
         check_packages(kind, precision)
         file = checkpoint_of(arguments.run, arguments.checkpoint)
@@ -84,6 +86,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     add("--output", type=Path, help="the folder to make (default: RUN/exported_onnx, ...)")
     add("--checkpoint", default="best", help="of a run folder: best (default), last, best_f1, ...")
     add("--images", type=int, default=500, help="compare on at most so many validation images (default: 500)")
+    add(FLAG, action="store_true", help="use a plug-in though it has changed since the training")
     parser.set_defaults(precision="float32")
     arguments = parser.parse(argv)
     if arguments.images < 1:

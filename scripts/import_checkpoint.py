@@ -33,7 +33,8 @@ def import_checkpoint(arguments: Namespace) -> Path:
         labels = check_config(config, begins=False)
         for note in config.notes:
             log.info("%s", note)
-        run = import_run(config.resolved, labels, arguments.checkpoint, renames, arguments.output)
+        with config.plugins.active():
+            run = import_run(config.resolved, labels, arguments.checkpoint, renames, arguments.output)
         log.info("%s: imported; python test.py --resume %s", run, run)
         return run
     finally:

@@ -16,6 +16,7 @@ from inference.run import ensemble_of
 from inference.submission import write_probabilities
 from inference.tta import PRESETS
 from utils.command_line import CommandLine
+from utils.config.plugins import FLAG, accept_changes
 from utils.errors import ConfigError, DataError, run_command
 from utils.files import obstacle_to_replacing
 from utils.run_folders import obstacle_to_writing, refuse_missing
@@ -52,6 +53,7 @@ def describe(labels: LabelSpace, predicted: EnsemblePrediction, row: int) -> str
 
 def predict_images(arguments: Namespace) -> None:
     """Prints a line an image, or writes the table. Raises ConfigError, DataError, CheckpointError, StorageFullError."""
+    accept_changes(arguments.accept_changed_plugins)
     files = find_images(arguments.images)
     output: Path | None = arguments.output
     if output is not None:
@@ -82,6 +84,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     add("--checkpoint", default="best", help="of a run folder: best (default), last, best_f1, ...")
     add("--tta", "--views", choices=PRESETS, help="test-time augmentation (default: the config's views)")
     add("-d", "--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")
+    add(FLAG, action="store_true", help="use a plug-in though it has changed since the training")
     return parser.parse(argv)
 
 

@@ -1,37 +1,26 @@
-"""docs/extending.md, followed to the letter in a copy of the project; and no link of the docs leads nowhere."""
+"""docs/extending.md, followed to the letter; and no link of the docs leads nowhere."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.workplace import ROOT, TINY, make_data
+from tests.integration.workplace import ROOT, TINY, Workplace, make_data
+from utils.checkpoint import read_checkpoint
 from utils.config.json_text import parse_json
 
-CODE = ("base", "data_loader", "experiment", "inference", "logger", "model", "trainer", "utils")
 SECTIONS = re.split(r"^## ", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
 PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN_BOTH = """
-import train
-from utils.errors import run_command
-
-for config in ("wrong.json", "right.json"):
-    print("exit code", run_command(lambda: train.main(["--config", config])))
-"""
-
-
-def _blocks(section: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+KINDS = ("loss", "metric", "model", "augmentation", "source", "schedule", "optimizer", "sampler", "tracker", "trainer")
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The sum of two examples: as a config over another, but both may add to a list."""
     merged = dict(base)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
@@ -39,64 +28,57 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _add(folder: Path, file: str, code: str) -> None:
-    """The code in its file: a new one, or at the end of one that lists it in `__all__`."""
-    path = folder / file
-    name = re.findall(r"^(?:class|def) (\w+)", code, re.MULTILINE)[0]
-    listing = path if path.exists() else path.parent / "__init__.py"
-    import_line = "" if path.exists() else f"from {file.removesuffix('.py').replace('/', '.')} import {name}\n"
-    text = listing.read_text(encoding="utf-8").replace("__all__ = [", f'__all__ = ["{name}", ', 1)
-    listing.write_text(f"{text}\n\n{import_line}", encoding="utf-8")
-    with path.open("a", encoding="utf-8") as opened:
-        opened.write(code)
-
-
-def test_what_the_page_adds_trains_together(tmp_path: Path) -> None:
-    for name in CODE:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in [*ROOT.glob("*.py"), ROOT / "config.json"]:
-        shutil.copy(path, tmp_path)
-    make_data(tmp_path)
-    for state in ("wear", "incorrect", "not_wear"):
-        (tmp_path / "data" / "masks" / state).mkdir(parents=True)
-        for number, image in enumerate(sorted((tmp_path / "data" / "eval" / "images").iterdir())):
-            shutil.copy(image, tmp_path / "data" / "masks" / state / f"{state}{number}.jpg")
-
-    config: dict[str, Any] = {**TINY, "extends": "config.json", "arch": {}}
-    added = []
+def test_what_the_page_adds_trains_together(workplace: Workplace) -> None:
+    """Each block of Python is a file of its own, and each block of JSON goes into one config."""
+    assert all(any(kind in section.partition("\n")[0] for section in SECTIONS) for kind in KINDS)
+    for number, image in enumerate(sorted((workplace.info_dir / "images").iterdir())):
+        for state in ("wear", "incorrect", "not_wear"):
+            copied = workplace.folder / "data" / "masks" / state / f"{state}{number}.jpg"
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, copied)
+    config: dict[str, Any] = {**TINY, "arch": {}}
+    files, blocks = [], 0
     for section in SECTIONS:
-        if section.startswith("A tracker"):
-            continue
-        for code in _blocks(section, "python"):
-            file = re.findall(r"`([\w/]+\.py)`", section.partition("```python")[0])[-1]
-            _add(tmp_path, file, code)
-            added.append(file)
-        for block in _blocks(section, "jsonc"):
-            config = _merge(config, parse_json(f"{{{block}}}", "docs/extending.md"))
-    assert len(added) == 5
+        pieces = re.split(r"```(python|jsonc)\n(.*?)```", section, flags=re.DOTALL)
+        for before, language, text in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=False):
+            if language == "python":
+                files.append(re.findall(r"In `(\w+\.py)`", before)[-1])
+                workplace.write(files[-1], text)
+            else:
+                config = _merge(config, parse_json(f"{{{text}}}", "docs/extending.md"))
+                blocks += 1
+    assert len(files) == len(set(files)) == blocks >= len(KINDS)
+    config = _merge(config, {"plugins": files, "trainer": {"save_best": [], "epochs": 2}, "metrics": config["metrics"]})
     wrong = _merge(config, {"loss": {"heads": {"age": {"args": {"class_weight": "balanced"}}}}})
-    for file, values in (("wrong.json", wrong), ("right.json", config)):
-        (tmp_path / file).write_text(json.dumps(values), encoding="utf-8")
+    workplace.write("wrong.json", json.dumps(wrong))
+    workplace.write("right.json", json.dumps(config))
+    workplace.train_and_change_nothing("-c", "wrong.json").check_refusal(
+        2, ("wrong.json: loss.heads.age.args.class_weight ",)
+    )
+    workplace.train("-c", "right.json").check_success()
 
-    done = subprocess.run([sys.executable, "-c", RUN_BOTH], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert re.findall(r"exit code (\d+)", done.stdout) == ["2", "0"], done.stderr
-    assert "loss.heads.age.args.class_weight " in done.stderr
-    (metrics,) = tmp_path.glob("saved/log/*/*/metrics.jsonl")
-    assert "val/balanced_accuracy" in json.loads(metrics.read_text(encoding="utf-8").splitlines()[0])
-    (saved,) = tmp_path.glob("saved/models/*/*/config.json")
-    assert json.loads(saved.read_text(encoding="utf-8"))["arch"]["type"] == "LinearModel"
+    log = workplace.only("saved/log/*/*")
+    rows = [json.loads(line) for line in (log / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["lr"] for row in rows] == [pytest.approx(0.01), pytest.approx(0.01 / 3**0.5)]
+    images = 42 + 18  # of which an epoch has half; a batch has eight
+    assert [row["train/updates"] for row in rows] == [2.0 * (images // 2 // 8)] * 2
+    assert all(0 <= row["val/balanced_error"] <= 1 and row["val/gender_top_2"] == 1 for row in rows)
+    assert (log / "lr.txt").read_text().splitlines() == [f"{row['epoch']} {row['lr']}" for row in rows] + [
+        "closed with 0"
+    ]
+    content = read_checkpoint(workplace.run / "last.pth")
+    assert set(content["model"]) == {
+        f"heads.head_{name}.{kind}" for name in ("mask", "gender", "age") for kind in ("weight", "bias")
+    }
+    assert [Path(each["path"]).name for each in content["config"]["plugins"]] == files
+    workplace.test("--resume", workplace.run, "--split", "validation").check_success()
 
 
-def test_the_tracker_of_the_page_tracks(capsys: pytest.CaptureFixture[str]) -> None:
-    from logger.tracker import Trackers
-
-    (section,) = (section for section in SECTIONS if section.startswith("A tracker"))
-    namespace: dict[str, Any] = {}
-    exec(_blocks(section, "python")[0], namespace)
-    trackers = Trackers([namespace["PrintTracker"]()])
-    trackers.log_metrics(2, {"lr": 0.5})
-    trackers.close(0)
-    assert capsys.readouterr().out.splitlines() == ["epoch 2: lr 0.5", "closed with 0"]
+@pytest.fixture
+def workplace(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    monkeypatch.chdir(tmp_path)
+    make_data(tmp_path)
+    return Workplace(tmp_path, capfd)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -77,9 +77,7 @@ class Trainer(BaseTrainer):
         self.learner.begin_epoch(epoch)
         with closing(self._updates(epoch)) as updates:
             for micro_batches in updates:
-                stop = self.learner.update(
-                    micro_batches, epoch, self.batches_done, self.train_metrics, self.stop.requested
-                )
+                stop = self.train_step(micro_batches, epoch)
                 self.batches_done += len(micro_batches)
                 if stop if self.learner.num_processes > 1 else self.stop.requested:
                     self._save_and_stop(epoch)
@@ -87,6 +85,11 @@ class Trainer(BaseTrainer):
         metrics = self.train_metrics.reduced().values("train/")
         self._refuse_divergence(epoch, metrics)
         return metrics | self.learner.rates()
+
+    def train_step(self, micro_batches: Sequence[Batch], epoch: int) -> bool:
+        """One update of the weights; a subclass that computes something else overrides it. Returns whether any process
+        is asked to stop."""
+        return self.learner.update(micro_batches, epoch, self.batches_done, self.train_metrics, self.stop.requested)
 
     def _updates(self, epoch: int) -> Generator[list[Batch]]:
         """The rest of the epoch, a list of micro-batches for each update of the weights, on the device."""

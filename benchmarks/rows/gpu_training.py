@@ -243,7 +243,7 @@ def config_of(workplace: Workplace, case: Case, changes: dict[str, Any] | None =
 
 def compute_type_of(workplace: Workplace, case: Case) -> torch.dtype:
     """What the project computes in on this device."""
-    settings: TrainerSettings = config_of(workplace, case).build("trainer")
+    settings: TrainerSettings = config_of(workplace, case).extra("trainer")
     return choose_compute(settings, workplace.device).dtype
 
 

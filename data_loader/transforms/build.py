@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -18,24 +18,30 @@ from data_loader.preparation.prepared_images import PreparedImages
 from data_loader.transforms.pipeline import DeterministicPrefix, Pipeline
 from data_loader.transforms.trials import check_deterministic, count_deterministic, final_size
 from utils.config.json_text import arguments_of
+from utils.config.plugins import Names, subclasses
 from utils.config.signatures import constructor_problems
 from utils.errors import InvalidConfig, KeyPath, Problem
 from utils.images import BitsUsed
 from utils.wording import not_one_of
 
 TransformSpec = dict[str, Any]
-"""{"type": a class of albumentations, "args": {...}}."""
+"""{"type": a class of albumentations or of a plug-in, "args": {...}}."""
 
 _EXCLUDED = {"Compose", "ReplayCompose", "Lambda", "DualTransform", "ImageOnlyTransform", "ToTensor3D"}
-TRANSFORMS: dict[str, type] = {
-    name: found
-    for name, found in sorted(vars(albumentations).items())
-    if inspect.isclass(found)
-    and issubclass(found, albumentations.BasicTransform | albumentations.BaseCompose)
-    and not issubclass(found, albumentations.Transform3D)
-    and found not in (albumentations.BasicTransform, albumentations.BaseCompose)
-    and name not in _EXCLUDED
-}
+_BASES = (albumentations.BasicTransform, albumentations.BaseCompose)
+TRANSFORMS: Mapping[str, Any] = Names(
+    {
+        name: found
+        for name, found in sorted(vars(albumentations).items())
+        if inspect.isclass(found)
+        and issubclass(found, _BASES)
+        and not issubclass(found, albumentations.Transform3D)
+        and found not in _BASES
+        and name not in _EXCLUDED
+    },
+    "a transform of albumentations, such as a subclass of ImageOnlyTransform",
+    subclasses(*_BASES),
+)
 
 _ADVICE = ("is a special case of", "is a specialized version of", "is an alias for", "is very slow")
 """Warnings of albumentations about a class as such; all others are about arguments that it does not use as given."""

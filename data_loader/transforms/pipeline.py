@@ -10,6 +10,7 @@ import numpy as np
 
 from data_loader.preparation.prepared_images import PreparedImages
 from data_loader.transforms.fast import fast_transform
+from utils.config.plugins import plugins_of
 from utils.errors import DataError
 from utils.images import BitsUsed
 from utils.random_streams import StreamPair
@@ -50,8 +51,10 @@ class DeterministicPrefix:
     @property
     def key(self) -> dict[str, Any]:
         """Plain data: equal keys, equal results for a file."""
+        key = {"transforms": list(self.specs), "bits_used_of_16": self.bits_used_of_16}
+        modules = [module for transform in self.transforms for module in _plugins_in(transform)]
         prepared = {} if self.preparation is None else {"preparation": self.preparation.key}
-        return {"transforms": list(self.specs), "bits_used_of_16": self.bits_used_of_16, **prepared}
+        return {**key, **({"plugins": modules} if modules else {}), **prepared}
 
     def __call__(self, image: np.ndarray, name: str = "image") -> np.ndarray:
         """(H, W, 3) uint8 -> the same, of another size. Raises DataError with the image's `name`.
@@ -66,6 +69,12 @@ class DeterministicPrefix:
             except Exception as error:
                 raise _refusal(name, transform, given, error) from error
         return image
+
+
+def _plugins_in(transform: Any) -> list[str]:
+    """The plug-ins that a transform, or one inside it, is of; their names change with their content."""
+    inner = [module for each in getattr(transform, "transforms", ()) for module in _plugins_in(each)]
+    return [*plugins_of(type(transform)), *inner]
 
 
 class Pipeline:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model import metric
+from experiment.schema import METRICS
 from tests.integration.workplace import Workplace
 
 MONITORS = {"min val/loss", "max val/f1", "max val/age_f1", "min val/loss_gender", "max train/mask_accuracy"}
@@ -35,8 +35,7 @@ def balanced_error(confusion: Any) -> float:
 def test_a_plug_in_metric_has_a_direction(
     empty_workplace: Workplace, monkeypatch: pytest.MonkeyPatch, direction: str | None, refused: str
 ) -> None:
-    monkeypatch.setattr(metric, "balanced_error", balanced_error, raising=False)
-    monkeypatch.setattr(metric, "__all__", [*metric.__all__, "balanced_error"])
+    monkeypatch.setitem(METRICS.own, "balanced_error", balanced_error)
     if direction is not None:
         monkeypatch.setattr(balanced_error, "direction", direction, raising=False)
     for mode in ("min", "max"):

@@ -6,13 +6,15 @@ A config is a `Sections`. A new key of the config is one line in experiment/sche
 from __future__ import annotations
 
 import copy
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
 
 from utils.config.json_text import arguments_of
+from utils.config.plugins import Component, Names, place_in_plugin, subclasses, why_unknown
 from utils.config.signatures import (
     argument_names,
     argument_problems,
@@ -22,14 +24,18 @@ from utils.config.signatures import (
     default_arguments,
 )
 from utils.errors import InvalidConfig, KeyPath, Problem
-from utils.wording import format_value, kind, not_one_of, one_of
-
-Component = Callable[..., Any]
+from utils.wording import first_line, format_value, kind, not_one_of, one_of
 
 
-def exported(module: ModuleType) -> dict[str, Component]:
-    """What a config may name of a module: its `__all__`, and nothing else that it happens to hold."""
-    return {name: getattr(module, name) for name in module.__all__}
+@functools.cache
+def exported(module: ModuleType, *bases: type) -> Mapping[str, Component]:
+    """What a config may name of a module: its `__all__`, and nothing else that it happens to hold.
+
+    bases: the active plug-ins' subclasses of these can be named, too"""
+    own = {name: getattr(module, name) for name in module.__all__}
+    if not bases:
+        return own
+    return Names(own, f"a subclass of {' or '.join(base.__name__ for base in bases)}", subclasses(*bases))
 
 
 def no_keys() -> None:
@@ -167,7 +173,8 @@ class TypedSection(Sections):
     parts: the sections beside "type" and "args";
     deferred: parameters that may be left out, since the program knows them later; it passes them for null, too;
     nested: the parameter that holds a list of the same kind;
-    defaults: by name, defaults that override the signature's.
+    defaults: by name, defaults that override the signature's;
+    default: the type where none is given.
     """
 
     names: Mapping[str, Component]
@@ -177,6 +184,7 @@ class TypedSection(Sections):
     deferred: tuple[str, ...] = ()
     nested: str | None = None
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    default: str | None = None
     own_keys: ClassVar[tuple[str, ...]] = ("type", "args")
     expected: ClassVar[str] = 'an object with "type" and "args"'
 
@@ -194,12 +202,12 @@ class TypedSection(Sections):
         return {**schema, "properties": {**schema["properties"], **own}}
 
     def _problems(self, value: Any, key_path: KeyPath) -> list[Problem]:
-        name, arguments, component = value.get("type"), arguments_of(value), self._component(value)
+        name, arguments, component = value.get("type", self.default), arguments_of(value), self._component(value)
         problems, inside = super()._problems(value, key_path), (*key_path, "args")
-        if "type" not in value:
-            problems.append(Problem((*key_path, "type"), f"is missing: {one_of(self.names)}"))
+        if "type" not in value and self.default is None:
+            problems.append(Problem((*key_path, "type"), f"is missing: {_one_of(self.names)}"))
         elif component is None:
-            wrong = not_one_of(name, self.names) if isinstance(name, str) else f"is {kind(name)}; a name is expected"
+            wrong = _not_one_of(name, self.names) if isinstance(name, str) else f"is {kind(name)}; a name is expected"
             problems.append(Problem((*key_path, "type"), f"= {format_value(name)} {wrong}"))
         if not isinstance(arguments, dict):
             wrong = f"= {format_value(arguments)} is {kind(arguments)}; an object is expected"
@@ -219,14 +227,19 @@ class TypedSection(Sections):
             condition = {"properties": {"type": {"const": name}}, "required": ["type"]}
             rules.append({"if": condition, "then": {"properties": {"args": arguments}, **needed}})
         beside = super()._schema()
+        named: dict[str, Any] = {"oneOf": choices} if choices else {"type": "string"}
+        if self.default is not None:
+            named["default"] = self.default
         return {
             **beside,
-            "properties": {"type": {"oneOf": choices}, "args": {"type": "object"}, **beside["properties"]},
-            "required": ["type", *beside["required"]],
-            "allOf": rules,
+            "properties": {"type": named, "args": {"type": "object"}, **beside["properties"]},
+            "required": [*(["type"] if self.default is None else []), *beside["required"]],
+            **({"allOf": rules} if rules else {}),
         }
 
     def _with_defaults(self, value: Any) -> Any:
+        if self.default is not None:
+            value = {"type": self.default, **value}
         component, arguments = self._component(value), arguments_of(value)
         filled: dict[str, Any] = {key: value[key] for key in self.own_keys if key in value}
         if component is not None and isinstance(arguments, dict):
@@ -237,7 +250,7 @@ class TypedSection(Sections):
         return {**filled, **super()._with_defaults(value)}
 
     def _component(self, value: Mapping[str, Any]) -> Component | None:
-        name = value.get("type")
+        name = value.get("type", self.default)
         return self.names.get(name) if isinstance(name, str) else None
 
 
@@ -313,6 +326,16 @@ def _build_all(
     return built
 
 
+def _one_of(names: Mapping[str, Component]) -> str:
+    return one_of(names) if names else "a plug-in must define it (docs/extending.md)"
+
+
+def _not_one_of(name: str, names: Mapping[str, Component]) -> str:
+    if not names:
+        return f"is not known: no plug-in defines it{why_unknown(name, names)}"
+    return f"{not_one_of(name, names)}{why_unknown(name, names)}"
+
+
 def _filled_in(arguments: Mapping[str, Any], component: Component, injected: tuple[str, ...] = ()) -> dict[str, Any]:
     """The arguments with the defaults of those left out, in the order of the signature; unknown ones last."""
     filled = {**copy.deepcopy(default_arguments(component, injected)), **arguments}
@@ -327,3 +350,9 @@ def _call(component: Component, arguments: Mapping[str, Any], key_path: KeyPath,
         return component(**{**passed, **convert_arguments(component, given)})
     except (ValueError, TypeError, RuntimeError, AssertionError, LookupError) as error:
         raise InvalidConfig(constructor_problems(component, given, key_path, error)) from error
+    except Exception as error:
+        place = place_in_plugin(error)
+        if place is None:
+            raise
+        wrong = f"{component.__name__} fails at {place}: {type(error).__name__}: {first_line(error)}"
+        raise InvalidConfig([Problem(key_path, wrong)]) from error
