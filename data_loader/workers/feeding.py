@@ -94,13 +94,12 @@ class BatchFeed:
             for keys in self._sampler:
                 yield keys, self._made_here(keys)
             return
-        self._start_workers()
         for worker, _, _ in self._jobs:  # of an iteration that was left
             worker.result()
         self._jobs.clear()
         self._slots.reclaim()
-        for keys, worker in zip(self._sampler, itertools.cycle(self._workers), strict=False):
-            slot = self._slots.take()
+        for keys, number in zip(self._sampler, itertools.cycle(range(self.num_workers)), strict=False):
+            slot, worker = self._slots.take(), self._worker(number)
             worker.send(keys, slot)
             self._jobs.append((worker, keys, slot))
             if len(self._jobs) > self.num_workers * BATCHES_AHEAD:
@@ -115,12 +114,14 @@ class BatchFeed:
             self._images.fill(keys, arrays)
         return arrays
 
-    def _start_workers(self) -> None:
+    def _worker(self, number: int) -> _Worker:
+        """A worker, which starts with its first job: it is busy while the next one is forked, which takes 20 ms."""
         if not self._workers:
             return_freed_memory()
-            for _ in range(self.num_workers):
-                self._workers.append(_Worker(self._images, self._slots, [each.connection for each in self._workers]))
             multiprocessing.util.Finalize(self, _stop, (self._workers,), exitpriority=1)  # before children are joined
+        if number == len(self._workers):
+            self._workers.append(_Worker(self._images, self._slots, [each.connection for each in self._workers]))
+        return self._workers[number]
 
     def _next_result(self) -> ArrayBatch:
         worker, keys, slot = self._jobs.popleft()

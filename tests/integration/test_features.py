@@ -200,9 +200,9 @@ def main_of(module: str) -> Any:
 )
 def test_a_training(place: Path, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = small(shlex.split(command))
-    words += ["--set", f"trainer.save_dir={tmp_path / 'saved'}", "--set", f"submit_dir={tmp_path / 'submit'}"]
-    main_of("train")(words)
-    (run,) = [path for path in (tmp_path / "saved" / "models").glob("*/*") if path.is_dir()]
+    # One save_dir for all: the photographs are checked, and resized ones cached, once.
+    words += ["--set", f"trainer.save_dir={place / 'saved'}", "--set", f"submit_dir={tmp_path / 'submit'}"]
+    run = main_of("train")(words).folders.models
     if "--fold" in words:
         assert [path.name for path in run.glob("fold_*")] == ["fold_2"]
         return

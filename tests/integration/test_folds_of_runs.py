@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import shutil
 from pathlib import Path
 
@@ -21,12 +23,35 @@ from utils.images.decoding import read_rgb
 FOLDS = {"type": "KFoldSplit", "args": {"folds": 3, "stratify": ["gender"]}}
 
 
+def write_folds_config(folder: Path, drawn: Path) -> Path:
+    path = write_config(folder, drawn, split=FOLDS)
+    path.write_text(path.read_text().replace('"epochs": 3', '"epochs": 2'))
+    return path
+
+
 @pytest.fixture
 def folds_config(tmp_path: Path, drawn: Path) -> Path:
-    path = write_config(tmp_path, drawn, split=FOLDS)
-    text = path.read_text().replace('"epochs": 3', '"epochs": 2')
-    path.write_text(text)
-    return path
+    return write_folds_config(tmp_path, drawn)
+
+
+@pytest.fixture(scope="module")
+def made_whole(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> tuple[Path, str]:
+    """A finished run of all folds, to be copied or read, and the last line that it printed."""
+    config, printed = write_folds_config(tmp_path_factory.mktemp("whole"), drawn), io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        return run(config), printed.getvalue().splitlines()[-1]
+
+
+@pytest.fixture
+def whole(made_whole: tuple[Path, str]) -> Path:
+    return made_whole[0]
+
+
+@pytest.fixture
+def copied(whole: Path, tmp_path: Path) -> Path:
+    """A finished run of a test's own."""
+    shutil.copytree(whole.parents[2], tmp_path / "saved")
+    return tmp_path / "saved" / "models" / whole.parent.name / whole.name
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
@@ -41,10 +66,8 @@ def assert_same_folds(first: Path, second: Path) -> None:
     assert (first / OUT_OF_FOLD_FILE).read_bytes() == (second / OUT_OF_FOLD_FILE).read_bytes()
 
 
-def test_all_folds_in_one_command(folds_config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train_script.main(["-c", str(folds_config)])
-    line = capsys.readouterr().out.splitlines()[-1]
-    (models,) = (tmp_path / "saved" / "models" / "Road").iterdir()
+def test_all_folds_in_one_command(made_whole: tuple[Path, str]) -> None:
+    models, line = made_whole
     assert sorted(path.name for path in models.iterdir()) == [
         "config.json",
         "fold_0",
@@ -84,8 +107,7 @@ def test_all_folds_in_one_command(folds_config: Path, tmp_path: Path, capsys: py
     assert f"all images together {expected:.4f} [" in line
 
 
-def test_folds_one_by_one_equal_all_at_once(folds_config: Path, tmp_path: Path) -> None:
-    whole = run(folds_config, "--set", f"trainer.save_dir={tmp_path / 'whole'}")
+def test_folds_one_by_one_equal_all_at_once(folds_config: Path, whole: Path) -> None:
     first = run(folds_config, "--fold", "2")
     assert not (first / OUT_OF_FOLD_FILE).exists()
     for number in ("0", "1"):
@@ -95,9 +117,8 @@ def test_folds_one_by_one_equal_all_at_once(folds_config: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("by", ["folder", "auto"])
 def test_a_run_stopped_inside_a_fold_resumes(
-    folds_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+    folds_config: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    whole = run(folds_config, "--set", f"trainer.save_dir={tmp_path / 'whole'}")
     per_fold = read_checkpoint(whole / "fold_0" / "last.pth")["updates"]
     with monkeypatch.context() as patched:
         stop_after_updates(patched, per_fold + per_fold // 2)
@@ -140,8 +161,8 @@ def test_a_fold_that_is_not_there_is_refused(folds_config: Path) -> None:
         run(folds_config, "--fold", "1", "--set", "split.args.fold=1")
 
 
-def test_a_damaged_file_of_predictions_is_written_anew(folds_config: Path) -> None:
-    models = run(folds_config)
+def test_a_damaged_file_of_predictions_is_written_anew(copied: Path) -> None:
+    models = copied
     whole = (models / OUT_OF_FOLD_FILE).read_bytes()
     of_fold = models / "fold_1" / OUT_OF_FOLD_FILE
     rows = of_fold.read_text().splitlines()
@@ -197,9 +218,8 @@ def test_more_folds_than_people_are_refused_at_once(folds_config: Path) -> None:
         run(folds_config, "--set", "split.args.folds=99")
 
 
-def test_each_fold_has_its_own_log(folds_config: Path) -> None:
-    models = run(folds_config)
-    log = models.parents[2] / "log" / models.parent.name / models.name
+def test_each_fold_has_its_own_log(whole: Path) -> None:
+    log = whole.parents[2] / "log" / whole.parent.name / whole.name
     for fold in range(3):
         text = (log / f"fold_{fold}" / "info.log").read_text()
         assert text.count("images of") >= 1

@@ -25,25 +25,30 @@ from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
 from utils.errors import ConfigError, KeyboardStop, StopSignal
 from utils.signals import StopSignals
 
+EPOCHS = 30
+"""So many that a run is still busy when its signal comes."""
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_run_that_is_stopped_and_resumed_ends_as_an_uninterrupted_one(
-    config: Path, tmp_path: Path, number: signal.Signals, exit_code: int
-) -> None:
-    whole = run(config, "--set", "trainer.epochs=40")
-    process = start(config, "--set", "trainer.epochs=40", "--set", f"trainer.save_dir={tmp_path / 'stopped'}")
-    metrics = tmp_path / "stopped" / "log"
-    deadline = time.monotonic() + 60
-    while not any(file.stat().st_size for file in metrics.rglob("metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == exit_code, errors
-    assert len(errors.strip().splitlines()) == 1
-    assert f"stopped by {number.name}; saved in" in errors
-    models = next((tmp_path / "stopped" / "models" / "Road").iterdir())
-    stopped = read_checkpoint(models / "last.pth")
-    assert 0 < stopped["completed_epochs"] < 40
+
+def test_a_run_that_is_stopped_twice_and_resumed_ends_as_an_uninterrupted_one(config: Path, tmp_path: Path) -> None:
+    whole = run(config, "--set", f"trainer.epochs={EPOCHS}")
+    save_dir, completed = tmp_path / "stopped", 0
+    models, metrics = save_dir / "models" / "Road" / "r", save_dir / "log" / "Road" / "r" / "metrics.jsonl"
+    flags = ["--set", f"trainer.epochs={EPOCHS}", "--set", f"trainer.save_dir={save_dir}"]
+    for number, exit_code, more in (
+        (signal.SIGTERM, 75, ["--run-id", "r"]),
+        (signal.SIGINT, 130, ["--resume", str(models)]),
+    ):
+        process = start(config, *flags, *more)
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.read_bytes().count(b"\n") > completed) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == exit_code, errors
+        assert len(errors.strip().splitlines()) == 1
+        assert f"stopped by {number.name}; saved in" in errors
+        earlier, completed = completed, read_checkpoint(models / "last.pth")["completed_epochs"]
+        assert earlier < completed < EPOCHS
 
     resume(str(models), "--set", "data_loader.args.num_workers=1")
     assert_same_end(whole, models)

@@ -14,9 +14,9 @@ import pytest
 
 from experiment.builders import read_label_table
 from experiment.checks import check_config
-from experiment.proposal import Proposal, propose_config
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
+from scripts.new_project.proposal import Proposal, propose_config
 from tests.drawn_shapes import draw_shapes, shape, shape_rows, write_table
 from utils.errors import ConfigError, DataError
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import test as test_script
+import train
 from experiment.checks import check_config
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from scripts import new_project
+from scripts.new_project.project import FOLDERS, LINK
+from tests.drawn_clothes import write_clothes
 from tests.drawn_shapes import draw_shapes, shape_rows, write_table
 from utils.config.json_text import read_json
 from utils.errors import run_command
@@ -65,6 +71,43 @@ def test_a_project_for_a_table_trains(folder: Path, capsys: pytest.CaptureFixtur
     assert kept["labels"]["attributes"]["kind"]["classes"] == ["circle", "square", "triangle"]
 
 
+def test_a_project_for_a_table_of_clothes_trains_and_answers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Headers with spaces, classes with other letters, unknown patterns, prices, and sellers that no split cuts."""
+    table = write_clothes(folder / "shop", 108)
+    assert run("mine", "--table", str(table), "--person-column", "seller") == 0
+    monkeypatch.chdir(folder / "mine")
+    config = read_json(Path("config.json"))
+    attributes = config["labels"]["attributes"]
+    assert list(attributes) == ["Article_Type", "Base_Colour", "pattern", "price_EUR"]
+    assert attributes["Base_Colour"] == {"classes": ["grün", "navy blue", "red"]}
+    assert attributes["pattern"] == {"classes": ["dotted", "plain", "striped"]}
+    assert len(attributes["price_EUR"]["bins"]) == 2
+    assert config["data"][0]["args"]["root"].endswith("photos")
+    trained = train.main([word for text in SMALL for word in ("--set", text)])
+    assert trained is not None
+    sellers = [row["seller"] for row in csv.DictReader(table.open(encoding="utf-8"))]
+    predicted = test_script.main(["--resume", str(trained.folders.models), "--split", "validation"])
+    rows = list(csv.DictReader(predicted.submission.open(encoding="utf-8")))
+    counts = Counter(sellers[int(row["ImageID"].split("-")[1].split(".")[0])] for row in rows)
+    assert set(counts.values()) == {6}  # whole sellers
+    assert [score.name for score in predicted.scores] == ["answer", *attributes]
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [(), ("--table", "shapes/labels.csv")], ids=["copy", "table"])
+def test_no_page_links_to_what_is_not_there(folder: Path, argv: tuple[str, ...]) -> None:
+    assert run("mine", *argv) == 0
+    pages = [*(folder / "mine").rglob("*.md")]
+    links = [(page, link["target"]) for page in pages for link in LINK.finditer(page.read_text(encoding="utf-8"))]
+    assert [
+        (page.name, target) for page, target in links if ":" not in target and not (page.parent / target).exists()
+    ] == []
+    assert "config.md" in {target for page, target in links if page.name == "data.md"}  # the others are still links
+    assert "../benchmarks/README.md" not in (folder / "mine" / "docs" / "performance.md").read_text(encoding="utf-8")
+
+
 def test_every_idea_that_is_kept_suits_the_table(folder: Path) -> None:
     assert run("mine", "--table", "shapes/labels.csv") == 0
     ideas = sorted((folder / "mine" / "configs").iterdir())
@@ -86,7 +129,7 @@ def test_every_idea_that_is_kept_suits_the_table(folder: Path) -> None:
 def test_a_copy_is_whole_and_clean(folder: Path) -> None:
     assert run("mine") == 0
     found = files(folder / "mine")
-    own = {path for path in files(new_project.PROJECT) if path.split("/")[0] in new_project.FOLDERS}
+    own = {path for path in files(new_project.PROJECT) if path.split("/")[0] in FOLDERS}
     own = {path for path in own if path.endswith((".py", ".md")) or path.startswith("configs/")}
     own -= {path for path in own if "__pycache__" in path or path.endswith("config.schema.json")}
     assert own <= found

@@ -11,20 +11,19 @@ import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logger.log import close_log, open_log
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, Problem, StorageFullError, importing, run_command
+from utils.errors import ConfigError, Problem, StorageFullError, importing
 from utils.files import FULL
 
 if TYPE_CHECKING:
-    from experiment.proposal import Proposal
+    from scripts.new_project.proposal import Proposal
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 FILES = (
     "train.py", "test.py", "app.py", "parse_config.py", "config.json", "MLproject",
     "requirements.txt", "requirements-extras.txt", "requirements.lock", "LICENSE",
@@ -53,6 +52,8 @@ python test.py --resume saved/models/<name>/<run> --split validation
 TRAIN = "python train.py --config config.json"
 DEMO = "python -m scripts.demo"
 LINE_LENGTH = 100
+LINK = re.compile(r"!?\[(?P<text>[^\]]*)\]\((?P<target>[^)#]+)(?:#[^)]*)?\)")
+"""A link of a page, or a picture, to another file."""
 
 
 def make_project(target: Path, proposal: Proposal | None = None) -> None:
@@ -78,6 +79,7 @@ def make_project(target: Path, proposal: Proposal | None = None) -> None:
         if proposal is not None:
             (staging / "config.json").write_text(config_text(proposal), encoding="utf-8")
             _keep_suitable_ideas(staging)
+        _unlink_what_is_not_copied(staging)
         staging.rename(target)
     except OSError as error:
         kind = StorageFullError if error.errno in FULL else ConfigError
@@ -155,9 +157,21 @@ def _keep_suitable_ideas(project: Path) -> None:
             path.unlink()
 
 
+def _unlink_what_is_not_copied(project: Path) -> None:
+    """The pages' links to files that are not in this project become their texts."""
+    for page in project.rglob("*.md"):
+
+        def live(link: re.Match[str], folder: Path = page.parent) -> str:
+            target = link["target"]
+            return link[0] if ":" in target or (folder / target).exists() else link["text"]
+
+        text = page.read_text(encoding="utf-8")
+        page.write_text(LINK.sub(live, text), encoding="utf-8")
+
+
 def _propose(table: Path, target: Path, given: Any) -> Proposal:
     with importing():
-        from experiment.proposal import propose_config
+        from scripts.new_project.proposal import propose_config
 
     heads = None if given.heads is None else [head.strip() for head in given.heads.split(",") if head.strip()]
     name = re.sub(r'[\s\\:*?"<>|]+', "_", target.resolve().name).lstrip(".") or "mine"
@@ -192,7 +206,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{target} is made; to train:", *commands, sep="\n    ")
     if proposal is not None:
         print("It begins with weights from the Hugging Face hub; without a network: --set arch.args.pretrained=false")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
