@@ -406,7 +406,7 @@ def explain(
 
 
 def show_table(model: Model, photographs: list[Photograph]) -> None:
-    """A row a photograph; the CSV has the probability of each class, too."""
+    """A row a photograph, with its classes; the CSV has the probability of each class, too."""
     labels = model.ensemble.labels
     rows: list[dict[str, Any]] = []
     for photograph in photographs:
@@ -421,8 +421,8 @@ def show_table(model: Model, photographs: list[Photograph]) -> None:
                 row[f"{name} {class_name}"] = float(probability)
         rows.append(row)
     table = pd.DataFrame(rows)
-    percent = dict.fromkeys(table.select_dtypes("float"), st.column_config.NumberColumn(format="percent"))
-    st.dataframe(table, hide_index=True, width="stretch", column_config=percent)
+    classes = [name for name in table if table[name].dtype != float]
+    st.dataframe(table, hide_index=True, width="stretch", column_order=classes)
     escaped = table.map(lambda cell: as_cell(cell) if isinstance(cell, str) else cell)
     csv = escaped.to_csv(index=False, float_format="%.6f").encode("utf-8-sig")  # by which Excel knows Korean
     st.download_button(text("download"), csv, "predictions.csv", "text/csv", icon=":material/download:")

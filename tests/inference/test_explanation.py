@@ -56,13 +56,15 @@ class Redness(BaseModel):
         return []
 
 
-def predictor_of(model: BaseModel, side: int = SIDE, **settings: Any) -> Predictor:
+def predictor_of(
+    model: BaseModel, side: int = SIDE, mean: tuple[float, float, float] = (0.5, 0.5, 0.5), **settings: Any
+) -> Predictor:
     content = {
         "config": {"name": "Red", "data_loader": {"args": {}}, "trainer": {}, "data": [], **settings},
         "run_name": "run",
         "completed_epochs": 1,
     }
-    preprocessing = Preprocessing((side, side), (0.5,) * 3, (0.25,) * 3, resize(side, side))
+    preprocessing = Preprocessing((side, side), mean, (0.25,) * 3, resize(side, side))
     return Predictor(model, LABELS, preprocessing, torch.device("cpu"), content)
 
 
@@ -155,3 +157,61 @@ def test_timms_models(name: str, pooling: Literal["gem"] | None) -> None:
     model = TimmModelMulti({"colour": 2}, model_name=name, pretrained=False, pooling=pooling, **options)
     image = np.random.default_rng(2).integers(0, 256, (70, 50, 3)).astype(np.uint8)
     assert explain_prediction(predictor_of(model, 64), image, "colour", 1).method == EXPECTED[name]
+
+
+def upsampled(heat: np.ndarray, side: int) -> np.ndarray:
+    """Its positive part, the highest 1, bilinear."""
+    positive = torch.from_numpy(heat.clip(min=0) / heat.max())[None, None]
+    return np.asarray(nn.functional.interpolate(positive, (side, side), mode="bilinear", align_corners=False)[0, 0])
+
+
+def sharpened(name: str, **options: Any) -> TimmModelMulti:
+    torch.manual_seed(0)
+    model = TimmModelMulti({"colour": 2}, model_name=name, pretrained=False, **options)
+    model.heads.get_parameter("head_colour.weight").data *= 50
+    return model
+
+
+def test_occlusion_is_what_painting_over_a_patch_changes() -> None:
+    """Of a ViT, patch by patch in uint8 and through what predicts photographs."""
+    mean = (102, 153, 51)
+    red, green, blue = (value / 255 for value in mean)
+    predictor = predictor_of(sharpened("test_vit", img_size=64), 64, (red, green, blue))
+    image = np.random.default_rng(2).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    whole = np.log(predictor.predict_image(image)["colour"]["red"])
+    falls = np.zeros((8, 8))
+    for row, column in product(range(8), repeat=2):
+        painted = image.copy()
+        painted[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = mean
+        falls[row, column] = whole - np.log(predictor.predict_image(painted)["colour"]["red"])
+    assert falls.max() > 0.01
+    explanation = explain_prediction(predictor, image, "colour", 1)
+    assert explanation.method == "occlusion"
+    np.testing.assert_allclose(explanation.heat, upsampled(falls, 64), atol=2e-3)
+
+
+def test_grad_cam_is_the_map_weighted_by_what_each_channel_changes() -> None:
+    """Of a ResNet, whose gradients are found by moving a channel of its last feature map as a whole."""
+    model = sharpened("test_resnet").eval()
+    predictor = predictor_of(model, 64)
+    image = np.random.default_rng(2).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    images = predictor.preprocessing.normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
+    with torch.no_grad():
+        features = model.backbone.forward_features(images).double()
+        double = model.double()
+
+        def log_probability(features: Tensor) -> float:
+            logits = double.heads(double.backbone.forward_head(features, pre_logits=True))["colour"]
+            return float(logits.log_softmax(dim=1)[0, 1])
+
+        slopes = []
+        for channel in range(features.shape[1]):
+            moved = [features.clone(), features.clone()]
+            moved[0][:, channel] -= 1e-4
+            moved[1][:, channel] += 1e-4
+            below, above = map(log_probability, moved)
+            slopes.append((above - below) / 2e-4)
+        heat = (torch.tensor(slopes)[:, None, None] * features[0]).sum(dim=0).numpy()
+    model.float()
+    explanation = explain_prediction(predictor, image, "colour", 1)
+    np.testing.assert_allclose(explanation.heat, upsampled(heat, 64), atol=2e-3)

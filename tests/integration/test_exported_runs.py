@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import test
+from benchmarks.equal_numbers import differences, predict_everywhere
 from inference.export import TOLERANCE
 from inference.predictor import Predictor, find_checkpoint
 from inference.scores import read_scores
 from scripts import export, predict
-from tests.integration.workplace import EVALUATION_NAMES, Outcome, Workplace, copy_into
+from tests.integration.workplace import EVALUATION_NAMES, Outcome, Workplace, copy_into, photograph
 from utils.images.decoding import read_rgb
 
 
@@ -86,6 +88,23 @@ def test_an_export_answers_as_its_run(trained: Workplace, onnx_export: Export) -
     trained.test("--resume", folder, "--answers", trained.write("answers.csv", answers)).check_success()
     assert len(read_scores(folder)) == 1
     assert not read_scores(trained.run)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_numbers_are_equal_everywhere(trained: Workplace, onnx_export: Export) -> None:
+    """Predictor, test.py, the page and the ONNX graph, on files of several sizes and formats."""
+    pytest.importorskip("streamlit")
+    files = sorted(trained.info_dir.glob("images/*.jpg"))[:3]
+    for number, size_hw in enumerate(((31, 77), (200, 150), (64, 64))):
+        files.append(trained.folder / f"{number}.png")
+        Image.fromarray(photograph(number, size_hw)).save(files[-1])
+    found = predict_everywhere(trained.run.absolute(), onnx_export.folder, files)
+    assert found.keys() == {"Predictor", "test.py", "ONNX", "page"}
+    assert all(table.shape == (6, 8) for table in found.values())
+    assert found["Predictor"].std(axis=0).max() > 1e-4
+    tolerances = {"Predictor": 0, "page": 0, "test.py": 2e-6, "ONNX": TOLERANCE}  # test.py writes six places
+    for name, largest in differences(found).items():
+        assert largest <= tolerances[name]
 
 
 def test_what_less_precision_costs_is_printed(trained: Workplace) -> None:

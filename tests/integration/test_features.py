@@ -301,17 +301,42 @@ def test_a11_g16_from_bare_faces_to_the_18_classes(
     assert all(0 <= answer < 18 for answer in answers)
 
 
-def test_g9_an_exported_run_answers_as_the_run(place: Path, tmp_path: Path) -> None:
-    words = small(["-c", "configs/baseline_cnn.json"])
-    main_of("train")([*words, "--set", f"trainer.save_dir={tmp_path / 'saved'}"])
-    (run,) = (tmp_path / "saved" / "models").glob("*/*")
-    main_of("scripts.export")([str(run), "--to", "safetensors", "--output", str(tmp_path / "exported")])
-    main_of("test")(["--resume", str(run), "--output", str(tmp_path / "a.csv"), "--probabilities"])
+@pytest.fixture(scope="module")
+def small_run(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained model, and test.py's answers of it in answers.csv and answers_probabilities.csv."""
+    assert Path.cwd() == place
+    folder = tmp_path_factory.mktemp("small run")
+    main_of("train")([*small(["-c", "configs/baseline_cnn.json"]), "--set", f"trainer.save_dir={folder}"])
+    (run,) = (folder / "models").glob("*/*")
+    main_of("test")(["--resume", str(run), "--output", str(run / "answers.csv"), "--probabilities"])
+    return run
+
+
+def test_f5_the_page_answers_as_test(place: Path, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    testing = pytest.importorskip("streamlit.testing.v1")
+    monkeypatch.setattr(sys, "argv", ["app.py", f"--save-dir={small_run.parents[2]}"])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    page = testing.AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+    rows = list(csv.DictReader((small_run / "answers_probabilities.csv").open()))[:2]
+    files = [(row["ImageID"], (place / "data" / "eval" / "images" / row["ImageID"]).read_bytes()) for row in rows]
+    page.file_uploader(key="upload").set_value([(*file, "image/jpeg") for file in files]).run()
+    assert not page.exception
+    table = page.dataframe[0].value
+    for (_, shown), row in zip(table.iterrows(), rows, strict=True):
+        assert shown["photograph"] == row.pop("ImageID")
+        assert {name: float(shown[name]) for name in row} == pytest.approx(
+            {name: float(value) for name, value in row.items()}, abs=2e-6
+        )
+
+
+def test_g9_an_exported_run_answers_as_the_run(place: Path, small_run: Path, tmp_path: Path) -> None:
+    main_of("scripts.export")([str(small_run), "--to", "safetensors", "--output", str(tmp_path / "exported")])
     main_of("test")(["--resume", str(tmp_path / "exported"), "--output", str(tmp_path / "b.csv"), "--probabilities"])
-    main_of("scripts.predict")([str(run), str(place / "data" / "eval"), "--output", str(tmp_path / "c.csv")])
-    assert (tmp_path / "a_probabilities.csv").read_text() == (tmp_path / "b_probabilities.csv").read_text()
+    main_of("scripts.predict")([str(small_run), str(place / "data" / "eval"), "--output", str(tmp_path / "c.csv")])
+    answers = small_run / "answers_probabilities.csv"
+    assert answers.read_text() == (tmp_path / "b_probabilities.csv").read_text()
     by_name = [
-        {Path(row.pop("ImageID")).name: row for row in csv.DictReader((tmp_path / name).open())}
-        for name in ("a_probabilities.csv", "c.csv")
+        {Path(row.pop("ImageID")).name: row for row in csv.DictReader(table.open())}
+        for table in (answers, tmp_path / "c.csv")
     ]
     assert by_name[0] == by_name[1]
