@@ -23,6 +23,9 @@ from utils.wording import first_line
 
 log = logging.getLogger(LOG_NAME)
 
+MOST_CHANGED = 0.05
+"""Above this share of the compared images with another class there is a warning."""
+
 
 def export_run(arguments: Namespace) -> Path:
     """Makes the folder that the command line describes. Raises ConfigError, CheckpointError, StorageFullError."""
@@ -48,6 +51,8 @@ def export_run(arguments: Namespace) -> Path:
             log.info("equal to the checkpoint within %g", TOLERANCE)
         if precision == "int8":
             log.info("8-bit integers compute %s", integer_coverage(model))
+        if parity.changed > MOST_CHANGED * parity.num_images:
+            log.warning("%s: %d of %d images have another class", model, parity.changed, parity.num_images)
         return folder
     finally:
         close_log()
