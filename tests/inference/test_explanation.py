@@ -194,7 +194,7 @@ def test_occlusion_is_what_painting_over_a_patch_changes() -> None:
 
 def test_grad_cam_is_the_map_weighted_by_what_each_channel_changes() -> None:
     """Of a ResNet, whose gradients are found by moving a channel of its last feature map as a whole."""
-    model = sharpened("test_resnet").eval()
+    model: Any = sharpened("test_resnet").eval()
     predictor = predictor_of(model, 64)
     image = np.random.default_rng(2).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     images = predictor.preprocessing.normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
