@@ -1,4 +1,4 @@
-"""The page from end to end in headless Chromium, at desktop width in English and at a phone's in Korean. Half a minute:
+"""The page from end to end in headless Chromium, at desktop width in English and at a phone's in Korean. A minute:
 
 apt-get install -y chromium; pip install playwright
 python -m pytest -m long tests/integration/test_page_in_a_browser.py --basetemp screens    # keeps the screenshots there
