@@ -138,6 +138,7 @@ def build_learner(
         freezing=config.build("freezing"),
         sharpness_aware=config.build("optimizer.sharpness_aware", modules=[model, criterion]),
         averaging=config.build("weight_averaging"),
+        callbacks=config.build("callbacks"),
         computes={} if resume is None else kept_computes(resume.content, resume.path),
     )
 

@@ -29,7 +29,10 @@ def metric_directions(config: ConfigParser, labels: LabelSpace) -> dict[str, str
     directions = dict.fromkeys(["loss", *(f"loss_{name}" for name in losses)], "min")
     for name, function in Metrics.names(labels, functions).items():
         directions[name] = metric.direction_of(functions[function])
-    return {f"{side}/{name}": direction for side in ("val", "train") for name, direction in directions.items()}
+    found = {f"{side}/{name}": direction for side in ("val", "train") for name, direction in directions.items()}
+    for callback in config.build("callbacks"):
+        found |= callback.metrics
+    return found
 
 
 def watched_metrics(config: ConfigParser) -> dict[str, tuple[str, str]]:

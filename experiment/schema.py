@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from base.base_callback import BaseCallback
 from base.base_data_loader import BaseDataLoader
 from base.base_trainer import TrainerSettings
 from base.label_space import LabelSpace
@@ -33,7 +34,7 @@ from model.loss.function_loss import as_head_loss
 from model.metric import as_metric
 from model.optim import OptimizerSettings
 from parse_config import ConfigParser
-from trainer import averaging
+from trainer import averaging, callbacks
 from trainer.averaging import WeightAveraging
 from trainer.freezing import Freezing
 from trainer.sharpness_aware import SharpnessAware
@@ -180,6 +181,7 @@ SECTIONS = Sections(
         "views": NamedSections(TypedList(TRANSFORM), optional=True),
         "trainer": TRAINER,
         "trackers": TypedList(TRACKER, optional=True),
+        "callbacks": TypedList(TypedSection(exported(callbacks, BaseCallback)), optional=True),
         "sweep": Settings(SweepSettings, optional=True),
     },
     RunSettings,

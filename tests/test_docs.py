@@ -16,7 +16,19 @@ from utils.config.json_text import parse_json
 
 SECTIONS = re.split(r"^## ", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
 PAGES = [ROOT / "README.md", ROOT / "configs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-KINDS = ("loss", "metric", "model", "augmentation", "source", "schedule", "optimizer", "sampler", "tracker", "trainer")
+KINDS = (
+    "loss",
+    "metric",
+    "model",
+    "augmentation",
+    "source",
+    "schedule",
+    "optimizer",
+    "sampler",
+    "tracker",
+    "callback",
+    "trainer",
+)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +74,7 @@ def test_what_the_page_adds_trains_together(workplace: Workplace) -> None:
     assert [row["lr"] for row in rows] == [pytest.approx(0.01), pytest.approx(0.01 / 3**0.5)]
     images = 42 + 18  # of which an epoch has half; a batch has eight
     assert [row["train/updates"] for row in rows] == [2.0 * (images // 2 // 8)] * 2
+    assert [row["train/zeroed"] for row in rows] == [images // 2 // 8, 2 * (images // 2 // 8)]
     assert all(0 <= row["val/balanced_error"] <= 1 and row["val/gender_top_2"] == 1 for row in rows)
     assert (log / "lr.txt").read_text().splitlines() == [f"{row['epoch']} {row['lr']}" for row in rows] + [
         "closed with 0"

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from base.base_callback import BaseCallback, Update
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.batch import Batch
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
 from trainer.averaging import WeightAveraging
+from trainer.callbacks import Callbacks
 from trainer.compiled_model import CompiledModel
 from trainer.compute import Compute, choose_compute
 from trainer.epoch_metrics import EpochMetrics
@@ -63,6 +65,7 @@ class Learner:
         freezing: Freezing | None = None,
         sharpness_aware: SharpnessAware | None = None,
         averaging: WeightAveraging | None = None,
+        callbacks: Sequence[BaseCallback] = (),
         computes: Mapping[str, Compute] | None = None,
     ) -> None:
         self.settings, self.preprocessing, self.device, self.seed = settings, preprocessing, device, seed
@@ -75,6 +78,7 @@ class Learner:
         torch.backends.cudnn.benchmark = True  # the batches of a run have one shape
         self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
         self.freezing, self.sharpness_aware, self.averaging = freezing, sharpness_aware, averaging
+        self.callbacks = Callbacks(callbacks)
         if averaging is not None:
             averaging.begin(model)
         self.compiled: nn.Module = model
@@ -104,7 +108,17 @@ class Learner:
         if self.sharpness_aware is not None:
             with self.sharpness_aware.perturbed_weights():
                 self._backward(micro_batches, normalisers, epoch, first_batch)
+        update = Update(
+            self.model,
+            self.criterion,
+            number=self.updates + 1,
+            epoch=epoch,
+            gradient_scale=self.scaler.scale(torch.ones((), device=self.device)),
+            add_gradients=lambda: self._backward(micro_batches, normalisers, epoch, first_batch),
+        )
+        self.callbacks.before_update(update)
         self._update_weights()
+        self.callbacks.after_update(update)
         return stop
 
     def _backward(
@@ -242,6 +256,7 @@ class Learner:
             "scaler": self.scaler.state_dict(),
             "compute": {kind: asdict(compute) for kind, compute in self.computes.items()},
             "averaging": self.averaging.state_dict() if self.averaging is not None else None,
+            "callbacks": self.callbacks.state_dict(),
             "answers_with": "model" if self._average_for("answers") is None else "average",
         }
 
@@ -258,6 +273,7 @@ class Learner:
             self.scaler.load_state_dict(state["scaler"])
         if self.averaging is not None:
             self.averaging.load_state_dict(state["averaging"])
+        self.callbacks.load_state_dict(state.get("callbacks", []))
         self.updates = state["updates"]
 
 

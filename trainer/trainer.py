@@ -153,6 +153,7 @@ class Trainer(BaseTrainer):
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self._refuse_divergence(epoch, metrics)
+        metrics = metrics | self.learner.callbacks.end_epoch(epoch, metrics)
         if self.learner.schedule is not None:
             self.learner.schedule.after_epoch(metrics)
         better = self.monitor.update(epoch, metrics)

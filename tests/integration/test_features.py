@@ -74,6 +74,7 @@ TRAININGS: dict[str, tuple[str, ...]] = {
         "-c configs/adamp.json",
         "-c configs/lookahead.json",
         "-c configs/sam.json",
+        "-c configs/awp.json",
         "-c configs/rmsprop.json",
         "--set optimizer.type=Muon",
     ),

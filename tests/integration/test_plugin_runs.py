@@ -97,6 +97,58 @@ def test_a_plugin_is_resumed_exactly_answers_and_is_refused_once_it_has_changed(
     assert (whole / "plugins" / "ideas.py").read_text() == IDEAS
 
 
+COUNTER = """
+from base import BaseCallback
+
+
+class Rising(BaseCallback):
+    metrics = {"train/rising": "max"}
+
+    def __init__(self, best: int = 2, fails_after: int | None = None):
+        self.best, self.fails_after, self.epochs = best, fails_after, 0
+
+    def after_update(self, update):
+        if update.number == self.fails_after:
+            raise ValueError("enough")
+
+    def end_epoch(self, epoch, metrics):
+        self.epochs += 1
+        return {"train/rising": -abs(self.epochs - self.best)}
+
+    def state_dict(self):
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state):
+        self.epochs = state["epochs"]
+"""
+
+
+def test_a_callbacks_number_is_watched_and_its_error_named(workplace: Workplace) -> None:
+    """Epoch 2 is the best, and one epoch without a better one ends the run, across a resumption."""
+    workplace.write("rising.py", COUNTER)
+    changes: dict[str, Any] = {
+        "plugins": ["rising.py"],
+        "callbacks": [{"type": "GradientNorm"}, {"type": "Rising"}],
+        "trainer.monitor": "max train/rising",
+        "trainer.early_stop": 1,
+        "trainer.save_best": ["min train/gradient_norm"],
+        "sweep": {"metric": "max train/rising", "space": {"callbacks.1.args.best": [1, 2]}},
+    }
+    workplace.write_config(changes)
+    wrong = workplace.train_and_change_nothing("-c", "tiny.json", "--set", "trainer.monitor=min train/rising")
+    wrong.check_refusal(2, ("--set trainer.monitor", '"max train/rising"'))
+    wrong = workplace.train_and_change_nothing("-c", "tiny.json", "--set", "trainer.monitor=max train/risin")
+    wrong.check_refusal(2, ("--set trainer.monitor", 'did you mean "train/rising"?'))
+    workplace.train("-c", "tiny.json", "--set", "trainer.epochs=2").check_success()
+    run = workplace.run
+    workplace.train("--resume", run, "--set", "trainer.epochs=9").check_success()
+    assert read_checkpoint(run / "last.pth")["completed_epochs"] == 3
+    assert read_checkpoint(run / "model_best.pth")["completed_epochs"] == 2
+    assert (run / "best_train_gradient_norm.pth").exists()
+    failed = workplace.train("-c", "tiny.json", "--set", "callbacks.1.args.fails_after=2")
+    failed.check_refusal(1, ("callbacks.1 (Rising): after_update fails at rising.py:13: ValueError: enough",))
+
+
 def test_everything_wrong_is_told_together(planned: Workplace) -> None:
     changes = {
         "arch": {"type": "MeanColor"},
