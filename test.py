@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference.cli import parse_arguments
@@ -38,7 +39,8 @@ def answer(arguments: Namespace) -> TestResult:
         from inference import evaluation, inputs, run, scores
 
     members = inputs.load_models(arguments)
-    ensemble = run.ensemble_of(members)
+    tuned = arguments.decision
+    ensemble = run.ensemble_of(members) if tuned is None else run.tuned_ensemble_of(members, Path(tuned))
     submission = run.output_file(members, arguments)
     records = inputs.choose_records(members, arguments.info_dir, arguments.split)
     truth, persons = inputs.read_truth(arguments.answers, ensemble.labels, records)

@@ -14,7 +14,7 @@ from data_loader.records import LabelTable
 from data_loader.splits import Split
 from experiment.monitored import refuse_unusable_split
 from experiment.schema import SECTIONS
-from inference.out_of_fold import FoldScores, join_folds, predict_fold
+from inference.out_of_fold import FoldScores, join_folds, predict_validation
 from parse_config import ConfigParser
 from utils.config.layers import Override
 from utils.errors import ConfigError
@@ -79,8 +79,10 @@ def score_folds(run: RunFolders, folds: Sequence[Fold], device: torch.device) ->
     epochs = {number: config["trainer"]["epochs"] for number, config in kept.items()}
     if len(set(epochs.values())) > 1:
         logger.warning("the folds were trained for different numbers of epochs, by fold: %s", epochs)
-    images = [predict_fold(run.of_fold(number), fold.split.validation, device) for number, fold in numbered.items()]
-    scores = join_folds(run, images)
+    tables = [
+        predict_validation(run.of_fold(number), fold.split.validation, device) for number, fold in numbered.items()
+    ]
+    scores = join_folds(run, tables)
     for line in scores.lines():
         logger.info("%s", line)
     return scores

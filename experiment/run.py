@@ -31,7 +31,7 @@ from experiment.resume import (
 )
 from experiment.run_record import RunRecord
 from experiment.schema import SECTIONS, RunSettings
-from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, predict_fold
+from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, predict_validation
 from logger.log import open_log
 from parse_config import ConfigParser
 from trainer.checkpoint import LAST
@@ -175,8 +175,8 @@ def warn_of_bad_test_images(session: Session, test: LabelTable) -> None:
 
 
 def train_fold(session: Session, fold: Fold) -> bool:
-    """Trains one model to its end, from the beginning or where it was stopped; a fold's model then predicts the images
-    that it did not train on. Returns False for a dry run.
+    """Trains one model to its end, from the beginning or where it was stopped; its best checkpoint then predicts the
+    validation images. Returns False for a dry run.
 
     Raises a UserError for whatever is wrong with the data or the checkpoint; StopSignal if it was asked to stop, with
     all saved."""
@@ -207,11 +207,12 @@ def train_fold(session: Session, fold: Fold) -> bool:
                 for line in builders.describe_run(fold.split, data_loader, trainer):
                     logger.info("%s", line)
                 _train_to_the_end(trainer, record)
+    if len(fold.split.validation) and not session.arguments.dry_run:
+        predict_validation(folders, fold.split.validation, session.device)
     if fold.number is None:
         best = "".join(f", best {name} {value:.4f}" for name, value in trainer.best.items() if value is not None)
         _print(f"{folders.models}: {trainer.completed_epochs} epochs{best}")
-    elif not session.arguments.dry_run:
-        predict_fold(folders, fold.split.validation, session.device)
+    else:
         session.open_log()  # what is logged from here on is not this fold's
     return True
 
@@ -261,8 +262,8 @@ def _begin(
             write_output(folders.models / COPIES / Path(plugin.path).name, plugin.source.decode("utf-8", "replace"))
         if folders.fold is not None:
             folders.of_run().write_config(with_all_folds(fold.config.resolved))
-            for of_a_shorter_run in (folders, folders.of_run()):
-                (of_a_shorter_run.models / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
+        for of_a_shorter_run in (folders, folders.of_run()):
+            (of_a_shorter_run.models / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
     if resume is not None:
         logger.info("resuming from %s, %d epochs done", resume.path, trainer.completed_epochs)
         if resume.path.name != LAST:  # later progress is discarded: last.pth must not be ahead of the metrics

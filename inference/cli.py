@@ -31,6 +31,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     add("--checkpoint", default="best", help="of a run folder: best (default), last, best_f1, ...")
     add("--weights", nargs="+", type=float, help="of several models: the weight of each")
     add("--vote", choices=("soft", "hard"), default="soft", help="of several: mean of probabilities, or most votes")
+    add("--decision", help="of the same runs: a tuned decision, as scripts.tune writes it")
     add("--parts", action="store_true", help="also write each model's own answers")
     add("--tta", "--views", choices=PRESETS, help="test-time augmentation (default: the config's views)")
     add("--info-dir", help="a folder with info.csv and images/ (default: the config's info_dir)")
@@ -44,6 +45,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     arguments = parser.parse(argv)
     if arguments.bs is not None and arguments.bs < 1:
         raise ConfigError(f"--bs {arguments.bs}: must be at least 1")
+    if arguments.decision is not None and (arguments.weights is not None or arguments.vote != "soft"):
+        raise ConfigError(f"--decision {arguments.decision}: brings its own weights; leave out --weights and --vote")
     _fill_in_from_environment(arguments)
     for path in arguments.resume:
         refuse_missing(Path(path))

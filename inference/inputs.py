@@ -49,6 +49,13 @@ class EnsembleMember:
         return {"checkpoint": str(self.path), "run": self.predictor.run_name, "weight": self.weight}
 
     @property
+    def run(self) -> str:
+        """<name>/<run>; of one fold alone with its name."""
+        folder = self.path.resolve().parent.name
+        fold = f"/{folder}" if self.run_of_folds is None and fold_number(folder) is not None else ""
+        return f"{self.predictor.name}/{self.predictor.run_name}{fold}"
+
+    @property
     def title(self) -> str:
         """<name>_<run>, with the fold where one is named alone; safe as a file name, whoever made the checkpoint."""
         folder = self.path.resolve().parent.name
@@ -145,7 +152,7 @@ def files_read(members: Sequence[EnsembleMember], arguments: Namespace) -> list[
     """The files that the answers are made of, which must not be overwritten: the checkpoints, and the tables of the
     images, of the models' training data, and of the true answers."""
     folder = evaluation_folder(members, arguments.info_dir) if arguments.split is None else None
-    files = [arguments.answers, folder and f"{folder}/info.csv"]
+    files = [arguments.answers, arguments.decision, folder and f"{folder}/info.csv"]
     for member in members:
         files += [member.path, member.predictor.config.get("label_fixes")]
         for source in member.predictor.sources:

@@ -145,6 +145,10 @@ class Score:
         """Of other persons; NaN for one person."""
         return _standard_error(self.value, self.without, self.num_persons)
 
+    def error_of(self, other: Score) -> float:
+        """The standard error of the difference to another score of the same persons."""
+        return _standard_error(self.value - other.value, self.without - other.without, self.num_persons)
+
     def interval(self) -> Interval:
         """95 %. Where all images are right (or wrong), the jackknife knows no error: the exact interval of a share of
         `effective_persons` (Clopper & Pearson 1934) is taken. Of one person nothing is known."""

@@ -1,19 +1,22 @@
-"""Out-of-fold predictions: those of each image by the one fold's model that did not train on it."""
+"""Out-of-fold predictions: those of each image by a model that did not train on it. In a run of folds that is each
+image's fold, in another run the validation images' one model."""
 
 from __future__ import annotations
 
 import csv
 import logging
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from data_loader.records import LabelTable, Record
-from data_loader.records.tables import as_cell
+from data_loader.records import LabelTable
+from data_loader.records.tables import as_cell, from_cell
 from inference.evaluation import SetScores, classifications, evaluate, with_interval
 from inference.predictor import Predictor, Probabilities, find_checkpoint
 from inference.submission import write_csv
@@ -25,8 +28,117 @@ from utils.run_folders import RunFolders
 logger = logging.getLogger(__name__)
 
 OUT_OF_FOLD_FILE = "out_of_fold.csv"
-"""id, person, fold, then each head's probability of each of its training classes; in a fold's folder its own images, in
-the run's those of all folds."""
+"""A `PredictionTable`; in a fold's folder of its own images, in the run's of all."""
+
+KEYS = ["id", "person", "fold"]
+
+
+@dataclass(frozen=True)
+class PredictionTable:
+    """What models predict of N images that they did not train on, and what is known of them.
+
+    ids, persons: (N,)
+    folds: (N,) int64; -1 where the run has none
+    by_head: probabilities (N, C) float32 over each head's training classes
+    truth: by predicted attribute the scored class, (N,) int64, -1 = unknown
+
+    As CSV: id, person, fold, a column "<head> <class>" for each probability, and "true <attribute>" with the classes'
+    names, empty where unknown.
+    """
+
+    labels: LabelSpace
+    ids: list[str]
+    persons: list[str]
+    folds: Tensor
+    by_head: dict[str, Tensor]
+    truth: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, images: LabelTable, fold: int | None, by_head: Mapping[str, Tensor]) -> PredictionTable:
+        """What one model predicts of all `images`."""
+        names = [record.name for record in images.records]
+        persons = [record.person for record in images.records]
+        folds = torch.full((len(images),), UNKNOWN if fold is None else fold)
+        return cls(images.label_space, names, persons, folds, dict(by_head), images.scoring_targets)
+
+    @classmethod
+    def joined(cls, tables: Sequence[PredictionTable]) -> PredictionTable:
+        """The rows of several, one after another."""
+
+        def by_name(dicts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+            return {name: torch.cat([each[name] for each in dicts]) for name in dicts[0]}
+
+        return cls(
+            tables[0].labels,
+            [name for table in tables for name in table.ids],
+            [person for table in tables for person in table.persons],
+            torch.cat([table.folds for table in tables]),
+            by_name([table.by_head for table in tables]),
+            by_name([table.truth for table in tables]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: Sequence[int]) -> PredictionTable:
+        """The table of some rows, by number."""
+        return PredictionTable(
+            self.labels,
+            [self.ids[row] for row in rows],
+            [self.persons[row] for row in rows],
+            self.folds[rows],
+            {name: table[rows] for name, table in self.by_head.items()},
+            {name: classes[rows] for name, classes in self.truth.items()},
+        )
+
+    def write(self, file: Path) -> None:
+        """Raises ConfigError, or StorageFullError, where it cannot be written."""
+        folds = ["" if fold == UNKNOWN else str(fold) for fold in self.folds.tolist()]
+        numbers = torch.cat(list(self.by_head.values()), dim=1).tolist()
+        names = {name: [*attribute.class_names, ""] for name, attribute in self.labels.predicted_attributes.items()}
+        truth = [[names[name][number] for number in self.truth[name].tolist()] for name in names]  # -1 is the last: ""
+        rows = zip(self.ids, self.persons, folds, numbers, zip(*truth, strict=True), strict=True)
+        write_csv(
+            file,
+            _header(self.labels),
+            [[*keys, *(f"{value:.9g}" for value in row), *true] for *keys, row, true in rows],  # exact for a float32
+        )
+
+    @classmethod
+    def read(cls, file: Path, labels: LabelSpace) -> PredictionTable:
+        """A file that `write` has made; one of an earlier version has no truth, all of it is then unknown.
+
+        Raises OSError, or ValueError where it is not one of `labels`."""
+        with file.open(newline="", encoding="utf-8") as stream:
+            header, *rows = csv.reader(stream)
+        expected, attributes = _header(labels), labels.predicted_attributes
+        has_truth = header == expected
+        width = len(expected) - len(attributes)
+        if not (has_truth or header == expected[:width]) or any(len(row) != len(header) for row in rows):
+            raise ValueError(f"{file}: does not hold out-of-fold predictions of these heads")
+        numbers = torch.tensor([[float(value) for value in row[len(KEYS) : width]] for row in rows])
+        columns = numbers.reshape(len(rows), -1).split(list(labels.num_classes.values()), dim=1)
+        truth = {}
+        for column, (name, attribute) in enumerate(attributes.items(), start=width):
+            known = {as_cell(text): number for number, text in enumerate(attribute.class_names)} | {"": UNKNOWN}
+            cells = [row[column] for row in rows] if has_truth else [""] * len(rows)
+            if not known.keys() >= set(cells):
+                raise ValueError(f"{file}: true {name} holds what is no class of it")
+            truth[name] = torch.tensor([known[cell] for cell in cells], dtype=torch.int64)
+        return cls(
+            labels,
+            [from_cell(row[0]) for row in rows],
+            [from_cell(row[1]) for row in rows],
+            torch.tensor([int(row[2] or UNKNOWN) for row in rows], dtype=torch.int64),
+            dict(zip(labels.heads, columns, strict=True)),
+            truth,
+        )
+
+    def scores(self) -> list[SetScores]:
+        predicted = Probabilities.from_heads(self.labels, self.by_head)
+        joint = None if predicted.joint is None else predicted.joint.argmax(dim=1)
+        classes = {name: table.argmax(dim=1) for name, table in predicted.by_attribute.items()}
+        return evaluate(self.labels, classifications(self.labels, joint, classes, self.truth), self.persons)
 
 
 @dataclass(frozen=True)
@@ -67,75 +179,53 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.4f} +- {deviation:.4f}"
 
 
-def predict_fold(folders: RunFolders, images: LabelTable, device: torch.device) -> LabelTable:
-    """Writes what the fold's best checkpoint predicts of its validation images, unless that file exists.
-
-    Returns the images that it predicts: all but those that training skipped as unreadable."""
+def predict_validation(
+    folders: RunFolders, images: LabelTable, device: torch.device
+) -> tuple[LabelTable, PredictionTable]:
+    """The validation images of a run or a fold, but those that training skipped as unreadable, and what its best
+    checkpoint predicts of them: kept in OUT_OF_FOLD_FILE, or read where that is there."""
     file = folders.models / OUT_OF_FOLD_FILE
     predictor = Predictor.from_checkpoint(find_checkpoint(folders.models), device, PRESETS["none"])
     if predictor.loader_arguments["on_bad_image"] == "skip":
         images = images.without(predictor.find_unreadable(images.records, "skip"))
-    keys = [[as_cell(record.name), as_cell(record.person), str(folders.fold)] for record in images.records]
-    if distributed.is_main_process() and not _is_complete(file, images.label_space, keys):
-        if file.exists():
-            logger.warning("%s: is not what this fold predicts of its images; it is written again", file)
-        table = torch.cat(list(predictor.predict(images.records).by_head.values()), dim=1)
-        values = [[f"{value:.9g}" for value in row] for row in table.tolist()]  # exact for a float32
-        write_csv(file, _header(images.label_space), [key + row for key, row in zip(keys, values, strict=True)])
+    table = _read_if_whole(file, images, folders.fold)
+    distributed.barrier()  # all have looked for the file
+    if table is None:
+        table = PredictionTable.of(images, folders.fold, predictor.predict(images.records).by_head)
+        if distributed.is_main_process():
+            if file.exists():
+                logger.warning("%s: is damaged, or of an earlier version; it is written again", file)
+            table.write(file)
     distributed.barrier()
-    return images
+    return images, table
 
 
-def join_folds(run: RunFolders, images_by_fold: Sequence[LabelTable]) -> FoldScores:
-    """Joins the folds' files to the run's, in order of folds, and scores them against the known labels.
-
-    images_by_fold: of each fold, the images that its file predicts
+def join_folds(run: RunFolders, folds: Sequence[tuple[LabelTable, PredictionTable]]) -> FoldScores:
+    """Joins the folds' tables to the run's file, in order of folds, and scores them against the known labels.
 
     Where sources have images of the same name, the run's file has their paths for ids."""
-    labels = images_by_fold[0].label_space
-    rows_by_fold = [
-        read_rows(run.of_fold(fold).models / OUT_OF_FOLD_FILE, labels) for fold in range(len(images_by_fold))
-    ]
-    rows = [row for rows in rows_by_fold for row in rows]
-    records = [record for images in images_by_fold for record in images.records]
+    joined = PredictionTable.joined([table for _, table in folds])
+    if len(set(joined.ids)) < len(joined):
+        joined = replace(joined, ids=[short_path(record.path) for images, _ in folds for record in images.records])
     if distributed.is_main_process():
-        names = [record.name for record in records]
-        ids = names if len(set(names)) == len(names) else [short_path(record.path) for record in records]
-        joined = [[name, *row[1:]] for name, row in zip(ids, rows, strict=True)]
-        write_csv(run.models / OUT_OF_FOLD_FILE, _header(labels), joined)
+        joined.write(run.models / OUT_OF_FOLD_FILE)
     distributed.barrier()
-    return FoldScores(
-        [_scores(labels, each, images.records) for each, images in zip(rows_by_fold, images_by_fold, strict=True)],
-        _scores(labels, rows, records),
-    )
-
-
-def read_rows(file: Path, labels: LabelSpace) -> list[list[str]]:
-    """The rows of a file of out-of-fold predictions. Raises OSError, or ValueError where it is not one of `labels`."""
-    with file.open(newline="", encoding="utf-8") as stream:
-        header, *rows = csv.reader(stream)
-    if header != _header(labels) or any(len(row) != len(header) for row in rows):
-        raise ValueError(f"{file}: does not hold out-of-fold predictions of these heads")
-    return rows
+    return FoldScores([table.scores() for _, table in folds], joined.scores())
 
 
 def _header(labels: LabelSpace) -> list[str]:
     classes = [f"{name} {known}" for name, head in labels.heads.items() for known in head.class_names]
-    return ["id", "person", "fold", *classes]
+    return [*KEYS, *classes, *(f"true {name}" for name in labels.predicted_attributes)]
 
 
-def _is_complete(file: Path, labels: LabelSpace, keys: Sequence[Sequence[str]]) -> bool:
+def _read_if_whole(file: Path, images: LabelTable, fold: int | None) -> PredictionTable | None:
+    """The table in a file; None unless it is of exactly these images and what is known of them."""
     try:
-        return [row[:3] for row in read_rows(file, labels)] == keys
+        table = PredictionTable.read(file, images.label_space)
     except (OSError, ValueError, csv.Error):
-        return False
-
-
-def _scores(labels: LabelSpace, rows: Sequence[Sequence[str]], records: Sequence[Record]) -> list[SetScores]:
-    table = torch.tensor([[float(value) for value in row[3:]] for row in rows])
-    columns = table.split(list(labels.num_classes.values()), dim=1)
-    predicted = Probabilities.from_heads(labels, dict(zip(labels.heads, columns, strict=True)))
-    joint = None if predicted.joint is None else predicted.joint.argmax(dim=1)
-    classes = {name: table.argmax(dim=1) for name, table in predicted.by_attribute.items()}
-    found = classifications(labels, joint, classes, LabelTable.from_records(records, labels).scoring_targets)
-    return evaluate(labels, found, [record.person for record in records])
+        return None
+    expected = PredictionTable.of(images, fold, table.by_head)
+    is_same = (table.ids, table.persons) == (expected.ids, expected.persons)
+    is_same = is_same and torch.equal(table.folds, expected.folds)
+    is_same = is_same and all(torch.equal(classes, expected.truth[name]) for name, classes in table.truth.items())
+    return table if is_same else None

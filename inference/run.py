@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,12 @@ from data_loader.records.records import Record
 from inference.ensemble import Ensemble, EnsemblePrediction
 from inference.evaluation import SetScores, class_distribution
 from inference.inputs import EnsembleMember, files_read
+from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Probabilities, predict
+from inference.run_predictions import digest_of
 from inference.submission import origin_file, write_origin, write_probabilities, write_submission
+from inference.tta import PRESETS
+from inference.tuning.decision import Decision, TunedEnsemble
 from utils.errors import ConfigError
 from utils.files import obstacle_to_replacing
 from utils.run_folders import obstacle_to_writing
@@ -47,6 +52,28 @@ def ensemble_of(members: Sequence[EnsembleMember]) -> Ensemble:
     return ensemble
 
 
+def tuned_ensemble_of(members: Sequence[EnsembleMember], file: Path) -> TunedEnsemble:
+    """The models' ensemble by the tuned decision in a file, which the log describes.
+
+    Raises ConfigError where the file is no decision, or was learned from other runs."""
+    decision, labels = Decision.read(file), [member.predictor.labels for member in members]
+    try:
+        runs = decision.members_of([member.run for member in members], labels)
+    except ValueError as error:
+        raise ConfigError(f"--decision {file}: {error}") from None
+    sizes = Counter(run.name for run in runs)
+    for member, run in zip(members, runs, strict=True):
+        table = (member.run_of_folds or member.path.parent) / OUT_OF_FOLD_FILE
+        if table.is_file() and digest_of(table) != run.out_of_fold:
+            raise ConfigError(f"--decision {file}: {run.name} has been trained further since; tune again")
+        if list(member.predictor.tta) != list(PRESETS["none"]):
+            logger.warning("%s: was learned without test-time augmentation, and %s answers with it", file, run.name)
+    ensemble = TunedEnsemble(decision, runs, labels, [run.weight / sizes[run.name] for run in runs])
+    for line in ensemble.describe():
+        logger.info("%s", line)
+    return ensemble
+
+
 def predict_all(
     members: Sequence[EnsembleMember], records: Sequence[Record], arguments: Namespace
 ) -> list[Probabilities]:
@@ -61,7 +88,7 @@ def write_results(
     records: Sequence[Record],
     members: Sequence[EnsembleMember],
     by_member: Sequence[Probabilities],
-    ensemble: Ensemble,
+    ensemble: Ensemble | TunedEnsemble,
     predicted: EnsemblePrediction,
     arguments: Namespace,
 ) -> None:
@@ -70,7 +97,8 @@ def write_results(
 
     def write(path: Path, labels: LabelSpace, answers: EnsemblePrediction, made_by: Sequence[EnsembleMember]) -> None:
         write_submission(path, names, labels, answers.joint, answers.classes)
-        write_origin(path, labels, [member.describe() for member in made_by])
+        decision = arguments.decision if made_by is members else None
+        write_origin(path, labels, [member.describe() for member in made_by], decision)
         logger.info("%s: %d answers", path, len(names))
         if arguments.probabilities:
             write_probabilities(probabilities_file(path), names, labels, answers.probabilities)

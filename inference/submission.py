@@ -86,9 +86,14 @@ def origin_file(submission: Path) -> Path:
     return submission.with_name(f"{submission.name}.json")
 
 
-def write_origin(submission: Path, labels: LabelSpace, members: Sequence[Mapping[str, Any]]) -> None:
-    """Writes what made a submission: its label space, and of each model the checkpoint, the run and the weight."""
+def write_origin(
+    submission: Path, labels: LabelSpace, members: Sequence[Mapping[str, Any]], decision: str | None = None
+) -> None:
+    """Writes what made a submission: its label space, of each model the checkpoint, the run and the weight, and the
+    file of a tuned decision."""
     origin = {"labels": labels.to_config(), "models": list(members)}
+    if decision is not None:
+        origin["decision"] = decision
     write_output(origin_file(submission), f"{json.dumps(origin, indent=4, ensure_ascii=False)}\n")
 
 

@@ -1,0 +1,136 @@
+"""The out-of-fold predictions of runs, as their folders keep them, and what several runs have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from base.batch import UNKNOWN
+from base.label_space import LabelSpace
+from data_loader.records import read_records, sources
+from data_loader.records.tables import raise_problems
+from inference.inputs import folds_with_checkpoints
+from inference.out_of_fold import OUT_OF_FOLD_FILE, PredictionTable
+from inference.predictor import find_checkpoint
+from utils.checkpoint.checkpoint_file import read_checkpoint
+from utils.config.former_defaults import upgraded
+from utils.config.sections import exported
+from utils.errors import CheckpointError, ConfigError, DataError
+from utils.files import short_path
+
+
+@dataclass(frozen=True)
+class RunPredictions:
+    """What a run predicts of images that it did not train on.
+
+    folder: of its checkpoints
+    name: <name>/<run>
+    config: resolved
+    digest: of the table's file
+    """
+
+    folder: Path
+    name: str
+    config: dict[str, Any]
+    table: PredictionTable
+    digest: str
+
+    @classmethod
+    def read(cls, folder: Path) -> RunPredictions:
+        """Raises CheckpointError where the folder is no run, or has no such table; DataError where the truth must be
+        read from the data, as for a table of an earlier version, and cannot be."""
+        if folder.is_file():
+            raise CheckpointError(f"{folder}: is a file; name the run's folder, which has {OUT_OF_FOLD_FILE}")
+        checkpoint = find_checkpoint(next(iter(folds_with_checkpoints(folder).values()), folder))
+        content, file = read_checkpoint(checkpoint), folder / OUT_OF_FOLD_FILE
+        try:
+            config = upgraded(content["config"])
+            labels = LabelSpace(**content["labels"])
+            name = f"{config['name']}/{content['run_name']}"
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{checkpoint}: holds no run of this version ({error!r:.80})") from None
+        try:
+            table = PredictionTable.read(file, labels)
+        except OSError:
+            lacks = f"has no {OUT_OF_FOLD_FILE}, which training writes at its end"
+            raise CheckpointError(f"{folder}: {lacks}; python train.py --resume {folder} adds it") from None
+        except ValueError as error:
+            raise CheckpointError(f"{error}; python train.py --resume {folder} writes it again") from None
+        if not any((classes != UNKNOWN).any() for classes in table.truth.values()):
+            table = _with_truth(table, config, folder)
+        return cls(folder, name, config, table, digest_of(file))
+
+
+def digest_of(file: Path) -> str:
+    """Of a file's content."""
+    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
+
+
+def _with_truth(table: PredictionTable, config: Mapping[str, Any], folder: Path) -> PredictionTable:
+    """The table with what the run's data knows of its images. Raises DataError."""
+    built = [exported(sources)[spec["type"]](**spec["args"]) for spec in config["data"]]
+    fixes = config.get("label_fixes")
+    known = read_records(built, table.labels, Path(fixes) if fixes else None)
+    row_of = {record.name: row for row, record in enumerate(known.records)}
+    row_of |= {short_path(record.path): row for row, record in enumerate(known.records)}
+    if missing := [name for name in table.ids if name not in row_of]:
+        lacks = f"its data no longer has {missing[0]} ({len(missing)} of the images that it predicted are gone)"
+        raise DataError(f"{folder}: {lacks}; put them back")
+    return replace(table, truth=known[np.array([row_of[name] for name in table.ids])].scoring_targets)
+
+
+def common_images(runs: Sequence[RunPredictions]) -> list[RunPredictions]:
+    """The runs with the rows of those images alone that all of them predict, in one order.
+
+    Raises DataError where there are none, an image is in a table twice, or two runs do not know the same of one;
+    ConfigError where the runs do not predict the same classes."""
+    for run in runs[1:]:
+        _check_same_classes(runs[0], run)
+    rows = []
+    for run in runs:
+        position = {name: row for row, name in enumerate(run.table.ids)}
+        if len(position) < len(run.table):
+            raise DataError(f"{run.folder}: {OUT_OF_FOLD_FILE} has images of the same name")
+        rows.append(position)
+    common = [name for name in runs[0].table.ids if all(name in position for position in rows)]
+    if not common:
+        raise DataError(f"{', '.join(str(run.folder) for run in runs)}: have predicted no image in common")
+    found = [
+        replace(run, table=run.table[[position[name] for name in common]])
+        for run, position in zip(runs, rows, strict=True)
+    ]
+    first = found[0].table
+    problems = []
+    for run in found[1:]:
+        if first.persons != run.table.persons:
+            other = next(row for row, person in enumerate(run.table.persons) if person != first.persons[row])
+            problems.append(f"{run.folder}: {common[other]} is another person's than in {found[0].folder}")
+        for name, classes in first.truth.items():
+            if not torch.equal(classes, run.table.truth[name]):
+                row = int((classes != run.table.truth[name]).nonzero()[0])
+                problems.append(f"{run.folder}: {common[row]} has another true {name} than in {found[0].folder}")
+    raise_problems(problems)
+    return found
+
+
+def _check_same_classes(first: RunPredictions, run: RunPredictions) -> None:
+    """Raises ConfigError where two runs' answers do not mean the same."""
+    own, other = (scored_classes(each.table.labels) for each in (first, run))
+    if own != other:
+        different = next(key for key in (*own, *other) if own.get(key) != other.get(key))
+        values = f"{own.get(different, 'none')} and {other.get(different, 'none')}"
+        raise ConfigError(f"{first.folder} and {run.folder}: do not predict the same: {different} is {values}")
+
+
+def scored_classes(labels: LabelSpace) -> dict[str, list[Any]]:
+    """What answers mean: by attribute, in any order, the scored classes and bins; and the joint class's attributes."""
+    attributes = {
+        name: [*each.class_names, *(each.bins or ())] for name, each in sorted(labels.predicted_attributes.items())
+    }
+    return attributes | {"the joint class": [attribute.name for attribute in labels.joint_attributes]}
