@@ -14,12 +14,14 @@ import torch
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from data_loader.records import read_records, sources
+from data_loader.records.sources import BaseSource
 from data_loader.records.tables import raise_problems
 from inference.inputs import folds_with_checkpoints
 from inference.out_of_fold import OUT_OF_FOLD_FILE, PredictionTable
 from inference.predictor import find_checkpoint
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.config.former_defaults import upgraded
+from utils.config.plugins import plugins_of_run
 from utils.config.sections import exported
 from utils.errors import CheckpointError, ConfigError, DataError
 from utils.files import short_path
@@ -63,7 +65,7 @@ class RunPredictions:
         except ValueError as error:
             raise CheckpointError(f"{error}; python train.py --resume {folder} writes it again") from None
         if not any((classes != UNKNOWN).any() for classes in table.truth.values()):
-            table = _with_truth(table, config, folder)
+            table = _with_truth(table, config, checkpoint.parent)
         return cls(folder, name, config, table, digest_of(file))
 
 
@@ -74,9 +76,10 @@ def digest_of(file: Path) -> str:
 
 def _with_truth(table: PredictionTable, config: Mapping[str, Any], folder: Path) -> PredictionTable:
     """The table with what the run's data knows of its images. Raises DataError."""
-    built = [exported(sources)[spec["type"]](**spec["args"]) for spec in config["data"]]
     fixes = config.get("label_fixes")
-    known = read_records(built, table.labels, Path(fixes) if fixes else None)
+    with plugins_of_run(config, folder).active():
+        built = [exported(sources, BaseSource)[spec["type"]](**spec["args"]) for spec in config["data"]]
+        known = read_records(built, table.labels, Path(fixes) if fixes else None)
     row_of = {record.name: row for row, record in enumerate(known.records)}
     row_of |= {short_path(record.path): row for row, record in enumerate(known.records)}
     if missing := [name for name in table.ids if name not in row_of]:
