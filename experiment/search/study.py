@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,21 +72,22 @@ class Sweep:
         space = self.settings.space
         ends = {key: each if isinstance(each, list) else [each["low"], each["high"]] for key, each in space.items()}
         first = {key: values[0] for key, values in ends.items()}
+        of_the_config = {str(problem): problem for problem in _problems(lambda: self.config)}
         problems: dict[tuple[str, str], Problem] = {}
         for key_path, values in ends.items():
             for value in values:
                 chosen = first | {key_path: value}
-                try:
-                    check_config(self.trial_config(chosen))
-                except ConfigError as error:
-                    for wrong, text in _described(error):
-                        key = next((each for each in space if _is_at(wrong, each)), key_path)
-                        value_text = format_value(chosen[key])
-                        problem = Problem(("sweep", "space", key), f"has {value_text}: {text}")
-                        problems.setdefault((key, value_text), problem)
+                for wrong in _problems(partial(self.trial_config, chosen)):
+                    key = next((each for each in space if _is_at(dotted(wrong.key_path), each)), None)
+                    if key is None and str(wrong) in of_the_config:
+                        problems["", str(wrong)] = wrong
+                        continue
+                    key = key or key_path
+                    described = Problem(("sweep", "space", key), f"has {format_value(chosen[key])}: {wrong}")
+                    problems.setdefault((key, str(wrong)), described)
         if self.settings.pruner == "wilcoxon" and len(self.models(0)) == 1:
-            wrong = '= "wilcoxon" compares folds or seeds, and a trial has one model; "median" compares epochs'
-            problems["", ""] = Problem(("sweep", "pruner"), wrong)
+            text = '= "wilcoxon" compares folds or seeds, and a trial has one model; "median" compares epochs'
+            problems["", ""] = Problem(("sweep", "pruner"), text)
         if problems:
             raise self.config.error([*problems.values()])
 
@@ -216,10 +218,10 @@ def _is_at(key_path: str, above: str) -> bool:
     return key_path == above or key_path.startswith(f"{above}.")
 
 
-def _described(error: ConfigError) -> Iterator[tuple[str, str]]:
-    """Each problem of an error with its key path; "" where it has none."""
-    for problem in error.problems:
-        yield dotted(problem.key_path), str(problem)
-    if not error.problems:
-        for line in str(error).splitlines():
-            yield "", line
+def _problems(config: Callable[[], ConfigParser]) -> list[Problem]:
+    """What is wrong with a config, from its making on."""
+    try:
+        check_config(config())
+    except ConfigError as error:
+        return error.problems or [Problem((), line) for line in str(error).splitlines()]
+    return []
