@@ -14,7 +14,7 @@ from typing import Any
 from utils.config.layers import HIDDEN, Layers, Override
 from utils.config.plugins import KEY, Component, load_plugins
 from utils.config.sections import Section, Sections, TypedSection
-from utils.config.template_keys import template_problems
+from utils.config.template_keys import CONFIG_METHODS, GUIDE, template_problems
 from utils.errors import ConfigError, InvalidConfig, KeyPath, Problem
 from utils.wording import format_value
 
@@ -133,6 +133,11 @@ class ConfigParser:
         with self.plugins.active():
             shorten(short)
         return short
+
+    def __getattr__(self, name: str) -> Any:
+        if name in CONFIG_METHODS:
+            raise AttributeError(f"config.{name} is pytorch-template's: here it is {CONFIG_METHODS[name]} ({GUIDE})")
+        raise AttributeError(f"a ConfigParser has no attribute {name!r}")
 
     def __getitem__(self, key: str) -> Any:
         return self.resolved[key]

@@ -23,9 +23,10 @@ class BaseModel(nn.Module, ABC):
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
-    def __init__(self, num_classes: Mapping[str, int]) -> None:
+    def __init__(self, num_classes: Mapping[str, int] | None = None) -> None:
         super().__init__()
-        assert num_classes, "a model needs a head"
+        if not num_classes:
+            raise ValueError("num_classes, the classes by head, must be handed on: super().__init__(num_classes)")
         self.num_classes = dict(num_classes)
 
     @abstractmethod

@@ -26,6 +26,7 @@ from parse_config import ConfigParser
 from trainer.averaging import StochasticWeightAveraging
 from utils.config.plugins import place_in_plugin
 from utils.config.signatures import constructor_problems, locate
+from utils.config.template_keys import GUIDE, TRAINER_METHODS
 from utils.errors import ConfigError, KeyPath, Problem
 from utils.run_folders import obstacle_to_writing, refuse_missing
 from utils.wording import first_line, not_one_of
@@ -152,7 +153,12 @@ def _model(config: ConfigParser) -> Iterator[Problem]:
         try:
             outputs = model(torch.empty(2, 3, height, width))
         except Exception as error:  # timm has no exceptions of its own: assertions, RuntimeErrors and more
-            if size is not None and "meta" not in str(error):  # not every layer can run there
+            if "meta" in str(error):  # not every layer can run there
+                return
+            if place := place_in_plugin(error):
+                wrong = f"fails on two images of {height} x {width} pixels, at {place}: {first_line(error)[:200]}"
+                yield config.problem("arch.type", wrong)
+            elif size is not None:
                 wrong = f"does not suit the model: {first_line(error)[:200]}"
                 yield config.problem("data_loader.args.input_size", wrong)
             return
@@ -237,6 +243,14 @@ def _schedule(config: ConfigParser) -> Iterator[Problem]:
         yield config.problem("lr_scheduler.interval", f'must be "epoch": {name} looks at an epoch\'s metric')
 
 
+def _trainer(config: ConfigParser) -> Iterator[Problem]:
+    trainer = config.component("trainer")
+    for name, ours in TRAINER_METHODS.items():
+        if hasattr(trainer, name):
+            wrong = f"defines {name}, which is pytorch-template's and is never called: here it is {ours} ({GUIDE})"
+            yield config.problem("trainer.type", wrong)
+
+
 def _averaging(config: ConfigParser) -> Iterator[Problem]:
     averaging, epochs = config.build("weight_averaging"), config["trainer"]["epochs"]
     if isinstance(averaging, StochasticWeightAveraging) and averaging.from_epoch > epochs:
@@ -282,6 +296,7 @@ CHECKS: tuple[tuple[str, Callable[[ConfigParser], Iterable[Problem]]], ...] = (
     ("optimizer", _optimizer),
     ("optimizer lr_scheduler trainer", _schedule),
     ("weight_averaging trainer", _averaging),
+    ("trainer", _trainer),
     ("trainer", _folders),
 )
 """The key paths that each check reads, and the check."""

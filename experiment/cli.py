@@ -24,7 +24,7 @@ FLAGS_FOR_KEYS = {
     "--bs": "data_loader.args.batch_size",
     "--from": "initial_weights",
 }
-"""Flags that are short for --set <key>=..."""
+"""Flags that are short for --set <key>=...: a line makes another."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     parser = CommandLine(_keys_of_default, description="Trains the model that a JSON config describes.")
     parser.add_argument("-c", "--config", type=Path, help="the config file (default: config.json)")
     parser.add_argument("-r", "--resume", help="a checkpoint or run folder to resume, or auto: the config's newest run")
-    parser.add_argument("--from", metavar="RUN", help="a run or checkpoint whose weights a new run begins with")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or 1 (default: the best there is)")
-    parser.add_argument("--lr", help="short for --set optimizer.args.lr=...")
-    parser.add_argument("--bs", help="short for --set data_loader.args.batch_size=...")
+    for flag, key_path in FLAGS_FOR_KEYS.items():
+        parser.add_argument(flag, metavar="VALUE", help=f"short for --set {key_path}=...")
     parser.add_argument(
         "--set",
         action="append",
@@ -84,7 +83,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     given = vars(parser.parse(argv))
     overrides = [parse_override(text) for text in given.pop("set")]
     for flag, key_path in FLAGS_FOR_KEYS.items():
-        if (value := given.pop(flag.strip("-"))) is not None:
+        if (value := given.pop(flag.strip("-").replace("-", "_"))) is not None:
             overrides.append(Override(key_path, value, flag))
     return Arguments(**given, overrides=tuple(overrides), command=shlex.join(["train.py", *argv]))
 

@@ -1,4 +1,4 @@
-"""Keys of pytorch-template that have another form here, each with ours: no spelling is near enough to find it."""
+"""What has another form here than in pytorch-template, each with ours: no spelling is near enough to find it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,29 @@ OURS: dict[KeyPath, str] = {
     ),
     ("data_loader", "args", "training"): "remove it: train.py trains and test.py predicts",
 }
+
+
+CONFIG_METHODS = {
+    "init_obj": 'config.build("arch", num_classes=...): the section, and what the program adds by name',
+    "init_ftn": 'config.component("optimizer"), the class that a section names, and config["optimizer"]["args"]',
+    "get_logger": "logging.getLogger(__name__); trainer.verbosity says how much of it is shown",
+    "config": "config.resolved, plain data with every default",
+    "save_dir": 'config["trainer"]["save_dir"]; a run\'s folders are utils/run_folders.py\'s RunFolders',
+    "log_dir": 'config["trainer"]["save_dir"]; a run\'s folders are utils/run_folders.py\'s RunFolders',
+    "resume": "--resume of train.py; experiment/resume.py reads the checkpoint",
+}
+"""Of its ConfigParser."""
+TRAINER_METHODS = {
+    "_train_epoch": (
+        "train_epoch(self, epoch), which returns the epoch's metrics, or train_step(self, micro_batches, epoch), one "
+        "update of the weights"
+    ),
+    "_valid_epoch": "validate(self, epoch), which returns metrics such as val/loss",
+    "_save_checkpoint": "state_dict(self), what every checkpoint holds",
+    "_resume_checkpoint": "load_state_dict(self, state, path), which takes what state_dict gave",
+    "_progress": "the progress bar of train_epoch",
+}
+"""Of its Trainer: nothing calls them here."""
 
 
 def template_problems(values: Mapping[str, Any]) -> list[Problem]:
