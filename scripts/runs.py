@@ -2,6 +2,7 @@
 
 python -m scripts.runs --sort val/f1
 python -m scripts.runs diff saved/models/<name>/<run> saved/models/<name>/<other run>
+python -m scripts.runs compare saved/models/<name>/<run> saved/models/<name>/<other run>
 python -m scripts.runs explain saved/models/<name>/<run> optimizer.args.lr
 """
 
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiment.comparison import compare_runs
 from experiment.runs import RunSummary, compare_configs, explain, summarise_run, summarise_runs, usual
 from experiment.search.results import summaries
 from utils.command_line import CommandLine
@@ -88,16 +90,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandLine(prog="runs", description="Lists, compares and explains runs.")
     parser.add_argument("--save-dir", type=Path, default=Path("saved"), help="where the runs are (default: saved)")
     parser.add_argument("--sort", metavar="METRIC", help="the best first by this metric, such as val/f1")
-    verbs = parser.add_subparsers(dest="verb", metavar="diff | explain")
+    verbs = parser.add_subparsers(dest="verb", metavar="diff | compare | explain")
     diff = verbs.add_parser("diff", help="what differs between two runs")
     diff.add_argument("first", type=Path)
     diff.add_argument("second", type=Path)
+    compared = verbs.add_parser("compare", help="which run is better, and how sure that is, by person")
+    compared.add_argument("runs", nargs="+", type=Path, help="those that differ in the seed alone are one group")
     explained = verbs.add_parser("explain", help="which file or flag set a value of a run's config")
     explained.add_argument("run", type=Path)
     explained.add_argument("key", help="a key path, such as optimizer.args.lr, or optimizer for all below it")
     given = parser.parse(argv)
     if given.verb == "diff":
         lines = describe_difference(given.first, given.second)
+    elif given.verb == "compare":
+        lines = compare_runs(given.runs)
     elif given.verb == "explain":
         lines = [f"{key} = {format_value(value)}  ({origin})" for key, value, origin in explain(given.run, given.key)]
     else:

@@ -15,6 +15,7 @@ from data_loader.records.records import Record
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor
 from inference.run_predictions import RunPredictions
+from scripts import runs as runs_script
 from scripts import tune
 from tests.integration.drawn_road import resume, run, write_config
 from utils.errors import CheckpointError, ConfigError
@@ -87,6 +88,15 @@ def test_tuned_and_answered(runs: tuple[Path, Path], tmp_path: Path, capsys: pyt
     tuned.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="trained further"):
         test_script.main(["-r", str(runs[0]), "--decision", str(tuned), "--output", str(tmp_path / "b.csv")])
+
+
+def test_real_runs_are_compared(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    runs_script.main(["compare", *map(str, runs)])
+    lines = capsys.readouterr().out.splitlines()
+    common = len(RunPredictions.read(runs[1]).table)
+    assert lines[0].startswith(f"{common} images of {common // 7} persons are common")
+    assert "different images" in lines[1]
+    assert any("against" in line for line in lines)
 
 
 def test_what_cannot_be_tuned_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
