@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -150,13 +149,16 @@ def look_at_pictures(paths: Sequence[Path], pipelines: Sequence[Pipeline], show_
     paths: absolute
 
     Raises DataError for an image that cannot be read; ConfigError where a network cannot be used; StopSignal."""
-    prefixes = {json.dumps(each.prefix.preparation.key): each.prefix for each in pipelines if each.prefix.preparation}
+    prefixes = {id(each.prefix.preparation): each.prefix for each in pipelines}
+    reported: list[dict[str, Any]] = []
     for prefix in prefixes.values():
-        assert prefix.preparation is not None
+        if prefix.preparation is None or not paths:
+            continue
         found = prefix.preparation.find_all(paths, prefix.bits_used_of_16, show_progress)
-        lines = fallback_report(zip(map(short_path, paths), found, strict=True))
-        for line in lines if paths else ():
-            logger.log(logging.WARNING if any(found) else logging.INFO, "preparation: %s", line)
+        if prefix.preparation.key not in reported:  # several models may prepare alike
+            reported.append(prefix.preparation.key)
+            for line in fallback_report(zip(map(short_path, paths), found, strict=True)):
+                logger.log(logging.WARNING if any(found) else logging.INFO, "preparation: %s", line)
 
 
 def _batches(feed: BatchFeed, table: LabelTable) -> Iterator[Batch]:

@@ -29,13 +29,13 @@ from inference.exported import (
     FILES,
     HEAD_PREFIX,
     Exported,
-    ExportedPredictor,
     Format,
     Network,
     Precision,
     digest_of,
     load_exported,
 )
+from inference.exported_preparation import is_ours, write_preparation
 from inference.predictor import EXPORTED_FILE, Predictor, Probabilities, predict
 from inference.scores import SCORES_FILE, TestScores
 from inference.tta import PRESETS
@@ -148,7 +148,7 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"--output {folder}: cannot be written: {obstacle}")
     ours = {EXPORTED_FILE, CARD_FILE, EXAMPLE_FILE, SCORES_FILE, *FILES.values()}
     inside = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if inside and (EXPORTED_FILE not in inside or inside - ours):
+    if inside and (EXPORTED_FILE not in inside or any(not is_ours(name) for name in inside - ours)):
         raise ConfigError(f"--output {folder}: is not empty, and no earlier export; name a new folder")
 
 
@@ -175,6 +175,8 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         for name in (EXPORTED_FILE, CARD_FILE, EXAMPLE_FILE, SCORES_FILE, *FILES.values()):
             (folder / name).unlink(missing_ok=True)
+        for path in filter(lambda path: is_ours(path.name), [*folder.iterdir()]):
+            path.unlink()
         _write_model(predictor, file, kind, precision)
         _write_description(predictor, folder, kind, precision)
         parity = compare(predictor, _predictor_of(folder, kind), records)
@@ -184,7 +186,7 @@ def export(
             raise CheckpointError(f"{file}: its probabilities {found}; export to another format")
         write_atomically(folder / CARD_FILE, model_card(predictor, kind, precision, parity, tested).encode())
         if kind in EXAMPLES:
-            write_atomically(folder / EXAMPLE_FILE, EXAMPLES[kind].encode())
+            write_atomically(folder / EXAMPLE_FILE, example(kind, predictor.preparation is not None).encode())
     except OSError as error:
         failure = StorageFullError if error.errno in FULL else ConfigError
         raise failure(f"--output {folder}: cannot be written: {error.strerror or error}") from None
@@ -316,11 +318,14 @@ def _predictor_of(folder: Path, kind: Format) -> Predictor:
             return dict(zip(heads, program(images.contiguous())[-len(heads) :], strict=True))
 
     found: Network = network
-    return ExportedPredictor(found, own.labels, own.preprocessing, own.content, PRESETS["none"], folder=folder)
+    return own.predictor(found, PRESETS["none"])
 
 
 def _write_description(predictor: Predictor, folder: Path, kind: Format, precision: Precision) -> None:
     graph = ExportedGraph(nn.Identity(), predictor.labels, predictor.preprocessing)
+    preprocessing = predictor.preprocessing.to_config()
+    if predictor.preparation is not None:
+        write_preparation(preprocessing, predictor.preparation.preparation, folder)
     description = {
         "format": kind,
         "precision": precision,
@@ -328,7 +333,7 @@ def _write_description(predictor: Predictor, folder: Path, kind: Format, precisi
         "outputs": graph.output_names,
         "classes": {name: list(each.class_names) for name, each in predictor.labels.predicted_attributes.items()},
         "labels": predictor.labels.to_config(),
-        "preprocessing": predictor.preprocessing.to_config(),
+        "preprocessing": preprocessing,
         "trained": {
             "config": predictor.config,
             "run_name": predictor.run_name,
@@ -360,6 +365,8 @@ def model_card(
         test_scores = f"    {tested.images or 'the test side of the split'}, {tested.num_images} images\n" + "\n".join(
             lines
         )
+    steps = ", ".join(step["type"] for step in predictor.preprocessing.preparation)
+    prepared = f" preparation ({steps}) and the" if steps else ""
     differences = "\n".join(f"    {line}" for line in parity.lines())
     use = "python test.py --resume <this folder>, in the project that it comes from"
     if kind in EXAMPLES:
@@ -373,7 +380,7 @@ def model_card(
 ## What it predicts
 {classes}
 
-Its input are RGB photographs like those it was trained on, {width} x {height} pixels after the transforms in
+Its input are RGB photographs like those it was trained on, {width} x {height} pixels after the{prepared} transforms in
 {EXPORTED_FILE}.
 
 ## Data
@@ -413,11 +420,11 @@ from PIL import Image, ImageOps
 FOLDER = Path(__file__).parent
 model = json.loads((FOLDER / "model.json").read_text(encoding="utf-8"))
 $LOAD
-
+$PREPARATION
 
 def prepare(path):
     image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
-    for transform in model["preprocessing"]["eval_transforms"]:
+$PREPARE    for transform in model["preprocessing"]["eval_transforms"]:
         args = transform["args"]
         if transform["type"] == "Resize":
             size = (args["width"], args["height"])
@@ -434,6 +441,13 @@ for path in sys.argv[1:]:
     for attribute, classes in model["classes"].items():
         best = int(probabilities[attribute][0].argmax())
         print(f"{path}: {attribute} {classes[best]} ({probabilities[attribute][0][best]:.3f})")
+"""
+
+
+_PREPARATION = """sys.path.insert(0, str(FOLDER / "preparation.zip"))
+from data_loader.preparation.build import saved_preparation  # pip install pydantic
+
+preparation = saved_preparation(model["preprocessing"]["preparation"], FOLDER / "model.json")
 """
 
 
@@ -454,4 +468,13 @@ EXAMPLES: dict[Format, str] = {
         "network(torch.from_numpy(prepare(path)))",
     ),
 }
-"""By format, example.py."""
+"""By format, example.py without what a preparation adds."""
+
+
+def example(kind: Format, is_prepared: bool) -> str:
+    """example.py.
+
+    is_prepared: whether the model has a preparation"""
+    prepare = "    image, _ = preparation(image)\n"
+    lines = (_PREPARATION, prepare) if is_prepared else ("", "")
+    return EXAMPLES[kind].replace("$PREPARATION", lines[0]).replace("$PREPARE", lines[1])

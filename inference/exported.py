@@ -4,6 +4,7 @@ model.json        labels, preprocessing, the run's config, and the checksum of t
 model.onnx        or model.safetensors, model.pt2
 README.md         the model card
 example.py        classifies photographs without this project; not beside model.safetensors
+preparation.zip   of a model with a preparation: its code, for example.py; and preparation_0.onnx, ...: its networks
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from base.weights import load_weights
+from data_loader.preparation.build import saved_preparation
+from data_loader.preparation.preparation import Preparation
 from data_loader.transforms import TRANSFORMS
 from inference.predictor import EXPORTED_FILE, Predictor, Probabilities, check_types
 from inference.tta import Tta
@@ -69,8 +72,7 @@ def load_exported(folder: Path, device: torch.device | str = "cpu", tta: Tta | N
     named = _types_in([exported.preprocessing.eval_transforms, exported.content["config"].get("views")])
     plugins = PlugIns() if named <= TRANSFORMS.keys() else plugins_of_run(exported.content["config"], folder)
     with plugins.active():
-        own = exported
-        return ExportedPredictor(network, own.labels, own.preprocessing, own.content, tta, folder=folder)
+        return exported.predictor(network, tta)
 
 
 def _types_in(value: Any) -> set[str]:
@@ -119,12 +121,28 @@ class Exported:
             raise CheckpointError(f"{file}: is damaged, or not of this {EXPORTED_FILE}; copy the whole folder again")
         return found
 
+    @property
+    def preparation(self) -> Preparation | None:
+        """Built anew. Raises ConfigError where a package or a file is missing; CheckpointError where it is damaged, or
+        a network is another one."""
+        origin = self.file.parent / EXPORTED_FILE
+        try:
+            return saved_preparation(self.preprocessing.preparation, origin)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{origin}: cannot be used by this version: {first_line(error)}") from None
+
+    def predictor(self, network: Network, tta: Tta | None) -> ExportedPredictor:
+        """It computes with `network`, of the model's file. Raises ConfigError, CheckpointError."""
+        given = network, self.labels, self.preprocessing, self.content, tta, self.preparation
+        return ExportedPredictor(*given, folder=self.file.parent)
+
     def predictor_of_weights(self, device: torch.device, tta: Tta | None) -> Predictor:
         """Of model.safetensors. Raises CheckpointError where the weights do not fit the config."""
         try:
             model = build_without_weights(self.content["config"]["arch"], self.labels.num_classes)
             load_weights(model, safetensors.torch.load_file(self.file), self.file)
-            return Predictor(model, self.labels, self.preprocessing, device, self.content, tta, folder=self.file.parent)
+            given = model, self.labels, self.preprocessing, device, self.content, tta, self.preparation
+            return Predictor(*given, folder=self.file.parent)
         except (KeyError, AttributeError, TypeError, ValueError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{self.file}: cannot be used by this version: {first_line(error)}") from None
 
@@ -139,10 +157,11 @@ class ExportedPredictor(Predictor):
         preprocessing: Preprocessing,
         content: dict[str, Any],
         tta: Tta | None = None,
+        preparation: Preparation | None = None,
         folder: Path | None = None,
     ) -> None:
         model: Any = nn.Identity()
-        super().__init__(model, labels, preprocessing, torch.device("cpu"), content, tta, folder=folder)
+        super().__init__(model, labels, preprocessing, torch.device("cpu"), content, tta, preparation, folder=folder)
         self.network = network
 
     def predict_batch(self, variants: Sequence[Tensor]) -> Probabilities:

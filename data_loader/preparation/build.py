@@ -23,16 +23,16 @@ PREPARATION = TypedList(TypedSection(STEPS))
 def saved_preparation(saved: Sequence[Mapping[str, Any]], origin: Path) -> Preparation | None:
     """What `Preparation.to_config` was made of; None: without steps.
 
-    origin: the checkpoint's file. A weights file that is no longer where it was may lie beside it
+    origin: the checkpoint's file. A weights file may lie beside it, too
 
     Raises ValueError where it is not of this version's form; ConfigError where a package or a file is missing;
     CheckpointError where a network is another one."""
     specs: list[Any] = []
     for step in saved:
         args = dict(step["args"])
-        if args.get("weights_file") and not Path(args["weights_file"]).is_file():
-            beside = origin.parent / Path(args["weights_file"]).name
-            args["weights_file"] = str(beside) if beside.is_file() else args["weights_file"]
+        beside = origin.parent / Path(args.get("weights_file") or "").name
+        if beside.is_file():
+            args["weights_file"] = str(beside)
         specs.append({"type": step["type"], "args": args})
     if problems := PREPARATION.problems(specs, ("preparation",)):
         raise InvalidConfig(problems)

@@ -16,13 +16,17 @@ from PIL import Image
 
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
+from data_loader.preparation import BackgroundRemoval, FaceCrop
+from data_loader.preparation.preparation import Preparation
 from data_loader.records.records import Record
 from inference.export import TOLERANCE, Parity, export, integer_coverage
 from inference.exported import Format, Precision, load_exported
 from inference.predictor import Predictor, predict
 from model.model import build_without_weights
+from tests.data_loader.preparation.tiny_networks import red_mask_network
 from tests.inference.conftest import resize
 from utils.checkpoint.checkpoint_file import write_checkpoint
+from utils.errors import CheckpointError
 
 LABELS = LabelSpace(
     {
@@ -46,7 +50,9 @@ PredictorOf = Callable[..., Predictor]
 def predictor_of(tmp_path_factory: pytest.TempPathFactory) -> PredictorOf:
     """A predictor of an untrained model, sharpened so that its answers differ between images."""
 
-    def make(arch: dict[str, Any], transforms: list[dict[str, Any]] | None = None) -> Predictor:
+    def make(
+        arch: dict[str, Any], transforms: list[dict[str, Any]] | None = None, preparation: Preparation | None = None
+    ) -> Predictor:
         torch.manual_seed(1)
         model = build_without_weights(arch, LABELS.num_classes)
         for module in model.modules():  # statistics of no data would make every image the same
@@ -55,17 +61,19 @@ def predictor_of(tmp_path_factory: pytest.TempPathFactory) -> PredictorOf:
                 module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
         for head in LABELS.heads:
             model.get_parameter(f"heads.head_{head}.weight").data *= 100
-        preprocessing = Preprocessing((32, 32), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), transforms or resize(32, 32))
+        steps = [] if preparation is None else preparation.to_config()
+        statistics = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+        preprocessing = Preprocessing((32, 32), *statistics, transforms or resize(32, 32), preparation=steps)
         config = {"name": "Test", "arch": arch, "data_loader": {"args": {"num_workers": 0, "batch_size": 4}}}
+        file = tmp_path_factory.mktemp("run") / "model_best.pth"
         content = {
             "model": model.state_dict(),
-            "config": {**config, "trainer": {}, "data": []},
+            "config": {**config, "trainer": {"save_dir": str(file.parent / "saved")}, "data": []},
             "labels": LABELS.to_config(),
             "preprocessing": preprocessing.to_config(),
             "run_name": "run",
             "completed_epochs": 3,
         }
-        file = tmp_path_factory.mktemp("run") / "model_best.pth"
         write_checkpoint(file, content)
         return Predictor.from_checkpoint(file)
 
@@ -119,11 +127,30 @@ def test_less_precision_is_measured(
         assert left == [0, 12]
 
 
-def test_weights_are_equal(predictor_of: PredictorOf, records: list[Record], tmp_path: Path) -> None:
-    predictor = predictor_of(ARCHITECTURES["convnet"])
+@pytest.fixture
+def preparation(tmp_path: Path) -> Preparation:
+    """With a network of its own, and one of OpenCV's."""
+    network = tmp_path / "mask.onnx"
+    network.write_bytes(red_mask_network(16, 16))
+    mask = BackgroundRemoval(
+        backend="onnx", weights_file=network, input_size=(16, 16), fill=(250, 0, 9), min_share=0.01
+    )
+    return Preparation([mask, FaceCrop(detector="haar")])
+
+
+def test_weights_are_equal(
+    predictor_of: PredictorOf, records: list[Record], preparation: Preparation, tmp_path: Path
+) -> None:
+    """With a preparation, whose network's file is no longer where it was."""
+    predictor = predictor_of(ARCHITECTURES["convnet"], None, preparation)
     parity = export(predictor, tmp_path / "exported", "safetensors", "float32", records)
     assert parity.largest <= TOLERANCE
+    predict([predictor], records)  # and what its network finds is kept
+    (tmp_path / "mask.onnx").unlink()
     check_equal(predictor, load_exported(tmp_path / "exported"), records, 1e-6)
+    (tmp_path / "exported" / "preparation_0.onnx").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"model\.json: preparation\.0 .*preparation_0\.onnx"):
+        load_exported(tmp_path / "exported")
 
 
 def test_noise_is_compared_where_there_are_no_photographs(predictor_of: PredictorOf, tmp_path: Path) -> None:
@@ -134,12 +161,19 @@ def test_noise_is_compared_where_there_are_no_photographs(predictor_of: Predicto
 
 @pytest.mark.parametrize(("kind", "cropped"), [("onnx", True), ("torch", False)])
 def test_the_example_runs_without_the_project(
-    kind: Format, cropped: bool, predictor_of: PredictorOf, records: list[Record], tmp_path: Path
+    kind: Format,
+    cropped: bool,
+    predictor_of: PredictorOf,
+    records: list[Record],
+    preparation: Preparation,
+    tmp_path: Path,
 ) -> None:
+    """With a list of transforms, or with a preparation, which changes what is predicted."""
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
     transforms = [{"type": "CenterCrop", "args": {"height": 30, "width": 28}}, *resize(32, 32)] if cropped else None
-    predictor, folder = predictor_of(ARCHITECTURES["resnet"], transforms), tmp_path / "elsewhere"
+    plain, folder = predictor_of(ARCHITECTURES["resnet"], transforms), tmp_path / "elsewhere"
+    predictor = plain if cropped else predictor_of(ARCHITECTURES["resnet"], transforms, preparation)
     parity = export(predictor, folder, kind, "float32", records)
     assert parity.largest <= TOLERANCE
     if kind == "onnx":
@@ -150,9 +184,14 @@ def test_the_example_runs_without_the_project(
     Image.open(records[0].path).save(photograph, quality=95)
     files = [*(record.path for record in records), photograph]
     # -I: neither the folder of the project nor its variables are seen
+    everywhere = [Record(path, path.name, path.name, {}, "test") for path in files]
+    (expected,) = predict([predictor], everywhere)
+    if not cropped:
+        (tmp_path / "mask.onnx").unlink()
+        (without,) = predict([plain], everywhere)
+        assert float((without.by_attribute["age"] - expected.by_attribute["age"]).abs().max()) > 0.1
     command = [sys.executable, "-I", str(folder / "example.py"), *map(str, files)]
     made = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    (expected,) = predict([predictor], [Record(path, path.name, path.name, {}, "test") for path in files])
     lines = iter(made.stdout.splitlines())
     for row, path in enumerate(files):
         for name, attribute in LABELS.predicted_attributes.items():
