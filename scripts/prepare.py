@@ -28,7 +28,7 @@ from data_loader.records.image_root import IMAGE_EXTENSIONS, ImageRoot
 from data_loader.records.tables import find_column, raise_problems, read_table
 from logger.log import close_log, open_log
 from utils.command_line import CommandLine
-from utils.config.json_text import read_json
+from utils.config.layers import Layers
 from utils.errors import ConfigError, DataError, InvalidConfig, run_command
 from utils.files import write_atomically
 from utils.images import read_rgb
@@ -57,8 +57,11 @@ SHEET_PICTURES, SHEET_COLUMNS, TILE_PIXELS = 48, 6, 160
 
 
 def read_preparation(path: Path) -> Preparation:
-    """The preparation of a config file. Raises ConfigError."""
-    steps = read_json(path).get("preparation")
+    """The preparation of a config file, or of those that it extends. Raises ConfigError."""
+    layers = Layers.from_file(path)
+    if layers.problems:
+        raise ConfigError("\n".join(layers.problems))
+    steps = layers.values.get("preparation")
     if not steps:
         raise ConfigError(f'{path}: preparation is missing; add a list of steps such as {{"type": "FaceCrop"}}')
     problems = PREPARATION.problems(steps, ("preparation",))

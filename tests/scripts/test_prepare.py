@@ -50,7 +50,8 @@ def run(*arguments: str) -> int:
 
 @pytest.mark.parametrize("source", ["photos", "photos/labels.csv"])
 def test_names_folders_and_tables_stay(folder: Path, source: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(source, "out", "--contact-sheet") == 0
+    Path("over.json").write_text('{"extends": "config.json"}')
+    assert run(source, "out", "--contact-sheet", "-c", "over.json") == 0
     out = folder.parent / "out"
     made = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert made == {*NAMES, "labels.csv", "prepared.csv", "preparation.json", "contact_sheet.jpg"}
