@@ -112,13 +112,16 @@ class BackgroundRemoval(PreparationStep):
 def largest_part(mask: np.ndarray) -> np.ndarray:
     """The mask, float (H, W), without the connected parts above one half that are not the largest, and without what is
     nearer to them than to it."""
-    parts, labels, statistics, _ = cv2.connectedComponentsWithStats((mask >= 0.5).astype(np.uint8))
+    parts, labels, statistics, centres = cv2.connectedComponentsWithStats((mask >= 0.5).astype(np.uint8))
     if parts <= 2:
         return mask
-    largest = 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
+    # Of parts of one size the topmost: their numbers depend on OpenCV's threads.
+    largest = max(range(1, parts), key=lambda n: (statistics[n, cv2.CC_STAT_AREA], *-centres[n][::-1]))
     is_largest = labels == largest
     distances = [
         cv2.distanceTransform(np.where(part, 0, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         for part in (is_largest, (labels > 0) & ~is_largest)
     ]
-    return np.where(distances[0] <= distances[1], mask, 0)
+    # Squares are whole numbers: the last bit of a distance depends on the threads, too.
+    squares = [np.rint(each.astype(np.float64) ** 2) for each in distances]
+    return np.where(squares[0] <= squares[1], mask, 0)

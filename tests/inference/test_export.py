@@ -142,7 +142,7 @@ def test_weights_are_equal(
     predictor_of: PredictorOf, records: list[Record], preparation: Preparation, tmp_path: Path
 ) -> None:
     """With a preparation, whose network's file is no longer where it was."""
-    predictor = predictor_of(ARCHITECTURES["convnet"], None, preparation)
+    predictor = predictor_of(ARCHITECTURES["resnet"], None, preparation)
     parity = export(predictor, tmp_path / "exported", "safetensors", "float32", records)
     assert parity.largest <= TOLERANCE
     predict([predictor], records)  # and what its network finds is kept

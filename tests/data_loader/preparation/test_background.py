@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -115,3 +116,20 @@ def test_several_threads_get_what_one_gets(removal: Any, tmp_path: Path) -> None
     with ThreadPoolExecutor(8) as pool:
         for one, other in zip(expected, pool.map(step.find, images), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_the_last_bit_of_a_distance_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It depends on how OpenCV's threads divide the work; so do the numbers of the parts, of which two are largest."""
+    mask = np.full((40, 30), 0.3, np.float32)
+    mask[4:9, 2:6] = mask[20:25, 12:16] = mask[30:33, 3:7] = 1
+    expected = largest_part(mask)
+    assert (expected[4, 2], expected[20, 12]) == (1, 0)
+    stream, exact = np.random.default_rng(0), cv2.distanceTransform
+
+    def inexact(*arguments: Any) -> np.ndarray:
+        distances = exact(*arguments)
+        return np.nextafter(distances, stream.choice(np.array([0, 99], np.float32), distances.shape))
+
+    monkeypatch.setattr(cv2, "distanceTransform", inexact)
+    for _ in range(3):
+        np.testing.assert_array_equal(largest_part(mask), expected)
