@@ -147,7 +147,7 @@ def _comparison(base: Sequence[ComparedRun], group: Sequence[ComparedRun]) -> li
             if len(base) == len(group) == 1:
                 found = difference(_parts(base[0], name), _parts(group[0], name), measure)
                 value, interval, is_decided = found.value, found.interval, found.is_decided
-                test = f", p = {found.p_value:.3f}"
+                test = f", p = {found.p_value:.4f}"
             else:
                 value, interval = _difference_of_seeds(base, group, name, measure)
                 is_decided, test = not interval[0] <= 0 <= interval[1], ""

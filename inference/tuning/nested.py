@@ -335,7 +335,7 @@ class TuningResult:
             f"{tuning.num_images} images of {tuning.num_persons} persons, nested in {folds} folds of persons",
             f"untuned arg max:  {_line(self.untuned)}",
             f"tuned, nested:    {_line(self.nested)}",
-            f"gain of macro F1: {with_interval(self.gain.value, self.gain.interval, '+')}, p = {self.gain.p_value:.3f}"
+            f"gain of macro F1: {with_interval(self.gain.value, self.gain.interval, '+')}, p = {self.gain.p_value:.4f}"
             f"{'' if self.gain.is_decided else ': cannot be told from none'}",
             f"chosen: {self.chosen} (so in {self.chosen_by_fold.count(self.chosen)} of {folds} folds)",
         ]

@@ -72,7 +72,7 @@ def test_two_runs(made: Made, tmp_path: Path) -> None:
     assert f"macro F1 {gain:+.4f} [" in compared[0]
     assert compared[0].endswith("worse")
     mask = next(line for line in compared if line.strip().startswith("mask"))
-    assert mask.endswith("p = 1.000: cannot be decided")
+    assert mask.endswith("p = 1.0000: cannot be decided")
 
 
 def test_seeds_of_one_config_are_one_group(made: Made, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ TRAININGS: dict[str, tuple[str, ...]] = {
         "-c configs/memory_cache.json",
         "--set data_loader.args.cache=none",
     ),
-    "E6": ("-c configs/kfold.json", "-c configs/kfold.json --fold 2"),
+    "E6 G7": ("-c configs/kfold.json", "-c configs/kfold.json --fold 2"),
 }
 TINY_FAMILIES = {"vit": "test_vit", "swin": "test_vit", "eca_nfnet": "test_nfnet", "inception": "test_efficientnet"}
 """A model of timm's own tiny ones in the place of a large one; test_backbones.py has the large ones."""
@@ -218,7 +218,18 @@ def test_a_training(place: Path, command: str, tmp_path: Path, capsys: pytest.Ca
     info = list(csv.DictReader((place / "data" / "eval" / "info.csv").open()))
     assert [row["ImageID"] for row in answers] == [row["ImageID"] for row in info]
     assert all(0 <= int(row["ans"]) < 18 for row in answers)
+    if folds:
+        check_g7_tuning(run, tmp_path)
     capsys.readouterr()
+
+
+def check_g7_tuning(run: Path, folder: Path) -> None:
+    """The folds' predictions are tuned on, and answered by."""
+    main_of("scripts.tune")([str(run), "--output", str(folder / "tuned.json")])
+    main_of("test")(
+        ["-r", str(run), "--decision", str(folder / "tuned.json"), "--output", str(folder / "a.csv"), "--bs", "8"]
+    )
+    assert all(0 <= int(row["ans"]) < 18 for row in csv.DictReader((folder / "a.csv").open()))
 
 
 def test_f6_the_platforms_variables_in_training(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
