@@ -16,7 +16,7 @@ import albumentations
 from base.preprocessing import Preprocessing
 from data_loader.preparation.prepared_images import PreparedImages
 from data_loader.transforms.pipeline import DeterministicPrefix, Pipeline
-from data_loader.transforms.trials import check_deterministic, count_deterministic, final_size
+from data_loader.transforms.trials import check_deterministic, check_reproducible, count_deterministic, final_size
 from utils.config.json_text import arguments_of
 from utils.config.plugins import Names, subclasses
 from utils.config.signatures import constructor_problems
@@ -100,6 +100,7 @@ def build_transforms(
         wrong = f"normalises with mean, std = {statistics['train']}, transforms.eval with {statistics['eval']}"
         problems.append(Problem(("train",), f"{wrong}; give both the same Normalize"))
     check_deterministic(("eval",), transforms["eval"], problems)
+    check_reproducible(("train",), transforms["train"], problems)
     ends = {side: final_size((side,), transforms[side], problems) for side in transforms}
     expected = image_hw or ends["eval"]
     origin = f"data_loader.args.input_size = {input_size}" if image_hw else "the size in which transforms.eval ends"

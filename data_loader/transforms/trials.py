@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.config.plugins import plugins_of
 from utils.errors import KeyPath, Problem
 from utils.random_streams import numpy_stream, python_stream
 from utils.wording import first_line
@@ -58,6 +59,22 @@ def check_deterministic(key_path: KeyPath, transforms: Sequence[Any], problems: 
             )
             problems.append(Problem((*key_path, number), wrong))
         image = first
+
+
+def check_reproducible(key_path: KeyPath, transforms: Sequence[Any], problems: list[Problem]) -> None:
+    """Adds a problem for each transform of a plug-in that does not follow from its generators: a resumed run would see
+    other images."""
+    image = _noise(*PROBE_SIZES[0])
+    for number, transform in enumerate(transforms):
+        if not plugins_of(type(transform)):
+            continue
+        try:
+            results = [_try(transform, image, key=0, force=transform.p > 0)[0] for _ in range(3)]
+        except ValueError:
+            return  # which `final_size` reports
+        if not all(np.array_equal(results[0], other) for other in results[1:]):
+            wrong = "draws random numbers of its own; draw them from self.py_random or self.random_generator"
+            problems.append(Problem((*key_path, number), f"({type(transform).__name__}) {wrong}"))
 
 
 def count_deterministic(transforms: Sequence[Any]) -> int:

@@ -74,7 +74,6 @@ TRAININGS: dict[str, tuple[str, ...]] = {
         "-c configs/adamp.json",
         "-c configs/lookahead.json",
         "-c configs/sam.json",
-        "-c configs/awp.json",
         "-c configs/rmsprop.json",
         "--set optimizer.type=Muon",
     ),
@@ -91,6 +90,7 @@ TRAININGS: dict[str, tuple[str, ...]] = {
         "--set trainer.accumulation_steps=4",
         "--set trainer.max_grad_norm=1",
     ),
+    "G13": ("-c configs/awp.json",),
     "G12": (
         "-c configs/memory_cache.json",
         "--set data_loader.args.cache=none",

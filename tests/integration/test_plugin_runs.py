@@ -168,6 +168,13 @@ def test_everything_wrong_is_told_together(planned: Workplace) -> None:
 @pytest.mark.parametrize(
     ("code", "place", "reason"),
     [
+        (
+            "import numpy as np\nfrom albumentations import ImageOnlyTransform\nclass Noise(ImageOnlyTransform):\n"
+            "    def apply(self, img, **params):\n"
+            "        return (img // 2 + np.random.randint(0, 99, img.shape)).astype('uint8')\n",
+            "transforms.train.1 (Noise)",
+            "self.random_generator",
+        ),
         ("def top_k_acc(output, target, k=3):\n    return output.topk(k)\n", "metrics ", "ideas.py:2"),
         ("def top_k_acc(output, target):\n    return None\n", "metrics ", "top_k_acc fails on 2 classes"),
         ("def smoothed(output, target):\n    return missing\n", "loss.heads.mask", "'missing' is not defined"),
@@ -184,7 +191,7 @@ def test_everything_wrong_is_told_together(planned: Workplace) -> None:
             "fails at ideas.py:4: NameError",
         ),
     ],
-    ids=("metric", "no number", "loss", "no gradient", "clash", "model"),
+    ids=("transform", "metric", "no number", "loss", "no gradient", "clash", "model"),
 )
 def test_code_that_fails_is_found_before_the_run(planned: Workplace, code: str, place: str, reason: str) -> None:
     planned.write("ideas.py", code)
@@ -192,6 +199,7 @@ def test_code_that_fails_is_found_before_the_run(planned: Workplace, code: str, 
         "top_k_acc": {"metrics": ["top_k_acc"]},
         "smoothed": {"loss": CHANGES["loss"]},
         "MeanColour": {"arch": CHANGES["arch"]},
+        "Noise": {"transforms": {"train": [{"type": "Resize"}, {"type": "Noise"}], "eval": [{"type": "Resize"}]}},
     }
     chosen = next((change for name, change in named.items() if name in code), {})
     planned.write_config({"plugins": ["ideas.py"], "trainer.save_best": [], "trainer.monitor": "off", **chosen})
