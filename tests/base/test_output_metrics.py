@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from base.label_space import LabelSpace
-from base.metrics import Metrics
+from base.metrics import CollectedOutputs, Metrics
+from utils import distributed
 
 
 def test_a_metric_of_outputs_sees_the_whole_set_once() -> None:
@@ -36,3 +37,17 @@ def test_a_metric_of_outputs_sees_the_whole_set_once() -> None:
     probabilities = outputs["mask"].softmax(1)[known]
     assert found[0]["mask_spread"] == pytest.approx(float(probabilities.std() + targets["mask"][known].double().std()))
     assert int(known.sum()) in calls
+
+
+def test_several_processes_count_each_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where one of them has no image."""
+    probabilities, targets = torch.randn(7, 3).softmax(1), torch.tensor([0, 2, -1, 1, 1, 0, 2])
+    processes = [CollectedOutputs(3, torch.device("cpu")) for _ in range(3)]
+    processes[0].update(targets[:3], probabilities[:3])
+    processes[2].update(targets[3:], probabilities[3:])
+    states = [process.state_dict() for process in processes]
+    monkeypatch.setattr(distributed, "gather", lambda _: states)
+    for process in processes:
+        process.reduce()
+        found = process.values({"count": lambda _, each: len(each), "sum": lambda output, _: float(output.exp().sum())})
+        assert found == {"count": 6, "sum": pytest.approx(6.0)}
