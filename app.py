@@ -42,7 +42,7 @@ from scripts.demo_data.faces import draw_photograph, mask_state_of
 from scripts.demo_data.people import imagine_person
 from utils.command_line import CommandLine
 from utils.config.plugins import FLAG, accept_changes
-from utils.errors import UserError
+from utils.errors import DataError, UserError
 from utils.images.decoding import SMALL_SIDE, THIN_RATIO, decode_rgb
 from utils.run_folders import RunFolders, folds_in
 from utils.wording import format_value
@@ -89,6 +89,7 @@ TEXTS = {
     "look": {"en": "Show what the model looked at", "ko": "모델이 본 부분 보기"},
     "about": {"en": "Attribute", "ko": "속성"},
     "explaining": {"en": "Looking …", "ko": "살펴보는 중 …"},
+    "prepared_once": {"en": "Prepared", "ko": "준비된 사진"},
     "prepared": {"en": "As the model sees it", "ko": "모델에 들어간 사진"},
     "heat": {
         "en": "{method}: the warmer, the more it speaks for {answer}",
@@ -287,13 +288,22 @@ def draw_sample(number: int) -> tuple[bytes, str]:
 
 @dataclass(frozen=True)
 class Photograph:
-    """An upload, what is predicted of it (N = 1), how large it is, and a small picture of it, (h, w, 3) uint8."""
+    """An upload, and what is predicted of it.
+
+    predicted: N = 1
+    size_hw: of the photograph
+    preview: a small picture of it, (h, w, 3) uint8
+    prepared: the same of the photograph as the model's preparation makes it; None: it has none
+    fallbacks: what the preparation did not find, and did instead
+    """
 
     name: str
     data: bytes
     predicted: EnsemblePrediction
     size_hw: tuple[int, int]
     preview: np.ndarray
+    prepared: np.ndarray | None
+    fallbacks: list[str]
 
 
 def show_photographs(model: Model, files: dict[str, bytes]) -> None:
@@ -302,10 +312,13 @@ def show_photographs(model: Model, files: dict[str, bytes]) -> None:
     for name, data in files.items():
         try:
             photographs[name] = Photograph(name, data, *predict(model, model.key, data))
-        except UserError as error:
+        except DataError as error:
             st.warning(text("cannot_read", name=name, reason=str(error).partition(": ")[2]))
         except MemoryError:
             st.warning(text("cannot_read", name=name, reason=text("too_large")))
+        except UserError as error:
+            st.error(text("cannot_load", reason=error))
+            return
     if len(photographs) > 1:
         show_table(model, list(photographs.values()))
         chosen = st.selectbox(text("one_of_them"), list(photographs), key="detail")
@@ -315,14 +328,23 @@ def show_photographs(model: Model, files: dict[str, bytes]) -> None:
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
-def predict(_model: Model, key: str, data: bytes) -> tuple[EnsemblePrediction, tuple[int, int], np.ndarray]:  # noqa: ARG001
-    """The fields of a Photograph. Raises DataError."""
+def predict(
+    _model: Model,
+    key: str,  # noqa: ARG001
+    data: bytes,
+) -> tuple[EnsemblePrediction, tuple[int, int], np.ndarray, np.ndarray | None, list[str]]:
+    """The fields of a Photograph. Raises DataError; ConfigError where a network of the preparation cannot be used."""
+    prepared, fallbacks = None, []
     with _model.lock:
         by_member = []
         for member in _model.members:
-            image = decode_rgb(data, "photograph", member.predictor.preprocessing.bits_used_of_16)
-            by_member.append(member.predictor.predict_pixels(image))
-        return _model.ensemble.predict(by_member), image.shape[:2], small_picture(image)
+            predictor = member.predictor
+            image = decode_rgb(data, "photograph", predictor.preprocessing.bits_used_of_16)
+            by_member.append(predictor.predict_pixels(image))
+            if prepared is None and predictor.preparation is not None:
+                whole, fallbacks = predictor.preparation.prepare_upload(image)
+                prepared = small_picture(whole)
+        return _model.ensemble.predict(by_member), image.shape[:2], small_picture(image), prepared, fallbacks
 
 
 def small_picture(image: np.ndarray) -> np.ndarray:
@@ -342,7 +364,13 @@ def show_photograph(model: Model, photograph: Photograph) -> None:
         number = int(predicted.joint[0])
         st.header(plain(labels.joint_class_names[number]), anchor=False)
         st.caption(text("joint", number=number, count=labels.num_joint_classes))
-    left, right = st.columns([2, 3], gap="medium")
+    if photograph.prepared is None:
+        left, right = st.columns([2, 3], gap="medium")
+    else:
+        left, middle, right = st.columns([2, 2, 3], gap="small")
+        middle.image(photograph.prepared, caption=text("prepared_once"), width="stretch")
+        for each in photograph.fallbacks:
+            middle.caption(f":orange[{plain(each)}]")
     left.image(photograph.preview, caption=plain(photograph.name), width="stretch")
     height, width = photograph.size_hw
     if min(height, width) < SMALL_SIDE or max(height, width) > THIN_RATIO * min(height, width):

@@ -64,6 +64,11 @@ class PreparedImages:
             raise DataError(f"{name}: {wrong}; start again")
         return self.preparation.apply(image, self._find(image) if found is None else found)
 
+    def prepare_upload(self, image: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """The prepared image of no file, and its fallbacks. Raises ConfigError."""
+        found = self._find(image)
+        return self.preparation.apply(image, found), self.preparation.fallbacks(found)
+
     def find_all(
         self, paths: Sequence[Path], bits_used_of_16: BitsUsed = 16, show_progress: bool = False
     ) -> list[list[str]]:

@@ -16,6 +16,7 @@ from PIL import Image
 from inference.inputs import folds_with_checkpoints
 from inference.predictor import Predictor, find_checkpoint
 from inference.scores import read_scores
+from scripts import export
 from tests.integration.workplace import EVALUATION_NAMES, ROOT, Workplace, photograph
 from utils.images.decoding import decode_rgb
 
@@ -121,6 +122,31 @@ def test_folds_answer_together(workplace: Workplace) -> None:
     expected = [np.mean([fold[name][answer] for fold in each]) for name in each[0] for answer in each[0][name]]
     shown = [float(bar.rpartition(" ")[2].rstrip("%")) / 100 for bar in bars(upload(open_page(), ("a.png", data)))]
     assert shown == pytest.approx(expected, abs=0.00051)
+
+
+def test_the_prepared_picture_beside_the_original(workplace: Workplace) -> None:
+    """A face crop finds none in noise: the centre is cropped, and the page says so. The numbers are test.py's."""
+    crop = [{"type": "FaceCrop", "args": {"detector": "haar", "fallback_share": 0.5}}]
+    workplace.train("-c", workplace.write_config({"preparation": crop})).check_success()
+    name = EVALUATION_NAMES[0]
+    data = (workplace.info_dir / "images" / name).read_bytes()
+    page = upload(open_page(), (name, data))
+    original, prepared = page.get("image")
+    assert words(original.captions[0]) == name
+    assert words(prepared.captions[0]) == "Prepared"
+    assert any("no face was found" in words(caption) for caption in page.caption)
+    predictor = Predictor.from_checkpoint(find_checkpoint(workplace.run))
+    assert bars(page) == expected_bars(predictor, data)
+    height, width = decode_rgb(data, "image").shape[:2]
+    assert predictor.preparation is not None
+    cropped, fallbacks = predictor.preparation.preparation(decode_rgb(data, "image"))
+    assert max(cropped.shape[:2]) < max(height, width)
+    assert len(fallbacks) == 1
+    exported = workplace.folder / "exported"
+    export.main([str(workplace.run), "--to", "safetensors", "--output", str(exported)])
+    page.text_input(key="path").set_value(str(exported))
+    assert bars(check(page.run())) == expected_bars(predictor, data)
+    assert len(page.get("image")) == 2
 
 
 @pytest.mark.usefixtures("trained")
