@@ -334,7 +334,8 @@ def predict(
     data: bytes,
 ) -> tuple[EnsemblePrediction, tuple[int, int], np.ndarray, np.ndarray | None, list[str]]:
     """The fields of a Photograph. Raises DataError; ConfigError where a network of the preparation cannot be used."""
-    prepared, fallbacks = None, []
+    prepared: np.ndarray | None = None
+    fallbacks: list[str] = []
     with _model.lock:
         by_member = []
         for member in _model.members:
