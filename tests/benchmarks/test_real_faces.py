@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ def results() -> Results:
     return Results(json.loads(PAGE_RESULTS.read_text(encoding="utf-8")))
 
 
-def resampled_scores(results: Results, variant: str, column: Column, times: int) -> np.ndarray:
+def resampled_scores(
+    results: Results, variant: str, seeds: Iterable[int], column: Column, times: int = 1000
+) -> np.ndarray:
     """Mean over the seeds: of all test rows, then of persons drawn with replacement; the same persons for all seeds
     and variants, (1 + times,)."""
     known = results.truth[column.attribute] >= 0
@@ -30,8 +33,8 @@ def resampled_scores(results: Results, variant: str, column: Column, times: int)
     drawn = [np.unique(persons), *stream.choice(np.unique(persons), (times, len(np.unique(persons))))]
     weights = np.array([np.bincount(each, minlength=persons.max() + 1)[persons] for each in drawn])
     of_seeds = []
-    for each in results.predicted[variant].values():
-        predicted = each[column.attribute][known]
+    for seed in seeds:
+        predicted = results.predicted[variant][seed][column.attribute][known]
         right = weights * (predicted == truth)
         if column.kind == "accuracy":
             of_seeds.append(right.sum(axis=1) / weights.sum(axis=1))
@@ -47,9 +50,11 @@ def test_scores_and_intervals_are_those_of_a_bootstrap(results: Results, key: st
     column, variant = COLUMNS[key], "mobilenetv2_100_scratch"
     baseline = VARIANTS[variant].compared_with
     assert baseline is not None
-    own, other = (resampled_scores(results, name, column, 1000) for name in (variant, baseline))
+    seeds = results.predicted[variant].keys()
+    both = seeds & results.predicted[baseline].keys()
+    own, other = (resampled_scores(results, name, both, column) for name in (variant, baseline))
     for figure, expected in (
-        (results.figure(variant, column), own),
+        (results.figure(variant, column), resampled_scores(results, variant, seeds, column)),
         (results.difference(variant, baseline, column), own - other),
     ):
         assert np.mean(figure.seeds) == pytest.approx(expected[0])
