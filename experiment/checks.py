@@ -21,10 +21,11 @@ from inference.tta import tta_problems
 from model import lr_scheduler as schedules
 from model import model as architectures
 from model import optim
+from model.loss.function_loss import FunctionLoss
 from model.loss.head_loss import HeadLoss
 from parse_config import ConfigParser
 from trainer.averaging import StochasticWeightAveraging
-from utils.config.plugins import place_in_plugin
+from utils.config.plugins import place_in_plugin, plugins_of
 from utils.config.signatures import constructor_problems, locate
 from utils.config.template_keys import GUIDE, TRAINER_METHODS
 from utils.errors import ConfigError, KeyPath, Problem
@@ -190,6 +191,18 @@ def _loss(config: ConfigParser) -> Iterator[Problem]:
         yield Problem(("loss", "heads"), "gives every head the weight 0: none would be trained")
 
 
+def _loss_of_logits(config: ConfigParser) -> Iterator[Problem]:
+    """Of plug-ins' functions for our models, which return logits; a plug-in's may return log-probabilities."""
+    if plugins_of(config.component("arch")):
+        return
+    for name, loss in config.build("loss.heads").items():
+        classes = config.shared("labels").num_classes.get(name)
+        if isinstance(loss, FunctionLoss) and classes and loss.falls_without_bound(classes):
+            wrong = f"falls without bound on logits, which {config['arch']['type']} returns"
+            remedy = f"use cross_entropy in the place of nll_loss, or log_softmax before it ({GUIDE})"
+            yield config.problem(f"loss.heads.{name}.type", f"{wrong}; {remedy}")
+
+
 def _embedding(config: ConfigParser) -> Iterator[Problem]:
     """Of the losses on the embedding, which are tried on a batch, and of an embedding that nothing would train."""
     labels, losses = config.shared("labels"), config["loss"]["metric_learning"] or {}
@@ -290,6 +303,7 @@ CHECKS: tuple[tuple[str, Callable[[ConfigParser], Iterable[Problem]]], ...] = (
     ("sampler labels data_loader", _sampler),
     ("mixing labels", _mixing),
     ("loss labels", _loss),
+    ("loss labels arch", _loss_of_logits),
     ("loss labels arch", _embedding),
     ("callbacks", _can_be_built("callbacks")),
     ("metrics labels loss.metric_learning trainer lr_scheduler split callbacks", metric_problems),

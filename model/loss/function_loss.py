@@ -51,6 +51,14 @@ class FunctionLoss(HeadLoss):
                 "must give the mean loss of a batch, or the loss of each sample, as a tensor of its output"
             )
 
+    def falls_without_bound(self, num_classes: int) -> bool:
+        """Whether logits that are ever surer of the truth make it ever smaller, as those of `nll_loss`, which expects
+        log-probabilities."""
+        try:
+            return float(self.function(1e4 * torch.eye(num_classes), torch.arange(num_classes)).mean()) < -1e3
+        except Exception:  # which `check_num_classes` reports
+            return False
+
 
 @functools.cache
 def as_head_loss(found: Any) -> Component | None:

@@ -110,6 +110,14 @@ def test_loss_metrics_model_and_trainer_of_its_form_train(habits: Workplace) -> 
     habits.test("-r", run / "model_best.pth", "--split", "validation").check_success()
 
 
+def test_its_loss_of_log_probabilities_goes_with_a_model_that_gives_them(habits: Workplace) -> None:
+    habits.write("loss.py", LOSS.replace("F.cross_entropy", "F.nll_loss"))
+    habits.train("-c", "tiny.json", "--dry-run").check_success()
+    refused = habits.train_and_change_nothing("-c", "tiny.json", "--set", "arch.type=BaselineCNN")
+    heads = ("mask", "gender", "age")
+    refused.check_refusal(2, *((f"tiny.json: loss.heads.{name}.type", "cross_entropy", GUIDE) for name in heads))
+
+
 @pytest.mark.parametrize("method", TRAINER_METHODS)
 def test_its_trainers_methods_are_answered(habits: Workplace, method: str) -> None:
     text = f"from trainer import Trainer\nclass PlainTrainer(Trainer):\n    def {method}(self, epoch): return {{}}\n"
