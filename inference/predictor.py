@@ -34,7 +34,7 @@ from utils.config.former_defaults import upgraded
 from utils.config.plugins import plugins_of_run
 from utils.errors import CheckpointError
 from utils.progress import with_progress
-from utils.run_folders import obstacle_to_writing, refuse_missing
+from utils.run_folders import obstacle_to_writing, read_kept_config, refuse_missing
 from utils.signals import StopSignals
 from utils.wording import first_line
 
@@ -147,7 +147,8 @@ class Predictor:
                 model = build_without_weights(content["config"]["arch"], labels.num_classes)
                 averaged = content.get("answers_with") == "average"
                 load_weights(model, content["averaging"]["average"] if averaged else content["model"], path)
-                preparation = saved_preparation(preprocessing.preparation, path)
+                resumed = (read_kept_config(path.parent) or {}).get("preparation") or []
+                preparation = saved_preparation(preprocessing.preparation, path, resumed)
                 device = torch.device(device)
                 return cls(model, labels, preprocessing, device, content, tta, preparation, path.parent)
         except KeyError as error:

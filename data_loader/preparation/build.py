@@ -20,19 +20,23 @@ PREPARATION = TypedList(TypedSection(STEPS))
 """A config's `preparation`."""
 
 
-def saved_preparation(saved: Sequence[Mapping[str, Any]], origin: Path) -> Preparation | None:
+def saved_preparation(
+    saved: Sequence[Mapping[str, Any]], origin: Path, resumed: Sequence[Mapping[str, Any]] = ()
+) -> Preparation | None:
     """What `Preparation.to_config` was made of; None: without steps.
 
     origin: the checkpoint's file. A weights file may lie beside it, too
+    resumed: the steps in the config that its run was last resumed with, which may say where the files are now
 
     Raises ValueError where it is not of this version's form; ConfigError where a package or a file is missing;
     CheckpointError where a network is another one."""
     specs: list[Any] = []
-    for step in saved:
+    for number, step in enumerate(saved):
         args = dict(step["args"])
-        beside = origin.parent / Path(args.get("weights_file") or "").name
-        if beside.is_file():
-            args["weights_file"] = str(beside)
+        if file := args.get("weights_file"):
+            moved = [each["args"].get("weights_file") or "" for each in resumed[number : number + 1]]
+            places = [origin.parent / Path(file).name, Path(file), *map(Path, moved)]
+            args["weights_file"] = str(next((place for place in places if place.is_file()), file))
         specs.append({"type": step["type"], "args": args})
     if problems := PREPARATION.problems(specs, ("preparation",)):
         raise InvalidConfig(problems)
