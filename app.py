@@ -566,7 +566,7 @@ def show_scores(scores: list[TestScores]) -> None:
             text("call"), newest_first, format_func=titles.__getitem__, key="call", label_visibility="collapsed"
         )
     each = scores[number]
-    models = ", ".join(Path(model["checkpoint"]).name for model in each.models)
+    models = ", ".join([*(Path(model["checkpoint"]).name for model in each.models), *filter(None, [each.decision])])
     measured = text("measured", number=each.num_images, models=models)
     st.caption(measured if len(scores) > 1 else f"{plain(titles[0])} · {measured}")
     rows = []

@@ -42,6 +42,7 @@ class TestScores:
     alone: they are all of the run in whose folder this stands
     tta: the variants of an image
     vote: of several models
+    decision: the file of scripts.tune that decided; None: the most probable class
     num_images: so many have a known truth
     metrics: by name as in metrics.jsonl, such as "test/f1" and "test/mask_accuracy"
     intervals: by the same names, 95 % by persons
@@ -59,6 +60,7 @@ class TestScores:
     alone: bool
     tta: list[str]
     vote: str
+    decision: str | None
     num_images: int
     metrics: dict[str, float]
     intervals: dict[str, list[float]]
@@ -112,6 +114,7 @@ def keep_scores(
         alone=len(runs) == 1,
         tta=list(members[0].predictor.tta),
         vote=arguments.vote,
+        decision=arguments.decision and str(arguments.decision),
         num_images=max(row.num_images for row in scores),
         metrics={f"{name}f1": row.macro_f1 for name, row in zip(names, scores, strict=True)}
         | {f"{name}accuracy": row.accuracy for name, row in zip(names, scores, strict=True)},
@@ -175,12 +178,13 @@ def _parsed(line: str) -> TestScores:
 
 
 def own_test_scores(folder: Path, checkpoint: tuple[str, int] | None = None) -> TestScores | None:
-    """The newest scores on test images that the run in a folder has by itself, not as one of several; None if there are
-    none.
+    """The newest scores on test images that the run in a folder has by itself, not as one of several nor by a tuned
+    decision; None if there are none.
 
     checkpoint: only those of this file, by name, as it was after so many epochs"""
     for scores in reversed(read_scores(folder)):
         of = [(Path(model["checkpoint"]).name, model["epochs"]) for model in scores.models]
-        if scores.alone and scores.split in (None, "test") and checkpoint in (None, *of):
+        is_own = scores.alone and scores.decision is None
+        if is_own and scores.split in (None, "test") and checkpoint in (None, *of):
             return scores
     return None

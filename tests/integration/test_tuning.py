@@ -15,6 +15,7 @@ from data_loader.records.records import Record
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor
 from inference.run_predictions import RunPredictions
+from inference.scores import own_test_scores, read_scores
 from scripts import runs as runs_script
 from scripts import tune
 from tests.integration.drawn_road import resume, run, write_config
@@ -75,6 +76,12 @@ def test_tuned_and_answered(runs: tuple[Path, Path], tmp_path: Path, capsys: pyt
     test_script.main(["-r", str(runs[0]), "--decision", str(tuned), "--output", str(tmp_path / "a.csv")])
     assert {row["ans"] for row in csv.DictReader((tmp_path / "a.csv").open())} == {"17"}  # the rule decides
     assert json.loads((tmp_path / "a.csv.json").read_text())["decision"] == str(tuned)
+    again = ["-r", str(runs[0]), "--decision", str(tuned), "--output", str(tmp_path / "c.csv")]
+    test_script.main([*again, "--answers", str(tmp_path / "a.csv")])
+    (kept,) = read_scores(runs[0])
+    assert kept.decision == str(tuned)
+    assert kept.metrics["test/accuracy"] == 1
+    assert own_test_scores(runs[0]) is None  # it is not the score of the run as it is
     for arguments, words in (
         (["-r", str(runs[1])], name),
         (["-r", str(runs[0]), str(runs[1])], name),
