@@ -283,7 +283,7 @@ def _train_and_answer(
         "trainer.tensorboard": False,
         **VARIANTS[name].overrides(weights),
     }
-    sets = [word for key, value in values.items() for word in ("--set", f"{key}={_as_flag(value)}")]
+    sets = [word for key, value in values.items() for word in ("--set", f"{key}={as_flag(value)}")]
     trained = train.main(["-c", str(PROJECT / "configs" / "real_faces.json"), "--resume", "auto", *sets])
     assert trained is not None
     run = str(trained.folders.models)
@@ -302,7 +302,8 @@ def _train_and_answer(
     return " ".join(map(str, persons.tolist())), truth, predicted
 
 
-def _as_flag(value: object) -> str:
+def as_flag(value: object) -> str:
+    """A value as --set takes it."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
