@@ -61,7 +61,7 @@ class LabelSpace:
     attributes: by name, see AttributeSpec.
     heads: by name, the attributes each predicts (default: one head an attribute).
     answer: the attributes that make the joint class, the first counting most (default: all that heads predict, or none
-    where they have more than MOST_JOINT_CLASSES combinations: each is then scored by itself). The competition's joint
+    where they have more than 4,096 combinations: each is then scored by itself). The competition's joint
     class is mask * 6 + gender * 3 + age.
 
     Raises InvalidConfig with all that is wrong.

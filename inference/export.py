@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -33,6 +34,7 @@ from inference.exported import (
     Network,
     Precision,
     digest_of,
+    digest_of_content,
     load_exported,
 )
 from inference.exported_preparation import is_ours, write_preparation
@@ -326,7 +328,7 @@ def _write_description(predictor: Predictor, folder: Path, kind: Format, precisi
     preprocessing = predictor.preprocessing.to_config()
     if predictor.preparation is not None:
         write_preparation(preprocessing, predictor.preparation.preparation, folder)
-    description = {
+    description: dict[str, Any] = {
         "format": kind,
         "precision": precision,
         "sha256": digest_of(folder / FILES[kind]),
@@ -341,6 +343,7 @@ def _write_description(predictor: Predictor, folder: Path, kind: Format, precisi
             "split_digest": predictor.split_digest,
         },
     }
+    description["content_sha256"] = digest_of_content(description)
     write_atomically(folder / EXPORTED_FILE, f"{json.dumps(description, indent=2, ensure_ascii=False)}\n".encode())
 
 
@@ -423,7 +426,10 @@ $LOAD
 $PREPARATION
 
 def prepare(path):
-    image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    try:
+        image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        sys.exit(f"{path}: cannot be read as a picture: {error}")
 $PREPARE    for transform in model["preprocessing"]["eval_transforms"]:
         args = transform["args"]
         if transform["type"] == "Resize":
@@ -436,6 +442,8 @@ $PREPARE    for transform in model["preprocessing"]["eval_transforms"]:
     return np.ascontiguousarray(image.transpose(2, 0, 1)[None])
 
 
+if len(sys.argv) < 2:
+    sys.exit("name photographs: python example.py photo.jpg ...")
 for path in sys.argv[1:]:
     probabilities = dict(zip(model["outputs"], $RUN))
     for attribute, classes in model["classes"].items():

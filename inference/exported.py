@@ -1,6 +1,6 @@
 """An exported folder answers as the run that it was made of.
 
-model.json        labels, preprocessing, the run's config, and the checksum of the model's file
+model.json        labels, preprocessing, the run's config, the checksum of the model's file, and that of all this
 model.onnx        or model.safetensors, model.pt2
 README.md         the model card
 example.py        classifies photographs without this project; not beside model.safetensors
@@ -102,6 +102,9 @@ class Exported:
         path = folder / EXPORTED_FILE
         try:
             description = json.loads(path.read_text(encoding="utf-8"))
+            if description.pop("content_sha256") != digest_of_content(description):
+                wrong = "was edited since the export, and might name other classes; export again (scripts.export)"
+                raise CheckpointError(f"{path}: {wrong}")
             kind: Format = description["format"]
             file, digest = folder / FILES[kind], description["sha256"]
             trained = description["trained"]
@@ -112,7 +115,9 @@ class Exported:
             labels = LabelSpace(**description["labels"])
             found = cls(kind, file, labels, Preprocessing.from_config(description["preprocessing"]), content)
         except KeyError as error:
-            raise CheckpointError(f"{path}: lacks {error}, which every export of this program has") from None
+            raise CheckpointError(
+                f"{path}: lacks {error}, which every export of this program has; export again"
+            ) from None
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror}); copy the whole folder") from None
         except (AttributeError, TypeError, ValueError) as error:
@@ -191,6 +196,11 @@ def onnx_network(file: Path, heads: Sequence[str]) -> Network:
         return dict(zip(heads, map(torch.from_numpy, tables), strict=True))
 
     return network
+
+
+def digest_of_content(description: dict[str, Any]) -> str:
+    """SHA-256 of what model.json says, whatever its white space."""
+    return hashlib.sha256(json.dumps(description).encode()).hexdigest()
 
 
 def digest_of(file: Path) -> str:

@@ -51,6 +51,8 @@ VERSION = 1
 TABLE, MARKER, WITHOUT_FACE, CONTACT_SHEET = "labels.csv", "drawn_masks.json", "without_face.csv", "contact_sheet.jpg"
 MASK_STATES = ("wear", "incorrect", "not_wear")
 SHEET_FACES, LISTED = 12, 10
+GENDERS, AGES = ("male", "female"), (0, 120)
+"""Those that the default labels know."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,13 @@ class Settings:
     min_confidence: float
     face: Literal["largest", "central"]
     seed: int
+
+
+class FaceTable(AttributeTable):
+    """An AttributeTable whose columns are named by this command's flags."""
+
+    def setting(self, name: str) -> str:
+        return f"--{name}-column" if name in ("path", "person") else f'the header "{name}"'
 
 
 @dataclass(frozen=True)
@@ -148,17 +157,46 @@ def read_faces(source: AttributeTable, output: Path, seed: int) -> list[BareFace
             folder = output / "images" / Path(record.name).with_suffix("")
             if folder in faces:
                 other = faces[folder].record
-                problems.append(f'{record.origin}: "{record.name}" would be drawn into the folder of {other.origin}')
+                same = f'"{record.name}" would be drawn into the folder of {other.origin}'
+                problems.append(f"{record.origin}: {same}; remove the row, or rename the picture")
                 continue
             faces[folder] = BareFace(record, folder, plan_drawings(seed, record.name))
     raise_problems(problems)
     if covered:
-        logger.info("%s: %d faces have a mask already, and are left out", source, covered)
+        logger.info("%s: left out with a mask already: %s", source, counted(covered, "face"))
     if not faces:
-        raise DataError(f"{source}: has no bare face")
+        raise DataError(f'{source}: has no bare face; give pictures whose mask is "not_wear", or unknown (empty)')
     if unsaid:
-        logger.info("%s: %d faces whose mask is unknown are taken to be bare", source, unsaid)
+        logger.info("%s: taken to be bare, as the mask is unknown: %s", source, counted(unsaid, "face"))
+    _warn_of_odd_labels([face.record for face in faces.values()])
     return list(faces.values())
+
+
+def counted(number: int, noun: str) -> str:
+    """1 face, 2 faces."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _warn_of_odd_labels(records: Sequence[Record]) -> None:
+    """Genders and ages go into OUT as they are; a config's labels may know them, the default ones do not."""
+    odd = []
+    for record in records:
+        gender, age = record.attributes.get("gender"), record.attributes.get("age")
+        if gender not in (None, *GENDERS):
+            odd.append(f'{record.origin}: gender = "{gender}" {not_one_of(str(gender), GENDERS)}')
+        if age is not None and not _is_age(age):
+            odd.append(f'{record.origin}: age = "{age}" is not a number from {AGES[0]} to {AGES[1]}')
+    if odd:
+        more = f"\n... and {len(odd) - LISTED} more" if len(odd) > LISTED else ""
+        listed = "\n".join(odd[:LISTED])
+        logger.warning("%s%s\nsuch values are copied as they are: correct them, or name them in labels", listed, more)
+
+
+def _is_age(cell: object) -> bool:
+    try:
+        return AGES[0] <= float(str(cell)) <= AGES[1]
+    except ValueError:
+        return False
 
 
 def draw_masks(
@@ -199,7 +237,9 @@ def draw_masks(
     _report(output, faces, done, missing, outcomes)
     raise_problems([outcomes[number].problem for number in sorted(bad) if outcomes[number].problem])
     if not done:
-        raise DataError(f"{source}: no face was found in any of {len(faces)} pictures; try another --detector")
+        raise DataError(
+            f"{source}: no face was found in any of {counted(len(faces), 'picture')}; try another --detector"
+        )
 
 
 def _detector(settings: Settings) -> FaceDetector:
@@ -342,16 +382,17 @@ def _report(
     if missing:
         more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
         logger.warning(
-            "no face was found in %d of %d pictures, which are left out: %s%s (all are in %s)",
-            len(missing), len(faces), ", ".join(missing[:LISTED]), more, output / WITHOUT_FACE,
+            "no face was found in %d of %s, left out: %s%s (all are in %s)",
+            len(missing), counted(len(faces), "picture"), ", ".join(missing[:LISTED]), more, output / WITHOUT_FACE,
         )  # fmt: skip
     crowded = sum(outcome.faces > 1 for outcome in outcomes.values())
     if crowded:
-        logger.info("%d pictures show several faces, of which one got the mask (--face)", crowded)
+        logger.info("several faces, of which one got the mask (--face): in %s", counted(crowded, "picture"))
     if done:
         persons = len({face.record.person or face.record.name for face in done})
         logger.info(
-            "%s: %d images of %d faces of %d persons", output / TABLE, 8 * len(done), len(done), persons
+            "%s: %d images of %s of %s",
+            output / TABLE, 8 * len(done), counted(len(done), "face"), counted(persons, "person"),
         )  # fmt: skip
 
 
@@ -386,7 +427,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments: Any = parse(argv)
     if not 0 <= arguments.min_confidence <= 1:
         raise ConfigError(f"--min-confidence {arguments.min_confidence}: must be from 0 to 1")
-    source = AttributeTable(
+    source = FaceTable(
         str(arguments.table), arguments.root, arguments.path_column, person_column=arguments.person_column
     )
     settings = Settings(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from base.label_space import LabelSpace
+from data_loader.records.image_root import READ_EXTENSIONS
 from data_loader.records.records import Record
 from inference.ensemble import EnsemblePrediction
 from inference.inputs import load_models
@@ -21,18 +22,16 @@ from utils.errors import ConfigError, DataError, run_command
 from utils.files import obstacle_to_replacing
 from utils.run_folders import obstacle_to_writing, refuse_missing
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """The files among `paths`, and the images in the folders among them, sorted. Raises DataError."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file()]
+            inside = [each for each in path.rglob("*") if each.suffix.lower() in READ_EXTENSIONS and each.is_file()]
             inside = [each for each in inside if not any(part.startswith(".") for part in each.relative_to(path).parts)]
             if not inside:
-                raise DataError(f"{path}: holds no images ({', '.join(sorted(SUFFIXES))})")
+                raise DataError(f"{path}: holds no images ({', '.join(READ_EXTENSIONS)})")
             found += sorted(inside)
         elif path.is_file():
             found.append(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import shutil
 import sys
 from argparse import Namespace
@@ -24,9 +25,9 @@ import numpy as np
 from data_loader.preparation.build import PREPARATION
 from data_loader.preparation.preparation import Preparation, fallback_report
 from data_loader.records.image_check import number_of_cores
-from data_loader.records.image_root import IMAGE_EXTENSIONS, ImageRoot
+from data_loader.records.image_root import IMAGE_EXTENSIONS, READ_EXTENSIONS, ImageRoot
 from data_loader.records.tables import find_column, raise_problems, read_table
-from logger.log import close_log, open_log
+from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
 from utils.config.layers import Layers
 from utils.errors import ConfigError, DataError, InvalidConfig, run_command
@@ -34,6 +35,8 @@ from utils.files import write_atomically
 from utils.images import read_rgb
 from utils.progress import with_progress
 from utils.run_folders import obstacle_to_writing
+
+logger = logging.getLogger(LOG_NAME)
 
 TABLES = (".csv", ".tsv")
 JOURNAL, MARKER, CONTACT_SHEET = "prepared.csv", "preparation.json", "contact_sheet.jpg"
@@ -63,7 +66,8 @@ def read_preparation(path: Path) -> Preparation:
         raise ConfigError("\n".join(layers.problems))
     steps = layers.values.get("preparation")
     if not steps:
-        raise ConfigError(f'{path}: preparation is missing; add a list of steps such as {{"type": "FaceCrop"}}')
+        remedy = 'name a config that has one, as with -c configs/face_crop.json, or add steps: [{"type": "FaceCrop"}]'
+        raise ConfigError(f"{path}: preparation is missing; {remedy}")
     problems = PREPARATION.problems(steps, ("preparation",))
     try:
         built = [] if problems else PREPARATION.build(PREPARATION.with_defaults(steps), ("preparation",), {})
@@ -81,8 +85,13 @@ def find_pictures(source: Path) -> list[str]:
 
     Raises DataError if there are none, or a table's rows are wrong."""
     if source.is_dir():
-        files = (path for path in sorted(source.rglob("*")) if path.suffix.lower() in IMAGE_EXTENSIONS)
-        found = [str(path.relative_to(source)) for path in files if not path.name.startswith(".")]
+        files = [path for path in sorted(source.rglob("*")) if not path.name.startswith(".")]
+        found = [str(path.relative_to(source)) for path in files if path.suffix.lower() in READ_EXTENSIONS]
+        unread = [path.relative_to(source) for path in files if path.suffix.lower() in (".tif", ".tiff")]
+        if unread:
+            logger.warning("%s: TIFF is not read: %d left out, such as %s; save as PNG", source, len(unread), unread[0])
+    elif source.suffix.lower() in IMAGE_EXTENSIONS:
+        raise DataError(f"{source}: is a picture, not a table; give the folder that it is in")
     else:
         rows = read_table(source)
         column = find_column(source, rows[0][1], "path", "a column named path")
@@ -96,7 +105,7 @@ def find_pictures(source: Path) -> list[str]:
                 problems.append(f"{source} row {number}: {error}")
         raise_problems(problems)
     if not found:
-        raise DataError(f"{source}: holds no pictures ({', '.join(IMAGE_EXTENSIONS)})")
+        raise DataError(f"{source}: holds no pictures ({', '.join(READ_EXTENSIONS)})")
     return list(dict.fromkeys(found))
 
 
@@ -273,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command line of this process, or `argv`."""
     arguments: Any = parse(argv)
     if not arguments.source.exists():
-        raise ConfigError(f"{arguments.source}: there is no such table or folder")
+        raise DataError(f"{arguments.source}: there is no such table or folder")
     preparation = read_preparation(arguments.config)
     log = open_log(None, 1)
     try:

@@ -8,7 +8,9 @@ import stat
 import unicodedata
 from pathlib import Path
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+READ_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_EXTENSIONS = (*READ_EXTENSIONS, ".tif", ".tiff")
+"""Also of pictures that are found, to be refused by name."""
 
 
 class ImageRoot:

@@ -197,6 +197,10 @@ class AttributeTable(BaseSource):
     def __str__(self) -> str:
         return str(Path(self.path))
 
+    def setting(self, name: str) -> str:
+        """What names the column of `name`, for messages: an argument; a command that has flags instead overrides it."""
+        return f"{name}_column" if name in ("path", "person", "split") else "columns"
+
     def collect(self, problems: list[str], attributes: Iterable[str] = ()) -> list[Record]:
         path, root = Path(self.path), Path(self.path).parent if self.root is None else Path(self.root)
         if path.exists() and not root.is_dir():  # one line, not one a row
@@ -236,14 +240,15 @@ class AttributeTable(BaseSource):
         def find(name: str, setting: str | None) -> str | None:
             if setting is None or setting in header:
                 return setting
-            return find_column(Path(self.path), free, name, f"{name}_column")
+            return find_column(Path(self.path), free, name, self.setting(name))
 
         path, person = find("path", self.path_column), find("person", self.person_column)
         if path is None:
-            columns = ", ".join(header)
-            raise DataError(f'{self}: has no column "path" (its columns are {columns}); name it with path_column')
+            wrong = f'has no column "path" (its columns are {", ".join(header)})'
+            raise DataError(f"{self}: {wrong}; name it with {self.setting('path')}")
         if person is None and self.person_column is not None:
-            logger.warning("%s: no person column: each image counts as a person of its own; see person_column", self)
+            alone = "each image counts as a person of its own"
+            logger.warning("%s: no person column: %s; see %s", self, alone, self.setting("person"))
         split = find("split", self.split_column)
         values = [cells[split] for _, cells in rows if cells[split]] if split else []
         unlike = [value for value in values if self._part(value) is None]
@@ -256,7 +261,7 @@ class AttributeTable(BaseSource):
         for attribute in attributes:
             if attribute not in given and attribute not in own:
                 others = [name for name in given if name not in own.values()]
-                if column := find_column(Path(self.path), others, attribute, "columns"):
+                if column := find_column(Path(self.path), others, attribute, self.setting(attribute)):
                     del given[column]
                     given[attribute] = column
         guessed = {"path": path, "person": person, **given, "split": split}

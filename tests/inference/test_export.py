@@ -178,7 +178,7 @@ def test_the_example_runs_without_the_project(
     if kind == "onnx":
         check_equal(predictor, load_exported(folder), records, TOLERANCE)
     lines_of_code = [line for line in (folder / "example.py").read_text().splitlines() if line.strip()]
-    assert len(lines_of_code) <= 35
+    assert len(lines_of_code) <= 40
     photograph = tmp_path / "photograph.jpg"
     Image.open(records[0].path).save(photograph, quality=95)
     files = [*(record.path for record in records), photograph]
@@ -202,6 +202,12 @@ def test_the_example_runs_without_the_project(
             assert float(found[2]) == pytest.approx(float(table[best]), abs=tolerance)
             assert float(table.max() - table[best]) < 2 * tolerance
     assert next(lines, None) is None
+    (tmp_path / "note.txt").write_text("no picture")
+    for arguments, words in (([], "name photographs: "), (["note.txt"], "note.txt: cannot be read as a picture: ")):
+        refused = subprocess.run([*command[:3], *arguments], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith(words)
+        assert len(refused.stderr.splitlines()) == 1
 
 
 def test_the_folder_says_what_it_is(predictor_of: PredictorOf, records: list[Record], tmp_path: Path) -> None:
@@ -212,6 +218,15 @@ def test_the_folder_says_what_it_is(predictor_of: PredictorOf, records: list[Rec
         "gender": ["male", "female"],
         "age": ["<30", "30-59", ">=60"],
     }
+    file = tmp_path / "exported" / "model.json"
+    file.write_text(json.dumps(described))  # other white space is no other content
+    load_exported(tmp_path / "exported")
+    for classes in (["off", "on"], ["with", "without"]):
+        mask = {**described["labels"]["attributes"]["mask"], "classes": classes}
+        labels = {**described["labels"], "attributes": {**described["labels"]["attributes"], "mask": mask}}
+        file.write_text(json.dumps({**described, "labels": labels}))
+        with pytest.raises(CheckpointError, match=r"^.*model\.json: was edited .*export again[^\n]*$"):
+            load_exported(tmp_path / "exported")
     assert described["outputs"] == ["mask", "gender", "age", "head_mask", "head_gender_age"]
     assert Preprocessing.from_config(described["preprocessing"]).image_hw == (32, 32)
     card = (tmp_path / "exported" / "README.md").read_text()

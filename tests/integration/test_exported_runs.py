@@ -180,7 +180,7 @@ def test_an_incomplete_folder_is_refused(trained: Workplace) -> None:
     weights.write_bytes(complete)
     description.write_text(described[:-20])
     check_refused("exported/model.json: ")
-    for key in ("labels", "preprocessing", "format", "sha256", "trained"):
+    for key in ("labels", "preprocessing", "format", "sha256", "content_sha256", "trained"):
         kept = {name: value for name, value in json.loads(described).items() if name != key}
         description.write_text(json.dumps(kept))
         check_refused("exported/model.json: ")

@@ -135,6 +135,7 @@ def test_what_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.chdir(place)
     tables = {
         "no_path": "id,gender\n1,male\n",
+        "two_paths": "file,image\nwall.png,wall.png\n",
         "missing": "path,gender\nabsent.png,male\n",
         "state": "path,mask\nwall.png,sometimes\n",
         "twice": "path\np1/one.jpg\np1/one.jpg\n",
@@ -146,12 +147,15 @@ def test_what_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     (place / "full").mkdir()
     (place / "full" / "notes.txt").write_text("")
     for code, words, arguments in (
+        (3, "name it with --path-column", ["faces/no_path.csv", "new"]),
+        (3, "faces/two_paths.csv: which column is the path, file or image? name it with --path-column", [
+            "faces/two_paths.csv", "new"]),
         (3, "faces/no_path.csv: has no column", ["faces/no_path.csv", "new"]),
         (3, "faces/missing.csv row 2: ", ["faces/missing.csv", "new"]),
         (3, 'faces/state.csv row 2: mask = "sometimes"', ["faces/state.csv", "new"]),
-        (3, 'faces/twice.csv row 3: "p1/one.jpg"', ["faces/twice.csv", "new"]),
-        (3, "faces/covered.csv: has no bare face", ["faces/covered.csv", "new"]),
-        (3, "faces/faceless.csv: no face was found", ["faces/faceless.csv", "empty"]),
+        (3, "faces/twice.csv row 2; remove the row, or rename the picture", ["faces/twice.csv", "new"]),
+        (3, 'faces/covered.csv: has no bare face; give pictures whose mask is', ["faces/covered.csv", "new"]),
+        (3, "faces/faceless.csv: no face was found in any of 1 picture; try", ["faces/faceless.csv", "empty"]),
         (3, "faces/absent.csv: there is no such file", ["faces/absent.csv", "new"]),
         (2, "full: is not an empty folder", ["faces/labels.csv", "full"]),
         (2, "--workers 0", ["faces/labels.csv", "new", "--workers", "0"]),
@@ -163,6 +167,25 @@ def test_what_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         lines = capsys.readouterr().err.splitlines()
         assert words in lines[-1]
         assert not (place / "new").exists()
+
+
+def test_odd_labels_are_said_and_one_is_no_plural(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    rows = ["path,gender,age", "p1/one.jpg,alien,old", "p1/two.png,female,-5", "p2/one.jpg,,"]
+    (place / "faces" / "odd.csv").write_text("\n".join(rows))
+    assert run("faces/odd.csv", "odd", "--workers", "1") == 0
+    printed = "".join(capsys.readouterr())
+    for row, words in ((2, 'gender = "alien" is not one of male, female'), (2, 'age = "old" is not a number from 0'),
+                       (3, 'age = "-5" is not a number from 0 to 120')):  # fmt: skip
+        assert f"faces/odd.csv row {row}: {words}" in printed
+    assert printed.count("is not") == 3
+    (place / "faces" / "single.csv").write_text("path,person\np1/one.jpg,p1\n")
+    assert run("faces/single.csv", "single", "--workers", "1") == 0
+    printed = "".join(capsys.readouterr())
+    assert "8 images of 1 face of 1 person\n" in printed
+    assert "1 faces" not in printed
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_drawn(

@@ -93,6 +93,13 @@ def test_a_stopped_command_does_the_rest(folder: Path) -> None:
     assert sorted(row[0] for row in again[1:]) == sorted(NAMES)
 
 
+def test_tiff_is_left_out_with_a_word(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cv2.imwrite(str(folder / "scan.tif"), np.zeros((40, 32, 3), np.uint8))
+    assert run("photos", "out") == 0
+    assert "TIFF is not read: 1 left out, such as scan.tif; save as PNG" in "".join(capsys.readouterr())
+    assert not (folder.parent / "out" / "scan.tif").exists()
+
+
 def test_pictures_that_cannot_be_read_are_listed_and_the_others_done(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,9 +127,10 @@ def test_what_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
         (2, "full: is not an empty folder", ["photos", "full"]),
         (2, "preparation.0.args.detektor", ["photos", "new", "-c", "other.json"]),
         (2, "preparation.0.args.weights_file = lost.onnx", ["photos", "new", "-c", "lost.json"]),
-        (2, "preparation is missing", ["photos", "new", "-c", "none.json"]),
-        (2, "absent", ["absent", "new"]),
-        (3, "holds no pictures", ["empty", "new"]),
+        (2, "name a config that has one, as with -c configs/face_crop.json", ["photos", "new", "-c", "none.json"]),
+        (3, "absent", ["absent", "new"]),
+        (3, "photos/four.png: is a picture, not a table; give the folder", ["photos/four.png", "new"]),
+        (3, "holds no pictures (.jpg, .jpeg, .png, .webp, .bmp)", ["empty", "new"]),
         (3, "bad.csv row 2", ["bad.csv", "new"]),
     ):  # fmt: skip
         capsys.readouterr()
