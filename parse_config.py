@@ -117,6 +117,11 @@ class ConfigParser:
         return cls(layers, sections, overrides, run=run)
 
     @property
+    def given(self) -> dict[str, Any]:
+        """What files, the environment and flags have set, without defaults."""
+        return self._layers.values
+
+    @property
     def short(self) -> dict[str, Any]:
         """Of `resolved` what differs from the defaults: the rest can be left out."""
         short = copy.deepcopy(self.resolved)

@@ -16,8 +16,8 @@ from typing import Any
 
 from logger.log import LOG_NAME
 from parse_config import ConfigParser
-from utils.config.json_text import read_json
-from utils.errors import ConfigError
+from utils.config.layers import Layers
+from utils.config.plugins import KEY
 from utils.files import write_atomically
 from utils.run_folders import RunFolders
 
@@ -60,6 +60,15 @@ class RunRecord:
         config_file: what the config was read from; None for a resumed run that brings its own
         """
         sessions = self.content.get("sessions", [])
+        values = dict(leaves(config.resolved))
+        origins = {key: config.origin(key) for key in values}
+        if config_file is None:  # what the run brings was set when it began
+            own = {key for key, origin in origins.items() if origin.startswith("run ")}
+            changed = self.content.get("changes", {}) | {key: values[key] for key in values if key not in own}
+            earlier = self.content.get("origins", {})
+            origins |= {key: earlier[key] for key in own if key in earlier}
+        else:
+            changed = changes(config, config_file)
         session = {
             "command": command,
             "began": _now(),
@@ -72,8 +81,8 @@ class RunRecord:
         self.content = {
             "name": config["name"],
             "run": folders.title,
-            "origins": {key: config.origin(key) for key, _ in leaves(config.resolved)},
-            "changes": self.content.get("changes", {}) if config_file is None else changes(config, config_file),
+            "origins": origins,
+            "changes": changed,
             "digests": dict(digests),
             "sessions": [*sessions, session],
         }
@@ -105,16 +114,19 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def changes(config: ConfigParser, config_file: Path) -> dict[str, Any]:
-    """By key path, the values that differ from those of the file at the bottom of what the config extends; {} if that
-    file is no complete config by itself."""
-    base = config_file
-    while parents := read_json(base).get("extends"):
-        base = base.parent / (parents if isinstance(parents, str) else parents[0])
-    try:
-        original = dict(leaves(ConfigParser.from_file(base, config.sections).resolved))
-    except ConfigError:
-        return {}
-    return {key: value for key, value in leaves(config.resolved) if key not in original or original[key] != value}
+    """By key path, the values that the config's file, the environment and flags set otherwise than what the file
+    extends; of a file that extends none, what the environment and flags set otherwise than the file."""
+    below = Layers.below_file(config_file).values
+    with config.plugins.active():
+        original = dict(leaves(config.sections.with_defaults(below) | {KEY: below.get(KEY)}))
+    given = config.given
+    set_here = [key for key, _ in leaves(given)]
+    return {
+        key: value
+        for key, value in leaves(config.resolved | {KEY: given.get(KEY)})
+        if (key not in original or original[key] != value)
+        and any(key == each or key.startswith(f"{each}.") for each in set_here)
+    }
 
 
 def leaves(value: Any, key_path: str = "") -> Iterator[tuple[str, Any]]:

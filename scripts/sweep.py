@@ -14,11 +14,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiment.search.results import best_line, write_results
+from experiment.search.results import best_line, refuse_without_result, write_results
 from experiment.search.study import Sweep
 from experiment.search.supervisor import supervise
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
+from utils.device import choose_device
 from utils.errors import ConfigError, run_command
 from utils.signals import StopSignals
 
@@ -29,7 +30,7 @@ STORAGE_VARIABLE = "OPTUNA_STORAGE"
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line. Raises ConfigError."""
-    parser = CommandLine(prog="sweep", description="Searches the values that a config's sweep section names.")
+    parser = CommandLine(prog="scripts.sweep", description="Searches the values that a config's sweep section names.")
     parser.add_argument("config", type=Path, help="a config with a sweep section, such as configs/sweep.json")
     parser.add_argument("--trials", type=int, default=100, help="trials of the whole study (default: 100)")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after so many seconds")
@@ -46,6 +47,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for flag in ("trials", "workers"):
         if getattr(given, flag) < 1:
             raise ConfigError(f"--{flag} {getattr(given, flag)}: must be at least 1")
+    for device in given.devices or []:
+        try:
+            choose_device(device)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("--device ", "--devices ")) from None
     return given
 
 
@@ -67,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             files = write_results(sweep, study)
             log.info("%s: %s", sweep.folder, ", ".join(file.name for file in files))
             log.info("%s", best_line(sweep, study))
+        refuse_without_result(study)
     finally:
         close_log()
 

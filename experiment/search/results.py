@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiment.search.pictures import draw_pictures
 from experiment.search.study import Sweep, choice_name
+from utils.errors import UserError
 from utils.files import write_atomically
 from utils.wording import format_value
 
@@ -56,7 +58,9 @@ def importances_line(sweep: Sweep, study: optuna.Study) -> str | None:
     import optuna
 
     try:
-        shares = optuna.importance.get_param_importances(study) if len(sweep.settings.space) > 1 else {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of too few trials
+            shares = optuna.importance.get_param_importances(study) if len(sweep.settings.space) > 1 else {}
     except (ValueError, RuntimeError):
         return None
     return "what matters: " + ", ".join(f"{key} {share:.2f}" for key, share in shares.items()) if shares else None
@@ -79,6 +83,15 @@ def write_results(sweep: Sweep, study: optuna.Study) -> list[Path]:
         write_atomically(files[0], f"{json.dumps(best, indent=4, ensure_ascii=False)}\n".encode())
         files += draw_pictures(sweep, study)
     return files
+
+
+def refuse_without_result(study: optuna.Study) -> None:
+    """Raises UserError where trials have failed, and none was trained to its end."""
+    failed = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "FAIL"]
+    if failed and not _finished(study):
+        why = failed[-1].user_attrs.get("error", "unknown")
+        remedy = "failed trials count: when the cause is mended, ask for more --trials, or give the sweep another name"
+        raise UserError(f"no trial finished; trial {failed[-1].number}: {why}; {remedy}")
 
 
 def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:

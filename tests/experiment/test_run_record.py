@@ -48,18 +48,32 @@ def test_a_damaged_record_is_begun_anew(tmp_path: Path) -> None:
     assert RunRecord(tmp_path).content == {}
 
 
-def test_changes_are_those_from_the_file_at_the_bottom(tmp_path: Path) -> None:
-    middle, top = tmp_path / "middle.json", tmp_path / "top.json"
+def test_changes_are_what_differs_from_what_the_config_extends(tmp_path: Path) -> None:
+    """Neither what lies deeper, nor the defaults of another type, nor a value that is the same."""
+    middle, other, top = (tmp_path / name for name in ("middle.json", "other.json", "top.json"))
     middle.write_text(json.dumps({"extends": str(DEMO.resolve()), "seed": 7}), encoding="utf-8")
-    top.write_text(json.dumps({"extends": "middle.json", "trainer": {"epochs": 3}}), encoding="utf-8")
+    other.write_text(json.dumps({"trainer": {"early_stop": 5}}), encoding="utf-8")
+    values = {"trainer": {"epochs": 3, "early_stop": 5}, "seed": 7, "optimizer": {"type": "RMSprop"}}
+    top.write_text(json.dumps({"extends": ["middle.json", "other.json"]} | values), encoding="utf-8")
     config = ConfigParser.from_file(top, SECTIONS, [Override("data_loader.args.batch_size", "5")])
-    base = ConfigParser.from_file(Path("config.json"), SECTIONS).resolved  # which demo.json extends
-    found = changes(config, top)
-    assert found["seed"] == 7
-    assert found["trainer.epochs"] == 3
-    assert found["data_loader.args.batch_size"] == 5
-    rebuilt = dict(leaves(base)) | found
-    assert all(rebuilt[key] == value for key, value in leaves(config.resolved))
+    expected = {"trainer.epochs": 3, "data_loader.args.batch_size": 5, "optimizer.type": "RMSprop"}
+    assert changes(config, top) == expected
+    flags = ConfigParser.from_file(Path("config.json"), SECTIONS, [Override("seed", "8")])
+    assert changes(flags, Path("config.json")) == {"seed": 8}
+
+
+def test_a_resumed_run_still_knows_what_set_its_values(tmp_path: Path) -> None:
+    folders = RunFolders.in_save_dir(tmp_path, "demo", "r1")
+    folders.models.mkdir(parents=True)
+    config = ConfigParser.from_file(DEMO, SECTIONS, [Override("optimizer.args.lr", "0.5", "--lr")])
+    RunRecord(folders.models).begin(folders, config, "train.py", {}, DEMO)
+    first = read_record(folders.models)
+    longer = [Override("trainer.epochs", "80")]
+    resumed = ConfigParser.from_dict(config.resolved, SECTIONS, f"run {folders.models}", longer)
+    RunRecord(folders.models).begin(folders, resumed, "train.py --resume", {}, None)
+    second = read_record(folders.models)
+    assert second["origins"] == first["origins"] | {"trainer.epochs": "--set trainer.epochs=80"}
+    assert second["changes"] == first["changes"] | {"trainer.epochs": 80}
 
 
 def test_leaves_of_plain_data() -> None:

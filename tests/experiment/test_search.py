@@ -435,6 +435,19 @@ def test_a_pruned_trial_ends_early(workplace: Workplace) -> None:
     assert sessions_of(workplace, "Search-0005") == ["StopSignal"]
 
 
+def test_a_device_that_is_not_there_is_refused_before_anything_begins(empty_workplace: Workplace) -> None:
+    outcome = search(empty_workplace, write_config(empty_workplace, SPACE), "--devices", "cpu", "cuda:77")
+    outcome.check_refusal(2, ("--devices cuda:77", "CUDA device"))
+    assert not empty_workplace.save_dir.exists()
+
+
+def test_a_search_without_a_result_does_not_end_well(empty_workplace: Workplace) -> None:
+    """Without data; two trials are too few to be refused in a row."""
+    pytest.importorskip("optuna")
+    outcome = search(empty_workplace, write_config(empty_workplace, SPACE), "--trials", "2")
+    outcome.check_refusal(1, ("no trial finished; trial 1: ", "data/train", "--trials"))
+
+
 def test_trials_that_are_refused_in_a_row_end_the_search(empty_workplace: Workplace) -> None:
     """Without data; and where runs of an earlier search are in the way, which are left alone."""
     pytest.importorskip("optuna")

@@ -110,6 +110,15 @@ class Layers:
         layers._add_file(path, ())
         return layers
 
+    @classmethod
+    def below_file(cls, path: Path) -> Layers:
+        """The files that a file extends; itself where it extends none. Raises ConfigError."""
+        layers = cls()
+        extends = read_json(path).get("extends") or []
+        for named in extends if isinstance(extends, list) else [extends]:
+            layers._add_file(path.parent / named, (path,))
+        return layers if extends else cls.from_file(path)
+
     @property
     def values(self) -> dict[str, Any]:
         """The merged values as plain data."""
