@@ -25,14 +25,35 @@ logger = logging.getLogger(__name__)
 
 def metric_directions(config: ConfigParser, labels: LabelSpace) -> dict[str, str]:
     """By name, every number that an epoch gives, and which way it gets better: "min" or "max"."""
+    found = _own_directions(config, labels)
+    for callback in config.build("callbacks"):
+        found |= callback.metrics
+    return found
+
+
+def _own_directions(config: ConfigParser, labels: LabelSpace) -> dict[str, str]:
+    """Those that come from no callback."""
     losses, functions = [*labels.heads, *(config["loss"]["metric_learning"] or {})], metric_functions(config)
     directions = dict.fromkeys(["loss", *(f"loss_{name}" for name in losses)], "min")
     for name, function in Metrics.names(labels, functions).items():
         directions[name] = metric.direction_of(functions[function])
-    found = {f"{side}/{name}": direction for side in ("val", "train") for name, direction in directions.items()}
-    for callback in config.build("callbacks"):
-        found |= callback.metrics
-    return found
+    return {f"{side}/{name}": direction for side in ("val", "train") for name, direction in directions.items()}
+
+
+def _callback_problems(config: ConfigParser) -> Iterator[Problem]:
+    """Callbacks whose `metrics` name no direction, or a number that exists."""
+    known = {"lr", *_own_directions(config, config.shared("labels"))}
+    for number, callback in enumerate(config.build("callbacks")):
+        for name, direction in callback.metrics.items():
+            if direction not in ("min", "max"):
+                yield config.problem(
+                    f"callbacks.{number}.type", f'declares {name} as {direction!r}; "min" or "max" is expected'
+                )
+            if name in known:
+                yield config.problem(
+                    f"callbacks.{number}.type", f"declares {name}, a number that the epoch has already"
+                )
+        known |= callback.metrics.keys()
 
 
 def watched_metrics(config: ConfigParser) -> dict[str, tuple[str, str]]:
@@ -60,6 +81,7 @@ def metric_problems(config: ConfigParser) -> Iterator[Problem]:
                 "metrics", f"names {name!r}, which {not_one_of(name, METRICS)}{why_unknown(name, METRICS)}"
             )
     yield from _failing_metrics(config)
+    yield from _callback_problems(config)
     directions = metric_directions(config, config.shared("labels"))
     if config["split"]["type"] == "NoSplit":
         directions = {name: direction for name, direction in directions.items() if not name.startswith("val/")}

@@ -131,7 +131,10 @@ class Callbacks:
         found: dict[str, float] = {}
         for number, callback in enumerate(self.callbacks):
             with self._named(number, "end_epoch"):
-                own = callback.end_epoch(epoch, {**metrics, **found}) or {}
+                known = {**metrics, **found}
+                own = callback.end_epoch(epoch, {**known}) or {}
+                if taken := [str(name) for name in own if name in known]:
+                    raise ValueError(f"gives {', '.join(taken)}, which the epoch has already; choose another name")
                 found |= {str(name): float(value) for name, value in own.items()}
         return found
 

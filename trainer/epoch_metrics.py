@@ -15,6 +15,7 @@ from utils import distributed
 
 BATCHES_TOGETHER = 32
 """So many batches are added up at once: one by one the many small operations would cost a tenth of a small step."""
+NEVER = 2**62
 
 
 class EpochMetrics:
@@ -28,6 +29,9 @@ class EpochMetrics:
         self.metrics, self.head_weights = metrics, head_weights
         # (losses, 2): the sum of weighted losses, and the sum of weights.
         self.losses = torch.zeros(len(head_weights), 2, dtype=torch.float64, device=device)
+        # By loss, the first batch after which its sum is no longer finite: the others follow when the weights are not.
+        self._wrong_from = torch.full((len(head_weights),), NEVER, dtype=torch.int64, device=device)
+        self._added = 0
         # The batches that are still to be added up.
         self._scalars: list[Tensor] = []
         self._outputs: list[Mapping[str, Tensor]] = []
@@ -62,10 +66,23 @@ class EpochMetrics:
         losses, normalisers, weights = torch.stack(self._scalars).view(shape).unbind(dim=1)
         added = torch.stack([losses * normalisers, weights], dim=2)  # (batches, losses, 2)
         # One batch after the other, as in a run that is stopped in between and resumed.
-        self.losses.copy_(torch.cat([self.losses.unsqueeze(0), added]).cumsum(dim=0)[-1])
+        sums = torch.cat([self.losses.unsqueeze(0), added]).cumsum(dim=0)
+        finite_batches = sums[1:, :, 0].isfinite().sum(dim=0)  # those that follow a sum that is not are not, either
+        wrong_from = torch.where(finite_batches < len(added), finite_batches + self._added, NEVER)
+        self._wrong_from.copy_(torch.minimum(self._wrong_from, wrong_from))
+        self._added += len(added)
+        self.losses.copy_(sums[-1])
         heads = self.metrics.labels.heads
         self.metrics.update(_concatenated(self._outputs, heads), _concatenated(self._targets, self._targets[0]))
         self._scalars, self._outputs, self._targets = [], [], []
+
+    def first_not_finite(self) -> list[str]:
+        """The losses that were no longer finite before the others; none where all are. Every process must call it."""
+        self._add_up()
+        by_process = distributed.gather(self._wrong_from.tolist())
+        wrong_from = torch.tensor(by_process).amin(dim=0).tolist()
+        first = min(wrong_from)
+        return [name for name, own in zip(self.head_weights, wrong_from, strict=True) if own == first < NEVER]
 
     def reduced(self) -> EpochMetrics:
         """These sums over all processes, in place; call it once, at the end."""

@@ -65,6 +65,7 @@ class Trainer(BaseTrainer):
         self.earlier_trackers: dict[str, Any] = {}  # the state of those of a resumed run
         self.monitor = Monitor(settings.monitor)
         self.other_monitors = [Monitor(text) for text in settings.save_best]
+        self._missed: set[str] = set()  # of what is watched, what some epoch did not give
         self.epochs_without_better = 0
         self.epoch_began = time.perf_counter()
         self.batches_done = 0  # of the epoch in progress
@@ -82,8 +83,9 @@ class Trainer(BaseTrainer):
                 if stop if self.learner.num_processes > 1 else self.stop.requested:
                     self._save_and_stop(epoch)
         self.learner.end_epoch(epoch)
+        first = self.train_metrics.first_not_finite()
         metrics = self.train_metrics.reduced().values("train/")
-        self._refuse_divergence(epoch, metrics)
+        self._refuse_divergence(epoch, metrics, first)
         return metrics | self.learner.rates()
 
     def train_step(self, micro_batches: Sequence[Batch], epoch: int) -> bool:
@@ -156,6 +158,7 @@ class Trainer(BaseTrainer):
         metrics = metrics | self.learner.callbacks.end_epoch(epoch, metrics)
         if self.learner.schedule is not None:
             self.learner.schedule.after_epoch(metrics)
+        self._warn_of_missing(metrics)
         better = self.monitor.update(epoch, metrics)
         names = [BEST] if better else []
         names += [monitor.file_name for monitor in self.other_monitors if monitor.update(epoch, metrics)]
@@ -173,6 +176,13 @@ class Trainer(BaseTrainer):
         if self.stopped_early:
             best = "none" if self.monitor.best is None else f"{self.monitor.metric} = {self.monitor.best:.4f}"
             logger.info("stopped early: %d epochs without a better one (best: %s)", self.epochs_without_better, best)
+
+    def _warn_of_missing(self, metrics: Mapping[str, float]) -> None:
+        """Of numbers that are watched and that this epoch did not give: some callbacks give theirs now and then."""
+        for monitor in (self.monitor, *self.other_monitors):
+            if monitor.is_on and monitor.metric not in metrics and monitor.metric not in self._missed:
+                self._missed.add(monitor.metric)
+                logger.warning("%s is watched, but this epoch has none: it cannot be the best", monitor.metric)
 
     def _has_no_better_epoch(self) -> bool:
         """Whether so many epochs were no better that the run is to stop early."""
@@ -229,10 +239,11 @@ class Trainer(BaseTrainer):
                 raise StorageFullError(text) from None
             logger.warning("%s. Training continues%s", text, self._earlier_checkpoints())
 
-    def _refuse_divergence(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def _refuse_divergence(self, epoch: int, metrics: Mapping[str, float], first: Sequence[str] = ()) -> None:
+        """first: the losses that were wrong before the others, where that is known"""
         wrong = [name for name, value in metrics.items() if "loss_" in name and not math.isfinite(value)]
         if wrong:
-            names = ", ".join(name.split("loss_", 1)[1] for name in wrong)
+            names = ", ".join(first or [name.split("loss_", 1)[1] for name in wrong])
             remedy = f"lower optimizer.args.lr or set trainer.max_grad_norm{self._earlier_checkpoints()}"
             raise DivergenceError(f"epoch {epoch}: the loss of {names} is no longer finite; {remedy}")
 

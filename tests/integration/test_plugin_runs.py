@@ -149,6 +149,18 @@ def test_a_callbacks_number_is_watched_and_its_error_named(workplace: Workplace)
     failed.check_refusal(1, ("callbacks.1 (Rising): after_update fails at rising.py:13: ValueError: enough",))
 
 
+def test_what_a_callback_declares_is_checked(workplace: Workplace) -> None:
+    sideways, taken = ({"train/rising": "up"}, {"val/loss": "min"})
+    classes = [f"class {name}(BaseCallback):\n    metrics = {own}\n" for name, own in (("A", sideways), ("B", taken))]
+    workplace.write("declaring.py", "from base import BaseCallback\n" + "".join(classes))
+    workplace.write_config({"plugins": ["declaring.py"], "callbacks": [{"type": "A"}, {"type": "B"}]})
+    workplace.train_and_change_nothing("-c", "tiny.json").check_refusal(
+        2,
+        ("tiny.json: callbacks.0.type = ", "declares train/rising as 'up'"),
+        ("tiny.json: callbacks.1.type = ", "declares val/loss, a number that the epoch has already"),
+    )
+
+
 def test_everything_wrong_is_told_together(planned: Workplace) -> None:
     changes = {
         "arch": {"type": "MeanColor"},

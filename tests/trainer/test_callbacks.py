@@ -173,6 +173,22 @@ def test_an_error_names_the_callback(make_trainer: MakeTrainer, method: str) -> 
     assert "wrong" in str(caught.value)
 
 
+def test_a_number_that_the_epoch_has_is_refused() -> None:
+    class Improving(BaseCallback):
+        def end_epoch(self, epoch: int, metrics: Mapping[str, float]) -> Mapping[str, float]:  # noqa: ARG002
+            return {"val/loss": 0.0}
+
+    with pytest.raises(UserError, match=r"callbacks.0 \(Improving\): end_epoch fails: .*val/loss, which the epoch has"):
+        Callbacks([Improving()]).end_epoch(1, {"val/loss": 1.0})
+
+
+def test_a_watched_number_that_is_not_given_is_a_warning(
+    make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_trainer(epochs=2, monitor="max train/never").train()
+    assert len([each for each in caplog.messages if each.startswith("train/never is watched, but")]) == 1
+
+
 def test_a_state_that_no_checkpoint_can_hold_is_refused_when_it_is_saved() -> None:
     callback = BaseCallback()
     callback.state_dict = lambda: {"model": nn.Linear(1, 1)}  # type: ignore[method-assign]

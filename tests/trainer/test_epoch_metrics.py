@@ -91,3 +91,17 @@ def test_metrics_that_were_saved_on_the_way_are_resumed_exactly(stopped_after: i
         resumed.add(*arguments)
     assert resumed.values("") == whole.values("")
     assert torch.equal(resumed.losses, whole.losses)
+
+
+@pytest.mark.parametrize("wrong_at", [0, BATCHES_TOGETHER + 3])
+def test_the_loss_that_was_wrong_first_is_named(wrong_at: int) -> None:
+    """Its gradient spoils the weights, so that from the next batch on every loss is no number."""
+    batches, epoch = Batches(2 * BATCHES_TOGETHER + 5), empty_metrics()
+    for number, (losses, *more) in enumerate(batches.arguments):
+        if number == wrong_at:
+            losses["age"] = torch.tensor(float("nan"))
+        elif number > wrong_at:
+            losses.update(dict.fromkeys(WEIGHTS, torch.tensor(float("nan"))))
+        epoch.add(losses, *more)
+    assert epoch.first_not_finite() == ["age"]
+    assert empty_metrics().first_not_finite() == []

@@ -348,12 +348,11 @@ def _refuse_duplicates(plugin: PlugIn, earlier: Sequence[PlugIn]) -> None:
 
 
 def _clashes(plugins: Sequence[PlugIn]) -> list[Problem]:
-    """Names of plug-ins that the framework has for the same kind."""
+    """Names of plug-ins that the framework has, of whatever kind: ours would be taken in their place without a word."""
+    remedy = "rename it, or leave it out of __all__"
     return [
-        Problem(
-            (KEY, number), f"= {format_value(plugin.path)}: defines {name}, a name that this program has; rename it"
-        )
+        Problem((KEY, number), f"= {format_value(plugin.path)}: defines {name}, a name that this program has; {remedy}")
         for number, plugin in enumerate(plugins)
-        for name, found in plugin.defined.items()
-        if any(name in names.own and names.adapted(found) is not None for names in Names.every)
+        for name in plugin.defined
+        if any(name in names.own for names in Names.every)
     ]

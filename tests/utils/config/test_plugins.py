@@ -164,6 +164,8 @@ def test_a_name_belongs_to_one() -> None:
     write("ideas/mine.py", "")
     assert "defines Circle, Unfinished, Plain, helper, which mine.py defines" in refusal(config("mine.py", "other.py"))
     assert "defines Square, a name that this program has" in refusal(config("builtin.py"))
+    write("plain.py", "class Square: pass\n")  # of another kind: ours would be taken in its place
+    assert "defines Square, a name that this program has" in refusal(config("plain.py"))
     assert "has the file name of mine.py" in refusal(config("mine.py", "ideas/mine.py"))
 
 
