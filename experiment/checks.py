@@ -5,6 +5,7 @@ They come before a folder is made, an image opened or a GPU touched; all problem
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from utils.config.signatures import constructor_problems, locate
 from utils.config.template_keys import GUIDE, TRAINER_METHODS
 from utils.errors import ConfigError, KeyPath, Problem
 from utils.run_folders import obstacle_to_writing, refuse_missing
-from utils.wording import first_line, not_one_of
+from utils.wording import first_line, format_value, not_one_of
 
 
 def check_config(config: ConfigParser, begins: bool = True) -> LabelSpace:
@@ -182,7 +183,12 @@ def _loss(config: ConfigParser) -> Iterator[Problem]:
         else:
             head, arguments = labels.heads[name], config["loss"]["heads"][name]["args"]
             check = partial(loss.check_num_classes, head.num_classes, head.class_names)
-            yield from _refusal(check, (*key_path, "args"), arguments)
+            if isinstance(loss, FunctionLoss):  # what is wrong is the function, not an argument
+                name_of_type = f"= {format_value(config['loss']['heads'][name]['type'])}"
+                problems = _refusal(check, (*key_path, "type"))
+                yield from (replace(problem, text=f"{name_of_type} {problem.text}") for problem in problems)
+            else:
+                yield from _refusal(check, (*key_path, "args"), arguments)
     untrained = [name for name in labels.heads if name not in losses]
     if untrained:
         wrong = f"has no loss for the head {', '.join(untrained)}; add one, or leave the head out of labels.heads"

@@ -32,7 +32,7 @@ from experiment.resume import (
 from experiment.run_record import RunRecord
 from experiment.schema import SECTIONS, RunSettings
 from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, predict_validation
-from logger.log import open_log
+from logger.log import FOR_FILE_ALONE, open_log
 from parse_config import ConfigParser
 from trainer.checkpoint import LAST
 from trainer.epoch_metrics import describe
@@ -279,7 +279,7 @@ def _train_to_the_end(trainer: Trainer, record: RunRecord) -> None:
         trainer.train()
         exit_code, outcome = 0, "finished"
     except UserError as error:
-        logger.debug("the run ends: %s", error)
+        logger.debug("the run ends: %s", error, extra=FOR_FILE_ALONE)
         exit_code, outcome = error.exit_code, type(error).__name__
         raise
     finally:

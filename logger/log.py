@@ -15,6 +15,9 @@ LOG_NAME = "training"
 PACKAGES = ("base", "data_loader", "experiment", "inference", "model", "trainer", "utils")
 """Their modules log to `logging.getLogger(__name__)`, which has the same handlers."""
 
+FOR_FILE_ALONE = {"for_file_alone": True}
+"""`extra` of a line that the console does not get: the error with which a command ends is printed on stderr."""
+
 _CONSOLE_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
@@ -73,6 +76,8 @@ class _ConsoleHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self.unfiled is not None:
             self.unfiled.append(record)
+        if getattr(record, "for_file_alone", False):
+            return
         level = ""
         if record.levelno >= logging.WARNING:
             if record.getMessage() in self._warned_before:

@@ -26,7 +26,7 @@ from trainer.monitor import Monitor
 from trainer.prefetch import on_device
 from trainer.worst_images import WorstImages
 from utils import distributed
-from utils.errors import CheckpointError, DivergenceError, StorageFullError
+from utils.errors import CheckpointError, DivergenceError, StorageFullError, UserError
 from utils.images import read_rgb
 from utils.progress import with_progress
 from utils.signals import StopSignals
@@ -70,6 +70,10 @@ class Trainer(BaseTrainer):
         self.epoch_began = time.perf_counter()
         self.batches_done = 0  # of the epoch in progress
         self.train_metrics = self._new_metrics()  # of the epoch in progress
+
+    def train(self) -> None:
+        self.learner.callbacks.state_dict()  # one that no checkpoint can hold is told before an epoch is lost with it
+        super().train()
 
     # --- the epoch ---
 
@@ -155,16 +159,22 @@ class Trainer(BaseTrainer):
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self._refuse_divergence(epoch, metrics)
-        metrics = metrics | self.learner.callbacks.end_epoch(epoch, metrics)
-        if self.learner.schedule is not None:
+        failure: UserError | None = None
+        try:
+            metrics = metrics | self.learner.callbacks.end_epoch(epoch, metrics)
+        except UserError as error:  # raised once the epoch is saved, which may have taken an hour
+            failure = error
+        if self.learner.schedule is not None and (failure is None or self.learner.schedule.metric in {None, *metrics}):
             self.learner.schedule.after_epoch(metrics)
-        self._warn_of_missing(metrics)
+        if failure is None:
+            self._warn_of_missing(metrics)
         better = self.monitor.update(epoch, metrics)
         names = [BEST] if better else []
         names += [monitor.file_name for monitor in self.other_monitors if monitor.update(epoch, metrics)]
         if self.settings.save_period and epoch % self.settings.save_period == 0:
             names.append(f"checkpoint-epoch{epoch}.pth")
-        self.epochs_without_better = 0 if better else self.epochs_without_better + 1
+        # An epoch whose numbers a callback owes is no reason to stop early.
+        self.epochs_without_better = 0 if better else self.epochs_without_better + (failure is None)
         self.stopped_early = self._has_no_better_epoch()
         self.completed_epochs, self.batches_done, self.train_metrics = epoch, 0, self._new_metrics()
         with self._full_disk_tolerated(None, final=self.finished):
@@ -172,7 +182,9 @@ class Trainer(BaseTrainer):
         reported = describe(metrics, short=self.settings.verbosity < 2)
         seconds = time.perf_counter() - self.epoch_began
         logger.info("epoch %d/%d: %s, %.1f s%s", epoch, self.epochs, reported, seconds, " (best)" if better else "")
-        self.save(names, final=self.finished)
+        self.save(names, final=self.finished or failure is not None)
+        if failure is not None:
+            raise UserError(f"{failure}; the epoch is saved in {self.checkpoints.folder}") from failure
         if self.stopped_early:
             best = "none" if self.monitor.best is None else f"{self.monitor.metric} = {self.monitor.best:.4f}"
             logger.info("stopped early: %d epochs without a better one (best: %s)", self.epochs_without_better, best)

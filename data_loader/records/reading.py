@@ -50,6 +50,10 @@ def read_records(sources: Iterable[BaseSource], label_space: LabelSpace, label_f
     table = LabelTable.from_records(records, label_space, problems)
     _check_duplicates(records, problems)
     _check_given_parts(records, problems)
+    if not problems and not records:
+        problems += [
+            f"data: the sources give no images ({', '.join(map(str, sources))}); name a folder or table that has some"
+        ]
     if not problems:
         problems += [
             f'"{name}" is to be predicted, but no record knows it (the sources give '

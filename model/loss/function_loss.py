@@ -12,7 +12,7 @@ from torch import Tensor
 
 from base.metrics import num_positional
 from model.loss.head_loss import HeadLoss
-from utils.config.plugins import Component, subclasses
+from utils.config.plugins import Component, place_in_plugin, subclasses
 from utils.wording import first_line
 
 Function = Callable[..., Tensor]
@@ -45,11 +45,11 @@ class FunctionLoss(HeadLoss):
         try:
             losses = self.function(logits, torch.arange(4) % num_classes)
         except Exception as error:
-            raise ValueError(f"fails on a batch: {first_line(error)}") from error
+            where = f" at {place}" if (place := place_in_plugin(error)) else ""
+            raise ValueError(f"fails on a batch{where}: {type(error).__name__}: {first_line(error)}") from error
         if not isinstance(losses, Tensor) or losses.shape not in ((), (4,)) or not losses.requires_grad:
-            raise ValueError(
-                "must give the mean loss of a batch, or the loss of each sample, as a tensor of its output"
-            )
+            wrong = "must give the mean loss of a batch, or the loss of each sample, as a tensor of its output"
+            raise ValueError(f"{wrong}; of 4 samples it gives {_described(losses)}")
 
     def falls_without_bound(self, num_classes: int) -> bool:
         """Whether logits that are ever surer of the truth make it ever smaller, as those of `nll_loss`, which expects
@@ -58,6 +58,12 @@ class FunctionLoss(HeadLoss):
             return float(self.function(1e4 * torch.eye(num_classes), torch.arange(num_classes)).mean()) < -1e3
         except Exception:  # which `check_num_classes` reports
             return False
+
+
+def _described(given: Any) -> str:
+    if not isinstance(given, Tensor):
+        return f"{given!r:.60} ({type(given).__name__})"
+    return f"a tensor of shape {tuple(given.shape)}{'' if given.requires_grad else ', which no gradient follows'}"
 
 
 @functools.cache

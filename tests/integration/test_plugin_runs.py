@@ -147,6 +147,7 @@ def test_a_callbacks_number_is_watched_and_its_error_named(workplace: Workplace)
     assert (run / "best_train_gradient_norm.pth").exists()
     failed = workplace.train("-c", "tiny.json", "--set", "callbacks.1.args.fails_after=2")
     failed.check_refusal(1, ("callbacks.1 (Rising): after_update fails at rising.py:13: ValueError: enough",))
+    assert "enough" not in failed.out, "said once"
 
 
 def test_what_a_callback_declares_is_checked(workplace: Workplace) -> None:
@@ -189,8 +190,16 @@ def test_everything_wrong_is_told_together(planned: Workplace) -> None:
         ),
         ("def top_k_acc(output, target, k=3):\n    return output.topk(k)\n", "metrics ", "ideas.py:2"),
         ("def top_k_acc(output, target):\n    return None\n", "metrics ", "top_k_acc fails on 2 classes"),
-        ("def smoothed(output, target):\n    return missing\n", "loss.heads.mask", "'missing' is not defined"),
-        ("def smoothed(output, target):\n    return output.argmax(1).sum()\n", "loss.heads.mask", "mean loss"),
+        (
+            "def smoothed(output, target):\n    return missing\n",
+            "loss.heads.mask.type",
+            "at ideas.py:2: NameError: name 'missing' is not",
+        ),
+        (
+            "def smoothed(output, target):\n    return output.argmax(1).sum()\n",
+            "loss.heads.mask.type",
+            "gives a tensor of shape (), which no gradient",
+        ),
         (
             "def accuracy(output, target):\n    return 0\n",
             "plugins.0 ",

@@ -171,6 +171,10 @@ def test_an_error_names_the_callback(make_trainer: MakeTrainer, method: str) -> 
         made.train()
     assert str(caught.value).startswith(f"callbacks.1 (Failing): {method} fails")
     assert "wrong" in str(caught.value)
+    if method == "end_epoch":
+        assert made.checkpoint()["completed_epochs"] == 1, "the epoch is not lost"
+    if method == "state_dict":
+        assert made.trainer.learner.updates == 0, "told before an epoch is lost with it"
 
 
 def test_a_number_that_the_epoch_has_is_refused() -> None:

@@ -274,7 +274,7 @@ def _run(path: str, file: Path, source: bytes, earlier: Sequence[PlugIn]) -> Plu
         raise
     except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
-        raise ValueError(f"{_line_of(error, path, file)}: {type(error).__name__}: {first_line(error)}") from error
+        raise ValueError(f"{_line_of(error, path, file)}: {type(error).__name__}: {_reason(error)}") from error
     return _loaded.setdefault(name, PlugIn(path, source, module, _defined(module)))
 
 
@@ -326,6 +326,13 @@ def _line_of(error: BaseException, path: str, file: Path) -> str:
         return f"{path}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     return f"{path}:{lines[-1]}" if lines else path
+
+
+def _reason(error: BaseException) -> str:
+    """What is wrong; of a syntax error the text of the line, too, and no second place."""
+    if isinstance(error, SyntaxError) and error.text and error.text.strip():
+        return f"{error.msg}, in {format_value(error.text.strip())}; correct that line"
+    return first_line(error)
 
 
 def _defined(module: ModuleType) -> dict[str, Any]:

@@ -101,3 +101,12 @@ def test_the_competition_at_full_size(tmp_path: Path, labels: LabelSpace) -> Non
     assert {record.name: answer for record, answer in zip(table.records, joint, strict=True)} == answers
     with (SHARED / "competition" / "train.csv").open() as file:
         assert {record.person for record in table.records} == {row["id"].split("-")[0] for row in csv.DictReader(file)}
+
+
+def test_sources_without_images_are_told_as_such(labels: LabelSpace) -> None:
+    class Empty(AttributeTable):
+        def collect(self, problems: list[str], attributes: Any = ()) -> list[Any]:  # noqa: ARG002
+            return []
+
+    line = _refusal(lambda: read_records([Empty("empty.csv")], labels))
+    assert line == "data: the sources give no images (empty.csv); name a folder or table that has some"

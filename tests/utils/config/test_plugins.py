@@ -147,6 +147,9 @@ def test_what_cannot_be_run_is_one_line_with_its_place(text: str, place: str, re
     assert line.startswith('x.json: plugins.0 = "ideas/my.py"')
     assert place in line
     assert reason in line
+    assert line.count("my.py") == 2
+    if "SyntaxError: e" in line:
+        assert line.endswith('in "def f(self)"; correct that line')
 
 
 def test_what_is_no_plugin_is_refused_together() -> None:
