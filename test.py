@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from inference.cli import parse_arguments
 from logger.log import close_log, open_log
 from utils.allocator import keep_freed_memory
-from utils.config.plugins import accept_changes
+from utils.config.plugins import accept_changes, plugin_errors
 from utils.errors import importing, run_command
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> TestResult:
         arguments = parse_arguments(argv)  # what is mistyped or missing ends here, before torch is imported
         accept_changes(arguments.accept_changed_plugins)
         log.info("models: %s", ", ".join(arguments.resume))
-        return answer(arguments)
+        with plugin_errors():
+            return answer(arguments)
     finally:
         close_log()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from experiment.cli import parse_arguments, read_config_files
 from logger.log import close_log, open_log
 from utils.allocator import keep_freed_memory
-from utils.config.plugins import accept_changes
+from utils.config.plugins import accept_changes, plugin_errors
 from utils.environment import environment_number
 from utils.errors import importing, run_command
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
         if arguments.print_config:
             run.print_config(config, resume, arguments)
             return None
-        with run.open_session(config, resume, arguments) as session:
+        with plugin_errors(), run.open_session(config, resume, arguments) as session:
             folds = splits_of(config, read_label_table(config, session.labels))
             run.warn_of_bad_test_images(session, folds[0].split.test)
             for fold in folds if arguments.fold is None else [folds[arguments.fold]]:

@@ -20,7 +20,13 @@ from data_loader.preparation.prepared_images import PreparedImages
 from data_loader.records.image_check import check_images
 from data_loader.records.label_table import LabelTable
 from data_loader.records.records import Record
-from data_loader.samplers import BaseSampler, EvaluationBatchSampler, TrainingBatchSampler, every_image_once
+from data_loader.samplers import (
+    BaseSampler,
+    EvaluationBatchSampler,
+    TrainingBatchSampler,
+    checked_order,
+    every_image_once,
+)
 from data_loader.splits import Split
 from data_loader.transforms import Pipeline, TransformLists, build_transforms
 from data_loader.workers import BatchFeed
@@ -99,7 +105,7 @@ class AttributeDataLoader(BaseDataLoader):
         self.label_space = self.train.label_space
         self.batch_size = batch_size
         self.preprocessing = pipelines.preprocessing
-        order = every_image_once(len(self.train), shuffle) if sampler is None else sampler.order(self.train)
+        order = every_image_once(len(self.train), shuffle) if sampler is None else checked_order(sampler, self.train)
         self._sampler = TrainingBatchSampler(order, batch_size, seed, rank, world_size, drop_last)
         validation_sampler = EvaluationBatchSampler(
             len(self.validation), valid_batch_size or batch_size, rank, world_size

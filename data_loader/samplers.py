@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from base.batch import UNKNOWN
 from base.class_weights import Rule, weights_by_rule
 from base.label_space import Head, LabelSpace
 from data_loader.records.label_table import LabelTable
-from utils.errors import DataError
+from utils.errors import DataError, UserError
 from utils.random_streams import numpy_stream
 from utils.wording import not_one_of
 
@@ -41,6 +41,24 @@ def every_image_once(num_images: int, shuffle: bool = True) -> EpochOrder:
     """The order without a sampler."""
     indices = np.arange(num_images)
     return EpochOrder(num_images, lambda stream: stream.permutation(num_images) if shuffle else indices)
+
+
+def checked_order(sampler: BaseSampler, table: LabelTable) -> EpochOrder:
+    """A sampler's order, whose draws are checked: it may be a plug-in's. Raises UserError."""
+    name, order = type(sampler).__name__, sampler.order(table)
+    if not isinstance(order, EpochOrder):
+        raise UserError(f"sampler {name}: order must give an EpochOrder, not {order!r:.60} (docs/extending.md)")
+
+    def draw(stream: np.random.Generator) -> np.ndarray:
+        drawn: Any = order.draw(stream)
+        if not isinstance(drawn, np.ndarray) or drawn.shape != (order.length,) or drawn.dtype.kind not in "iu":
+            wrong = f"must give {order.length} indices as a NumPy array of integers, not {drawn!r:.60}"
+            raise UserError(f"sampler {name}: draw {wrong} (docs/extending.md)")
+        if len(outside := drawn[(drawn < 0) | (drawn >= len(table))]):
+            raise UserError(f"sampler {name}: draw gives {outside[0]}; the {len(table)} training images count from 0")
+        return drawn
+
+    return EpochOrder(order.length, draw)
 
 
 class BaseSampler(ABC):

@@ -39,7 +39,7 @@ from trainer.epoch_metrics import describe
 from trainer.trainer import Trainer
 from utils import distributed
 from utils.config.layers import Layers
-from utils.config.plugins import COPIES
+from utils.config.plugins import COPIES, plugin_errors
 from utils.device import choose_device
 from utils.errors import CheckpointError, DataError, Interrupted, InvalidConfig, StopSignal, UserError
 from utils.files import write_output
@@ -276,10 +276,11 @@ def _train_to_the_end(trainer: Trainer, record: RunRecord) -> None:
     """Trains what is left, and ends the trackers and the record with what came of it."""
     exit_code, outcome = 1, "failed"
     try:
-        trainer.train()
+        with plugin_errors():
+            trainer.train()
         exit_code, outcome = 0, "finished"
     except UserError as error:
-        logger.debug("the run ends: %s", error, extra=FOR_FILE_ALONE)
+        logger.debug("the run ends: %s", error, exc_info=error.__cause__, extra=FOR_FILE_ALONE)
         exit_code, outcome = error.exit_code, type(error).__name__
         raise
     finally:

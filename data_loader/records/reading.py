@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def read_records(sources: Iterable[BaseSource], label_space: LabelSpace, label_f
     ends: list[tuple[BaseSource, int]] = []
     for number, source in enumerate(sources):
         try:
-            found = source.collect(problems, label_space.attributes)
+            found = _collected(source, problems, label_space.attributes)
             records += [_with_person(record, number, source.persons == "own") for record in found]
         except DataError as error:
             problems += [f"{error}{_remedy_if_missing(source, number)}"]
@@ -69,6 +70,14 @@ def read_records(sources: Iterable[BaseSource], label_space: LabelSpace, label_f
         start = end
     table.warn_of_absent_classes("the data")
     return table
+
+
+def _collected(source: BaseSource, problems: list[str], attributes: Iterable[str]) -> list[Record]:
+    given: Any = source.collect(problems, attributes)
+    found = [*given] if isinstance(given, Iterable) else [given]
+    if wrong := [each for each in found if not isinstance(each, Record)]:  # a plug-in's
+        raise DataError(f"{type(source).__name__}.collect must give Records, not {wrong[0]!r:.60} (docs/extending.md)")
+    return found
 
 
 def _remedy_if_missing(source: BaseSource, number: int) -> str:

@@ -226,3 +226,62 @@ def test_code_that_fails_is_found_before_the_run(planned: Workplace, code: str, 
     planned.write_config({"plugins": ["ideas.py"], "trainer.save_best": [], "trainer.monitor": "off", **chosen})
     refused = planned.train_and_change_nothing("-c", "tiny.json")
     refused.check_refusal(2, (f"tiny.json: {place}", reason))
+
+
+BROKEN = """
+from data_loader.records.sources import BaseSource
+from data_loader.samplers import BaseSampler, EpochOrder
+from torch.nn.functional import cross_entropy
+from trainer import Trainer
+
+calls = []
+
+
+def late(output, target):
+    calls.append(1)
+    if len(calls) > 4:
+        raise ValueError("late loss")
+    return cross_entropy(output, target)
+
+
+class Raises(BaseSource):
+    def collect(self, problems, attributes=()):
+        raise KeyError("col")
+
+
+class Numbers(BaseSource):
+    def collect(self, problems, attributes=()):
+        return [1, 2]
+
+
+class Listing(BaseSampler):
+    def order(self, table):
+        return EpochOrder(len(table), lambda stream: [0] * len(table))
+
+
+class Breaks(Trainer):
+    def train_epoch(self, epoch):
+        raise RuntimeError("trainer broke")
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "exit_code", "line"),
+    [
+        ({"loss": {"heads": {"mask": {"type": "late"}}}}, 1, "broken.py:13: ValueError: late loss"),
+        ({"data": [{"type": "Raises"}]}, 1, "broken.py:19: KeyError: 'col'"),
+        ({"data": [{"type": "Numbers"}]}, 3, "Numbers.collect must give Records, not 1"),
+        ({"sampler": {"type": "Listing"}}, 1, "sampler Listing: draw must give "),
+        ({"trainer.type": "Breaks"}, 1, "broken.py:34: RuntimeError: trainer broke"),
+    ],
+    ids=("loss", "source", "records", "sampler", "trainer"),
+)
+def test_code_that_fails_in_the_run_is_one_line(
+    workplace: Workplace, changes: dict[str, Any], exit_code: int, line: str
+) -> None:
+    workplace.write("broken.py", BROKEN)
+    workplace.write_config({"plugins": ["broken.py"], **changes})
+    workplace.train("-c", "tiny.json", "--run-id", "x").check_refusal(exit_code, (line,))
+    log = workplace.folder / "saved/log/Tiny/x/info.log"
+    if "trainer.type" in changes:
+        assert "Traceback" in log.read_text(), "for whoever writes the plug-in"

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypedDict
 
-from utils.errors import ConfigError, Problem
+from utils.errors import ConfigError, Problem, UserError
 from utils.wording import first_line, format_value
 
 PROJECT = Path(__file__).parents[2]
@@ -167,6 +167,19 @@ def place_in_plugin(error: BaseException) -> str | None:
     files = {str(plugin.module.__file__): plugin.path for plugin in _loaded.values()}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     return f"{files[frames[-1].filename]}:{frames[-1].lineno}" if frames else None
+
+
+@contextmanager
+def plugin_errors() -> Iterator[None]:
+    """Within it, what a plug-in's code raises becomes a UserError of one line, with the line of the plug-in."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (place := place_in_plugin(error)) is None:
+            raise
+        raise UserError(f"{place}: {type(error).__name__}: {first_line(error)} (in a plug-in's code)") from error
 
 
 # --- loading ---
