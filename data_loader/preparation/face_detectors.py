@@ -20,9 +20,8 @@ from data_loader.preparation.networks import (
     installed_version,
     require_file,
     require_package,
+    wrong_file,
 )
-from utils.errors import ConfigError
-from utils.wording import first_line
 
 MIN_FACE_PIXELS = 20
 """Side of the smallest face that is looked for."""
@@ -145,7 +144,7 @@ class YuNetDetector(FaceDetector):
         try:
             _, rows = network.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         except cv2.error as error:
-            raise ConfigError(f"{self.path}: is not YuNet ({first_line(error)[:160]}); download it again") from error
+            raise wrong_file(self.path, self.SOURCE) from error
         faces = []
         for row in () if rows is None else rows.astype(np.float64):
             left, top, wide, high = row[:4]
@@ -160,7 +159,7 @@ class YuNetDetector(FaceDetector):
         try:
             return cv2.FaceDetectorYN.create(str(self.path), "", (320, 320), self.min_confidence)
         except cv2.error as error:
-            raise ConfigError(f"{self.path}: is not YuNet ({first_line(error)[:160]}); download it again") from error
+            raise wrong_file(self.path, self.SOURCE) from error
 
 
 class HaarDetector(FaceDetector):

@@ -67,6 +67,13 @@ def require_file(path: Path | None, what: str) -> Path:
     return path
 
 
+def wrong_file(path: Path, what: str) -> ConfigError:
+    """The error for a weights file that holds something else.
+
+    what: as of `require_file`"""
+    return ConfigError(f"weights_file = {path} is another file, or damaged; set it to {what}")
+
+
 def require_package(module: str, install: str, argument: str) -> None:
     """Raises ValueError, beginning with `argument`, if a package is not installed.
 

@@ -19,8 +19,9 @@ from data_loader.preparation.networks import (
     installed_version,
     require_file,
     require_package,
+    wrong_file,
 )
-from utils.errors import ConfigError
+from utils.errors import CheckpointError, ConfigError
 from utils.wording import first_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -133,7 +134,7 @@ class OnnxMask(PersonMask):
     activation: that makes the output a mask: "none", "sigmoid", or "minmax", which stretches each to 0 to 1
     """
 
-    SOURCE = "an ONNX file of a network whose only output is the mask"
+    SOURCE = "an ONNX file of a network from float32 pictures to one output, the mask"
 
     def __init__(
         self,
@@ -160,7 +161,7 @@ class OnnxMask(PersonMask):
         output = self._run(np.ascontiguousarray(values.transpose(2, 0, 1)[None]))
         mask = output.squeeze()
         if mask.ndim != 2:
-            raise ConfigError(f"{self.path}: its output has shape {output.shape}; a mask (1, 1, H, W) is expected")
+            raise ConfigError(f"weights_file = {self.path}: has an output {output.shape}; set it to {self.SOURCE}")
         return cv2.resize(_activated(mask, self.activation), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
     @property
@@ -174,18 +175,24 @@ class OnnxMask(PersonMask):
             outputs = run(values)
         except Exception as error:  # onnxruntime and OpenCV have errors of many kinds
             raise ConfigError(
-                f"{self.path}: the network cannot take {values.shape} float32 ({first_line(error)[:160]}); set "
-                "input_size to what it expects"
+                f"weights_file = {self.path}: the network cannot take {values.shape} float32; set input_size to what "
+                f"it expects ({first_line(error)[:160]})"
             ) from error
         if len(outputs) != 1:
-            raise ConfigError(f"{self.path}: has {len(outputs)} outputs; a network with one, the mask, is expected")
+            raise ConfigError(f"weights_file = {self.path}: has {len(outputs)} outputs; set it to {self.SOURCE}")
         return np.asarray(outputs[0])
 
     def _load(self) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
         try:
             return self._load_onnxruntime() if self.runtime == "onnxruntime" else self._load_opencv()
-        except Exception as error:
-            raise _cannot_be_read(self.path, f"an ONNX network that {self.runtime} can run", error) from error
+        except ConfigError:
+            raise
+        except Exception as error:  # of a file that is one, the reason may be an operation that this version lacks
+            reason = "" if type(error).__name__ == "InvalidProtobuf" else f" ({first_line(error)[:160]})"
+            raise ConfigError(
+                f"weights_file = {self.path} is not an ONNX network that {self.runtime} can run{reason}; set it to "
+                f"{self.SOURCE}"
+            ) from error
 
     def _load_onnxruntime(self) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
         import onnxruntime
@@ -193,6 +200,10 @@ class OnnxMask(PersonMask):
         available = onnxruntime.get_available_providers()
         local = [each for each in ("CUDAExecutionProvider", "CPUExecutionProvider") if each in available]
         session = onnxruntime.InferenceSession(str(self.path), providers=local)
+        taken = [each.type.removeprefix("tensor(").removesuffix(")") for each in session.get_inputs()]
+        if taken != ["float"]:
+            wrong = f"the network takes {', '.join(taken)}, not float32 pictures"
+            raise ConfigError(f"weights_file = {self.path}: {wrong}; set it to {self.SOURCE}")
         return lambda values: session.run(None, {session.get_inputs()[0].name: values})
 
     def _load_opencv(self) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
@@ -234,7 +245,7 @@ class SelfieMask(PersonMask):
         try:
             return cv2.dnn.readNetFromTFLite(str(self.path))
         except cv2.error as error:
-            raise _cannot_be_read(self.path, "a TensorFlow Lite network", error) from error
+            raise wrong_file(self.path, self.SOURCE) from error
 
 
 class TracerMask(PersonMask):
@@ -273,7 +284,10 @@ class TracerMask(PersonMask):
 
         from data_loader.preparation.tracer import read_tracer
 
-        network, trained_on = read_tracer(self.path)
+        try:
+            network, trained_on = read_tracer(self.path)
+        except CheckpointError as error:
+            raise wrong_file(self.path, self.SOURCE) from error
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return network.to(device), self.input_size or trained_on, device
 
@@ -290,7 +304,3 @@ def _activated(output: np.ndarray, activation: Activation) -> np.ndarray:
         lowest, highest = float(output.min()), float(output.max())
         return (output - lowest) / max(highest - lowest, 1e-6)
     return output.clip(0, 1)
-
-
-def _cannot_be_read(path: Path, what: str, error: Exception) -> ConfigError:
-    return ConfigError(f"{path}: is not {what} ({first_line(error)[:160]}); download it again")

@@ -145,5 +145,7 @@ def test_what_is_missing_is_one_line(
 
 def test_a_file_that_is_no_network_is_one_line(prepared: Workplace) -> None:
     Path("mask.onnx").write_bytes(b"x")
-    prepared.train("-c", "tiny.json").check_refusal(2, ("mask.onnx: is not an ONNX network", "download it again"))
+    prepared.train("-c", "tiny.json").check_refusal(
+        2, ("weights_file = mask.onnx is not an ONNX network", "set it to an ONNX file")
+    )
     assert not prepared.runs

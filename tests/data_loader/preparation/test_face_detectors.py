@@ -33,7 +33,9 @@ def test_another_file_than_yunet_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^weights_file .*yunet.*onnx"):
         YuNetDetector(0.8, None)
     (tmp_path / "no.onnx").write_bytes(b"no")
-    with pytest.raises(ConfigError, match=r"no\.onnx.*YuNet"):
+    with pytest.raises(
+        ConfigError, match=r"^weights_file = .*no\.onnx is another file, or damaged; set it to face_detection_yunet"
+    ):
         YuNetDetector(0.8, tmp_path / "no.onnx")(np.zeros((64, 64, 3), np.uint8))
 
 

@@ -14,8 +14,8 @@ import torch
 
 from data_loader.preparation.person_masks import OnnxMask, RembgMask, SelfieMask, TracerMask
 from tests.data_loader.preparation.test_tracer import save
-from tests.data_loader.preparation.tiny_networks import red_mask_network
-from utils.errors import CheckpointError, ConfigError
+from tests.data_loader.preparation.tiny_networks import bytes_network, red_mask_network
+from utils.errors import ConfigError
 from utils.images import read_rgb
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -95,8 +95,27 @@ def test_tracer_sees_a_square_normalised_picture(image: np.ndarray, tmp_path: Pa
         expected = network(torch.from_numpy(values).float().permute(2, 0, 1)[None])[0, 0].numpy()
     np.testing.assert_allclose(found, cv2.resize(expected, (64, 48)), atol=1e-3)
     (tmp_path / "cut.pth").write_bytes(mask.path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"cut\.pth"):
+    with pytest.raises(ConfigError, match=r"^weights_file = .*cut\.pth is another file, or damaged; .*TRACER"):
         TracerMask(tmp_path / "cut.pth")(image)
+
+
+@pytest.mark.parametrize("kind", [OnnxMask, SelfieMask, TracerMask])
+def test_a_file_of_another_kind_is_one_line_with_the_argument_and_its_source(
+    kind: Any, tmp_path: Path, image: np.ndarray
+) -> None:
+    (tmp_path / "note.txt").write_text("no network")
+    with pytest.raises(ConfigError, match=r"^weights_file = .*note\.txt is .*; set it to [^\n]*$") as error:
+        kind(tmp_path / "note.txt")(image)
+    assert str(error.value).endswith(kind.SOURCE)
+    assert "[ONNXRuntimeError]" not in str(error.value)
+
+
+def test_a_network_of_bytes_is_not_answered_with_its_size(tmp_path: Path, image: np.ndarray) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "bytes.onnx").write_bytes(bytes_network(48, 64))
+    with pytest.raises(ConfigError, match=r"bytes\.onnx: the network takes uint8, not float32 .*set it to") as error:
+        OnnxMask(tmp_path / "bytes.onnx", (48, 64))(image)
+    assert "input_size" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", [OnnxMask, SelfieMask, TracerMask])

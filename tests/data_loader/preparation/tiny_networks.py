@@ -18,6 +18,13 @@ def red_mask_network(height: int, width: int, masks: int = 1) -> bytes:
     return _model(nodes, {"weights": weights}, [1, 3, height, width], outputs)
 
 
+def bytes_network(height: int, width: int) -> bytes:
+    """Its only output is its input, whose values are whole numbers of 8 bits, not float32."""
+    return _model(
+        [_node("Identity", ["input"], ["mask"])], {}, [1, 3, height, width], {"mask": [1, 3, height, width]}, 2
+    )
+
+
 LANDMARKS = np.array([[0.25, 0.125], [0.75, 0.125], [0.5, 0.5], [0.25, 0.875], [0.75, 0.875]], np.float32)
 """Of the faces of `yunet_of_red_blocks`, in shares of the block."""
 
@@ -49,12 +56,17 @@ def yunet_of_red_blocks(height: int, width: int, landmarks: np.ndarray = LANDMAR
 
 
 def _model(
-    nodes: Sequence[bytes], tensors: dict[str, np.ndarray], input_shape: list[int], outputs: dict[str, list[int]]
+    nodes: Sequence[bytes],
+    tensors: dict[str, np.ndarray],
+    input_shape: list[int],
+    outputs: dict[str, list[int]],
+    kind: int = 1,
 ) -> bytes:
+    """kind: of the inputs' and outputs' values, 1 for float32, 2 for uint8"""
     graph = b"".join(_field(1, node) for node in nodes) + _field(2, b"tiny")
     graph += b"".join(_field(5, _tensor(name, each)) for name, each in tensors.items())
-    graph += _field(11, _value("input", input_shape))
-    graph += b"".join(_field(12, _value(name, shape)) for name, shape in outputs.items())
+    graph += _field(11, _value("input", input_shape, kind))
+    graph += b"".join(_field(12, _value(name, shape, kind)) for name, shape in outputs.items())
     return _field(1, 8) + _field(7, graph) + _field(8, _field(1, b"") + _field(2, 13))
 
 
@@ -74,9 +86,9 @@ def _tensor(name: str, values: np.ndarray) -> bytes:
     return dimensions + _field(2, kind) + _field(8, name.encode()) + _field(9, values.tobytes())
 
 
-def _value(name: str, shape: Sequence[int]) -> bytes:
+def _value(name: str, shape: Sequence[int], kind: int) -> bytes:
     dimensions = b"".join(_field(1, _field(1, side)) for side in shape)
-    return _field(1, name.encode()) + _field(2, _field(1, _field(1, 1) + _field(2, dimensions)))
+    return _field(1, name.encode()) + _field(2, _field(1, _field(1, kind) + _field(2, dimensions)))
 
 
 def _field(number: int, value: Any) -> bytes:
