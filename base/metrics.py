@@ -179,7 +179,7 @@ class Metrics:
 
     def values(self, prefix: str = "") -> dict[str, float]:
         """Every metric by name, after `prefix` (such as "val/"). There is none of what has no known label, or has only
-        one class in truth: to predict it every time is no success."""
+        one class in truth: to predict it every time is no success. A function that gives no number gives nan."""
         found = {}
         for each, counts in self.counts.items():
             matrix = counts.matrix
@@ -187,10 +187,11 @@ class Metrics:
             values = {name: function(matrix) for name, function in self.functions.items()} if several else {}
             if several and self.collected:
                 values |= self.collected[each].values(self.of_outputs)
-            found[each] = {name: values[name] for name in self.names_in_order if _is_number(values.get(name))}
+            found[each] = {name: values[name] for name in self.names_in_order if name in values}
         if None not in found:
             known = {name: [own[name] for own in found.values() if name in own] for name in self.names_in_order}
-            found = {None: {name: statistics.fmean(own) for name, own in known.items() if own}, **found}
+            means = {name: statistics.fmean([*filter(_is_number, own)] or own) for name, own in known.items() if own}
+            found = {None: means, **found}
         return {f"{prefix}{_prefix(each)}{name}": value for each, own in found.items() for name, value in own.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -207,8 +208,8 @@ class Metrics:
                 self.collected[each].load_state_dict(state[_state_key(each)])
 
 
-def _is_number(value: float | None) -> bool:
-    return value is not None and value == value
+def _is_number(value: float) -> bool:
+    return value == value
 
 
 def _prefix(attribute: str | None) -> str:

@@ -133,7 +133,7 @@ def _counts(images: Images, of: Callable[[np.ndarray], np.ndarray]) -> list[Coun
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = CommandLine(prog="coverage", description="How often 95 % intervals cover the truth.")
+    parser = CommandLine(prog="python -m benchmarks.coverage", description="How often 95 % intervals cover the truth.")
     parser.add_argument("--draws", type=int, default=1000, help="data sets of each kind (default: 1000)")
     for line in measure(parser.parse(argv).draws):
         print(line, flush=True)

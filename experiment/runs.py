@@ -12,9 +12,10 @@ from experiment.folds import is_run_of_folds
 from experiment.run_record import leaves, read_record
 from inference.scores import TestScores, own_test_scores
 from logger.json_lines_tracker import read_metrics
+from trainer.checkpoint import read_resumable
 from trainer.monitor import Monitor
 from utils.errors import CheckpointError, ConfigError
-from utils.run_folders import folds_in, read_kept_config
+from utils.run_folders import CONFIG_FILE, folds_in, read_kept_config
 from utils.wording import did_you_mean
 
 
@@ -32,6 +33,7 @@ class RunSummary:
     validation_digest: equal for runs whose scores may be compared; None if the run does not know it
     changes: by key path, what differs from the config that its config extends
     test: the newest scores on test images; None where test.py has not scored it
+    history: by model (its folds, or itself), a dict for each epoch, with the values of its metrics
     """
 
     folder: Path
@@ -43,6 +45,24 @@ class RunSummary:
     validation_digest: str | None = None
     changes: dict[str, Any] = field(default_factory=dict)
     test: TestScores | None = None
+    history: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    def best(self, metric: str, mode: str) -> tuple[float | None, int | None]:
+        """The best value of a metric over the epochs, as a sweep's, and its epoch (of folds the mean, without epoch).
+        Of a metric that no epoch has, such as a test's, its value."""
+        monitors = [Monitor(f"{mode} {metric}") for _ in self.history]
+        for monitor, rows in zip(monitors, self.history, strict=True):
+            for row in rows:
+                monitor.update(row["epoch"], {name: value for name, value in row.items() if value is not None})
+        found = [monitor.best for monitor in monitors if monitor.best is not None]
+        if not found:
+            return self.metrics.get(metric), self.best_epoch
+        return sum(found) / len(found), None if is_run_of_folds(self.config) else monitors[0].best_epoch
+
+    def names(self) -> set[str]:
+        """Of all its metrics."""
+        of_epochs = {name for rows in self.history for row in rows for name, value in row.items() if value is not None}
+        return (self.metrics.keys() | of_epochs) - {"epoch"}
 
     @property
     def monitored(self) -> str:
@@ -56,20 +76,33 @@ class RunSummary:
 
 
 def summarise_runs(save_dir: Path) -> list[RunSummary]:
-    """The runs under a save_dir, the oldest first. Folders without a readable config.json are skipped."""
-    found = [
-        summarise_run(folder)
-        for folder in sorted((save_dir / "models").glob("*/*"))
-        if folder.is_dir() and read_kept_config(folder) is not None
-    ]
+    """The runs under a save_dir, the oldest first, without those of `unreadable_runs`."""
+    folders = sorted((save_dir / "models").glob("*/*"))
+    found = [summarise_run(folder) for folder in folders if _kept_config(folder) is not None]
     return sorted(found, key=lambda run: run.folder.name)
+
+
+def unreadable_runs(save_dir: Path) -> list[Path]:
+    """The folders of runs under a save_dir whose config.json is damaged, or gone from beside their checkpoints."""
+    return [
+        folder
+        for folder in sorted((save_dir / "models").glob("*/*"))
+        if _kept_config(folder) is None and ((folder / CONFIG_FILE).exists() or any(folder.glob("*.pth")))
+    ]
+
+
+def _kept_config(folder: Path) -> dict[str, Any] | None:
+    config = read_kept_config(folder)
+    return config if config is not None and {"name", "trainer"} <= config.keys() else None
 
 
 def summarise_run(folder: Path) -> RunSummary:
     """The run in a folder of checkpoints. Raises CheckpointError if it kept no config."""
-    config = read_kept_config(folder)
+    config = _kept_config(folder)
     if config is None:
-        raise CheckpointError(f"{folder}: is no run folder, such as saved/models/<name>/<run>: it has no config.json")
+        raise CheckpointError(
+            f"{folder}: is no run folder, such as saved/models/<name>/<run>: it has no readable config.json"
+        )
     test = own_test_scores(folder)
     if is_run_of_folds(config):
         folds = [_summarise_model(path, config) for path in folds_in(folder).values()]
@@ -87,6 +120,7 @@ def summarise_run(folder: Path) -> RunSummary:
             "+".join(digests) if all(digests) and digests else None,
             folds[0].changes if folds else {},
             test,
+            [rows for fold in folds for rows in fold.history],
         )
     run = _summarise_model(folder, config)
     return run if test is None else replace(run, metrics=run.metrics | test.metrics, test=test)
@@ -94,7 +128,7 @@ def summarise_run(folder: Path) -> RunSummary:
 
 def _summarise_model(folder: Path, config: dict[str, Any]) -> RunSummary:
     record = read_record(folder)
-    rows = read_metrics(_log_folder(folder))
+    rows = read_metrics(_log_folder(folder)) or _rows_of_checkpoint(folder)
     best_epoch = None
     monitor = Monitor(config["trainer"]["monitor"])
     for row in rows:
@@ -115,7 +149,23 @@ def _summarise_model(folder: Path, config: dict[str, Any]) -> RunSummary:
         sum(spans) if spans else None,
         record.get("digests", {}).get("validation"),
         _flags_first(record),
+        history=[rows],
     )
+
+
+def _rows_of_checkpoint(folder: Path) -> list[dict[str, Any]]:
+    """What a checkpoint knows of the epochs, for a run that was copied without its log: the best, and the last."""
+    try:
+        _, content = read_resumable(folder)
+    except CheckpointError:
+        return []
+    rows: dict[int, dict[str, Any]] = {}
+    for monitor in content.get("monitors", []):
+        if monitor["best"] is not None:
+            rows.setdefault(monitor["best_epoch"], {})[monitor["metric"]] = monitor["best"]
+    if completed := content.get("completed_epochs", 0):
+        rows.setdefault(completed, {})
+    return [{"epoch": epoch, **rows[epoch]} for epoch in sorted(rows)]
 
 
 def _flags_first(record: dict[str, Any]) -> dict[str, Any]:

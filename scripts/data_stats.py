@@ -113,7 +113,9 @@ def _span(part: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = CommandLine(description="Counts what a config's data holds, and measures its images.")
+    parser = CommandLine(
+        prog="scripts.data_stats", description="Counts what a config's data holds, and measures its images."
+    )
     parser.add_argument("-c", "--config", type=Path, default=Path("config.json"), help="the config (config.json)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b.c=value", help="sets one value of the config"

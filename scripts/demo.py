@@ -18,7 +18,9 @@ PEOPLE, EVAL_PEOPLE, SEED = 250, 90, 7
 
 def main() -> None:
     """Each step finds out whether it is done already, so that a second call goes straight to the scores."""
-    CommandLine(description="Draws faces, trains on them on the CPU, scores, and writes the answers.").parse()
+    CommandLine(
+        prog="scripts.demo", description="Draws faces, trains on them on the CPU, scores, and writes the answers."
+    ).parse()
     make_demo_data(DATA, PEOPLE, EVAL_PEOPLE, SEED)
     run = train.main(["--config", str(CONFIG), "--resume", "auto"])
     assert run is not None

@@ -183,11 +183,11 @@ class _Parser(argparse.ArgumentParser):
     """Argument errors as one line, as all other errors."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see --help)")
+        raise ConfigError(f"{self.prog}: {message} (see --help)")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m scripts.make_demo_data", description=(__doc__ or "").partition("\n")[0])
+    parser = _Parser(prog="scripts.make_demo_data", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, help="folder for the data set")
     parser.add_argument("--people", type=int, help="people to train on (default 200)")
     parser.add_argument("--eval-people", type=int, help="other people to evaluate on (default 40)")

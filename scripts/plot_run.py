@@ -44,7 +44,7 @@ def plot(lines: Sequence[dict[str, Any]], title: str, output: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = CommandLine(description="Draws a run's curves from its metrics.jsonl.")
+    parser = CommandLine(prog="scripts.plot_run", description="Draws a run's curves from its metrics.jsonl.")
     parser.add_argument("log", type=Path, help="a run's log folder, saved/log/<name>/<run>")
     parser.add_argument("--output", type=Path, required=True, help="the picture to write, .png or .svg")
     parser.add_argument("--title", help="what stands above (default: the run's name)")

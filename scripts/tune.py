@@ -24,7 +24,7 @@ log = logging.getLogger(LOG_NAME)
 
 def main(argv: Sequence[str] | None = None) -> TuningResult:
     """The command. Raises ConfigError, CheckpointError, DataError."""
-    parser = CommandLine(prog="tune", description="Learns how to decide from runs' out-of-fold predictions.")
+    parser = CommandLine(prog="scripts.tune", description="Learns how to decide from runs' out-of-fold predictions.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders, of folds or of one model")
     parser.add_argument("--output", type=Path, required=True, help="the JSON to write, for test.py --decision")
     parser.add_argument("--folds", type=int, default=5, help="of persons, that tuning is nested in (default: 5)")

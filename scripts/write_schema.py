@@ -21,7 +21,9 @@ REFERENCE_FILE = ROOT / "docs" / "config.md"
 
 def main() -> None:
     """The command."""
-    CommandLine(description="Writes the editors' schema of configs, and docs/config.md.").parse()
+    CommandLine(
+        prog="scripts.write_schema", description="Writes the editors' schema of configs, and docs/config.md."
+    ).parse()
     schema = json.dumps(editor_schema(SECTIONS), separators=(",", ":"), ensure_ascii=False)
     for file, text in {SCHEMA_FILE: f"{schema}\n", REFERENCE_FILE: reference(SECTIONS)}.items():
         write_atomically(file, text.encode())

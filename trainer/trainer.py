@@ -69,6 +69,7 @@ class Trainer(BaseTrainer):
         self.epochs_without_better = 0
         self.epoch_began = time.perf_counter()
         self.batches_done = 0  # of the epoch in progress
+        self._warned_of: set[str] = set()
         self.train_metrics = self._new_metrics()  # of the epoch in progress
 
     def train(self) -> None:
@@ -164,6 +165,7 @@ class Trainer(BaseTrainer):
             metrics = metrics | self.learner.callbacks.end_epoch(epoch, metrics)
         except UserError as error:  # raised once the epoch is saved, which may have taken an hour
             failure = error
+        self._warn_of_no_numbers(epoch, metrics)
         if self.learner.schedule is not None and (failure is None or self.learner.schedule.metric in {None, *metrics}):
             self.learner.schedule.after_epoch(metrics)
         if failure is None:
@@ -250,6 +252,13 @@ class Trainer(BaseTrainer):
             if final:
                 raise StorageFullError(text) from None
             logger.warning("%s. Training continues%s", text, self._earlier_checkpoints())
+
+    def _warn_of_no_numbers(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Once for each metric."""
+        wrong = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+        for name in wrong.keys() - self._warned_of:
+            logger.warning("epoch %d: %s is %s, which is never the best", epoch, name, wrong[name])
+        self._warned_of |= wrong.keys()
 
     def _refuse_divergence(self, epoch: int, metrics: Mapping[str, float], first: Sequence[str] = ()) -> None:
         """first: the losses that were wrong before the others, where that is known"""

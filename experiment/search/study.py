@@ -52,6 +52,10 @@ class Sweep:
                 f'{config_file}: has no "sweep" section, such as {{"metric": "max val/f1", "space": ...}}'
             )
         self.settings: SweepSettings = settings
+        for key in (parse_override(text).key_path for text in overrides):
+            if searched := next((each for each in settings.space if _is_at(key, each)), None):
+                remedy = "leave out the flag, or take the key from sweep.space"
+                raise ConfigError(f"--set {key}: {config_file} searches {searched}; {remedy}")
         self.monitor = Monitor(settings.metric)
         self.name: str = self.config["name"]
         self.save_dir = Path(self.config["trainer"]["save_dir"])
@@ -132,6 +136,9 @@ class Sweep:
             raise ConfigError('scripts.sweep needs the package "optuna": pip install optuna') from None
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
+        remedy = "name a database, such as postgresql+psycopg://user@host/database or sqlite:///sweeps.db"
+        if self._storage and "://" not in self._storage:
+            raise ConfigError(f"--storage {self._storage}: is no URL; {remedy}")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
@@ -154,9 +161,10 @@ class Sweep:
                     study.set_user_attr("config", self.config.resolved)
             kept = study.user_attrs["config"]  # another machine may have set it
         except Exception as error:  # of SQLAlchemy and of every database's own package
-            where = "--storage" if self._storage else journal
+            where = f"--storage {_without_password(self._storage)}" if self._storage else journal
             text = first_line(error).replace(self._storage or journal, "...")  # a URL may hold a password
-            raise ConfigError(f"{where}: the study cannot be opened: {text}") from error
+            hint = f"; {remedy}" if self._storage else ""
+            raise ConfigError(f"{where}: the study cannot be opened: {text}{hint}") from error
         self._refuse_another_config(kept)
         return study
 
@@ -194,6 +202,12 @@ class Sweep:
                 return optuna.pruners.HyperbandPruner(max_resource=epochs if models == 1 else models)
             kinds = {"median": "MedianPruner", "wilcoxon": "WilcoxonPruner", None: "NopPruner"}
             return getattr(optuna.pruners, kinds[self.settings.pruner])()
+
+
+def _without_password(url: str) -> str:
+    """What tells where a database is."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{'...@' if '@' in rest else ''}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 def models_of(run: RunFolders, config: ConfigParser) -> list[RunFolders]:

@@ -127,9 +127,9 @@ class Tuning:
         self.person_of = number_persons(self.tables[0].persons)
         self.num_images, self.num_persons = int(known.sum()), len(np.unique(self.person_of[known]))
         if self.num_persons < 2 * num_folds:
-            what = "joint class" if self.labels.has_joint_class else "classes"
+            what = "joint class" if self.labels.has_joint_class else "class"
             raise DataError(
-                f"{runs[0].folder}: the {what} of {self.num_persons} persons are known; "
+                f"{runs[0].folder}: only {self.num_persons} persons have a known {what}; "
                 f"{num_folds} folds need {2 * num_folds} at least: train with more, or tune with fewer --folds"
             )
         self.ways = ways(len(runs))

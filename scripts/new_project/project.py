@@ -185,7 +185,9 @@ def _propose(table: Path, target: Path, given: Any) -> Proposal:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = CommandLine(prog="new_project", description="Copies this project, with a config for a table of images.")
+    parser = CommandLine(
+        prog="scripts.new_project", description="Copies this project, with a config for a table of images."
+    )
     parser.add_argument("target", type=Path, help="the folder to make")
     parser.add_argument("--table", type=Path, help="a table of images and their attributes, to write a config for")
     parser.add_argument("--root", type=Path, help="what its paths are relative to (default: the table's folder)")

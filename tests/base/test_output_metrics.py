@@ -51,3 +51,13 @@ def test_several_processes_count_each_image_once(monkeypatch: pytest.MonkeyPatch
         process.reduce()
         found = process.values({"count": lambda _, each: len(each), "sum": lambda output, _: float(output.exp().sum())})
         assert found == {"count": 6, "sum": pytest.approx(6.0)}
+
+
+def test_what_is_no_number_stays_visible() -> None:
+    labels = LabelSpace({"mask": {"classes": ["a", "b"]}, "age": {"classes": ["x", "y"]}})
+    metrics = Metrics(labels, {"nothing": lambda _output, _target: float("nan")}, torch.device("cpu"))
+    two = {"mask": torch.tensor([0, 1]), "age": torch.tensor([0, 1])}
+    metrics.update({name: torch.randn(2, 2) for name in two}, two)
+    values = metrics.values("val/")
+    assert values.keys() == {"val/nothing", "val/mask_nothing", "val/age_nothing"}
+    assert all(value != value for value in values.values())

@@ -13,6 +13,7 @@ from experiment.runs import compare_configs, explain, summarise_run, summarise_r
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from scripts import runs as command
+from utils.checkpoint.checkpoint_file import write_checkpoint
 from utils.config.layers import Override
 from utils.errors import CheckpointError, ConfigError, DataError
 from utils.run_folders import RunFolders
@@ -116,3 +117,35 @@ def test_the_command_diff_and_explain(two_runs: tuple[Path, Path], capsys: pytes
     assert "different images" in lines[-1]
     command.main(["explain", str(two_runs[1]), "seed"])
     assert capsys.readouterr().out == "seed = 9  (--set seed=9)\n"
+
+
+def test_what_is_left_out_is_named(two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    save_dir = two_runs[0].parents[2]
+    for content in ("{", "{}"):
+        (two_runs[1] / "config.json").write_text(content)
+        command.main(["--save-dir", str(save_dir)])
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f"{two_runs[1]}: left out: ")
+    with pytest.raises(DataError, match=r"--save-dir .*no such folder"):
+        command.main(["--save-dir", f"{save_dir}/nothing"])
+
+
+def test_a_run_copied_without_its_log_has_what_its_checkpoint_knows(two_runs: tuple[Path, Path]) -> None:
+    (RunFolders.in_save_dir(two_runs[0].parents[2], "Demo", "20260101").log / "metrics.jsonl").unlink()
+    monitors = [{"mode": "max", "metric": "val/f1", "best": 0.5, "best_epoch": 1}]
+    write_checkpoint(two_runs[0] / "last.pth", {"completed_epochs": 2, "monitors": monitors})
+    run = summarise_run(two_runs[0])
+    assert (run.best_epoch, run.epochs, run.metrics) == (1, 2, {"val/f1": 0.5})
+
+
+def test_sorted_by_a_metric_its_own_best_epoch_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the monitor's best epoch the order would be the other."""
+    first = [{"val/f1": 0.9, "val/accuracy": 0.1}, {"val/f1": 0.2, "val/accuracy": 0.8}]
+    _make_run(tmp_path, "one", first)
+    _make_run(tmp_path, "two", [{"val/f1": 0.3, "val/accuracy": 0.5}])
+    command.main(["--save-dir", str(tmp_path), "--sort", "val/accuracy"])
+    _, one, two = capsys.readouterr().out.splitlines()
+    assert one.startswith("Demo/one  val/accuracy 0.8000  2 of 2/")
+    assert two.startswith("Demo/two  val/accuracy 0.5000  1 of 1/")
+    assert summarise_run(tmp_path / "models/Demo/one").metrics["val/accuracy"] == 0.1
+    with pytest.raises(ConfigError, match="did you mean"):
+        command.main(["--save-dir", str(tmp_path), "--sort", "val/acuracy"])

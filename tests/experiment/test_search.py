@@ -441,6 +441,23 @@ def test_a_device_that_is_not_there_is_refused_before_anything_begins(empty_work
     assert not empty_workplace.save_dir.exists()
 
 
+def test_a_key_that_is_searched_is_not_set(empty_workplace: Workplace) -> None:
+    config = write_config(empty_workplace, SPACE)
+    outcome = search(empty_workplace, config, "--set", f"{LR}=0.1")
+    outcome.check_refusal(2, (f"--set {LR}: ", "search.json", "sweep.space"))
+
+
+def test_a_storage_that_is_none(empty_workplace: Workplace) -> None:
+    pytest.importorskip("optuna")
+    config = write_config(empty_workplace, SPACE)
+    outcome = search(empty_workplace, config, "--storage", "foo")
+    outcome.check_refusal(2, ("--storage foo: ", "sqlite:///"))
+    outcome = search(empty_workplace, config, "--storage", "sqlite:////nowhere/me:secret@x.db?password=hidden")
+    outcome.check_refusal(2, ("--storage sqlite://", "...@x.db: ", "sqlite:///"))
+    assert "secret" not in outcome.err
+    assert "hidden" not in outcome.err
+
+
 def test_a_search_without_a_result_does_not_end_well(empty_workplace: Workplace) -> None:
     """Without data; two trials are too few to be refused in a row."""
     pytest.importorskip("optuna")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ import experiment.builders as builders
 from data_loader import datasets
 from tests.integration.workplace import Outcome, Workplace
 from utils import files
+from utils.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,15 @@ def test_a_wrong_flag(empty_workplace: Workplace, case: str) -> None:
     outcome: Outcome = getattr(empty_workplace, script)(*argv)
     outcome.check_refusal(2, ("", *expected))
     assert outcome.out == ""
+
+
+COMMANDS = ["data_stats", "evaluate", "new_project", "plot_run", "predict", "prepare", "runs", "sweep", "tune"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_names_itself_as_it_is_called(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^scripts\.{name}: "):
+        importlib.import_module(f"scripts.{name}").main(["--nonsense"])
 
 
 def test_the_environment_of_torchrun_is_checked(empty_workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,16 @@ def test_a_validation_that_diverges_leaves_the_earlier_checkpoint(
     assert built.checkpoint()["completed_epochs"] == 1
 
 
+def test_a_metric_that_is_no_number_is_warned_of_once(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Trainer, "validate", lambda _self, _epoch: {"val/loss": 1.0, "val/own": math.nan})
+    make_trainer(epochs=2).train()
+    assert [text for text in caplog.messages if "never the best" in text] == [
+        "epoch 1: val/own is nan, which is never the best"
+    ]
+
+
 @pytest.mark.parametrize("verbosity", [1, 2])
 def test_an_epoch_is_one_line_with_its_time(
     make_trainer: MakeTrainer, caplog: pytest.LogCaptureFixture, verbosity: int

@@ -121,5 +121,5 @@ def test_what_is_chosen() -> None:
 
 
 def test_too_few_persons_are_refused() -> None:
-    with pytest.raises(DataError, match="9 persons"):
+    with pytest.raises(DataError, match="only 9 persons have a known joint class"):
         Tuning(drawn_runs(9, 1))
