@@ -189,8 +189,10 @@ def test_64_half_precision_is_warned_of(trained: Workplace, command: str) -> Non
     spoil_all(trained, as_content(halve))
     outcome = run_command(trained, command)
     outcome.check_success()
-    (line,) = [line for line in outcome.out.splitlines() if "half-precision weights" in line]
-    assert line.startswith(f"warning: {trained.run}")
+    lines = [line for line in outcome.out.splitlines() if "half-precision weights" in line]
+    assert lines
+    assert len(set(lines)) == len(lines)  # once of each checkpoint that is read
+    assert all(line.startswith(f"warning: {trained.run}") for line in lines)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

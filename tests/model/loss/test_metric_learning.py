@@ -204,7 +204,7 @@ def test_every_loss_and_every_miner_of_the_library_trains_as_it_comes() -> None:
         ({"type": "ManifoldLoss"}, ("type",), "not one of"),
         ({"miner": {"type": "HardMiner"}}, ("miner", "type"), "BatchHardMiner"),
         ({"miner": {"type": "HDCMiner", "args": {"distance": 2}}}, ("miner", "args", "distance"), "not a known key"),
-        ({"weight": -1}, ("weight",), "equal to 0"),
+        ({"weight": -1}, ("weight",), "at least 0"),
     ],
 )
 def test_what_is_refused(changes: dict[str, Any], key_path: tuple[str, ...], word: str) -> None:
