@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri  # type: ignore[import-untyped]
 
-from inference.evaluation import NUM_RESAMPLES
 from inference.intervals import TAIL, Counts, Interval, Score, counts_by_person, difference, student
 from utils.command_line import CommandLine
 from utils.errors import run_command
@@ -36,6 +35,7 @@ ACCURACIES = {"weak": (0.7, 0.7, 0.5), "middling": (0.93, 0.9, 0.75), "strong": 
 SHARED = (0.1, 0.6, 0.6)
 """How much of each attribute's errors is the person's."""
 
+NUM_RESAMPLES = 1000
 NUM_PERSONS = (10, 30, 100, 400)
 POPULATION = 200_000
 

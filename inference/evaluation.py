@@ -18,8 +18,6 @@ from model.metric import accuracy, f1, per_class
 
 logger = logging.getLogger(__name__)
 
-NUM_RESAMPLES = 1000
-
 JOINT = "answer"
 """The name of the joint class's scores; without a joint class, of the attributes' mean."""
 
@@ -153,19 +151,6 @@ def chance_macro_f1(confusion: Tensor) -> float:
     share = confusion.sum(dim=1).double() / confusion.sum()
     num_classes = len(share)
     return float((2 * share / (share * num_classes + 1))[share > 0].mean())
-
-
-def resampled_macro_f1(
-    truth: np.ndarray, predicted: np.ndarray, person_of: np.ndarray, draws: np.ndarray
-) -> np.ndarray:
-    """Macro F1 of each resample of a bootstrap, (R,); NaN where it has no known image.
-
-    truth, predicted: (N,); truth -1 = unknown
-    person_of: (N,), the number of the person of each image
-    draws: (R, P), how often each person is drawn
-    """
-    (counts,) = counts_by_person(truth, [predicted], person_of)
-    return counts.weighted(draws).macro_f1()
 
 
 def per_class_table(found: Sequence[Classification], persons: Sequence[str]) -> list[str]:
