@@ -33,10 +33,10 @@ from data_loader.records.tables import as_cell
 from experiment.runs import RunSummary, summarise_runs, usual
 from inference.ensemble import Ensemble, EnsemblePrediction
 from inference.explanation import explain_prediction
-from inference.exported import ExportedPredictor
+from inference.export.exported import ExportedPredictor
 from inference.inputs import EnsembleMember, load_models
 from inference.run import ensemble_of
-from inference.scores import TestScores, read_scores
+from inference.scoring.scores import TestScores, read_scores
 from logger.json_lines_tracker import read_metrics
 from scripts.demo_data.faces import draw_photograph, mask_state_of
 from scripts.demo_data.people import imagine_person

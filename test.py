@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> TestResult:
 def answer(arguments: Namespace) -> TestResult:
     """Predicts the images that the command line means, writes the answers, and scores them where the truth is known."""
     with importing():  # of torch, timm and albumentations: it takes seconds
-        from inference import evaluation, inputs, run, scores
+        from inference import inputs, run
+        from inference.scoring import evaluation, scores
 
     members = inputs.load_models(arguments)
     tuned = arguments.decision

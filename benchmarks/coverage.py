@@ -7,7 +7,7 @@ gives its interval of each data set; printed is the table of docs/scores.md. It 
 percentile  of 1,000 resamples of persons (cluster bootstrap, Field & Welsh 2007)
 expanded    the same, with tails as wide as Student's t (Hesterberg 2015)
 BCa         bias-corrected and accelerated (Efron 1987)
-jackknife   what this project reports: inference/intervals.py
+jackknife   what this project reports: inference/scoring/intervals.py
 difference  its interval of the difference between two equally good models, which is 0
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri  # type: ignore[import-untyped]
 
-from inference.intervals import TAIL, Counts, Interval, Score, counts_by_person, difference, student
+from inference.scoring.intervals import TAIL, Counts, Interval, Score, counts_by_person, difference, student
 from utils.command_line import CommandLine
 from utils.errors import run_command
 from utils.random_streams import numpy_stream

@@ -29,7 +29,7 @@ from data_loader.records import LabelTable, read_records
 from data_loader.records.sources import AttributeTable
 from data_loader.records.tables import read_table
 from experiment.schema import SECTIONS
-from inference.intervals import Counts, Score, counts_by_person, difference, number_persons
+from inference.scoring.intervals import Counts, Score, counts_by_person, difference, number_persons
 from inference.submission import align, read_answers, read_origin
 from parse_config import ConfigParser
 from utils.command_line import CommandLine

@@ -24,7 +24,7 @@ from benchmarks.machine import PROJECT, describe_versions
 from benchmarks.report import write_into_readme
 from data_loader.records import read_records
 from data_loader.records.sources import AttributeTable
-from inference.intervals import Counts, Interval, Score, counts_by_person, difference
+from inference.scoring.intervals import Counts, Interval, Score, counts_by_person, difference
 from inference.submission import Answers, align, read_answers, read_origin
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, run_command

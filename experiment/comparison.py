@@ -13,9 +13,9 @@ import numpy as np
 from base.batch import UNKNOWN
 from experiment.run_record import leaves
 from experiment.runs import summarise_run
-from inference.evaluation import JOINT, with_interval
-from inference.intervals import Counts, Interval, Score, counts_by_person, difference, number_persons, student
 from inference.run_predictions import RunPredictions, common_images
+from inference.scoring.evaluation import JOINT, with_interval
+from inference.scoring.intervals import Counts, Interval, Score, counts_by_person, difference, number_persons, student
 from inference.tuning.decision import attributes_of, targets_of, truth_of_targets
 from utils.errors import ConfigError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiment.folds import is_run_of_folds
 from experiment.run_record import leaves, read_record
-from inference.scores import TestScores, own_test_scores
+from inference.scoring.scores import TestScores, own_test_scores
 from logger.json_lines_tracker import read_metrics
 from trainer.checkpoint import read_resumable
 from trainer.monitor import Monitor

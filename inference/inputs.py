@@ -17,7 +17,7 @@ from data_loader import splits
 from data_loader.records import LabelTable, Record, read_records, sources
 from data_loader.records.sources import BaseSource, read_evaluation_folder
 from data_loader.splits import BaseSplit
-from inference.exported import load_predictor
+from inference.export.exported import load_predictor
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor, find_checkpoint
 from inference.submission import align, read_answers

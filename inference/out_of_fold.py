@@ -17,8 +17,8 @@ from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from data_loader.records import LabelTable
 from data_loader.records.tables import as_cell, from_cell
-from inference.evaluation import SetScores, classifications, evaluate, with_interval
 from inference.predictor import Predictor, Probabilities, find_checkpoint
+from inference.scoring.evaluation import SetScores, classifications, evaluate, with_interval
 from inference.submission import write_csv
 from inference.tta import PRESETS
 from utils import distributed

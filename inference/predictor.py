@@ -53,7 +53,7 @@ CONFIG_TYPES: dict[str, type | tuple[type, ...]] = {
 CHECKPOINT_NAMES = {"best": "model_best.pth", "last": "last.pth"}
 
 EXPORTED_FILE = "model.json"
-"""It makes a folder an exported model: see inference/exported.py."""
+"""It makes a folder an exported model: see inference/export/exported.py."""
 
 
 @dataclass(frozen=True)

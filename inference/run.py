@@ -12,11 +12,11 @@ from pathlib import Path
 from base.label_space import LabelSpace
 from data_loader.records.records import Record
 from inference.ensemble import Ensemble, EnsemblePrediction
-from inference.evaluation import SetScores, class_distribution
 from inference.inputs import EnsembleMember, files_read
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Probabilities, predict
 from inference.run_predictions import digest_of
+from inference.scoring.evaluation import SetScores, class_distribution
 from inference.submission import origin_file, write_origin, write_probabilities, write_submission
 from inference.tta import PRESETS
 from inference.tuning.decision import Decision, TunedEnsemble

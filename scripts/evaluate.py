@@ -11,9 +11,9 @@ from pathlib import Path
 
 from base.label_space import LabelSpace
 from experiment.schema import SECTIONS
-from inference.evaluation import SetScores, classifications, report_scores
 from inference.inputs import folds_with_checkpoints
 from inference.predictor import find_checkpoint
+from inference.scoring.evaluation import SetScores, classifications, report_scores
 from inference.submission import Answers, align, read_answers, read_origin
 from logger.log import close_log, open_log
 from parse_config import ConfigParser

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_loader.records import Record
-from inference.export import TOLERANCE, check_folder, check_packages, export, integer_coverage
-from inference.exported import FILES
+from inference.export.export import TOLERANCE, check_folder, check_packages, export, integer_coverage
+from inference.export.exported import FILES
 from inference.inputs import EnsembleMember, choose_records, folds_with_checkpoints
 from inference.predictor import EXPORTED_FILE, Predictor, find_checkpoint
-from inference.scores import own_test_scores
+from inference.scoring.scores import own_test_scores
 from inference.tta import PRESETS
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine

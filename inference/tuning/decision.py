@@ -23,9 +23,9 @@ import torch
 from base.attribute import AttributeSpec
 from base.label_space import LabelSpace
 from inference.ensemble import EnsemblePrediction, Vote
-from inference.evaluation import JOINT
 from inference.predictor import Probabilities
 from inference.run_predictions import scored_classes
+from inference.scoring.evaluation import JOINT
 from inference.tuning.calibration import Arrays, Calibration
 from inference.tuning.macro_f1_rule import Rule
 from utils.errors import ConfigError

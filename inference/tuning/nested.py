@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from base.batch import UNKNOWN
-from inference.evaluation import with_interval
-from inference.intervals import (
+from inference.run_predictions import RunPredictions
+from inference.scoring.evaluation import with_interval
+from inference.scoring.intervals import (
     Counts,
     Difference,
     Interval,
@@ -32,7 +33,6 @@ from inference.intervals import (
     number_persons,
     student,
 )
-from inference.run_predictions import RunPredictions
 from inference.tuning.calibration import LEVELS, SMALLEST_PROBABILITY, Calibration, Level
 from inference.tuning.decision import Decision, Pool, TunedRun, truth_of_targets
 from inference.tuning.macro_f1_rule import Rule

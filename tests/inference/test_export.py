@@ -19,8 +19,8 @@ from base.preprocessing import Preprocessing
 from data_loader.preparation import BackgroundRemoval, FaceCrop
 from data_loader.preparation.preparation import Preparation
 from data_loader.records.records import Record
-from inference.export import TOLERANCE, Parity, export, integer_coverage
-from inference.exported import Format, Precision, load_exported
+from inference.export.export import TOLERANCE, Parity, export, integer_coverage
+from inference.export.exported import Format, Precision, load_exported
 from inference.predictor import Predictor, predict
 from model.model import build_without_weights
 from tests.data_loader.preparation.tiny_networks import red_mask_network

@@ -15,7 +15,7 @@ from PIL import Image
 
 from inference.inputs import folds_with_checkpoints
 from inference.predictor import Predictor, find_checkpoint
-from inference.scores import read_scores
+from inference.scoring.scores import read_scores
 from scripts import export
 from tests.integration.workplace import EVALUATION_NAMES, ROOT, Workplace, photograph
 from utils.images.decoding import decode_rgb

@@ -17,9 +17,9 @@ from PIL import Image
 
 import test
 from benchmarks.equal_numbers import differences, predict_everywhere
-from inference.export import TOLERANCE
+from inference.export.export import TOLERANCE
 from inference.predictor import Predictor, find_checkpoint
-from inference.scores import read_scores
+from inference.scoring.scores import read_scores
 from scripts import export, predict
 from tests.integration.workplace import EVALUATION_NAMES, Outcome, Workplace, copy_into, photograph
 from utils.images.decoding import read_rgb

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from experiment.runs import summarise_run
-from inference.scores import read_scores
+from inference.scoring.scores import read_scores
 from scripts import runs as command
 from tests.integration.workplace import EVALUATION_NAMES, Outcome, Workplace
 from utils.checkpoint.checkpoint_file import read_checkpoint

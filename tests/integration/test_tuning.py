@@ -15,7 +15,7 @@ from data_loader.records.records import Record
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor
 from inference.run_predictions import RunPredictions
-from inference.scores import own_test_scores, read_scores
+from inference.scoring.scores import own_test_scores, read_scores
 from scripts import runs as runs_script
 from scripts import tune
 from tests.integration.drawn_road import resume, run, write_config

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from base.label_space import LabelSpace
-from inference.evaluation import JOINT
 from inference.predictor import Probabilities
+from inference.scoring.evaluation import JOINT
 from inference.tuning.decision import Decision, Pool, TunedEnsemble
 from inference.tuning.nested import Tuning, Way
 from tests.inference.tuning.drawn_predictions import LABELS, drawn_runs

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from inference.evaluation import JOINT
 from inference.run_predictions import RunPredictions
+from inference.scoring.evaluation import JOINT
 from inference.tuning.decision import Decision, Pool
 from inference.tuning.macro_f1_rule import macro_f1
 from inference.tuning.nested import Crossed, Tuning, Way

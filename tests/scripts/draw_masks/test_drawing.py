@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.drawn_masks import KINDS, WRONG_WAYS, Head, draw_mask
+from scripts.draw_masks import KINDS, WRONG_WAYS, Head, draw_mask
 
 # A frontal face by hand, in pixels of a picture of 200 x 240: eyes, nose, corners of the mouth.
 EYES_NOSE_MOUTH = np.array([(82.0, 100.0), (118.0, 100.0), (100.0, 120.0), (85.0, 140.0), (115.0, 140.0)])

@@ -16,9 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from data_loader.records.records import Record
-from inference.evaluation import JOINT, SetScores, with_interval
 from inference.inputs import EnsembleMember, evaluation_folder
 from inference.predictor import CHECKPOINT_NAMES, EXPORTED_FILE
+from inference.scoring.evaluation import JOINT, SetScores, with_interval
 from utils.run_folders import CONFIG_FILE
 
 logger = logging.getLogger(__name__)

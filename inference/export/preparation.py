@@ -19,7 +19,7 @@ CODE_FILE = "preparation.zip"
 PACKAGES = ("base", "data_loader", "utils")
 MODULE = "data_loader.preparation.build"
 LICENSE = "LICENSE"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def is_ours(name: str) -> bool:

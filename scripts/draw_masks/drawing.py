@@ -10,7 +10,7 @@ import numpy as np
 from scripts.demo_data.people import Colour, any_colour
 from scripts.demo_data.scenes import PATTERNS, PLAIN_COLOURS, Mask, cloth_tile
 from scripts.demo_data.shapes import clouds
-from scripts.drawn_masks.head import DEPTH, Head, face_depth, half_width
+from scripts.draw_masks.head import DEPTH, Head, face_depth, half_width
 
 KINDS = ("surgical", "kf94", "cup", "cloth", "sponge")
 WRONG_WAYS = ("below_nose", "on_chin")

@@ -13,7 +13,7 @@ from torch import Tensor
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from base.metrics import ConfusionCounts
-from inference.intervals import Counts, Interval, Score, counts_by_person, number_persons
+from inference.scoring.intervals import Counts, Interval, Score, counts_by_person, number_persons
 from model.metric import accuracy, f1, per_class
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 from sklearn.metrics import accuracy_score, f1_score
 
-from inference import intervals
-from inference.intervals import Score, counts_by_person, difference, number_persons
+from inference.scoring import intervals
+from inference.scoring.intervals import Score, counts_by_person, difference, number_persons
 from utils.random_streams import numpy_stream
 
 STREAM = numpy_stream(3, "intervals")

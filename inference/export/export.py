@@ -1,4 +1,4 @@
-"""Writes a trained model into a folder of its own, for which see inference/exported.py, and measures what that costs.
+"""Writes a trained model into a folder of its own, for which see exported.py, and measures what that costs.
 
 The exported graph takes prepared images, uint8 (B, 3, H, W) RGB, for any B; the normalisation is part of it. Its
 outputs are the probabilities of each attribute's scored classes, and of each head's training classes as
@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
 from data_loader.records import LabelTable, Record
-from inference.evaluation import SetScores, classifications, evaluate, with_interval
-from inference.exported import (
+from inference.export.exported import (
     FILES,
     HEAD_PREFIX,
     Exported,
@@ -37,9 +36,10 @@ from inference.exported import (
     digest_of_content,
     load_exported,
 )
-from inference.exported_preparation import is_ours, write_preparation
+from inference.export.preparation import is_ours, write_preparation
 from inference.predictor import EXPORTED_FILE, Predictor, Probabilities, predict
-from inference.scores import SCORES_FILE, TestScores
+from inference.scoring.evaluation import SetScores, classifications, evaluate, with_interval
+from inference.scoring.scores import SCORES_FILE, TestScores
 from inference.tta import PRESETS
 from utils.errors import CheckpointError, ConfigError, StorageFullError
 from utils.files import FULL, write_atomically

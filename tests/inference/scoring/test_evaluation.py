@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from base.label_space import LabelSpace
-from inference.evaluation import (
+from inference.scoring.evaluation import (
     Classification,
     SetScores,
     class_distribution,

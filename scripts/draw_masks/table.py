@@ -16,7 +16,6 @@ import json
 import logging
 import multiprocessing
 import signal
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,10 +32,11 @@ from data_loader.records.records import Record
 from data_loader.records.sources import AttributeTable
 from data_loader.records.tables import raise_problems
 from logger.log import LOG_NAME, close_log, open_log
-from scripts.drawn_masks import KINDS, WRONG_WAYS, Head, draw_mask
+from scripts.draw_masks.drawing import KINDS, WRONG_WAYS, draw_mask
+from scripts.draw_masks.head import Head
 from scripts.prepare import ENCODINGS, JPEG, encode, evenly, tile_of
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, DataError, StorageFullError, run_command
+from utils.errors import ConfigError, DataError, StorageFullError
 from utils.files import FULL, write_atomically
 from utils.images import read_rgb
 from utils.progress import with_progress
@@ -438,7 +438,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_masks(source, arguments.output, settings, arguments.workers, arguments.contact_sheet)
     finally:
         close_log()
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))
