@@ -21,9 +21,12 @@ from data_loader.preparation.prepared_images import PREPARATION_FOLDER, Prepared
 from data_loader.records import LabelTable, read_records
 from data_loader.records.image_check import CHECKED_IMAGES_FILE
 from data_loader.splits import Split
+from data_loader.transforms import build_transforms
 from experiment.initial_weights import load_initial_weights
 from experiment.resume import ResumePoint
 from experiment.schema import ScheduleSettings, metric_functions
+from inference.predictor import Predictor
+from inference.tta import PRESETS
 from logger.json_lines_tracker import METRICS_FILE, JsonLinesTracker
 from logger.mlflow_tracker import MlflowSettings, MlflowTracker
 from logger.tensorboard_tracker import TensorBoardTracker
@@ -102,6 +105,18 @@ def build_preparation(config: ConfigParser, resume: ResumePoint | None) -> Prepa
         refuse_other_networks(saved, preparation, resume.path)
     folder = Path(config["trainer"]["save_dir"]) / PREPARATION_FOLDER
     return PreparedImages(preparation, folder) if preparation.steps else None
+
+
+def build_predictor(config: ConfigParser, labels: LabelSpace, model: BaseModel, device: torch.device) -> Predictor:
+    """A model before its training, with the images as the config prepares them, without test-time augmentation."""
+    args, preparation = config["data_loader"]["args"], build_preparation(config, None)
+    content = {"config": config.resolved, "run_name": "", "completed_epochs": 0}
+    with config.plugins.active():
+        made = build_transforms(
+            config["transforms"], args["input_size"], model.mean, model.std, args["bits_used_of_16"], preparation
+        )
+        steps = None if preparation is None else preparation.preparation
+        return Predictor(model, labels, made.preprocessing, device, content, PRESETS["none"], steps)
 
 
 def build_learner(

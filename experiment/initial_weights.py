@@ -50,5 +50,7 @@ def load_initial_weights(model: BaseModel, labels: LabelSpace, path: Path, confi
     if match.unused:
         logger.info("not used of it: %s", ", ".join(sorted({name.rpartition(".")[0] for name in match.unused})))
     same_data = any(source in earlier.get("data", []) for source in config["data"])
-    if same_data and any(earlier.get(key) != config[key] for key in ("split", "seed")):
+    if same_data and "soup" in content and "split_digest" not in content:
+        logger.warning("%s: is a soup of runs that were divided differently: some trained on who validates here", file)
+    elif same_data and any(earlier.get(key) != config[key] for key in ("split", "seed")):
         logger.warning("%s: was trained on images that validate this run; use its split and seed", file)

@@ -77,7 +77,7 @@ def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
         raise CheckpointError(f"{path / CONFIG_FILE}: is missing or damaged; restore it, or name one fold's folder")
     file, content, modified_ns = _read(path)
     if "optimizer" not in content:
-        raise CheckpointError(f"{file}: was imported, without an optimizer's state to resume with; use --from")
+        raise CheckpointError(f"{file}: was imported, or is a soup: no optimizer's state to resume with; use --from")
     if Path(content["run_name"]).name != content["run_name"]:
         raise CheckpointError(f"{file}: run_name = {content['run_name']!r} is no folder's name; do not use this file")
     folders = _folders_of(path if path.is_dir() else path.parent)
@@ -93,10 +93,14 @@ def _read(path: Path) -> tuple[Path, dict[str, Any], int]:
 
 
 def resume_point_in(folders: RunFolders) -> ResumePoint | None:
-    """Where the run or the fold in these folders resumes; None if it has saved nothing. Raises CheckpointError."""
+    """Where the run or the fold in these folders resumes; None if it has saved nothing to resume from.
+
+    Raises CheckpointError."""
     if not resumable_files(folders.models):
         return None
     file, content, modified_ns = _read(folders.models)
+    if "soup" in content:  # it was never trained
+        return None
     return ResumePoint(folders, content, file, modified_ns)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +229,27 @@ def predict(
 
     Raises DataError for an image that cannot be read; StopSignal.
     """
+    batches_by_model: list[list[Probabilities]] = [[] for _ in predictors]
+    for batches in variants_of(predictors, records, batch_size, num_workers, "predicting", verbosity):
+        for predictor, variants, predicted in zip(predictors, batches, batches_by_model, strict=True):
+            predicted.append(predictor.predict_batch(variants))
+        if stop is not None:
+            stop.raise_if_requested()
+    return [Probabilities.combined(each, lambda tensors: torch.cat(tensors).cpu()) for each in batches_by_model]
+
+
+def variants_of(
+    predictors: Sequence[Predictor],
+    records: Sequence[Record],
+    batch_size: int | None,
+    num_workers: int | Literal["auto"] | None,
+    description: str,
+    verbosity: int,
+) -> Iterator[list[list[Tensor]]]:
+    """The records in batches, in order: for each model, the variants of the images as `predict_batch` takes them.
+
+    description: of what is done with them, for the progress
+    others: see `predict`"""
     own = [predictor.loader_arguments for predictor in predictors]
     if num_workers is None:
         configured = [arguments["num_workers"] for arguments in own]
@@ -242,17 +263,12 @@ def predict(
         _image_cache(predictors, verbosity),
         show_progress=verbosity > 0,
     )
-    batches_by_model: list[list[Probabilities]] = [[] for _ in predictors]
-    batches_with_progress = with_progress(
-        batches, len(records), "predicting", verbosity > 0, images_of=lambda batch: len(batch.indices)
+    with_bar = with_progress(
+        batches, len(records), description, verbosity > 0, images_of=lambda batch: len(batch.indices)
     )
-    for images, _ in batches_with_progress:
+    for images, _ in with_bar:
         variants = iter(images)
-        for predictor, predicted in zip(predictors, batches_by_model, strict=True):
-            predicted.append(predictor.predict_batch(list(itertools.islice(variants, len(predictor.pipelines)))))
-        if stop is not None:
-            stop.raise_if_requested()
-    return [Probabilities.combined(each, lambda tensors: torch.cat(tensors).cpu()) for each in batches_by_model]
+        yield [list(itertools.islice(variants, len(predictor.pipelines))) for predictor in predictors]
 
 
 def _image_cache(predictors: Sequence[Predictor], verbosity: int) -> DiskCache | None:

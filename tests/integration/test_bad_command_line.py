@@ -116,7 +116,19 @@ def test_a_wrong_flag(empty_workplace: Workplace, case: str) -> None:
     assert outcome.out == ""
 
 
-COMMANDS = ["data_stats", "evaluate", "new_project", "plot_run", "predict", "prepare", "runs", "sweep", "tune"]
+COMMANDS = [
+    "data_stats",
+    "evaluate",
+    "new_project",
+    "plot_run",
+    "predict",
+    "prepare",
+    "probe",
+    "runs",
+    "soup",
+    "sweep",
+    "tune",
+]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -341,6 +341,19 @@ def test_f5_the_page_answers_as_test(place: Path, small_run: Path, monkeypatch: 
         )
 
 
+def test_g14_a_probe_and_a_soup(small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run, and of the run with another that went on from it; the soup answers as any run."""
+    main_of("scripts.probe")(["--resume", str(small_run), "--images", "21"])
+    assert "the run, linear" in capsys.readouterr().out
+    words = [*small(["-c", "configs/baseline_cnn.json"]), "--from", str(small_run), "--set", "seed=1"]
+    main_of("train")([*words, "--set", f"trainer.save_dir={tmp_path}"])
+    (other,) = (tmp_path / "models").glob("*/*")
+    main_of("scripts.soup")([str(small_run), str(other), "--greedy", "--output", str(tmp_path / "soup")])
+    assert "nested estimate" in capsys.readouterr().out
+    main_of("test")(["--resume", str(tmp_path / "soup"), "--output", str(tmp_path / "s.csv")])
+    assert all(0 <= int(row["ans"]) < 18 for row in csv.DictReader((tmp_path / "s.csv").open()))
+
+
 def test_g9_an_exported_run_answers_as_the_run(place: Path, small_run: Path, tmp_path: Path) -> None:
     main_of("scripts.export")([str(small_run), "--to", "safetensors", "--output", str(tmp_path / "exported")])
     main_of("test")(["--resume", str(tmp_path / "exported"), "--output", str(tmp_path / "b.csv"), "--probabilities"])
