@@ -35,6 +35,16 @@ class AttributeSpec(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
+class ScoredClass:
+    """A raw value of which only the scored class is known, as of an answer: no number of an attribute with bins."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
 class Attribute:
     """One attribute: its scored classes, and the classes (finer ones, perhaps) that a model is trained on."""
 
@@ -47,7 +57,10 @@ class Attribute:
     limits: tuple[float, float] | None = None
 
     def number(self, raw: Any) -> float:
-        """The raw value of a binned attribute as a number. Raises DataError if it is none, or is beyond the limits."""
+        """The raw value of a binned attribute as a number; NaN of a ScoredClass. Raises DataError if it is none, or is
+        beyond the limits."""
+        if isinstance(raw, ScoredClass):
+            return math.nan
         try:
             value = float(raw)
         except (TypeError, ValueError):
@@ -60,10 +73,17 @@ class Attribute:
 
     def scoring_class(self, raw: Any) -> int:
         """The class that is scored, or -1 if `raw` is unknown. Raises DataError for a value that is no class."""
+        if isinstance(raw, ScoredClass):
+            return self._class(raw, self.class_names, None)
         return self._class(raw, self.class_names, self.bins)
 
     def training_class(self, raw: Any) -> int:
-        """The class that the model is trained on, or -1 if `raw` is unknown."""
+        """The class that the model is trained on, or -1 if `raw` is unknown, or is a ScoredClass that several training
+        classes are scored as."""
+        if isinstance(raw, ScoredClass):
+            scored = self.scoring_class(raw)
+            found = [number for number, each in enumerate(self.training_to_scoring) if each == scored]
+            return found[0] if len(found) == 1 else UNKNOWN
         return self._class(raw, self.training_class_names, self.training_bins)
 
     def _class(self, raw: Any, names: tuple[str, ...], bins: tuple[float, ...] | None) -> int:

@@ -24,6 +24,8 @@ class BaseDataLoader(ABC):
 
     label_space: LabelSpace
     preprocessing: Preprocessing
+    epoch_of_full_size = 1
+    """The first epoch whose training images are as large as they become."""
 
     @property
     @abstractmethod

@@ -28,6 +28,7 @@ class Batch:
     scoring_targets: by attribute, (B,) int64, in the classes that are scored, -1 = unknown; they differ where bins do
     indices: (B,) int64, the rows of the data set
     mix: how these images are to be mixed with one another; None: not at all
+    weights: (B,) float32, of each image in the loss of the heads; None: all count as 1
     """
 
     images: Tensor
@@ -35,6 +36,7 @@ class Batch:
     scoring_targets: dict[str, Tensor]
     indices: Tensor
     mix: Mix | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -42,7 +44,8 @@ class Batch:
     def tensors(self) -> list[Tensor]:
         """All its tensors, in a fixed order."""
         pairing = [] if self.mix is None else [self.mix.pairing]
-        return [self.images, *self.targets.values(), *self.scoring_targets.values(), self.indices, *pairing]
+        weights = [] if self.weights is None else [self.weights]
+        return [self.images, *self.targets.values(), *self.scoring_targets.values(), self.indices, *pairing, *weights]
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """The batch with `function` applied to each of its tensors."""
@@ -52,6 +55,7 @@ class Batch:
             {name: function(target) for name, target in self.scoring_targets.items()},
             function(self.indices),
             None if self.mix is None else replace(self.mix, pairing=function(self.mix.pairing)),
+            None if self.weights is None else function(self.weights),
         )
 
     def to(self, device: torch.device) -> Batch:

@@ -41,6 +41,10 @@ class Mix:
         """By head, the paired images' classes (B,); an unknown one stays unknown, whatever the image's own is."""
         return {head: target[self.pairing] for head, target in targets.items()}
 
+    def paired_weights(self, weights: Tensor | None) -> Tensor | None:
+        """The paired images' weights in the loss, (B,); None: all count as 1."""
+        return None if weights is None else weights[self.pairing]
+
 
 class Mixing(Protocol):
     """A way to mix: see data_loader/mixing.py."""

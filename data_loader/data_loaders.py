@@ -17,6 +17,7 @@ from data_loader.cache import DEFAULT_CACHE_BUDGET_GIB, CachedImages, DiskCache,
 from data_loader.datasets import PipelineImages
 from data_loader.preparation.preparation import fallback_report
 from data_loader.preparation.prepared_images import PreparedImages
+from data_loader.progressive_sizes import Phases, ProgressiveSizes
 from data_loader.records.image_check import check_images
 from data_loader.records.label_table import LabelTable
 from data_loader.records.records import Record
@@ -54,6 +55,9 @@ class AttributeDataLoader(BaseDataLoader):
     preparation: of every picture, before its transforms
     sampler: of the training images; None: each comes once an epoch
     input_size: pixels, or [height, width], that both lists of transforms end in; None: whatever they end in
+    progressive_sizes: training images are small at first: [[1, 128], [6, 192], [11, 240]] is the height in pixels from
+        epochs 1, 6 and 11 on, at last that of input_size, which all are validated in; transforms and cache have that
+        size, too, and what they give is reduced. None: all epochs have one size
     batch_size: per process
     valid_batch_size: images; None: as batch_size
     num_workers: processes that prepare images; "auto": as many as it takes, by measuring
@@ -88,6 +92,7 @@ class AttributeDataLoader(BaseDataLoader):
         preparation: PreparedImages | None = None,
         *,
         input_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None,
+        progressive_sizes: Phases | None = None,
         batch_size: Annotated[int, Field(ge=1)] = DEFAULT_BATCH_SIZE,
         valid_batch_size: Annotated[int, Field(ge=1)] | None = None,
         num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto",
@@ -103,6 +108,7 @@ class AttributeDataLoader(BaseDataLoader):
         bad = check_images(paths, image_check_cache, on_bad_image, bits_used_of_16, show_progress)
         self.train, self.validation = split.train.without(set(bad)), split.validation.without(set(bad))
         self.label_space = self.train.label_space
+        self._sample_weights = self.train.sample_weights
         self.batch_size = batch_size
         self.preprocessing = pipelines.preprocessing
         order = every_image_once(len(self.train), shuffle) if sampler is None else checked_order(sampler, self.train)
@@ -120,9 +126,15 @@ class AttributeDataLoader(BaseDataLoader):
         requests = [([record.path for record in table.records], pipeline.prefix) for table, pipeline in sides]
         look_at_pictures([path for paths, _ in requests for path in paths], [pipelines.evaluation], show_progress)
         cached = [None, None] if image_cache is None else image_cache.prepare(requests)
+        self._progressive: ProgressiveSizes | None = None
+        if progressive_sizes is not None:
+            self._progressive = ProgressiveSizes(progressive_sizes, pipelines.train.image_hw)
+            self.epoch_of_full_size = self._progressive.last_phase
         train, validation = (
-            PipelineImages(paths, [pipeline], seed, None if images is None else [images])
-            for (paths, _), (_, pipeline), images in zip(requests, sides, cached, strict=True)
+            PipelineImages(paths, [pipeline], seed, None if images is None else [images], progressive)
+            for (paths, _), (_, pipeline), images, progressive in zip(
+                requests, sides, cached, [self._progressive, None], strict=True
+            )
         )
         on_gpu = device is not None and device.type == "cuda"
         self._train_feed = BatchFeed(train, self._sampler, num_workers, on_gpu, page_locked=on_gpu)
@@ -142,10 +154,13 @@ class AttributeDataLoader(BaseDataLoader):
 
     def train_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         self._sampler.set_position(epoch, start_batch)
-        return _batches(self._train_feed, self.train)
+        if self._progressive is not None:
+            height, width = self._progressive.image_hw_in(epoch)
+            logger.info("epoch %d: training images of %d x %d pixels", epoch, height, width)
+        return _batches(self._train_feed, self.train, self._sample_weights)
 
     def validation_batches(self) -> Iterator[Batch]:
-        return _batches(self._validation_feed, self.validation)
+        return _batches(self._validation_feed, self.validation, None)
 
 
 def look_at_pictures(paths: Sequence[Path], pipelines: Sequence[Pipeline], show_progress: bool) -> None:
@@ -167,8 +182,10 @@ def look_at_pictures(paths: Sequence[Path], pipelines: Sequence[Pipeline], show_
                 logger.log(logging.WARNING if any(found) else logging.INFO, "preparation: %s", line)
 
 
-def _batches(feed: BatchFeed, table: LabelTable) -> Iterator[Batch]:
-    """The images (B, 3, h, w), views of the feed's arrays, with their targets."""
+def _batches(feed: BatchFeed, table: LabelTable, weights: Tensor | None) -> Iterator[Batch]:
+    """The images (B, 3, h, w), views of the feed's arrays, with their targets.
+
+    weights: of each image in the loss, (N,)"""
     for keys, (images,) in feed:
         indices = torch.from_numpy(keys.indices)
         yield Batch(
@@ -176,6 +193,7 @@ def _batches(feed: BatchFeed, table: LabelTable) -> Iterator[Batch]:
             {name: targets[indices] for name, targets in table.targets.items()},
             {name: targets[indices] for name, targets in table.scoring_targets.items()},
             indices,
+            weights=None if weights is None else weights[indices],
         )
 
 

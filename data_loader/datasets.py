@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from data_loader.cache import CachedImages
+from data_loader.progressive_sizes import ProgressiveSizes
 from data_loader.samplers import BatchKeys
 from data_loader.transforms import AugmentationKey, Pipeline
 from utils.images import read_rgb
@@ -22,9 +24,11 @@ class PipelineImages:
     seed: of the random transforms; None where no pipeline has any
     cached: by pipeline, what its deterministic prefix made of the images; None: they are decoded each time, once for
         all pipelines
+    progressive: the sizes by epoch, to which the pipeline's results are reduced last: what is cached has the full size;
+        None: they stay as the pipelines make them
 
     array_of: by pipeline, the number of its array
-    sizes: by array, the images' height and width in pixels
+    sizes: by array, the images' largest height and width in pixels
     copies_only: nothing is computed, so that another process would not make it faster
     """
 
@@ -34,6 +38,7 @@ class PipelineImages:
         pipelines: Sequence[Pipeline],
         seed: int | None = None,
         cached: Sequence[CachedImages] | None = None,
+        progressive: ProgressiveSizes | None = None,
     ) -> None:
         assert seed is None or len(pipelines) == 1, "pipelines with random transforms are not compared"
         self.paths, self.seed = list(paths), seed
@@ -43,11 +48,18 @@ class PipelineImages:
         self.pipelines = [pipelines[keys.index(key)] for key in distinct]
         self.cached = None if cached is None else [cached[keys.index(key)] for key in distinct]
         self.sizes = [pipeline.image_hw for pipeline in self.pipelines]
-        self.copies_only = cached is not None and not any(each.random_transforms for each in pipelines)
+        self.progressive = progressive
+        computes = progressive is not None or any(each.random_transforms for each in pipelines)
+        self.copies_only = cached is not None and not computes
         self._bits = {pipeline.prefix.bits_used_of_16 for pipeline in self.pipelines}
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def shapes(self, keys: BatchKeys) -> list[tuple[int, ...]]:
+        """By array, the shape (B, h, w, 3) that a batch has."""
+        sizes = self.sizes if self.progressive is None else [self.progressive.image_hw_in(keys.epoch)]
+        return [(len(keys), height, width, 3) for height, width in sizes]
 
     def contiguous(self, keys: BatchKeys) -> list[np.ndarray] | None:
         """What `fill` would write, as views that are not to be written to; None where there are none."""
@@ -73,4 +85,8 @@ class PipelineImages:
             else:
                 prepared = [images[index] for images in self.cached]
             for batch, pipeline, image in zip(out, self.pipelines, prepared, strict=True):
-                batch[number] = pipeline.finish(image, key, str(path))
+                finished = pipeline.finish(image, key, str(path))
+                height, width = batch.shape[1:3]
+                if finished.shape[:2] != (height, width):
+                    finished = cv2.resize(finished, (width, height), interpolation=cv2.INTER_AREA)
+                batch[number] = finished

@@ -40,15 +40,16 @@ class Split:
     test: LabelTable
 
     def digest(self) -> str:
-        """A fingerprint of which images are on which side, whose they are, and what is known of them: equal for the
-        same data wherever it is."""
+        """A fingerprint of which images are on which side, whose they are, what is known of them and how much they
+        weigh: equal for the same data wherever it is."""
         found = hashlib.blake2b(digest_size=16)
         for side in (self.train, self.validation, self.test):
             columns = side.targets | side.scoring_targets
             names = sorted(columns)
             known = zip(*(columns[name].tolist() for name in names), strict=True)
             for record, classes in zip(side.records, known, strict=True):
-                text = f"{record.name}\0{record.person}\0{list(zip(names, classes, strict=True))}\n"
+                weight = "" if record.weight == 1 else f"\0{record.weight}"
+                text = f"{record.name}\0{record.person}\0{list(zip(names, classes, strict=True))}{weight}\n"
                 found.update(text.encode())
             found.update(b"\n")
         return found.hexdigest()
@@ -60,7 +61,8 @@ class Split:
 
 
 class BaseSplit(ABC):
-    """Images whose table gives them to the test side are the test side of every split; a subclass divides the others.
+    """Images whose table gives them to the test side are the test side of every split, and those of a source that is
+    `train_only` train in every split, unless they are of a person who validates; a subclass divides the others.
 
     drop_from_training: by attribute, inclusive ranges of values that are left out of the training side only, such as
         {"age": [[27, 29], [57, 59]]}: people so near a boundary of classes that their labels mislead
@@ -77,7 +79,7 @@ class BaseSplit(ABC):
 
     @abstractmethod
     def _validates(self, table: LabelTable, seed: int) -> np.ndarray:
-        """Whether each image validates, (N,) bool; none of them is for testing."""
+        """Whether each image validates, (N,) bool; none of them is for testing, or for training alone."""
 
     def divide(self, table: LabelTable, run_seed: int) -> Split:
         """The division, the same for any order of the rows. A class that one side lacks is warned of.
@@ -85,10 +87,17 @@ class BaseSplit(ABC):
         Raises DataError where a side would be empty, or a person is both in a given test side and elsewhere."""
         table = table[np.array(sorted(range(len(table)), key=lambda row: table.records[row].name), dtype=np.int64)]
         is_test = np.array([record.part == "test" for record in table.records], dtype=bool)
-        test, rest = table[is_test], table[~is_test]
-        _check_test_persons(rest, test)
-        validates = self._validates(rest, run_seed if self.seed is None else self.seed)
-        split = Split(rest[~validates & ~self._is_dropped(rest)], rest[validates], test)
+        train_only = np.array([record.train_only for record in table.records], dtype=bool)
+        test, rest = table[is_test], table[~is_test & ~train_only]
+        _check_test_persons(table[~is_test], test)
+        validates = np.zeros(len(table), dtype=bool)
+        validates[~is_test & ~train_only] = self._validates(rest, run_seed if self.seed is None else self.seed)
+        is_left_out = train_only & _is_of_persons_in(table, table[validates])
+        if is_left_out.any():
+            logger.info("%s: %d images of train_only sources are of persons who validate, and are left out",
+                        self.title, is_left_out.sum())  # fmt: skip
+        trains = ~is_test & ~validates & ~is_left_out & ~self._is_dropped(table)
+        split = Split(table[trains], table[validates], test)
         for side, name in ((split.train, "training"), (split.validation, "validation")):
             if len(side):
                 side.warn_of_absent_classes(f"the {name} side of {self.title}", whole=table)
@@ -284,6 +293,12 @@ def _most_frequent(classes: np.ndarray, persons: np.ndarray) -> np.ndarray:
     known = classes != UNKNOWN
     np.add.at(counts, (persons[known], classes[known]), 1)
     return np.where(counts.any(axis=1), counts.argmax(axis=1), UNKNOWN)
+
+
+def _is_of_persons_in(table: LabelTable, other: LabelTable) -> np.ndarray:
+    """Whether each image of `table` is of a person in `other`, (N,) bool."""
+    persons = {record.person for record in other.records}
+    return np.array([record.person in persons for record in table.records], dtype=bool)
 
 
 def _check_test_persons(rest: LabelTable, test: LabelTable) -> None:

@@ -202,6 +202,8 @@ def build_criterion(config: ConfigParser, labels: LabelSpace, data_loader: Attri
         learned_weights=config.extra("loss").head_weights == "learned",
     )
     criterion.use_class_counts(data_loader.train.class_counts())
+    if names and data_loader.train.sample_weights is not None:
+        logger.warning("loss.metric_learning compares images, and does not use the weight of a source")
     return criterion
 
 

@@ -15,7 +15,8 @@ import torch
 from base.base_model import BaseModel
 from base.label_space import LabelSpace
 from data_loader.mixing import check_mixings
-from data_loader.transforms import transform_problems
+from data_loader.progressive_sizes import ProgressiveSizes
+from data_loader.transforms import size_hw, transform_problems
 from experiment.builders import build_metric_learning_loss, dry_run_schedule
 from experiment.monitored import metric_problems
 from inference.tta import tta_problems
@@ -98,6 +99,24 @@ def _transforms(config: ConfigParser) -> Iterator[Problem]:
     yield from (problem.under(("transforms",)) for problem in transform_problems(config["transforms"], input_size))
 
 
+def _progressive_sizes(config: ConfigParser) -> list[Problem]:
+    key_path = "data_loader.args.progressive_sizes"
+    loader, epochs = config["data_loader"]["args"], config["trainer"]["epochs"]
+    phases = loader.get("progressive_sizes")
+    if phases is None:
+        return []
+    if loader["input_size"] is None:
+        wrong = "needs the size that they grow to: set data_loader.args.input_size"
+        raise config.error([config.problem(key_path, wrong)])
+    try:
+        last = ProgressiveSizes(phases, size_hw(loader["input_size"])).last_phase
+    except ValueError as error:
+        raise config.error(locate(error, ["progressive_sizes"], ("data_loader", "args"))) from error
+    if last > epochs:
+        return [config.problem(key_path, f"ends with epoch {last}, and trainer.epochs = {epochs}")]
+    return []
+
+
 def _tta(config: ConfigParser) -> Iterator[Problem]:
     if config["views"] is not None:
         yield from (problem.under(("views",)) for problem in tta_problems(config["views"]))
@@ -151,19 +170,26 @@ def _model(config: ConfigParser) -> Iterator[Problem]:
             yield from _refusal(lambda: freezing.check(model), ("freezing",), config["freezing"])
         if layer_decay is not None:
             yield from _refusal(lambda: optim.rate_scales(model, layer_decay), ("optimizer",), config["optimizer"])
-        height, width = (size, size) if isinstance(size, int) else size or model.input_hw or (64, 64)
-        try:
-            outputs = model(torch.empty(2, 3, height, width))
-        except Exception as error:  # timm has no exceptions of its own: assertions, RuntimeErrors and more
-            if "meta" in str(error):  # not every layer can run there
+        image_hw = model.input_hw or (64, 64) if size is None else size_hw(size)
+        phases = config["data_loader"]["args"].get("progressive_sizes")
+        smaller = [] if phases is None else ProgressiveSizes(phases, image_hw).sizes[:-1]
+        for height, width in [*smaller, image_hw]:
+            try:
+                outputs = model(torch.empty(2, 3, height, width))
+            except Exception as error:  # timm has no exceptions of its own: assertions, RuntimeErrors and more
+                if "meta" in str(error):  # not every layer can run there
+                    return
+                reason = first_line(error)[:200]
+                if place := place_in_plugin(error):
+                    wrong = f"fails on two images of {height} x {width} pixels, at {place}: {reason}"
+                    yield config.problem("arch.type", wrong)
+                elif (height, width) in smaller:
+                    wrong = f"does not suit the model at {height} x {width} pixels: {reason}"
+                    remedy = "a ViT of timm takes any size with arch.args.dynamic_img_size"
+                    yield config.problem("data_loader.args.progressive_sizes", f"{wrong}; {remedy}")
+                elif size is not None:
+                    yield config.problem("data_loader.args.input_size", f"does not suit the model: {reason}")
                 return
-            if place := place_in_plugin(error):
-                wrong = f"fails on two images of {height} x {width} pixels, at {place}: {first_line(error)[:200]}"
-                yield config.problem("arch.type", wrong)
-            elif size is not None:
-                wrong = f"does not suit the model: {first_line(error)[:200]}"
-                yield config.problem("data_loader.args.input_size", wrong)
-            return
     shapes = {head: (2, number) for head, number in model.num_classes.items()}
     found = {name: tuple(output.shape) for name, output in outputs.items()} if isinstance(outputs, dict) else {}
     if any(found.get(head) != shape for head, shape in shapes.items()):
@@ -302,6 +328,7 @@ CHECKS: tuple[tuple[str, Callable[[ConfigParser], Iterable[Problem]]], ...] = (
     ("split labels", _split),
     ("preparation", _can_be_built("preparation")),
     ("transforms data_loader", _transforms),
+    ("data_loader trainer", _progressive_sizes),
     ("views", _tta),
     ("arch labels", _arch),
     ("arch", _weights),

@@ -19,6 +19,7 @@ from experiment import builders
 from experiment.checks import check_config, cross_checks
 from experiment.cli import Arguments
 from experiment.folds import Fold, refuse_impossible_fold, score_folds, with_all_folds
+from experiment.pseudo_labels import provenance_of_pseudo_labels, warn_of_leaks
 from experiment.resume import (
     ResumePoint,
     begins_a_model,
@@ -253,10 +254,13 @@ def _begin(
     logger.info("run folder: %s (log: %s)", folders.models, folders.log)
     logger.info("command: %s", session.arguments.command)
     record = RunRecord(folders.models)
+    pseudo_labels = provenance_of_pseudo_labels(fold.config)
+    if len(fold.split.validation) and resume is None:
+        warn_of_leaks(pseudo_labels, fold.split.validation_digest())
     if distributed.is_main_process():
         digests = {"split": fold.split.digest(), "validation": fold.split.validation_digest()}
         arguments = session.arguments
-        record.begin(folders, session.config, arguments.command, digests, arguments.config_file)
+        record.begin(folders, session.config, arguments.command, digests, arguments.config_file, pseudo_labels)
         folders.write_config(fold.config.resolved)
         for plugin in fold.config.plugins.plugins:
             write_output(folders.models / COPIES / Path(plugin.path).name, plugin.source.decode("utf-8", "replace"))

@@ -9,7 +9,7 @@ import json
 import logging
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,14 @@ class RunRecord:
         command: str,
         digests: Mapping[str, str],
         config_file: Path | None = None,
+        pseudo_labels: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Adds a session.
 
         command: the command line, as a shell takes it
         digests: "split" and "validation"
         config_file: what the config was read from; None for a resumed run that brings its own
+        pseudo_labels: which files of them it trains on, and which models made those
         """
         sessions = self.content.get("sessions", [])
         values = dict(leaves(config.resolved))
@@ -84,6 +86,7 @@ class RunRecord:
             "origins": origins,
             "changes": changed,
             "digests": dict(digests),
+            **({"pseudo_labels": [*pseudo_labels]} if pseudo_labels else {}),
             "sessions": [*sessions, session],
         }
         self._write()

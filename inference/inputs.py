@@ -15,7 +15,7 @@ from torch import Tensor
 from base.label_space import LabelSpace
 from data_loader import splits
 from data_loader.records import LabelTable, Record, read_records, sources
-from data_loader.records.sources import BaseSource, read_evaluation_folder
+from data_loader.records.sources import BaseSource, PseudoLabels, read_evaluation_folder
 from data_loader.splits import BaseSplit
 from inference.export.exported import load_predictor
 from inference.out_of_fold import OUT_OF_FOLD_FILE
@@ -46,7 +46,12 @@ class EnsembleMember:
 
     def describe(self) -> dict[str, Any]:
         """Plain data, for the file beside a submission."""
-        return {"checkpoint": str(self.path), "run": self.predictor.run_name, "weight": self.weight}
+        return {
+            "checkpoint": str(self.path),
+            "run": self.predictor.run_name,
+            "weight": self.weight,
+            "validation_digest": self.predictor.validation_digest,
+        }
 
     @property
     def run(self) -> str:
@@ -122,6 +127,7 @@ def choose_records(members: Sequence[EnsembleMember], info_dir: str | None, side
         allow_links = any(source["args"].get("allow_links") for source in predictor.sources)
         records = read_evaluation_folder(folder, allow_links)
         predictor.find_unreadable(records, "refuse")
+        _warn_of_pseudo_labels(members, records)
         return records
     on_bad: Literal["refuse", "skip"] = predictor.loader_arguments["on_bad_image"] if side is not None else "refuse"
     side = side or "test"
@@ -134,6 +140,19 @@ def choose_records(members: Sequence[EnsembleMember], info_dir: str | None, side
             raise ConfigError(f"--split {side}: {both} divide their images differently; {remedy}")
     bad = predictor.find_unreadable(records, on_bad)
     return [record for record in records if record.path not in bad]
+
+
+def _warn_of_pseudo_labels(members: Sequence[EnsembleMember], records: Sequence[Record]) -> None:
+    """Of images whose answers the models have learnt guesses of."""
+    for member in members:
+        for source in member.predictor.sources:
+            if source["type"] == PseudoLabels.__name__:
+                root = Path(source["args"]["root"]).resolve()
+                count = sum(record.path.resolve().is_relative_to(root) for record in records)
+                if count:
+                    wrong = "scores on them do not estimate how good it is on others"
+                    logger.warning("%s: %d of these images are in the folder of its pseudo-labels: %s",
+                                   member.path, count, wrong)  # fmt: skip
 
 
 def evaluation_folder(members: Sequence[EnsembleMember], info_dir: str | None) -> str | None:

@@ -120,6 +120,7 @@ class Predictor:
         self.completed_epochs = int(content["completed_epochs"])
         self.sources: list[dict[str, Any]] = self.config["data"]
         self.split_digest: str | None = content.get("split_digest")
+        self.validation_digest: str | None = content.get("validation_digest")
         defaults = {name: each.default for name, each in inspect.signature(AttributeDataLoader).parameters.items()}
         self.loader_arguments: dict[str, Any] = defaults | self.config["data_loader"]["args"]
         self.tta: Tta = tta or self.config.get("views") or PRESETS["none"]

@@ -45,6 +45,8 @@ class TimmModelMulti(BaseModel):
     drop_path_rate: stochastic depth, where the backbone has it
     img_size: side of the images in pixels, for backbones that are built for one size (ViT, Swin, ...); null for the
         backbone's own
+    dynamic_img_size: a ViT takes images of any size whose sides are multiples of its patches, by interpolating the
+        embedding of positions; only timm's VisionTransformer and its like can
     pooling: "gem" (see `GeM`) for backbones with a feature map, or one of timm's that the backbone has; null for the
         backbone's own
     dropout_samples: see `LinearHeads`
@@ -64,6 +66,7 @@ class TimmModelMulti(BaseModel):
         drop_rate: Rate = 0.0,
         drop_path_rate: Rate | None = None,
         img_size: PositiveInt | None = None,
+        dynamic_img_size: bool = False,
         pooling: Pooling | None = None,
         dropout_samples: PositiveInt = 1,
         embedding_size: PositiveInt | None = None,
@@ -79,6 +82,7 @@ class TimmModelMulti(BaseModel):
             gradient_checkpointing,
             drop_path_rate=drop_path_rate,
             img_size=img_size,
+            dynamic_img_size=dynamic_img_size or None,  # which the others do not know
         )
         # Not num_features: some have one more layer between pooling and classifier (vgg, mobilenetv3, ...).
         num_features = int(self.backbone.head_hidden_size)  # type: ignore[arg-type]

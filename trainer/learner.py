@@ -75,7 +75,7 @@ class Learner:
         self.rank, self.num_processes = distributed.rank(), distributed.world_size()
         model.to(memory_format=self.compute.memory_format)
         _lay_out_as_parameters(optimizer)  # Adagrad has a state from its beginning
-        torch.backends.cudnn.benchmark = True  # the batches of a run have one shape
+        torch.backends.cudnn.benchmark = True  # the batches of a run have one shape, or a few
         self.model, self.criterion, self.optimizer, self.schedule = model, criterion, optimizer, schedule
         self.freezing, self.sharpness_aware, self.averaging = freezing, sharpness_aware, averaging
         self.callbacks = Callbacks(callbacks)
@@ -144,20 +144,22 @@ class Learner:
         self, outputs: Mapping[str, Tensor], batch: Batch, normalisers: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss; of mixed images lam * loss(own labels) + (1 - lam) * loss(paired labels)."""
-        loss, losses = self.criterion(outputs, batch.targets, normalisers)
+        loss, losses = self.criterion(outputs, batch.targets, normalisers, batch.weights)
         if batch.mix is None:
             return loss, losses
         lam, paired_targets = batch.mix.lam, batch.mix.paired_targets(batch.targets)
-        paired_loss, paired_losses = self.criterion(outputs, paired_targets, normalisers)
+        paired_weights = batch.mix.paired_weights(batch.weights)
+        paired_loss, paired_losses = self.criterion(outputs, paired_targets, normalisers, paired_weights)
         return lam * loss + (1 - lam) * paired_loss, _mixed(lam, losses, paired_losses)
 
     def _sample_weights(self, batch: Batch) -> dict[str, Tensor]:
         """By loss, the sum of the weights of the batch's known labels."""
-        weights = self.criterion.sample_weight_sums(batch.targets)
+        weights = self.criterion.sample_weight_sums(batch.targets, batch.weights)
         if batch.mix is None:
             return weights
         paired_targets = batch.mix.paired_targets(batch.targets)
-        return _mixed(batch.mix.lam, weights, self.criterion.sample_weight_sums(paired_targets))
+        paired_weights = batch.mix.paired_weights(batch.weights)
+        return _mixed(batch.mix.lam, weights, self.criterion.sample_weight_sums(paired_targets, paired_weights))
 
     def _sum_over_update(self, weights: Sequence[dict[str, Tensor]], stop: bool) -> tuple[dict[str, Tensor], bool]:
         """The sums over the batches of an update and over all processes; whether any process is asked to stop."""

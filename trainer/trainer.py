@@ -122,10 +122,10 @@ class Trainer(BaseTrainer):
     def _train_batches(self, epoch: int) -> Iterator[Batch]:
         """The batches that are left of the epoch; how each is mixed is decided here, on the host."""
         first, seed, rank = self.batches_done, self.learner.seed, self.learner.rank
-        image_hw = self.data_loader.preprocessing.image_hw
         for number, batch in enumerate(self.data_loader.train_batches(epoch, first), start=first):
             if self.mixings:
-                batch.mix = plan_mix(self.mixings, batch.scoring_targets, image_hw, seed, epoch, number, rank)
+                height, width = batch.images.shape[-2:]
+                batch.mix = plan_mix(self.mixings, batch.scoring_targets, (height, width), seed, epoch, number, rank)
             yield batch
 
     def validate(self, epoch: int) -> dict[str, float]:
@@ -211,9 +211,10 @@ class Trainer(BaseTrainer):
         """One update and one validation batch, to see that all fits together; returns the loss. Nothing is kept."""
         if self.batches_done:  # the resumed epoch may have no batches left, and its schedule no steps
             self.batches_done, self.learner.schedule = 0, None
-        self.learner.begin_epoch(1)
-        with closing(self._updates(1)) as updates:
-            self.learner.update(next(updates), 1, 0, self.train_metrics)
+        epoch = self.data_loader.epoch_of_full_size
+        self.learner.begin_epoch(epoch)
+        with closing(self._updates(epoch)) as updates:
+            self.learner.update(next(updates), epoch, 0, self.train_metrics)
         model = self.learner.eval_model()
         with torch.inference_mode(), closing(self._validation_batches()) as batches:
             for batch in itertools.islice(batches, 1):

@@ -99,6 +99,12 @@ class LabelTable:
         return {name: self.scoring_classes[name] for name in self.label_space.predicted_attributes}
 
     @property
+    def sample_weights(self) -> Tensor | None:
+        """The weight of each image in the loss, (N,) float32; None where all are 1."""
+        weights = [record.weight for record in self.records]
+        return None if all(weight == 1 for weight in weights) else torch.tensor(weights, dtype=torch.float32)
+
+    @property
     def num_persons(self) -> int:
         return len({record.person for record in self.records})
 

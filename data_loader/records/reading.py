@@ -38,7 +38,7 @@ def read_records(sources: Iterable[BaseSource], label_space: LabelSpace, label_f
     for number, source in enumerate(sources):
         try:
             found = _collected(source, problems, label_space.attributes)
-            records += [_with_person(record, number, source.persons == "own") for record in found]
+            records += [_with_settings(record, number, source, problems) for record in found]
         except DataError as error:
             problems += [f"{error}{_remedy_if_missing(source, number)}"]
         ends.append((source, len(records)))
@@ -86,13 +86,20 @@ def _remedy_if_missing(source: BaseSource, number: int) -> str:
     return f"; set data.{number}.args.{keys[0]}" if keys else ""
 
 
-def _with_person(record: Record, source: int, own: bool) -> Record:
-    """An image without a person is its own person, under a name that does not depend on where the data is; so is a
-    person whose id is another person in other sources."""
-    if record.person and not own:
+def _with_settings(record: Record, number: int, source: BaseSource, problems: list[str]) -> Record:
+    """The record with what its source, of that number, says of all its images.
+
+    An image without a person is its own person, under a name that does not depend on where the data is; so is a person
+    whose id is another person in other sources."""
+    if source.train_only and record.part in ("validation", "test"):
+        wrong = f"is given to {record.part}, and the source is train_only"
+        problems.append(f'{record.origin}: "{record.name}" {wrong}; set split_column to null, or train_only to false')
+    if source.train_only or source.weight != 1:
+        record = replace(record, train_only=source.train_only, weight=source.weight)
+    if record.person and source.persons != "own":
         return record
     person_id = record.person_id or record.person or None
-    return replace(record, person=f"{source}:{record.person or record.name}", person_id=person_id)
+    return replace(record, person=f"{number}:{record.person or record.name}", person_id=person_id)
 
 
 def _check_duplicates(records: Sequence[Record], problems: list[str]) -> None:

@@ -20,6 +20,8 @@ class Record:
     origin: where it was read, such as "data/train/train.csv row 12"
     part: the side of the split that its table gives it, if any
     person_id: in the table, such as "001498-1", where that is not `person`
+    weight: in the loss of the heads
+    train_only: it never validates
     """
 
     path: Path
@@ -29,3 +31,5 @@ class Record:
     origin: str
     part: Part | None = None
     person_id: str | None = None
+    weight: float = 1.0
+    train_only: bool = False

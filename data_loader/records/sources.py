@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from base.attribute import ScoredClass
 from data_loader.records.image_root import ImageRoot, relative_path_problem
 from data_loader.records.records import Part, Record
-from data_loader.records.tables import FORMULA_STARTS, Rows, find_column, plain, raise_problems, read_table
+from data_loader.records.tables import FORMULA_STARTS, Rows, find_column, from_cell, plain, raise_problems, read_table
 from utils.errors import DataError
 from utils.wording import not_one_of
 
-__all__ = ["AttributeTable", "CompetitionFolder"]
+__all__ = ["AttributeTable", "CompetitionFolder", "PseudoLabels"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +48,14 @@ class BaseSource(ABC):
 
     allow_links: whether files may be links that lead out of the source's folder
     persons: "shared" where a person's id means the same person in all sources, "own" where it is this source's alone
+    train_only: its images train in every split and never validate; those of a person who validates are left out
+    weight: of each of its images in the loss of the heads, beside the class's; validation does not use it
     """
 
     allow_links: bool = False
     persons: Literal["shared", "own"] = "shared"
+    train_only: bool = False
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
 
     @abstractmethod
     def collect(self, problems: list[str], attributes: Iterable[str] = ()) -> list[Record]:
@@ -70,7 +79,7 @@ class CompetitionFolder(BaseSource):
     on_missing: where a folder, or one of the seven photographs, is missing: "refuse", or "skip" with a warning
     same_stem: of files that differ only in their extension (normal.jpg, normal.png), take the "first" with a warning,
         or "all"
-    allow_links, persons: see BaseSource
+    allow_links, persons, train_only, weight: see BaseSource
     """
 
     root: str
@@ -183,7 +192,7 @@ class AttributeTable(BaseSource):
     split_column: gives the side of each row; "auto": a column headed split, partition, set or subset, if there is one
         and its cells name sides; None: no column does
     split_values: {cell: side} (default: train, val, valid, validation, dev, test, eval, ... in any letter case)
-    allow_links, persons: see BaseSource
+    allow_links, persons, train_only, weight: see BaseSource
     """
 
     path: str
@@ -275,6 +284,110 @@ class AttributeTable(BaseSource):
         if self.split_values is None:
             return DEFAULT_SPLIT_VALUES.get(cell.lower())
         return self.split_values.get(cell)
+
+
+Probability = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(eq=False)
+class PseudoLabels(BaseSource):
+    """Images whose labels are what models predict of them: the CSV that `test.py --probabilities` writes.
+
+    An attribute whose likeliest class is below its threshold is unknown; an image with no other is left out. Each image
+    is a person of its own, and none validates. Of an attribute with bins the scored class is known, and no number.
+
+    path: of the CSV, <answers>_probabilities.csv; the <answers>.csv.json beside it says which models made it
+    root: the folder that ImageIDs are relative to, such as the images/ of info_dir
+    thresholds: of the probability: one for all, or by attribute, {"mask": 0.95, "age": 0.8}: others stay unknown
+    train_only: cannot be false
+    allow_links, persons, weight: see BaseSource
+    """
+
+    path: str
+    root: str
+    thresholds: Probability | dict[str, Probability] = 0.9
+    train_only: Literal[True] = field(default=True, kw_only=True)
+
+    def __str__(self) -> str:
+        return str(Path(self.path))
+
+    def collect(self, problems: list[str], attributes: Iterable[str] = ()) -> list[Record]:
+        path, root = Path(self.path), Path(self.root)
+        if path.exists() and not root.is_dir():  # one line, not one a row
+            raise DataError(f"{root}: there is no such folder")
+        rows = read_table(path, ["ImageID"])
+        columns = self._columns([name for name in rows[0][1] if name], [*attributes])
+        images, first = ImageRoot(root, self.allow_links), dict[str, int]()
+        probabilities: dict[str, list[float]] = {name: [] for name in columns}  # of the labels that are known
+        records = []
+        for row, cells in rows:
+            name, origin = from_cell(cells["ImageID"]), f"{path} row {row}"
+            if first.setdefault(name, row) != row:
+                problems.append(f'{origin}: ImageID "{name}" is in row {first[name]} already')
+                continue
+            known: dict[str, Any] = {}
+            try:
+                file = images.find(name)
+                for attribute, by_class in columns.items():
+                    class_name, probability = _likeliest(attribute, {each: cells[c] for each, c in by_class.items()})
+                    if probability >= self._threshold(attribute):
+                        known[attribute] = ScoredClass(class_name)
+                        probabilities[attribute].append(probability)
+            except ValueError as error:
+                problems.append(f"{origin}: {error}")
+                continue
+            if known:
+                records.append(Record(file, name, "", known, origin))
+        if not (records or problems):
+            raise DataError(f"{path}: no probability reaches its threshold; lower thresholds")
+        for attribute, kept in probabilities.items():
+            wrong = f", of which {len(kept) - sum(kept):.1f} are wrong by their own probabilities" if kept else ""
+            logger.info("%s: %d of %d labels of %s are kept%s", path, len(kept), len(rows), attribute, wrong)
+        return records
+
+    def provenance(self) -> dict[str, Any]:
+        """Plain data: the file, its sha256, and of each model behind it what the file beside it says (none, if there is
+        no such file). Raises DataError where it cannot be read."""
+        path = Path(self.path)
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            beside = path.with_name(f"{path.stem.removesuffix('_probabilities')}.csv.json")
+            made_by = json.loads(beside.read_text(encoding="utf-8"))["models"] if beside.is_file() else []
+            return {"path": self.path, "sha256": digest, "models": [dict(model) for model in made_by]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: what made it cannot be read ({error!r:.80})") from None
+
+    def _columns(self, header: list[str], attributes: list[str]) -> dict[str, dict[str, str]]:
+        """By attribute with a threshold, and by class, the column of its probabilities. Raises DataError."""
+        found: dict[str, dict[str, str]] = {}
+        for column in header:
+            attribute, _, class_name = column.partition(" ")
+            if class_name and attribute in attributes:
+                found.setdefault(attribute, {})[class_name] = column
+        named = [*self.thresholds] if isinstance(self.thresholds, dict) else [*found]
+        if not named or any(attribute not in found for attribute in named):
+            lacking = next((name for name in named if name not in found), " or ".join(attributes))
+            wrong = f"has no probabilities of {lacking} (its columns are {', '.join(header)})"
+            raise DataError(f"{self}: {wrong}; name the <answers>_probabilities.csv of test.py --probabilities")
+        return {attribute: found[attribute] for attribute in named}
+
+    def _threshold(self, attribute: str) -> float:
+        return self.thresholds[attribute] if isinstance(self.thresholds, dict) else self.thresholds
+
+
+def _likeliest(attribute: str, cells: dict[str, str]) -> tuple[str, float]:
+    """The likeliest class and its probability. Raises ValueError for what are no probabilities.
+
+    cells: by class"""
+    try:
+        probabilities = {name: float(cell) for name, cell in cells.items()}
+        if not (min(probabilities.values()) >= 0 and abs(sum(probabilities.values()) - 1) <= 0.001):
+            raise ValueError
+    except ValueError:
+        given = ", ".join(f"{name} {cell or 'empty'}" for name, cell in cells.items())
+        raise ValueError(f"the probabilities of {attribute} must be 0 to 1 and sum to 1: {given}") from None
+    likeliest = max(probabilities, key=probabilities.__getitem__)
+    return likeliest, probabilities[likeliest]
 
 
 def read_evaluation_folder(info_dir: Path | str, allow_links: bool = False) -> list[Record]:

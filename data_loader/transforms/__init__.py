@@ -11,6 +11,7 @@ from data_loader.transforms.build import (
     TransformSpec,
     build_transforms,
     eval_pipeline,
+    size_hw,
     transform_problems,
 )
 from data_loader.transforms.pipeline import AugmentationKey, DeterministicPrefix, Pipeline
@@ -24,5 +25,6 @@ __all__ = [
     "TransformSpec",
     "build_transforms",
     "eval_pipeline",
+    "size_hw",
     "transform_problems",
 ]

@@ -85,9 +85,7 @@ def build_transforms(
     Raises InvalidConfig with all problems, their key paths relative to the two lists.
     """
     problems: list[Problem] = []
-    image_hw: tuple[int, int] | None = None
-    if input_size is not None:
-        image_hw = (input_size, input_size) if isinstance(input_size, int) else (input_size[0], input_size[1])
+    image_hw = None if input_size is None else size_hw(input_size)
     specs: dict[str, list[TransformSpec]] = {}
     statistics: dict[str, tuple[Any, Any]] = {}
     for side in ("train", "eval"):
@@ -126,6 +124,11 @@ def build_transforms(
     )
     train = Pipeline(prefix, transforms["train"][num_deterministic:], train_hw)
     return Transforms(train, _deterministic(transforms["eval"], preprocessing, preparation), preprocessing)
+
+
+def size_hw(input_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a config's input_size."""
+    return (input_size, input_size) if isinstance(input_size, int) else (input_size[0], input_size[1])
 
 
 def eval_pipeline(preprocessing: Preprocessing, preparation: PreparedImages | None = None) -> Pipeline:

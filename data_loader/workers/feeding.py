@@ -110,7 +110,7 @@ class BatchFeed:
     def _made_here(self, keys: BatchKeys) -> list[np.ndarray]:
         arrays = self._images.contiguous(keys)
         if arrays is None:
-            arrays = [np.empty(shape, np.uint8) for shape in _shapes(self._images, keys)]
+            arrays = [np.empty(shape, np.uint8) for shape in self._images.shapes(keys)]
             self._images.fill(keys, arrays)
         return arrays
 
@@ -128,7 +128,7 @@ class BatchFeed:
         error = worker.result()
         if error is not None:
             raise error
-        return keys, self._slots.received(slot, _shapes(self._images, keys))
+        return keys, self._slots.received(slot, self._images.shapes(keys))
 
 
 class _Worker:
@@ -179,7 +179,7 @@ def _work(images: PipelineImages, slots: SharedSlots, connection: Connection, in
         keys, slot = job
         error = None
         try:
-            images.fill(keys, slots.arrays(slot, _shapes(images, keys)))
+            images.fill(keys, slots.arrays(slot, images.shapes(keys)))
         except UserError as caught:
             error = caught
         with suppress(OSError):
@@ -207,7 +207,7 @@ def measured_num_workers(images: PipelineImages, on_gpu: bool, num_processes: in
     for index in np.linspace(0, len(images) - 1, number).astype(np.int64):
         keys = BatchKeys(0, np.array([index]), np.zeros(1, np.int64))
         before = time.perf_counter()
-        images.fill(keys, [np.empty(shape, np.uint8) for shape in _shapes(images, keys)])
+        images.fill(keys, [np.empty(shape, np.uint8) for shape in images.shapes(keys)])
         seconds.append(time.perf_counter() - before)
         if sum(seconds) > MEASURED_SECONDS:
             break
@@ -219,7 +219,3 @@ def measured_num_workers(images: PipelineImages, on_gpu: bool, num_processes: in
         chosen = int(median > WORTH_A_WORKER_SECONDS)
     logger.info("num_workers: %d, since an image takes %.2f ms to prepare", chosen, median * 1000)
     return chosen
-
-
-def _shapes(images: PipelineImages, keys: BatchKeys) -> list[tuple[int, ...]]:
-    return [(len(keys), height, width, 3) for height, width in images.sizes]

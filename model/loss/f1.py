@@ -26,20 +26,22 @@ class F1Loss(HeadLoss):
         known = torch.ones_like(target, dtype=torch.bool)
         return (self.total(logits, target, known) / len(target)).expand(len(target))
 
-    def total(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        """(1 - F1) times the number of known samples."""
-        probabilities = logits.softmax(dim=1) * known.unsqueeze(1)
-        truth = F.one_hot(target, logits.shape[1]) * known.unsqueeze(1)
+    def total(self, logits: Tensor, target: Tensor, known: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(1 - F1) times the number of known samples, of which each counts by its weight."""
+        counts = known if weights is None else known * weights
+        probabilities = logits.softmax(dim=1) * counts.unsqueeze(1)
+        truth = F.one_hot(target, logits.shape[1])
         true_positives = (probabilities * truth).sum(dim=0)
-        occurrences = truth.sum(dim=0)
-        # At least 1 for a class that occurs; the floor is for the others, which get no weight.
-        scores = 2 * true_positives / (probabilities.sum(dim=0) + occurrences).clamp(min=1)
-        weights = (occurrences > 0).to(scores.dtype)
+        occurrences = (truth * counts.unsqueeze(1)).sum(dim=0)
+        # The floor is for classes that do not occur, which get no weight: those that do are above it.
+        floor = 1 if weights is None else torch.finfo(logits.dtype).tiny
+        scores = 2 * true_positives / (probabilities.sum(dim=0) + occurrences).clamp(min=floor)
+        by_class = (occurrences > 0).to(scores.dtype)
         if self.class_weights is not None:
-            weights = weights * self.class_weights
-        weight = weights.sum()
-        loss = ((1 - scores) * weights).sum() / torch.where(weight > 0, weight, torch.inf)
-        return loss * known.sum()
+            by_class = by_class * self.class_weights
+        weight = by_class.sum()
+        loss = ((1 - scores) * by_class).sum() / torch.where(weight > 0, weight, torch.inf)
+        return loss * counts.sum()
 
     def sample_weights(self, target: Tensor) -> Tensor:
         """1 for a known sample: the class weights are in the mean over classes."""

@@ -35,9 +35,17 @@ class FunctionLoss(HeadLoss):
         losses = self.function(logits, target)
         return losses if losses.shape == target.shape else losses.expand(target.shape)
 
-    def total(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        rows = known.nonzero().squeeze(1)  # a mean cannot be masked, so this waits for the device
-        return self.per_sample(logits[rows], target[rows]).sum() if len(rows) else logits.sum() * 0
+    def total(self, logits: Tensor, target: Tensor, known: Tensor, weights: Tensor | None = None) -> Tensor:
+        # A mean cannot be masked or weighted, so the samples of each weight are apart, and this waits for the device.
+        of_weights = [(1.0, known)]
+        if weights is not None:
+            of_weights = [(weight, known & (weights == weight)) for weight in weights.unique().tolist()]
+        parts = [
+            weight * self.per_sample(logits[rows], target[rows]).sum()
+            for weight, mask in of_weights
+            if len(rows := mask.nonzero().squeeze(1))
+        ]
+        return torch.stack(parts).sum() if parts else logits.sum() * 0
 
     def check_num_classes(self, num_classes: int, class_names: Any = ()) -> None:  # noqa: ARG002
         """Raises ValueError where the function does not give a loss of a batch that can be followed."""

@@ -13,7 +13,8 @@ from base.class_weights import ClassWeights, Rule, weights_by_rule
 
 
 class HeadLoss(nn.Module, ABC):
-    """The loss of one head: sum_i w_i l_i / sum_i w_i over the known samples, w_i the weight of the sample's class.
+    """The loss of one head: sum_i w_i l_i / sum_i w_i over the known samples, w_i the weight of the sample's class
+    (times the sample's own, where samples have weights).
 
     A subclass gives `per_sample`, the l_i; weights and unknown labels are handled here:
 
@@ -69,9 +70,12 @@ class HeadLoss(nn.Module, ABC):
         losses = self.per_sample(logits, target)
         return losses if self.class_weights is None else losses * self.class_weights[target]
 
-    def total(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        """The sum of the weighted losses over the samples where `known` (B,) bool is true: a scalar."""
-        return torch.where(known, self.weighted_per_sample(logits, target), 0.0).sum()
+    def total(self, logits: Tensor, target: Tensor, known: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The sum of the weighted losses over the samples where `known` (B,) bool is true: a scalar.
+
+        weights: (B,), of the samples; None: all count as 1"""
+        losses = self.weighted_per_sample(logits, target)
+        return torch.where(known, losses if weights is None else losses * weights, 0.0).sum()
 
     def sample_weights(self, target: Tensor) -> Tensor:
         """target (B,) int64, -1 = unknown -> what each sample adds to the normaliser (B,) float32, 0 where unknown."""
@@ -80,13 +84,16 @@ class HeadLoss(nn.Module, ABC):
             return known.float()
         return torch.where(known, self.class_weights[torch.where(known, target, 0)], 0.0)
 
-    def forward(self, logits: Tensor, target: Tensor, normaliser: Tensor | None = None) -> Tensor:
+    def forward(
+        self, logits: Tensor, target: Tensor, normaliser: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """The loss, a scalar float32; 0 where nothing is known.
 
         logits: (B, C), raw, of any float type
         target: (B,) int64, -1 = unknown
         normaliser: a scalar to divide by instead of this batch's sum of `sample_weights`: with the sum over all batches
             of an update (accumulated, or of several processes) the added gradients are those of one large batch
+        weights: (B,), of each sample, beside that of its class; None: all count as 1
         """
         computed = self.class_weight_rule is None or self.class_weights is not None
         assert computed, f"class_weights = {self.class_weight_rule}, but use_class_counts was not called"
@@ -95,7 +102,9 @@ class HeadLoss(nn.Module, ABC):
         # a NaN of an unknown row would come back in the gradient as 0 * NaN.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits = torch.where(known.unsqueeze(1), logits, 0.0)
-        total = self.total(logits, torch.where(known, target, 0), known)
+        given = () if weights is None else (weights,)
+        total = self.total(logits, torch.where(known, target, 0), known, *given)
         if normaliser is None:
-            normaliser = self.sample_weights(target).sum()
+            own = self.sample_weights(target)
+            normaliser = (own if weights is None else own * weights).sum()
         return total / torch.where(normaliser > 0, normaliser, torch.inf)

@@ -51,6 +51,7 @@ class MultiHeadLoss(nn.Module):
         outputs: Mapping[str, Tensor],
         targets: Mapping[str, Tensor],
         normalisers: Mapping[str, Tensor] | None = None,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, a scalar, and its parts by name: detached scalars, before all weights.
 
@@ -60,10 +61,13 @@ class MultiHeadLoss(nn.Module):
         targets: by head, (B,) int64, -1 = unknown
         normalisers: by name, what to divide by instead of this batch's `sample_weight_sums`: the sums over an update,
             of which the loss is then this batch's share
+        weights: (B,), of each sample, beside that of its class; None: all count as 1. Losses on the embedding compare
+            samples, and do not use them
         """
-        own = self.sample_weight_sums(targets) if normalisers is None or self.log_variances is not None else {}
+        own = self.sample_weight_sums(targets, weights) if normalisers is None or self.log_variances is not None else {}
         divisors = own if normalisers is None else normalisers
-        parts = {name: loss(outputs[name], targets[name], divisors[name]) for name, loss in self.heads.items()}
+        given = () if weights is None else (weights,)
+        parts = {name: loss(outputs[name], targets[name], divisors[name], *given) for name, loss in self.heads.items()}
         terms = dict(parts)
         if self.log_variances is not None:
             for name, log_variance in zip(self.heads, self.log_variances, strict=True):
@@ -75,9 +79,12 @@ class MultiHeadLoss(nn.Module):
         total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
         return total, {name: part.detach() for name, part in parts.items()}
 
-    def sample_weight_sums(self, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """By name, the sum of the known samples' weights, a scalar; added up, they are the normalisers of an update."""
-        sums = {name: loss.sample_weights(targets[name]).sum() for name, loss in self.heads.items()}
+    def sample_weight_sums(self, targets: Mapping[str, Tensor], weights: Tensor | None = None) -> dict[str, Tensor]:
+        """By name, the sum of the known samples' weights, a scalar; added up, they are the normalisers of an update.
+
+        weights: see `forward`"""
+        own = {name: loss.sample_weights(targets[name]) for name, loss in self.heads.items()}
+        sums = {name: (each if weights is None else each * weights).sum() for name, each in own.items()}
         for name, loss in self.embedding_losses.items():
             sums[name] = loss.sample_weights(targets[loss.head]).sum()
         return sums

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import StepLR
 
+from base.batch import Batch
 from base.mixing import Mix, plan_mix
 from model.loss import CrossEntropyLoss, FocalLoss
 from model.loss.multi_head import MultiHeadLoss
@@ -55,11 +57,22 @@ def gradients(built: Built) -> dict[str, Tensor]:
     return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
 
 
+class WeightedLoader(MemoryLoader):
+    """Every third image has half the weight, as a pseudo-labelled one may."""
+
+    def batch(self, rows: Tensor) -> Batch:
+        return replace(super().batch(rows), weights=torch.where(rows % 3 == 0, 0.5, 1.0))
+
+
 @pytest.mark.parametrize("box", [False, True])
-@pytest.mark.parametrize("accumulation_steps", [1, 3])
-def test_mixed_gradient_is_that_of_soft_labels(make_trainer: MakeTrainer, box: bool, accumulation_steps: int) -> None:
+@pytest.mark.parametrize(
+    ("accumulation_steps", "loader"), [(1, MemoryLoader()), (3, MemoryLoader()), (3, WeightedLoader())]
+)
+def test_mixed_gradient_is_that_of_soft_labels(
+    make_trainer: MakeTrainer, box: bool, accumulation_steps: int, loader: MemoryLoader
+) -> None:
     """By the other way: weighted soft labels in one cross entropy by hand, over all batches of the update at once."""
-    loader, shares = MemoryLoader(), {"mask": 0.4, "age": 0.6}
+    shares = {"mask": 0.4, "age": 0.6}
     built = make_trainer(
         loader=loader,
         mixings=[RollBy(box)],
@@ -83,9 +96,11 @@ def test_mixed_gradient_is_that_of_soft_labels(make_trainer: MakeTrainer, box: b
         else:
             mixed = mix.lam * images + (1 - mix.lam) * others
         outputs = model(mixed)
+        own = torch.ones(len(batch), 1) if batch.weights is None else batch.weights.unsqueeze(1)
         for head, (total, weight) in sums.items():
-            soft = _one_hot(batch.targets[head], class_weights[head]) * mix.lam
-            soft = soft + _one_hot(batch.targets[head].roll(1), class_weights[head]) * (1 - mix.lam)
+            soft = own * _one_hot(batch.targets[head], class_weights[head]) * mix.lam
+            paired = own.roll(1, dims=0) * _one_hot(batch.targets[head].roll(1), class_weights[head])
+            soft = soft + paired * (1 - mix.lam)
             sums[head] = [total - (soft * F.log_softmax(outputs[head], dim=1)).sum(), weight + soft.sum()]
     torch.stack([share * sums[head][0] / sums[head][1] for head, share in shares.items()]).sum().backward()
     for name, parameter in model.named_parameters():

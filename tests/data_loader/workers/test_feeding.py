@@ -27,7 +27,7 @@ class Numbered(PipelineImages):
 
     def __init__(self, count: int, bad: int = -1, copies_only: bool = False) -> None:
         self.count, self.bad, self.copies_only = count, bad, copies_only
-        self.sizes = [(2, 3), (1, 1)]
+        self.sizes, self.progressive = [(2, 3), (1, 1)], None
 
     def __len__(self) -> int:
         return self.count

@@ -37,6 +37,10 @@ def test_mean_over_the_known_samples_of_an_update(function: object) -> None:
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(torch.autograd.grad(total, logits)[0], gradient)
 
+    times = torch.tensor([1, 2, 2, 1, 3, 1, 2, 3, 2])
+    repeated = loss(logits.repeat_interleave(times, dim=0), target.repeat_interleave(times))
+    torch.testing.assert_close(loss(logits, target, weights=times / 2), repeated)
+
 
 def test_nothing_known_is_no_loss_and_no_gradient() -> None:
     component = as_head_loss(smoothed)

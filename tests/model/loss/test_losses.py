@@ -100,6 +100,19 @@ def test_micro_batches_with_a_shared_normaliser_are_one_batch(
 
 
 @each_loss
+@with_and_without_weights
+def test_a_sample_of_weight_3_is_as_three_samples(make: Callable[..., HeadLoss], weights: list[float] | None) -> None:
+    logits, target = draw(unknown_share=0.3)
+    times = torch.randint(1, 4, (len(target),), generator=torch.Generator().manual_seed(2))
+    loss = make(weights)
+    repeated = loss(logits.repeat_interleave(times, dim=0), target.repeat_interleave(times))
+    for factor in (1.0, 0.1):  # the loss is a mean: only the proportions of the weights count
+        weighted = loss(logits, target, weights=factor * times.double())
+        torch.testing.assert_close(weighted, repeated)
+        torch.testing.assert_close(gradient(weighted, logits), gradient(repeated, logits))
+
+
+@each_loss
 def test_half_precision_logits_are_computed_in_float32(make: Callable[..., HeadLoss]) -> None:
     logits, target = draw(unknown_share=0.2)
     half = logits.detach().bfloat16()
