@@ -85,6 +85,21 @@ class Ensemble:
             decided = {name: table.argmax(dim=1) for name, table in probabilities.items()}
         return EnsemblePrediction(joint, {name: decided[name] for name in probabilities}, probabilities)
 
+    def joint_probabilities(self, models: Sequence[Probabilities]) -> Tensor | None:
+        """The soft vote of the joint class, (N, K): the product of the groups'; None where there is none."""
+        if not self.labels.has_joint_class:
+            return None
+        joint, axes = None, list[str]()
+        for attributes, numbers in self.groups.items():
+            if attributes[0] not in self._order:
+                continue
+            part = soft_vote(*self._votes(models, attributes, numbers))
+            axes += attributes
+            joint = part if joint is None else (joint.unsqueeze(2) * part.unsqueeze(1)).flatten(start_dim=1)
+        assert joint is not None
+        joint = joint.reshape(len(joint), *self._sizes(axes))
+        return joint.permute(0, *(axes.index(name) + 1 for name in self._order)).flatten(start_dim=1)
+
     def describe(self) -> list[str]:
         """Lines for the log: what the joint class is, and which models decide which attributes."""
         lines = []

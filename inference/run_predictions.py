@@ -88,13 +88,16 @@ def _with_truth(table: PredictionTable, config: Mapping[str, Any], folder: Path)
     return replace(table, truth=known[np.array([row_of[name] for name in table.ids])].scoring_targets)
 
 
-def common_images(runs: Sequence[RunPredictions]) -> list[RunPredictions]:
+def common_images(runs: Sequence[RunPredictions], specialists: bool = False) -> list[RunPredictions]:
     """The runs with the rows of those images alone that all of them predict, in one order.
+
+    specialists: whether they may predict different attributes, those that several predict in the same classes
 
     Raises DataError where there are none, an image is in a table twice, or two runs do not know the same of one;
     ConfigError where the runs do not predict the same classes."""
     for run in runs[1:]:
-        _check_same_classes(runs[0], run)
+        if not specialists:
+            _check_same_classes(runs[0], run)
     rows = []
     for run in runs:
         position = {name: row for row, name in enumerate(run.table.ids)}
@@ -109,15 +112,17 @@ def common_images(runs: Sequence[RunPredictions]) -> list[RunPredictions]:
         for run, position in zip(runs, rows, strict=True)
     ]
     first = found[0].table
+    first_with = {name: run for run in reversed(found) for name in run.table.truth}
     problems = []
     for run in found[1:]:
         if first.persons != run.table.persons:
-            other = next(row for row, person in enumerate(run.table.persons) if person != first.persons[row])
-            problems.append(f"{run.folder}: {common[other]} is another person's than in {found[0].folder}")
-        for name, classes in first.truth.items():
-            if not torch.equal(classes, run.table.truth[name]):
-                row = int((classes != run.table.truth[name]).nonzero()[0])
-                problems.append(f"{run.folder}: {common[row]} has another true {name} than in {found[0].folder}")
+            row = next(row for row, person in enumerate(run.table.persons) if person != first.persons[row])
+            problems.append(f"{run.folder}: {common[row]} is another person's than in {found[0].folder}")
+        for name, classes in run.table.truth.items():
+            other = first_with[name]
+            if not torch.equal(classes, other.table.truth[name]):
+                row = int((classes != other.table.truth[name]).nonzero()[0])
+                problems.append(f"{run.folder}: {common[row]} has another true {name} than in {other.folder}")
     raise_problems(problems)
     return found
 

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> TuningResult:
     open_log(None, verbosity=1)
     try:
         runs = [RunPredictions.read(run) for run in given.runs]
-        common = common_images(runs)
+        common = common_images(runs, specialists=True)
         for run, own in zip(runs, common, strict=True):
             if len(own.table) < len(run.table):
                 log.info("%s: %d of its %d images are common", run.folder, len(own.table), len(run.table))

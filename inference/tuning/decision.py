@@ -3,6 +3,9 @@
     the runs' probabilities are averaged with weights, head by head -> calibrated -> joined to the joint class (or each
     attribute) -> answered by a rule for macro F1, or the arg max
 
+Specialists may predict different attributes: each attribute is averaged over the runs that predict it. Where nothing is
+calibrated, they answer as `Ensemble` does without a decision.
+
 Averaging comes first: the mean of calibrated runs would be less confident than it may be (Rahaman & Thiery 2021). Where
 nothing is calibrated, the runs' joint classes are averaged, as without a decision. It is kept as a small JSON, which
 names the runs that it was learned from.
@@ -22,7 +25,7 @@ import torch
 
 from base.attribute import AttributeSpec
 from base.label_space import LabelSpace
-from inference.ensemble import EnsemblePrediction, Vote
+from inference.ensemble import Ensemble, EnsemblePrediction, Vote
 from inference.predictor import Probabilities
 from inference.run_predictions import scored_classes
 from inference.scoring.evaluation import JOINT
@@ -125,9 +128,17 @@ class Decision:
             raise ValueError(f"needs {missing[0]} too; name it with --resume")
         for name, own in zip(names, labels, strict=True):
             heads = {head: list(each.class_names) for head, each in own.heads.items()}
-            if heads != known[name].heads or scored_classes(own) != scored_classes(self.labels):
+            if heads != known[name].heads or not self._predicts_these(own):
                 raise ValueError(f"was learned for other heads or classes than those of {name}")
         return [known[name] for name in names]
+
+    def _predicts_these(self, labels: LabelSpace) -> bool:
+        """Whether a run's answers mean the same as the decision's, all of them or those of a specialist."""
+        own, ours = scored_classes(labels), scored_classes(self.labels)
+        attributes = labels.predicted_attributes
+        return own == ours or (
+            attributes.keys() < ours.keys() and all(own[attribute] == ours[attribute] for attribute in attributes)
+        )
 
     def decide(self, targets: Arrays) -> dict[str, np.ndarray]:
         """By target, (N, K) averaged probabilities -> (N,) classes."""
@@ -147,14 +158,17 @@ class TunedEnsemble:
     def __init__(
         self, decision: Decision, members: Sequence[TunedRun], labels: Sequence[LabelSpace], weights: Sequence[float]
     ) -> None:
-        self.decision, self.members, self._label_spaces, self._weights = decision, members, labels, weights
-        self.labels = decision.labels
+        # In the decision's order: without it, that of --resume might decide what specialists' joint class means.
+        self._order = sorted(range(len(members)), key=lambda number: decision.runs.index(members[number]))
+        self.decision, self.members, self.labels = decision, members, decision.labels
+        self._weights = [weights[number] for number in self._order]
+        self._pool = Pool([labels[number] for number in self._order], [members[number].name for number in self._order])
 
     def predict(self, models: Sequence[Probabilities], vote: Vote = "soft") -> EnsemblePrediction:  # noqa: ARG002
         """models: what each predicts of the same images"""
-        pool = Pool(self._label_spaces)
-        by_head = [{name: table.double().numpy() for name, table in model.by_head.items()} for model in models]
-        targets, attributes = pool.combine(by_head, self._weights, self.decision.calibration)
+        ordered = [models[number].by_head for number in self._order]
+        by_head = [{name: table.double().numpy() for name, table in own.items()} for own in ordered]
+        targets, attributes = self._pool.combine(by_head, self._weights, self.decision.calibration)
         decided = {name: torch.from_numpy(classes) for name, classes in self.decision.decide(targets).items()}
         joint = decided.get(JOINT)
         classes = {
@@ -172,15 +186,21 @@ class TunedEnsemble:
 class Pool:
     """How several models' probabilities become one.
 
-    models: their label spaces, which have the same scored classes
+    models: their label spaces; an attribute has the same scored classes in all that predict it
+    names: of the models, for errors
 
     `labels` has the heads in which they are averaged: the models' own, where all have the same, or else one for each
-    attribute."""
+    attribute. `are_specialists` where the models do not all predict the same attributes.
 
-    def __init__(self, models: Sequence[LabelSpace]) -> None:
+    Raises ConfigError where models differ in an attribute's scored classes."""
+
+    def __init__(self, models: Sequence[LabelSpace], names: Sequence[str] = ()) -> None:
         self.models = models
         self.shares_heads = all(each.heads == models[0].heads for each in models)
-        self.labels = models[0] if self.shares_heads else _with_a_head_for_each_attribute(models[0])
+        self.are_specialists = any(scored_classes(each) != scored_classes(models[0]) for each in models)
+        self._names = list(names) or [str(number) for number in range(len(models))]
+        whole = self._ensemble([1.0] * len(models)).labels if self.are_specialists else models[0]
+        self.labels = whole if self.shares_heads else _with_a_head_for_each_attribute(whole)
 
     def heads(self, by_head: Sequence[Arrays], weights: Sequence[float]) -> dict[str, np.ndarray]:
         """The weighted mean of each head's probabilities; by_head: of each model."""
@@ -188,10 +208,18 @@ class Pool:
             return average(by_head, weights)
         return average([attributes_of(*each) for each in zip(self.models, by_head, strict=True)], weights)
 
+    def _ensemble(self, weights: Sequence[float]) -> Ensemble:
+        return Ensemble(self.models, weights, self._names)
+
     def combine(
         self, by_head: Sequence[Arrays], weights: Sequence[float], calibration: Calibration | None
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """By target, and by attribute, the probabilities of all models together."""
+        if calibration is None and self.are_specialists:
+            models = [Probabilities.from_heads(*own) for own in zip(self.models, map(_tensors, by_head), strict=True)]
+            joint = self._ensemble(weights).joint_probabilities(models)
+            attributes = self.heads(by_head, weights)
+            return attributes if joint is None else {JOINT: joint.double().numpy()}, attributes
         if calibration is None:
             each = list(zip(self.models, by_head, strict=True))
             targets = average([targets_of(*own) for own in each], weights)
@@ -229,12 +257,13 @@ def attributes_of(labels: LabelSpace, by_head: Arrays) -> dict[str, np.ndarray]:
 
 
 def average(runs: Sequence[Arrays], weights: Sequence[float]) -> dict[str, np.ndarray]:
-    """The weighted mean of several runs' probabilities."""
-    total = sum(weights)
-    return {
-        name: sum(weight / total * run[name] for weight, run in zip(weights, runs, strict=True))  # type: ignore[misc]
-        for name in runs[0]
-    }
+    """The weighted mean of several runs' probabilities, each over the runs that have it."""
+    found = {}
+    for name in dict.fromkeys(name for run in runs for name in run):
+        having = [(weight, run[name]) for weight, run in zip(weights, runs, strict=True) if name in run]
+        total = sum(weight for weight, _ in having)
+        found[name] = sum(weight / total * table for weight, table in having)
+    return found  # type: ignore[return-value]
 
 
 def _tensors(by_head: Arrays) -> dict[str, torch.Tensor]:

@@ -113,15 +113,18 @@ class Tuning:
     num_folds: of persons
     seed: that the persons are dealt with
 
+    Specialists, which predict different attributes, keep equal weights.
+
     Raises DataError where there is too little to learn from."""
 
     def __init__(self, runs: Sequence[RunPredictions], num_folds: int = 5, seed: int = 0) -> None:
         self.runs, self.num_folds = runs, num_folds
         self.tables = [run.table for run in runs]
-        self.labels = runs[0].table.labels
         self.by_head = [{name: table.double().numpy() for name, table in each.by_head.items()} for each in self.tables]
-        self.pool = Pool([table.labels for table in self.tables])
-        self.attribute_truth = {name: classes.numpy() for name, classes in self.tables[0].truth.items()}
+        self.pool = Pool([table.labels for table in self.tables], [str(run.folder) for run in runs])
+        self.labels = self.pool.labels
+        truth = {name: classes for table in reversed(self.tables) for name, classes in table.truth.items()}
+        self.attribute_truth = {name: truth[name].numpy() for name in self.labels.predicted_attributes}
         self.truth = truth_of_targets(self.labels, self.attribute_truth)
         known = np.any([classes != UNKNOWN for classes in self.truth.values()], axis=0)
         self.person_of = number_persons(self.tables[0].persons)
@@ -132,7 +135,7 @@ class Tuning:
                 f"{runs[0].folder}: only {self.num_persons} persons have a known {what}; "
                 f"{num_folds} folds need {2 * num_folds} at least: train with more, or tune with fewer --folds"
             )
-        self.ways = ways(len(runs))
+        self.ways = ways(1 if self.pool.are_specialists else len(runs))
         self.fold_of = self._deal(seed)
 
     def _deal(self, seed: int) -> np.ndarray:
