@@ -69,7 +69,7 @@ def make_soup(arguments: Namespace) -> Path:
 
         def training_batches() -> Iterator[Tensor]:
             number = -(-arguments.images // data_loader.batch_size)
-            with closing(data_loader.train_batches(1)) as batches:  # type: ignore[type-var]
+            with closing(data_loader.train_batches(data_loader.epoch_of_full_size)) as batches:  # type: ignore[type-var]
                 for batch in itertools.islice(batches, number):
                     images = batch.images.to(predictor.device)
                     yield predictor.preprocessing.normalise(images, memory_format=torch.channels_last)
