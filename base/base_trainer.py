@@ -14,6 +14,8 @@ class TrainerSettings:
     """The "trainer" section of a config.
 
     epochs: passes over the training data
+    max_hours: ends the run at the end of an epoch by the clock, if that comes before `epochs`: hours of training, over
+        all resumes. After the first epochs it is planned how many fit, and the schedule with them
     save_dir: checkpoints are <save_dir>/models/<name>/<run>, logs <save_dir>/log/<name>/<run>
     save_period: also keep the checkpoint of every so many epochs; 0: only last and best
     save_best: more monitors, such as "max val/f1", each kept as best_<metric>.pth
@@ -42,6 +44,7 @@ class TrainerSettings:
     max_grad_norm: PositiveFloat | None = None
     channels_last: bool | Literal["auto"] = True
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
+    max_hours: PositiveFloat | None = None
 
 
 class BaseTrainer(ABC):

@@ -38,6 +38,8 @@ __all__ = ["AttributeDataLoader"]
 
 Pixels = Annotated[int, Field(ge=1)]
 DEFAULT_BATCH_SIZE = 32
+AUTO = "auto"
+"""The batch size that is found before the run: experiment/batch_size.py."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ class AttributeDataLoader(BaseDataLoader):
     progressive_sizes: training images are small at first: [[1, 128], [6, 192], [11, 240]] is the height in pixels from
         epochs 1, 6 and 11 on, at last that of input_size, which all are validated in; transforms and cache have that
         size, too, and what they give is reduced. None: all epochs have one size
-    batch_size: per process
+    batch_size: per process; "auto": the most that the GPU's memory takes, found by trying before the run, which keeps
+        the number in its config
     valid_batch_size: images; None: as batch_size
     num_workers: processes that prepare images; "auto": as many as it takes, by measuring
     drop_last: whether the images that are left over of an epoch, fewer than a batch, are left out
@@ -93,7 +96,7 @@ class AttributeDataLoader(BaseDataLoader):
         *,
         input_size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None,
         progressive_sizes: Phases | None = None,
-        batch_size: Annotated[int, Field(ge=1)] = DEFAULT_BATCH_SIZE,
+        batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = DEFAULT_BATCH_SIZE,
         valid_batch_size: Annotated[int, Field(ge=1)] | None = None,
         num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto",
         drop_last: bool = True,
@@ -103,6 +106,7 @@ class AttributeDataLoader(BaseDataLoader):
         cache: Literal["none", "memory", "disk", "device"] = "none",
         cache_budget_gib: Annotated[float, Field(gt=0, le=1_000_000)] = DEFAULT_CACHE_BUDGET_GIB,
     ) -> None:
+        assert isinstance(batch_size, int), f"{batch_size}: a number must have been found"
         pipelines = build_transforms(transforms, input_size, mean, std, bits_used_of_16, preparation)
         paths = [record.path for side in (split.train, split.validation) for record in side.records]
         bad = check_images(paths, image_check_cache, on_bad_image, bits_used_of_16, show_progress)

@@ -44,6 +44,7 @@ from trainer.learner import Learner
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
 from utils import distributed
+from utils.config.signatures import argument_names
 from utils.random_streams import torch_seed
 from utils.run_folders import CONFIG_FILE, RunFolders
 from utils.signals import StopSignals
@@ -231,7 +232,17 @@ def build_schedule(config: ConfigParser, optimizer: torch.optim.Optimizer, updat
     if ends_after < total_steps:
         wrong = f"ends after {ends_after} steps, and the run takes {total_steps}; leave total_steps and epochs out"
         raise config.error([config.problem("lr_scheduler.args", wrong)])
-    return Schedule(scheduler, interval, extra.metric, round(extra.warmup_epochs * updates_per_epoch))
+    steps_per_epoch = updates_per_epoch if interval == "step" else 1
+    planned = (lambda epochs: _scheduler(config, optimizer, epochs * steps_per_epoch)) if _is_open(config) else None
+    return Schedule(scheduler, interval, extra.metric, round(extra.warmup_epochs * updates_per_epoch), planned)
+
+
+def _is_open(config: ConfigParser) -> bool:
+    """Whether the schedule's number of steps follows from the length of the run."""
+    arguments, names = config["lr_scheduler"]["args"], argument_names(config.component("lr_scheduler"))
+    if "total_steps" in names:
+        return all(arguments.get(key) is None for key in ("total_steps", "epochs", "steps_per_epoch"))
+    return any(name in names and arguments.get(name) is None for name in schedules.RUNS_ARGUMENTS)
 
 
 def dry_run_schedule(config: ConfigParser, total_steps: int = 1000) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from base.base_model import BaseModel
 from base.label_space import LabelSpace
+from data_loader.data_loaders import AUTO
 from data_loader.mixing import check_mixings
 from data_loader.progressive_sizes import ProgressiveSizes
 from data_loader.transforms import size_hw, transform_problems
@@ -126,7 +127,7 @@ def _sampler(config: ConfigParser) -> Iterator[Problem]:
     sampler, loader = config.build("sampler", label_space=config.shared("labels")), config["data_loader"]["args"]
     if sampler is not None and not loader["shuffle"]:
         yield config.problem("data_loader.args.shuffle", "goes without a sampler, which has its own order")
-    if sampler is not None and loader["batch_size"] % sampler.group_size:
+    if sampler is not None and loader["batch_size"] != AUTO and loader["batch_size"] % sampler.group_size:
         wrong = f"must divide data_loader.args.batch_size = {loader['batch_size']}"
         yield config.problem("sampler.args.images_per_class", wrong)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_loader.data_loaders import AUTO
 from experiment.folds import is_run_of_folds
 from parse_config import ConfigParser
 from trainer.checkpoint import read_resumable, resumable_files
@@ -127,7 +128,7 @@ def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
     """The newest run of this config that has a checkpoint: what `--resume auto` resumes, if there is one."""
     for folders, kept_config in runs_with_config(Path(config["trainer"]["save_dir"]), config["name"]):
         changes = differences(config.sections.with_defaults(kept_config), config.resolved)
-        if all(_may_change(key_path) for key_path, _, _ in changes):
+        if all(_may_change(key_path, now) for key_path, _, now in changes):
             point = folders if is_run_of_folds(config.resolved) else resume_point_in(folders)
             if point is not None:
                 return point
@@ -178,12 +179,21 @@ def forbidden_changes(trained: Mapping[str, Any], config: Mapping[str, Any]) -> 
     return [
         (key_path, before, now)
         for key_path, before, now in differences(trained, config)
-        if not _may_change(key_path) and not MAY_MOVE.fullmatch(key_path)
+        if not _may_change(key_path, now) and not MAY_MOVE.fullmatch(key_path)
         if not (changes_accepted() and PLUGIN_CONTENT.fullmatch(key_path))
     ]
 
 
-def _may_change(key_path: str) -> bool:
+def keep_batch_size(config: ConfigParser, trained: Mapping[str, Any]) -> None:
+    """A run that is resumed keeps the number that it began with, where the config asks for "auto"."""
+    arguments = config["data_loader"]["args"]
+    if arguments["batch_size"] == AUTO:
+        arguments["batch_size"] = trained["data_loader"]["args"]["batch_size"]
+
+
+def _may_change(key_path: str, now: Any) -> bool:
+    if key_path == "data_loader.args.batch_size" and now == AUTO:
+        return True
     return any(key_path == free or key_path.startswith(f"{free}.") for free in MAY_CHANGE)
 
 

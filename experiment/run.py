@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 
 from base.label_space import LabelSpace
+from data_loader.data_loaders import AUTO
 from data_loader.records import LabelTable
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.records.sources import read_evaluation_folder
 from experiment import builders
+from experiment.batch_size import WHAT_TO_LOWER, settle_batch_size
 from experiment.checks import check_config, cross_checks
 from experiment.cli import Arguments
 from experiment.folds import Fold, refuse_impossible_fold, score_folds, with_all_folds
@@ -23,6 +25,7 @@ from experiment.pseudo_labels import provenance_of_pseudo_labels, warn_of_leaks
 from experiment.resume import (
     ResumePoint,
     begins_a_model,
+    keep_batch_size,
     newest_run,
     refuse_another_run,
     refuse_other_data,
@@ -44,7 +47,7 @@ from utils.config.plugins import COPIES, plugin_errors
 from utils.device import choose_device
 from utils.errors import CheckpointError, DataError, Interrupted, InvalidConfig, StopSignal, UserError
 from utils.files import write_output
-from utils.run_folders import RunFolders, locked, new_run
+from utils.run_folders import RunFolders, locked, new_run, read_kept_config
 from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -94,8 +97,12 @@ def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser
         refuse_impossible_fold(config, arguments.fold)
     if resume is not None:
         refuse_another_run(config, trained)
+        keep_batch_size(config, trained)
     elif arguments.resume == "auto":
         resume = newest_run(config)
+        if resume is not None:
+            kept = read_kept_config((resume if isinstance(resume, RunFolders) else resume.folders).models)
+            keep_batch_size(config, kept or config.resolved)
     if config["data_loader"]["args"]["cache"] == "device":  # of an earlier version
         config["data_loader"]["args"]["cache"] = "disk"
         origin = config.origin("data_loader.args.cache")
@@ -139,6 +146,9 @@ def open_session(
             raise
         kind = stop.kind if isinstance(stop, Interrupted) else type(stop)
         raise kind(f"{stop}; resume it with --resume {session.run.models}") from None
+    except torch.OutOfMemoryError as error:
+        images = config["data_loader"]["args"]["batch_size"]
+        raise UserError(f"{device}: out of memory with batches of {images}: {WHAT_TO_LOWER}") from error
     finally:
         distributed.stop()
 
@@ -186,6 +196,7 @@ def train_fold(session: Session, fold: Fold) -> bool:
         resume = resume_point_in(session.run.of_fold(fold.number))
     if resume is not None:
         refuse_other_data(resume, fold.split.digest())
+    _settle_batch_size(session, fold)
     model = builders.build_model(config, session.labels, resume).to(session.device)
     data_loader = builders.build_data_loader(config, fold.split, model, session.device, resume)
     learner = builders.build_learner(config, session.labels, model, data_loader, session.device, resume)
@@ -197,6 +208,8 @@ def train_fold(session: Session, fold: Fold) -> bool:
         if trainer.finished:
             epochs, key = trainer.completed_epochs, "early_stop=0" if trainer.stopped_early else "epochs=..."
             how = f"{'it stopped early; ' if trainer.stopped_early else ''}--set trainer.{key} extends it"
+            if not trainer.stopped_early and epochs < trainer.settings.epochs:
+                how = f"trainer.max_hours = {trainer.settings.max_hours:g} are over"
             logger.info("%s is finished (after %d epochs; %s); nothing was changed", folders.models, epochs, how)
         elif session.arguments.dry_run:
             logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
@@ -216,6 +229,15 @@ def train_fold(session: Session, fold: Fold) -> bool:
     else:
         session.open_log()  # what is logged from here on is not this fold's
     return True
+
+
+def _settle_batch_size(session: Session, fold: Fold) -> None:
+    """All folds have the batch size that the first one found."""
+    own, of_run = (each["data_loader"]["args"] for each in (fold.config, session.config))
+    if own["batch_size"] == AUTO:
+        own["batch_size"] = of_run["batch_size"]
+        settle_batch_size(fold.config, session.labels, fold.split, session.device)
+        of_run["batch_size"] = own["batch_size"]
 
 
 def _refuse_if_trained_since(folders: RunFolders, resume: ResumePoint | None) -> None:

@@ -5,6 +5,7 @@ Sums stay on the device and are divided once."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,24 @@ from utils import distributed
 
 BATCHES_TOGETHER = 32
 """So many batches are added up at once: one by one the many small operations would cost a tenth of a small step."""
-NEVER = 2**62
+
+
+@dataclass(frozen=True)
+class LossOfEpoch:
+    """What one loss did in a pass over a set.
+
+    not_finite: batches in which it was not finite
+    lowest, highest: of the batches' losses
+    batches: in which it was, with a known label
+    gradient: the largest element, in absolute value, of its gradient by its logits in the first update that had a known
+        label; None where none was looked at
+    """
+
+    not_finite: int
+    lowest: float
+    highest: float
+    batches: int
+    gradient: float | None
 
 
 class EpochMetrics:
@@ -23,15 +41,22 @@ class EpochMetrics:
 
     metrics: counts the predictions
     head_weights: by name, the weight of each loss in the total
+    leaves_out: whether the losses of batches in which they are not finite, whose updates are skipped, are left out of
+        the sums; else the sum is nan
     """
 
-    def __init__(self, metrics: Metrics, head_weights: Mapping[str, float], device: torch.device) -> None:
-        self.metrics, self.head_weights = metrics, head_weights
+    def __init__(
+        self, metrics: Metrics, head_weights: Mapping[str, float], device: torch.device, leaves_out: bool = False
+    ) -> None:
+        self.metrics, self.head_weights, self.leaves_out = metrics, head_weights, leaves_out
+        number = len(head_weights)
         # (losses, 2): the sum of weighted losses, and the sum of weights.
-        self.losses = torch.zeros(len(head_weights), 2, dtype=torch.float64, device=device)
-        # By loss, the first batch after which its sum is no longer finite: the others follow when the weights are not.
-        self._wrong_from = torch.full((len(head_weights),), NEVER, dtype=torch.int64, device=device)
-        self._added = 0
+        self.losses = torch.zeros(number, 2, dtype=torch.float64, device=device)
+        # (losses, 5): batches that were not finite; of the others the lowest and the highest loss, and their number;
+        # the largest gradient, -1 while none was looked at.
+        self._watched = torch.tensor([[0, torch.inf, -torch.inf, 0, -1]], dtype=torch.float64).repeat(number, 1)
+        self._watched = self._watched.to(device)
+        self._skipped = torch.zeros((), dtype=torch.int64, device=device)
         # The batches that are still to be added up.
         self._scalars: list[Tensor] = []
         self._outputs: list[Mapping[str, Tensor]] = []
@@ -65,24 +90,59 @@ class EpochMetrics:
         shape = (len(self._outputs), 3, len(self.head_weights))
         losses, normalisers, weights = torch.stack(self._scalars).view(shape).unbind(dim=1)
         added = torch.stack([losses * normalisers, weights], dim=2)  # (batches, losses, 2)
+        finite = losses.isfinite()
+        if self.leaves_out:
+            added = torch.where(finite.unsqueeze(2), added, 0.0)
         # One batch after the other, as in a run that is stopped in between and resumed.
-        sums = torch.cat([self.losses.unsqueeze(0), added]).cumsum(dim=0)
-        finite_batches = sums[1:, :, 0].isfinite().sum(dim=0)  # those that follow a sum that is not are not, either
-        wrong_from = torch.where(finite_batches < len(added), finite_batches + self._added, NEVER)
-        self._wrong_from.copy_(torch.minimum(self._wrong_from, wrong_from))
-        self._added += len(added)
-        self.losses.copy_(sums[-1])
+        self.losses.copy_(torch.cat([self.losses.unsqueeze(0), added]).cumsum(dim=0)[-1])
+        self._watch(added, finite)
         heads = self.metrics.labels.heads
         self.metrics.update(_concatenated(self._outputs, heads), _concatenated(self._targets, self._targets[0]))
         self._scalars, self._outputs, self._targets = [], [], []
 
-    def first_not_finite(self) -> list[str]:
-        """The losses that were no longer finite before the others; none where all are. Every process must call it."""
+    def _watch(self, added: Tensor, finite: Tensor) -> None:
+        """added: (batches, losses, 2), the sums of each; finite: (batches, losses) bool"""
+        counted = finite & (added[:, :, 1] > 0)
+        mean = added[:, :, 0] / added[:, :, 1]
+        lowest = torch.where(counted, mean, torch.inf).amin(dim=0)
+        highest = torch.where(counted, mean, -torch.inf).amax(dim=0)
+        watched = self._watched
+        watched[:, 0] += finite.logical_not().sum(dim=0)
+        watched[:, 1].copy_(torch.minimum(watched[:, 1], lowest))
+        watched[:, 2].copy_(torch.maximum(watched[:, 2], highest))
+        watched[:, 3] += counted.sum(dim=0)
+
+    def add_gradients(self, gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+        """By name, the gradients of the losses by their logits in one batch, and the sums of its sample weights."""
+        for number, name in enumerate(self.head_weights):
+            if name in gradients:
+                largest = gradients[name].detach().abs().amax().double().nan_to_num_(nan=torch.inf)
+                seen = torch.where(weights[name] > 0, largest, -1.0)
+                self._watched[number, 4] = torch.maximum(self._watched[number, 4], seen)
+
+    def add_update(self, is_skipped: Tensor) -> None:
+        """is_skipped: a scalar bool, the same in all processes"""
+        self._skipped += is_skipped
+
+    @property
+    def skipped_updates(self) -> int:
+        return int(self._skipped)
+
+    def by_loss(self) -> dict[str, LossOfEpoch]:
+        """What each loss did, over all processes. Every process must call it."""
         self._add_up()
-        by_process = distributed.gather(self._wrong_from.tolist())
-        wrong_from = torch.tensor(by_process).amin(dim=0).tolist()
-        first = min(wrong_from)
-        return [name for name, own in zip(self.head_weights, wrong_from, strict=True) if own == first < NEVER]
+        gathered: list[Any] = distributed.gather(self._watched.tolist())
+        not_finite, lowest, highest, batches, gradients = torch.tensor(gathered, dtype=torch.float64).unbind(dim=2)
+        return {
+            name: LossOfEpoch(
+                not_finite=int(not_finite[:, number].sum()),
+                lowest=float(lowest[:, number].min()),
+                highest=float(highest[:, number].max()),
+                batches=int(batches[:, number].sum()),
+                gradient=None if (largest := float(gradients[:, number].max())) < 0 else largest,
+            )
+            for number, name in enumerate(self.head_weights)
+        }
 
     def reduced(self) -> EpochMetrics:
         """These sums over all processes, in place; call it once, at the end."""
@@ -108,10 +168,14 @@ class EpochMetrics:
 
     def state_dict(self) -> dict[str, Any]:
         self._add_up()
-        return {"losses": self.losses.cpu(), "scores": self.metrics.state_dict()}
+        watched = {"watched": self._watched.cpu(), "skipped": self._skipped.cpu()}
+        return {"losses": self.losses.cpu(), **watched, "scores": self.metrics.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.losses.copy_(state["losses"])
+        if "watched" in state:  # earlier versions did not keep it
+            self._watched.copy_(state["watched"])
+            self._skipped.copy_(state["skipped"])
         self.metrics.load_state_dict(state["scores"])
 
 

@@ -28,6 +28,7 @@ from trainer.epoch_metrics import EpochMetrics
 from trainer.freezing import Freezing
 from trainer.schedule import Schedule
 from trainer.sharpness_aware import SharpnessAware
+from trainer.skipped_updates import SkippedUpdates
 from utils import distributed
 from utils.device import seed_generators
 from utils.random_streams import torch_seed
@@ -87,7 +88,8 @@ class Learner:
             self.compiled = CompiledModel(model, batch_sizes, mode, settings.accumulation_steps > 1, device)
         self.network = self._over_processes()
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.compute.dtype == torch.float16)
-        self.updates = 0  # of the weights, in the whole run
+        self.skipped = SkippedUpdates(model, optimizer, device, on_host=device.type == "cpu")
+        self.updates = 0  # of the weights, in the whole run, those included that were skipped
 
     # --- the step ---
 
@@ -103,8 +105,9 @@ class Learner:
         weights = [self._sample_weights(batch) for batch in micro_batches]
         normalisers, stop = self._sum_over_update(weights, stop)
         results = self._backward(micro_batches, normalisers, epoch, first_batch)
-        for batch, batch_weights, (outputs, losses) in zip(micro_batches, weights, results, strict=True):
+        for batch, batch_weights, (outputs, losses, gradients) in zip(micro_batches, weights, results, strict=True):
             metrics.add(losses, normalisers, batch_weights, outputs, batch.scoring_targets)
+            metrics.add_gradients(gradients, batch_weights)
         if self.sharpness_aware is not None:
             with self.sharpness_aware.perturbed_weights():
                 self._backward(micro_batches, normalisers, epoch, first_batch)
@@ -117,15 +120,17 @@ class Learner:
             add_gradients=lambda: self._backward(micro_batches, normalisers, epoch, first_batch),
         )
         self.callbacks.before_update(update)
-        self._update_weights()
+        metrics.add_update(self._update_weights())
         self.callbacks.after_update(update)
         return stop
 
     def _backward(
         self, micro_batches: Sequence[Batch], normalisers: Mapping[str, Tensor], epoch: int, first_batch: int
-    ) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """Adds up the gradients of one update. Returns each batch's outputs, and its losses by name."""
+    ) -> list[tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]]:
+        """Adds up the gradients of one update. Returns each batch's outputs, its losses by name, and the gradients of
+        its logits, of an epoch's first update alone."""
         results = []
+        watched = self.criterion.heads if first_batch == 0 else ()
         for number, batch in enumerate(micro_batches):
             self.seed_generators("model", epoch, first_batch + number)
             with self._synchronised_only_if(number == len(micro_batches) - 1):
@@ -133,10 +138,16 @@ class Learner:
                 with self.autocast():
                     outputs = self.network(images)
                     loss, losses = self._loss(outputs, batch, normalisers)
+                for name in watched:
+                    if outputs[name].requires_grad:
+                        outputs[name].retain_grad()
                 if self.num_processes > 1:  # gradients are averaged over them, and the normalisers span all of them
                     loss = loss * self.num_processes
-                self.scaler.scale(loss).backward()
-            results.append(({name: output.detach() for name, output in outputs.items()}, losses))
+                loss = self.scaler.scale(loss)
+                # A loss that is not finite has gradients that are not, in all processes: their update is skipped.
+                loss.backward(gradient=loss.detach() * 0 + 1)
+            gradients = {name: _gradient(outputs[name]) for name in watched}
+            results.append(({name: output.detach() for name, output in outputs.items()}, losses, gradients))
         distributed.average_gradients(self.criterion.parameters())
         return results
 
@@ -171,19 +182,22 @@ class Learner:
             sums, stop = reduced[:-1], bool(reduced[-1] > 0)
         return dict(zip(weights[0], sums, strict=True)), stop
 
-    def _update_weights(self) -> None:
+    def _update_weights(self) -> Tensor:
+        """Whether the update was skipped, a scalar bool."""
+        learned = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if self.settings.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            learned = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
-            nn.utils.clip_grad_norm_(learned, self.settings.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        norm = nn.utils.get_total_norm([each.grad for each in learned if each.grad is not None])
+        if self.settings.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(learned, self.settings.max_grad_norm, norm)
+        is_skipped = self.skipped.step(norm, self.scaler)
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         if self.schedule is not None:
             self.schedule.after_update()
         if self.averaging is not None:
             self.averaging.after_update(self.updates)
+        return is_skipped
 
     def inputs(self, batch: Batch) -> Tensor:
         """The batch's images as the model takes them: normalised, and mixed where they are to be.
@@ -208,6 +222,7 @@ class Learner:
     def begin_epoch(self, epoch: int) -> None:
         """Puts the model in training mode, and freezes and unfreezes what is due in this epoch."""
         self.network.train()
+        self.skipped.begin_epoch()
         if self.freezing is not None and self.freezing.begin_epoch(self.model, epoch):
             self.network = self._over_processes()  # it reads requires_grad once, when it is constructed
             trained, total = self.model.num_trainable / 1e6, self.model.num_parameters / 1e6
@@ -220,6 +235,10 @@ class Learner:
             self.averaging.after_epoch(epoch)
             if self.averaging.average is not None:
                 distributed.share_buffers(self.averaging.average)
+
+    def weights_are_finite(self) -> bool:
+        """Of the model, in the process that asks."""
+        return all(torch.stack([each.isfinite().all() for each in self.model.parameters()]).tolist())
 
     def eval_model(self) -> nn.Module:
         """What is validated, in evaluation mode: the model, or the average of its weights."""
@@ -256,6 +275,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict() if self.schedule is not None else None,
             "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped.state_dict(),
             "compute": {kind: asdict(compute) for kind, compute in self.computes.items()},
             "averaging": self.averaging.state_dict() if self.averaging is not None else None,
             "callbacks": self.callbacks.state_dict(),
@@ -273,10 +293,17 @@ class Learner:
             self.schedule.load_state_dict(state["schedule"])
         if state["scaler"]:  # empty where the run does not scale its loss
             self.scaler.load_state_dict(state["scaler"])
+        if "skipped" in state:  # earlier versions skipped none
+            self.skipped.load_state_dict(state["skipped"])
         if self.averaging is not None:
             self.averaging.load_state_dict(state["averaging"])
         self.callbacks.load_state_dict(state.get("callbacks", []))
         self.updates = state["updates"]
+
+
+def _gradient(output: Tensor) -> Tensor:
+    """0 where it has none."""
+    return torch.zeros((), device=output.device) if output.grad is None else output.grad
 
 
 def _mixed(lam: float, own: Mapping[str, Tensor], paired: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ class Schedule:
 
     interval: whether it steps after each epoch or each update
     metric: what ReduceLROnPlateau looks at
+    planned: makes the scheduler of a run of so many epochs, with the optimizer's rates as they were at its beginning;
+        None: the config gives its length, or it has none
     warmup_updates: until these are done, the rates are (warm_updates + 1) / warmup_updates of the scheduler's
     warm_updates: how many of them are done
     """
@@ -25,6 +27,7 @@ class Schedule:
     interval: Literal["epoch", "step"]
     metric: str | None = None
     warmup_updates: int = 0
+    planned: Callable[[int], LRScheduler] | None = None
     warm_updates: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -46,6 +49,19 @@ class Schedule:
             self._step(metrics[self.metric])
         elif self.interval == "epoch":
             self._step()
+
+    def plan(self, epochs: int) -> None:
+        """From here on the rates are those of a run of so many epochs, if the schedule's length is open."""
+        if self.planned is None:
+            return
+        steps, optimizer = self.scheduler.last_epoch, self.scheduler.optimizer
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        self.scheduler = self.planned(epochs)
+        self.scheduler.optimizer._opt_called = True  # type: ignore[attr-defined]
+        for _ in range(steps):
+            self.scheduler.step()
+        self._warm_up()
 
     def state_dict(self) -> dict[str, Any]:
         state = self.scheduler.state_dict()

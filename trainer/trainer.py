@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from base.base_data_loader import BaseDataLoader
 from base.base_trainer import BaseTrainer, TrainerSettings
@@ -19,11 +20,15 @@ from base.batch import Batch
 from base.metrics import Metric, Metrics
 from base.mixing import Mixing, plan_mix
 from logger.tracker import Trackers
+from trainer.averaging import StochasticWeightAveraging
 from trainer.checkpoint import BEST, Checkpoints
-from trainer.epoch_metrics import EpochMetrics, describe
+from trainer.epoch_metrics import EpochMetrics, LossOfEpoch, describe
+from trainer.head_watch import HeadWatch
 from trainer.learner import Learner
 from trainer.monitor import Monitor
 from trainer.prefetch import on_device
+from trainer.skipped_updates import IN_A_ROW
+from trainer.time_budget import TimeBudget
 from trainer.worst_images import WorstImages
 from utils import distributed
 from utils.errors import CheckpointError, DivergenceError, StorageFullError, UserError
@@ -32,6 +37,9 @@ from utils.progress import with_progress
 from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
+
+UPDATES_BETWEEN_LOOKS = 16
+"""How often the host looks how many updates were skipped, for which it waits for a GPU."""
 
 
 class Trainer(BaseTrainer):
@@ -67,13 +75,19 @@ class Trainer(BaseTrainer):
         self.other_monitors = [Monitor(text) for text in settings.save_best]
         self._missed: set[str] = set()  # of what is watched, what some epoch did not give
         self.epochs_without_better = 0
+        self.time_budget = None if settings.max_hours is None else TimeBudget(settings.max_hours, settings.epochs)
         self.epoch_began = time.perf_counter()
         self.batches_done = 0  # of the epoch in progress
         self._warned_of: set[str] = set()
-        self.train_metrics = self._new_metrics()  # of the epoch in progress
+        self.train_metrics = self._new_metrics(leaves_out=True)  # of the epoch in progress
+        self.head_watch = HeadWatch(self.labels, learner.criterion.weights)
+        self._losses: dict[str, LossOfEpoch] = {}  # of this epoch's training
+        self._counts: dict[str | None, torch.Tensor] = {}  # of this epoch's validation
 
     def train(self) -> None:
         self.learner.callbacks.state_dict()  # one that no checkpoint can hold is told before an epoch is lost with it
+        if self.time_budget is not None:
+            self.time_budget.begin()
         super().train()
 
     # --- the epoch ---
@@ -85,13 +99,16 @@ class Trainer(BaseTrainer):
             for micro_batches in updates:
                 stop = self.train_step(micro_batches, epoch)
                 self.batches_done += len(micro_batches)
+                if self.learner.updates % UPDATES_BETWEEN_LOOKS == 0:
+                    self._refuse_many_skipped(epoch)
                 if stop if self.learner.num_processes > 1 else self.stop.requested:
                     self._save_and_stop(epoch)
         self.learner.end_epoch(epoch)
-        first = self.train_metrics.first_not_finite()
-        metrics = self.train_metrics.reduced().values("train/")
-        self._refuse_divergence(epoch, metrics, first)
-        return metrics | self.learner.rates()
+        self._refuse_many_skipped(epoch)
+        self._refuse_divergence(epoch, {})
+        metrics = self.train_metrics.reduced()
+        self._losses = metrics.by_loss()
+        return metrics.values("train/") | self._skipped(epoch) | self.learner.rates()
 
     def train_step(self, micro_batches: Sequence[Batch], epoch: int) -> bool:
         """One update of the weights; a subclass that computes something else overrides it. Returns whether any process
@@ -153,7 +170,9 @@ class Trainer(BaseTrainer):
             records, bits = self.data_loader.validation_records, self.data_loader.preprocessing.bits_used_of_16
             images_by_title = worst.images(lambda index: read_rgb(records[index].path, bits))
             self.trackers.log_images(epoch, "val/worst", images_by_title)
-        return metrics.reduced().values("val/")
+        values = metrics.reduced().values("val/")
+        self._counts = {name: counts.matrix for name, counts in metrics.metrics.counts.items()}
+        return values
 
     def _validation_batches(self) -> Generator[Batch]:
         return on_device(self.data_loader.validation_batches(), self.learner.device)
@@ -166,10 +185,15 @@ class Trainer(BaseTrainer):
         except UserError as error:  # raised once the epoch is saved, which may have taken an hour
             failure = error
         self._warn_of_no_numbers(epoch, metrics)
+        if any(each.batches or each.not_finite for each in self._losses.values()):  # else a subclass has its own losses
+            for line in self.head_watch.after_epoch(epoch, self._losses, self._counts):
+                logger.warning("%s", line)
         if self.learner.schedule is not None and (failure is None or self.learner.schedule.metric in {None, *metrics}):
             self.learner.schedule.after_epoch(metrics)
         if failure is None:
             self._warn_of_missing(metrics)
+        if self.time_budget is not None and epoch < self.epochs:
+            self._plan(self.time_budget, epoch)
         better = self.monitor.update(epoch, metrics)
         names = [BEST] if better else []
         names += [monitor.file_name for monitor in self.other_monitors if monitor.update(epoch, metrics)]
@@ -178,7 +202,8 @@ class Trainer(BaseTrainer):
         # An epoch whose numbers a callback owes is no reason to stop early.
         self.epochs_without_better = 0 if better else self.epochs_without_better + (failure is None)
         self.stopped_early = self._has_no_better_epoch()
-        self.completed_epochs, self.batches_done, self.train_metrics = epoch, 0, self._new_metrics()
+        self.completed_epochs, self.batches_done = epoch, 0
+        self.train_metrics = self._new_metrics(leaves_out=True)
         with self._full_disk_tolerated(None, final=self.finished):
             self.trackers.log_metrics(epoch, metrics)
         reported = describe(metrics, short=self.settings.verbosity < 2)
@@ -190,6 +215,28 @@ class Trainer(BaseTrainer):
         if self.stopped_early:
             best = "none" if self.monitor.best is None else f"{self.monitor.metric} = {self.monitor.best:.4f}"
             logger.info("stopped early: %d epochs without a better one (best: %s)", self.epochs_without_better, best)
+
+    def _plan(self, budget: TimeBudget, epoch: int) -> None:
+        """How many epochs fit in the time that is left; the schedule follows."""
+        epochs = budget.end_epoch(epoch)
+        if epochs == self.epochs and epoch > 1:
+            return
+        schedule, hours = self.learner.schedule, self.settings.max_hours
+        done, measured = budget.spent_s / 3600, f"an epoch takes {budget.epoch_s:.3g} s"
+        logger.info(
+            "max_hours = %g: %s, %.3g hours are spent; the run is planned for %d epochs", hours, measured, done, epochs
+        )
+        averaging = self.learner.averaging
+        if isinstance(averaging, StochasticWeightAveraging) and averaging.from_epoch > epochs:
+            logger.warning("weight_averaging: from_epoch = %d is not reached", averaging.from_epoch)
+        if epochs == epoch:
+            logger.warning("max_hours = %g ends the run here, before its learning rate schedule ends", hours)
+        elif epochs != self.epochs and schedule is not None:
+            if schedule.planned is not None:
+                schedule.plan(epochs)
+            elif epoch == 1 and not isinstance(schedule.scheduler, ReduceLROnPlateau):
+                logger.warning("lr_scheduler has steps of its own: they do not follow from max_hours")
+        self.epochs = epochs
 
     def _warn_of_missing(self, metrics: Mapping[str, float]) -> None:
         """Of numbers that are watched and that this epoch did not give: some callbacks give theirs now and then."""
@@ -227,7 +274,7 @@ class Trainer(BaseTrainer):
 
     def _save_and_stop(self, epoch: int) -> NoReturn:
         """Saves the epoch in progress, as a signal asked for."""
-        self._refuse_divergence(epoch, self.train_metrics.values("train/"))
+        self._refuse_divergence(epoch, {})
         self.save(final=True)
         raise self.stop.error(f"saved in {self.checkpoints.folder}")
 
@@ -261,20 +308,49 @@ class Trainer(BaseTrainer):
             logger.warning("epoch %d: %s is %s, which is never the best", epoch, name, wrong[name])
         self._warned_of |= wrong.keys()
 
-    def _refuse_divergence(self, epoch: int, metrics: Mapping[str, float], first: Sequence[str] = ()) -> None:
-        """first: the losses that were wrong before the others, where that is known"""
+    def _skipped(self, epoch: int) -> dict[str, float]:
+        """The number of updates that were skipped in the epoch, with a warning, if there are any; without those by
+        which float16's loss scale finds its size."""
+        number, names = self.train_metrics.skipped_updates, self._not_finite(self._losses)
+        if not number or (not names and self.learner.scaler.is_enabled()):
+            return {}
+        total = -(-self.data_loader.steps_per_epoch // self.settings.accumulation_steps)
+        why = f"the loss of {', '.join(names)} was not finite" if names else "the gradients were not finite"
+        if names and number == total:
+            raise self._divergence(epoch, f"all {number} updates were skipped: {why}")
+        logger.warning("epoch %d: %d of %d updates were skipped: %s", epoch, number, total, why)
+        return {"train/skipped_updates": float(number)}
+
+    def _refuse_many_skipped(self, epoch: int) -> None:
+        """Every process comes to the same result."""
+        number = self.learner.skipped.in_a_row
+        if number >= IN_A_ROW:
+            names = self._not_finite(self.train_metrics.by_loss())
+            why = f"the loss of {', '.join(names)} is no longer finite" if names else "the gradients are not finite"
+            raise self._divergence(epoch, f"{number} updates in a row were skipped: {why}")
+
+    @staticmethod
+    def _not_finite(losses: Mapping[str, LossOfEpoch]) -> list[str]:
+        return [name for name, each in losses.items() if each.not_finite]
+
+    def _refuse_divergence(self, epoch: int, metrics: Mapping[str, float]) -> None:
         wrong = [name for name, value in metrics.items() if "loss_" in name and not math.isfinite(value)]
         if wrong:
-            names = ", ".join(first or [name.split("loss_", 1)[1] for name in wrong])
-            remedy = f"lower optimizer.args.lr or set trainer.max_grad_norm{self._earlier_checkpoints()}"
-            raise DivergenceError(f"epoch {epoch}: the loss of {names} is no longer finite; {remedy}")
+            names = ", ".join(name.split("loss_", 1)[1] for name in wrong)
+            raise self._divergence(epoch, f"the loss of {names} is no longer finite")
+        if not self.learner.weights_are_finite():
+            raise self._divergence(epoch, "the weights are no longer finite")
+
+    def _divergence(self, epoch: int, text: str) -> DivergenceError:
+        remedy = f"lower optimizer.args.lr or set trainer.max_grad_norm{self._earlier_checkpoints()}"
+        return DivergenceError(f"epoch {epoch}: {text}; {remedy}")
 
     def _earlier_checkpoints(self) -> str:
         return "; the earlier checkpoints remain" if self.checkpoints.has_last() else "; nothing has been saved yet"
 
-    def _new_metrics(self) -> EpochMetrics:
-        device = self.learner.device
-        return EpochMetrics(Metrics(self.labels, self.metrics, device), self.learner.criterion.weights, device)
+    def _new_metrics(self, leaves_out: bool = False) -> EpochMetrics:
+        device, weights = self.learner.device, self.learner.criterion.weights
+        return EpochMetrics(Metrics(self.labels, self.metrics, device), weights, device, leaves_out)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -285,7 +361,9 @@ class Trainer(BaseTrainer):
             "sums": distributed.gather(self.train_metrics.state_dict() if self.batches_done else None),
             "monitors": [monitor.state_dict() for monitor in (self.monitor, *self.other_monitors)],
             "epochs_without_better": self.epochs_without_better,
+            "head_watch": self.head_watch.state_dict(),
             "trackers": {**self.earlier_trackers, **self.trackers.state()},
+            "time_budget": None if self.time_budget is None else self.time_budget.state_dict(),
             **self.learner.state_dict(),
         }
 
@@ -297,11 +375,19 @@ class Trainer(BaseTrainer):
         if state["batches_done"] and processes != distributed.world_size():
             wrong = f"was stopped within an epoch of {processes} processes, not {distributed.world_size()}"
             raise CheckpointError(f"{self.checkpoints.folder}: {wrong}; resume it with as many")
+        if self.time_budget is not None and state.get("time_budget") is not None:
+            self.time_budget.load_state_dict(state["time_budget"])
+            if self.time_budget.planned is not None:
+                self.epochs = min(self.settings.epochs, self.time_budget.planned)
+                if self.learner.schedule is not None:
+                    self.learner.schedule.plan(self.epochs)
         self.learner.load_state_dict(state, path or self.checkpoints.folder)
         for monitor in (self.monitor, *self.other_monitors):
             for saved in state["monitors"]:
                 monitor.load_state_dict(saved)
         self.epochs_without_better = state["epochs_without_better"]
+        if "head_watch" in state:  # earlier versions did not watch
+            self.head_watch.load_state_dict(state["head_watch"])
         self.completed_epochs = state["completed_epochs"]
         self.stopped_early = state["stopped_early"] and self._has_no_better_epoch()  # it may be allowed more by now
         self.earlier_trackers = state["trackers"]

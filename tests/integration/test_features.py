@@ -91,7 +91,11 @@ TRAININGS: dict[str, tuple[str, ...]] = {
         "--set trainer.max_grad_norm=1",
     ),
     "G13": ("-c configs/awp.json",),
-    "G14": ("-c configs/pseudo_labels.json", "-c configs/progressive_sizes.json"),
+    "G14": (
+        "-c configs/pseudo_labels.json",
+        "-c configs/progressive_sizes.json",
+        "-c configs/baseline_cnn.json --set trainer.max_hours=2",
+    ),
     "G12": (
         "-c configs/memory_cache.json",
         "--set data_loader.args.cache=none",
@@ -273,6 +277,21 @@ def test_e7_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert len(scores) == 3
     assert scores[-1] == max(scores)
+
+
+@pytest.mark.usefixtures("place")
+def test_g6_a_rate_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It leaves no run behind."""
+    words = small(["-c", "configs/baseline_cnn.json", "--set", f"trainer.save_dir={tmp_path / 'saved'}"])
+    picture = tmp_path / "new" / "rates.png"
+    main_of("scripts.lr_finder")([*words, "--updates", "40", "--lowest", "1e-5", "--output", str(picture)])
+    said = capsys.readouterr().out
+    assert "--set optimizer.args.lr=" in said or "no rate is suggested: " in said
+    assert picture.stat().st_size > 5000
+    rows = list(csv.DictReader(picture.with_suffix(".csv").open()))
+    assert len(rows) >= 20
+    assert [float(rows[number]["lr"]) for number in (0, 1)] == pytest.approx([1e-5, 1e-5 * 1e6 ** (1 / 39)], rel=1e-4)
+    assert not list(tmp_path.glob("saved/models/*"))
 
 
 @pytest.mark.usefixtures("place")

@@ -57,11 +57,32 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Pat
             assert json.loads(line)[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
 
 
+LOSS = """
+import os
+import torch
+from model.loss import CrossEntropyLoss
+
+class OnceNoNumber(CrossEntropyLoss):
+    calls = 0
+
+    def per_sample(self, logits, target):
+        type(self).calls += torch.is_grad_enabled() and logits.requires_grad
+        wrong = os.environ.get("RANK") == "1" and self.calls == 2
+        return super().per_sample(logits, target) * (float("nan") if wrong else 1.0)
+"""
+
+
 def test_two_processes_validate_the_model_that_they_save(tmp_path: Path, drawn: Path) -> None:
-    """With batch statistics, which every process has of its own until they are shared."""
-    config = write_config(tmp_path, drawn)
+    """With batch statistics, which every process has of its own until they are shared; and a loss that in one of them
+    is once not finite: both skip that update."""
+    (tmp_path / "once.py").write_text(LOSS)
+    config = write_config(
+        tmp_path, drawn, plugins=[str(tmp_path / "once.py")], loss={"heads": {"mask": {"type": "OnceNoNumber"}}}
+    )
     models = run_in_two_processes(config, tmp_path / "both")
-    line = json.loads(weights_and_metrics(models)[1].splitlines()[-1])
+    lines = [json.loads(line) for line in weights_and_metrics(models)[1].splitlines()]
+    assert [each.get("train/skipped_updates") for each in lines] == [1.0] + [None] * (len(lines) - 1)
+    line = lines[-1]
     flags = ["--resume", str(models), "--split", "validation", "--checkpoint", "last"]
     for row in test_script.main(flags).scores:
         prefix = "" if row.name == "answer" else f"{row.name}_"

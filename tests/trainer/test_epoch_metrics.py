@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,8 +28,8 @@ def empty_counts() -> Metrics:
     return Metrics(LABELS, {"accuracy": accuracy, "f1": f1}, torch.device("cpu"))
 
 
-def empty_metrics() -> EpochMetrics:
-    return EpochMetrics(empty_counts(), WEIGHTS, torch.device("cpu"))
+def empty_metrics(leaves_out: bool = False) -> EpochMetrics:
+    return EpochMetrics(empty_counts(), WEIGHTS, torch.device("cpu"), leaves_out)
 
 
 Values = dict[str, Tensor]
@@ -93,15 +95,34 @@ def test_metrics_that_were_saved_on_the_way_are_resumed_exactly(stopped_after: i
     assert torch.equal(resumed.losses, whole.losses)
 
 
-@pytest.mark.parametrize("wrong_at", [0, BATCHES_TOGETHER + 3])
-def test_the_loss_that_was_wrong_first_is_named(wrong_at: int) -> None:
-    """Its gradient spoils the weights, so that from the next batch on every loss is no number."""
-    batches, epoch = Batches(2 * BATCHES_TOGETHER + 5), empty_metrics()
-    for number, (losses, *more) in enumerate(batches.arguments):
-        if number == wrong_at:
-            losses["age"] = torch.tensor(float("nan"))
-        elif number > wrong_at:
-            losses.update(dict.fromkeys(WEIGHTS, torch.tensor(float("nan"))))
-        epoch.add(losses, *more)
-    assert epoch.first_not_finite() == ["age"]
-    assert empty_metrics().first_not_finite() == []
+def test_what_is_not_finite_is_left_out_and_counted_by_loss() -> None:
+    """Of the rest the sums, the lowest and the highest loss of a batch, by plain Python; also saved on the way."""
+    batches, epoch = Batches(BATCHES_TOGETHER + 5), empty_metrics(leaves_out=True)
+    validation, by_hand = empty_metrics(), []
+    for number, (losses, normalisers, weights, *more) in enumerate(batches.arguments):
+        if number in (3, BATCHES_TOGETHER + 1):
+            losses["age"] = torch.tensor(float("nan") if number == 3 else float("inf"))
+        else:
+            by_hand.append((float(losses["age"] * normalisers["age"]), float(weights["age"])))
+        if number == 7:
+            saved, epoch = epoch.state_dict(), empty_metrics(leaves_out=True)
+            epoch.load_state_dict(saved)
+        epoch.add(losses, normalisers, weights, *more)
+        validation.add(losses, normalisers, weights, *more)
+    assert epoch.values("")["loss_age"] == sum(one for one, _ in by_hand) / sum(weight for _, weight in by_hand)
+    assert math.isnan(validation.values("")["loss_age"])
+    means = [one / weight for one, weight in by_hand if weight > 0]
+    found = epoch.by_loss()
+    assert (found["age"].not_finite, found["age"].batches) == (2, len(means))
+    assert [found["age"].lowest, found["age"].highest] == pytest.approx([min(means), max(means)])
+    assert [each.not_finite for name, each in found.items() if name != "age"] == [0] * (len(found) - 1)
+
+
+def test_the_largest_gradient_of_known_labels_is_kept() -> None:
+    epoch = empty_metrics()
+    name, *others = WEIGHTS
+    for gradient, weight in ((0.0, 1.0), (9.0, 0.0), (-2.0, 3.0)):
+        epoch.add_gradients({name: torch.tensor([[0.0, gradient]])}, {name: torch.tensor(weight)})
+    found = epoch.by_loss()
+    assert found[name].gradient == 2.0
+    assert all(found[other].gradient is None for other in others)

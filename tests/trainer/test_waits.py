@@ -1,8 +1,9 @@
 """Nothing in an update, in validation or in evaluation waits for the device.
 
 The device is torch's "meta", which computes nothing: whatever asks it for a number is seen, on machines without a GPU
-too. What waits, and is known to: losses on embeddings (they count the known images), the loss scale of float16 (it
-looks for what is not finite), several processes (they agree whether to stop), and the worst images at an epoch's end.
+too. What waits, and is known to: losses on embeddings (they count the known images), the loss scale of float16 and
+optimizers without a fused step (is what they follow finite?), every sixteenth update (were many skipped?), several
+processes (they agree whether to stop), and the worst images at an epoch's end.
 """
 
 from __future__ import annotations
@@ -65,17 +66,32 @@ def nothing_waits() -> Iterator[None]:
     assert not waits.seen
 
 
+class Fused(torch.optim.AdamW):
+    """As one that decides on the device whether it steps, which there is none of on "meta"."""
+
+    _step_supports_amp_scaling = True
+    found_inf: Tensor | None = None
+
+    def step(self, closure: Any = None) -> Any:
+        found, self.found_inf = self.found_inf, None
+        result = super().step(closure)
+        self.found_inf = found
+        return result
+
+
 def on_meta(
     make_trainer: MakeTrainer, loss: Callable[[], HeadLoss], learned: bool = False, **arguments: Any
 ) -> Trainer:
     criterion = MultiHeadLoss({"mask": loss(), "age": loss()}, {"mask": 0.4, "age": 0.6}, None, learned)
     criterion.use_class_counts({"mask": torch.tensor([3, 5]), "age": torch.tensor([2, 7, 1, 4])})
-    return make_trainer(
+    trainer = make_trainer(
         device=META,
         criterion=criterion.to(META),
-        optimizer=lambda weights, lr: torch.optim.AdamW([*weights, *criterion.parameters()], lr, foreach=True),
+        optimizer=lambda weights, lr: Fused([*weights, *criterion.parameters()], lr, foreach=True),
         **arguments,
     ).trainer
+    trainer.learner.skipped.next_on_host = False
+    return trainer
 
 
 def batches(trainer: Trainer) -> list[Batch]:
