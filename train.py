@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
             return None
         with plugin_errors(), run.open_session(config, resume, arguments) as session:
             folds = splits_of(config, read_label_table(config, session.labels))
+            run.warn_of_duplicates(session, folds)
             run.warn_of_bad_test_images(session, folds[0].split.test)
             for fold in folds if arguments.fold is None else [folds[arguments.fold]]:
                 if not run.train_fold(session, fold):  # a dry run: one fold is enough

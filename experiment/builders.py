@@ -56,9 +56,10 @@ SHOWN_CLASSES = 30
 
 
 def read_label_table(config: ConfigParser, labels: LabelSpace) -> LabelTable:
-    """The images of the sources and what is known of them, with the corrections of `label_fixes`. None is opened."""
-    fixes = config.extra().label_fixes
-    return read_records(config.shared("data"), labels, None if fixes is None else Path(fixes))
+    """The images of the sources and what is known of them, with the corrections of `label_fixes`, as `read_records`
+    gives them."""
+    fixes, save_dir = config.extra().label_fixes, Path(config["trainer"]["save_dir"])
+    return read_records(config.shared("data"), labels, None if fixes is None else Path(fixes), save_dir)
 
 
 def build_model(config: ConfigParser, labels: LabelSpace, resume: ResumePoint | None) -> BaseModel:

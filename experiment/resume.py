@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "visualize",
     "submit_dir",
     "info_dir",
+    "duplicates",
     "trainer.epochs",
     "trainer.save_dir",
     "trainer.save_period",

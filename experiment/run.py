@@ -15,12 +15,12 @@ from base.label_space import LabelSpace
 from data_loader.data_loaders import AUTO
 from data_loader.records import LabelTable
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
-from data_loader.records.sources import read_evaluation_folder
 from experiment import builders
 from experiment.batch_size import WHAT_TO_LOWER, settle_batch_size
 from experiment.checks import check_config, cross_checks
 from experiment.cli import Arguments
 from experiment.folds import Fold, refuse_impossible_fold, score_folds, with_all_folds
+from experiment.leaks import check_duplicates, read_evaluation_images
 from experiment.pseudo_labels import provenance_of_pseudo_labels, warn_of_leaks
 from experiment.resume import (
     ResumePoint,
@@ -167,14 +167,11 @@ def warn_of_bad_test_images(session: Session, test: LabelTable) -> None:
     if session.run is not None or not distributed.is_main_process():  # a resumed run has checked them
         return
     config, trainer = session.config, session.config["trainer"]
-    info_dir = config.extra().info_dir
     records = [*test.records]
-    if info_dir is not None and Path(info_dir).is_dir():
-        try:
-            allow_links = any(source["args"].get("allow_links") for source in config["data"])
-            records += read_evaluation_folder(info_dir, allow_links)
-        except DataError as error:
-            logger.warning("info_dir = %s, which test.py will refuse: %s", info_dir, error)
+    try:
+        records += read_evaluation_images(config)
+    except DataError as error:
+        logger.warning("info_dir = %s, which test.py will refuse: %s", config.extra().info_dir, error)
     check_images(
         [record.path for record in records],
         Path(trainer["save_dir"]) / CHECKED_IMAGES_FILE,
@@ -183,6 +180,12 @@ def warn_of_bad_test_images(session: Session, test: LabelTable) -> None:
         trainer["verbosity"] > 0,
         "training does not need them, but test.py does: repair them",
     )
+
+
+def warn_of_duplicates(session: Session, folds: Sequence[Fold]) -> None:
+    """See `check_duplicates`. A resumed run has been told. Raises DataError."""
+    if session.run is None:
+        check_duplicates(session.config, folds)
 
 
 def train_fold(session: Session, fold: Fold) -> bool:

@@ -64,6 +64,8 @@ class RunSettings:
     submit_dir: where test.py writes;
     info_dir: the folder of the evaluation's info.csv and images;
     label_fixes: a CSV of corrections (person, path, attribute, value) to what the sources say;
+    duplicates: photographs of different persons that are one picture: "warn" of them before training, "refuse" to train
+        where they are on two sides of the split, or "ignore" them;
     initial_weights: a run folder or a checkpoint (--from) whose weights a new run begins with, in the place of those
         that arch names;
     plugins: Python files that define losses, models and more of one's own (docs/extending.md), looked for where the
@@ -81,6 +83,7 @@ class RunSettings:
     submit_dir: str = "submit/"
     info_dir: str | None = None
     label_fixes: str | None = None
+    duplicates: Literal["warn", "refuse", "ignore"] = "warn"
     initial_weights: str | None = None
     plugins: tuple[str | KeptPlugIn, ...] = ()
     config_format: Annotated[int, Field(ge=CONFIG_FORMAT, le=CONFIG_FORMAT)] = CONFIG_FORMAT

@@ -200,7 +200,8 @@ def _side(predictor: Predictor, side: str) -> list[Record]:
     with predictor.plugins():
         built = [exported(sources, BaseSource)[spec["type"]](**spec["args"]) for spec in predictor.sources]
         rule = exported(splits, BaseSplit)[config["split"]["type"]](**config["split"]["args"])
-        divided = rule.divide(read_records(built, labels, Path(fixes) if fixes else None), config.get("seed", 42))
+        table = read_records(built, labels, Path(fixes) if fixes else None, predictor.save_dir)
+        divided = rule.divide(table, config.get("seed", 42))
     if predictor.split_digest is None:
         logger.warning("--split %s: the checkpoint does not hold its split; the model may have trained on these", side)
     elif predictor.split_digest != divided.digest():

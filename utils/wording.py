@@ -53,6 +53,11 @@ def not_one_of(name: str, known: Collection[str]) -> str:
     return f"is not one of the {len(known)} known names; {near}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 picture`, `1,200 pictures`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).split("\n")[0]

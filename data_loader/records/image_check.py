@@ -16,7 +16,9 @@ from data_loader.records.file_signatures import NO_SIGNATURE, FileSignature, sig
 from utils.errors import DataError
 from utils.files import short_path, write_atomically
 from utils.images import DECODING_RULES, BitsUsed, ImageFinding, inspect_image
+from utils.images.fingerprint import FINGERPRINT_RULES
 from utils.progress import with_progress
+from utils.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ CHECKED_IMAGES_FILE = "checked_images.json"
 _LONGEST_LIST = 10
 """How many files a message names; the rest are counted."""
 
-_RULES = f"{DECODING_RULES}, 16-bit maxima, without paths, Pillow {PIL.__version__}"
+_RULES = f"{DECODING_RULES}, 16-bit maxima, without paths, fingerprints {FINGERPRINT_RULES}, Pillow {PIL.__version__}"
 """A file of other rules is ignored."""
 
 
@@ -52,17 +54,17 @@ def check_images(
     found = signatures_of(map(str, paths))
     missing = [short_path(path) for path, signature in found.items() if signature == NO_SIGNATURE]
     if missing and on_bad != "warn":
-        title = _count(len(missing), "missing image")
+        title = counted(len(missing), "missing image")
         raise DataError(f"{_listing(title, missing)}\nrestore the files, correct the data's root, or remove their rows")
-    findings = _findings(found, cache_file, show_progress)
+    findings = inspected_images(found, cache_file, show_progress)
     doubtful = [f"{short_path(path)}: {found.warning}" for path, found in findings.items() if found.warning]
     if doubtful:
-        logger.warning("%s", _listing(_count(len(doubtful), "doubtful image"), doubtful))
+        logger.warning("%s", _listing(counted(len(doubtful), "doubtful image"), doubtful))
     _warn_of_sixteen_bit_images(findings, bits_used_of_16)
     bad = {path: f"{short_path(path)}: {found.problem}" for path, found in findings.items() if found.problem}
     if bad:
         left_out = " and left out" if on_bad == "skip" else ""
-        listing = _listing(f"{_count(len(bad), 'image')} cannot be read{left_out}", [*bad.values()])
+        listing = _listing(f"{counted(len(bad), 'image')} cannot be read{left_out}", [*bad.values()])
         if on_bad == "refuse":
             raise DataError(f"{listing}\n{remedy}")
         logger.warning("%s%s", listing, f"\n{remedy}" if on_bad == "warn" else "")
@@ -74,10 +76,12 @@ def number_of_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _findings(
+def inspected_images(
     signatures: Mapping[str, FileSignature], cache_file: Path | None, show_progress: bool
 ) -> dict[str, ImageFinding]:
-    """By path, in the order of `signatures`: what is remembered of an image, or what is found now."""
+    """By path, in the order of `signatures`: what is remembered of an image, or what is found now.
+
+    cache_file: of what is remembered, see `check_images`"""
     remembered = _read_cache(cache_file)
     findings = {
         path: ImageFinding(None, *remembered[path][2:])
@@ -96,7 +100,7 @@ def _findings(
             findings[path] = finding
             # bad images are checked again: permissions, say, may be corrected without a new signature
             if finding.problem is None:
-                remembered[path] = [*signatures[path], finding.warning, finding.largest_value]
+                remembered[path] = [*signatures[path], finding.warning, finding.largest_value, finding.fingerprint]
     finally:
         pool.shutdown(cancel_futures=True)
         _write_cache(cache_file, remembered)  # so that an interrupted check continues
@@ -114,13 +118,9 @@ def _warn_of_sixteen_bit_images(findings: Mapping[str, ImageFinding], bits: Bits
         logger.warning(
             "%s would be %s: values go up to %d (%s); set data_loader.args.bits_used_of_16 = %d (it is %s), or to "
             '"own_maximum", which scales each image by its own largest value',
-            _count(len(unsuited), "16-bit image"), "nearly black" if bits == 16 else "partly white",
+            counted(len(unsuited), "16-bit image"), "nearly black" if bits == 16 else "partly white",
             highest, short_path(path), max(8, highest.bit_length()), bits,
         )  # fmt: skip
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _listing(title: str, items: Sequence[str]) -> str:
@@ -129,7 +129,7 @@ def _listing(title: str, items: Sequence[str]) -> str:
 
 
 def _read_cache(cache_file: Path | None) -> dict[str, list[Any]]:
-    """By path, of images that can be used: size, time of change, warning, largest 16-bit value."""
+    """By path, of images that can be used: size, time of change, warning, largest 16-bit value, fingerprint."""
     try:
         stored = json.loads(cache_file.read_bytes()) if cache_file else {}
         return dict(stored["files"]) if stored["rules"] == _RULES else {}

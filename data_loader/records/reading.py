@@ -22,12 +22,19 @@ from utils.errors import DataError
 logger = logging.getLogger(__name__)
 
 
-def read_records(sources: Iterable[BaseSource], label_space: LabelSpace, label_fixes: Path | None = None) -> LabelTable:
-    """The images of all sources, in the order of the sources. No image is opened.
+def read_records(
+    sources: Iterable[BaseSource],
+    label_space: LabelSpace,
+    label_fixes: Path | None = None,
+    save_dir: Path | None = None,
+) -> LabelTable:
+    """The images of all sources, in the order of the sources. No image is opened, unless persons are joined by
+    duplicates.
 
     sources: of the images
     label_space: the attributes that are predicted
     label_fixes: a table of corrections, which are made before all checks, see data_loader/records/label_fixes.py
+    save_dir: where it is kept what is known of images; None: it is found out anew
 
     Raises DataError with all problems: values that are no class, images that occur twice, persons on both sides of a
     split that the tables give, attributes that are to be predicted but known nowhere, fixes that cannot be made.
@@ -35,6 +42,7 @@ def read_records(sources: Iterable[BaseSource], label_space: LabelSpace, label_f
     problems: list[str] = []
     records: list[Record] = []
     ends: list[tuple[BaseSource, int]] = []
+    by_duplicates: list[bool] = []
     for number, source in enumerate(sources):
         try:
             found = _collected(source, problems, label_space.attributes)
@@ -42,12 +50,17 @@ def read_records(sources: Iterable[BaseSource], label_space: LabelSpace, label_f
         except DataError as error:
             problems += [f"{error}{_remedy_if_missing(source, number)}"]
         ends.append((source, len(records)))
+        by_duplicates += [source.persons == "by_duplicates"] * (len(records) - len(by_duplicates))
     if label_fixes is not None:
         try:
             labels = corrected_labels(records, label_fixes, label_space, problems)
             records = [replace(record, attributes=fixed) for record, fixed in zip(records, labels, strict=True)]
         except DataError as error:
             problems += str(error).split("\n")
+    if any(by_duplicates) and not problems:
+        from data_loader.duplicates import joined_persons  # it uses this package's image check
+
+        records = joined_persons(records, by_duplicates, save_dir)
     table = LabelTable.from_records(records, label_space, problems)
     _check_duplicates(records, problems)
     _check_given_parts(records, problems)

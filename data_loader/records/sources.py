@@ -47,13 +47,14 @@ class BaseSource(ABC):
     """Images and their attributes.
 
     allow_links: whether files may be links that lead out of the source's folder
-    persons: "shared" where a person's id means the same person in all sources, "own" where it is this source's alone
+    persons: "shared" where a person's id means the same person in all sources, "own" where it is this source's alone;
+        "by_duplicates": as "shared", and persons who share a picture are one (docs/data.md)
     train_only: its images train in every split and never validate; those of a person who validates are left out
     weight: of each of its images in the loss of the heads, beside the class's; validation does not use it
     """
 
     allow_links: bool = False
-    persons: Literal["shared", "own"] = "shared"
+    persons: Literal["shared", "own", "by_duplicates"] = "shared"
     train_only: bool = False
     weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
 

@@ -42,7 +42,7 @@ from utils.images import read_rgb
 from utils.progress import with_progress
 from utils.random_streams import numpy_stream
 from utils.run_folders import obstacle_to_writing
-from utils.wording import not_one_of
+from utils.wording import counted, not_one_of
 
 logger = logging.getLogger(LOG_NAME)
 
@@ -170,11 +170,6 @@ def read_faces(source: AttributeTable, output: Path, seed: int) -> list[BareFace
         logger.info("%s: taken to be bare, as the mask is unknown: %s", source, counted(unsaid, "face"))
     _warn_of_odd_labels([face.record for face in faces.values()])
     return list(faces.values())
-
-
-def counted(number: int, noun: str) -> str:
-    """1 face, 2 faces."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _warn_of_odd_labels(records: Sequence[Record]) -> None:

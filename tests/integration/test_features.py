@@ -251,6 +251,28 @@ def check_g7_tuning(run: Path, folder: Path) -> None:
     assert all(0 <= int(row["ans"]) < 18 for row in csv.DictReader((folder / "a.csv").open()))
 
 
+def test_g5_duplicates_across_persons(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A training photograph, mirrored among those of the evaluation: found by the command, and told before training."""
+    data = tmp_path / "data"
+    shutil.copytree(place / "data", data)
+    (first, *_), target = (
+        sorted((data / "train" / "images").rglob("normal.*")),
+        next((data / "eval" / "images").iterdir()),
+    )
+    cv2.imwrite(str(target), read_rgb(first)[:, ::-1, ::-1])  # BGR
+    sets = [f"data.0.args.root={data / 'train'}", f"info_dir={data / 'eval'}", f"trainer.save_dir={tmp_path / 'saved'}"]
+    words = ["-c", "config.json", *(word for each in sets for word in ("--set", each))]
+    (leak,) = main_of("scripts.find_duplicates")([*words, "--output", str(tmp_path / "found")])
+    (pair,) = csv.DictReader((tmp_path / "found" / "duplicates.csv").open())
+    assert leak.crosses_sides
+    assert pair["kind"] == "mirrored"
+    assert {Path(pair["path"]), Path(pair["other_path"])} == {first, target}
+    assert read_rgb(tmp_path / "found" / "duplicates.jpg").shape[1] == 2 * 160 + 8
+    capsys.readouterr()
+    main_of("train")([*small(words), "--dry-run"])
+    assert f"evaluation (1 mirrored), such as {pair['path']}" in capsys.readouterr().out
+
+
 def test_f6_the_platforms_variables_in_training(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM_CHANNEL_TRAIN", str(place / "data" / "train"))
     monkeypatch.setenv("SM_MODEL_DIR", str(tmp_path / "model"))

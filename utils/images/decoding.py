@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -40,6 +40,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from utils.errors import DataError
+from utils.images.fingerprint import fingerprint_of
 
 MAX_PIXELS = 64 * 1024 * 1024
 """Width times height of the largest image that is read: 8192 x 8192."""
@@ -94,11 +95,13 @@ class ImageFinding:
     problem: why it cannot be used
     warning: what looks doubtful about it
     largest_value: of the colours of a 16-bit PNG
+    fingerprint: of the picture, see utils/images/fingerprint.py; None where it cannot be used
     """
 
     problem: str | None = None
     warning: str | None = None
     largest_value: int | None = None
+    fingerprint: str | None = field(default=None, compare=False)
 
 
 def read_rgb(path: Path, bits_used_of_16: BitsUsed = 16) -> np.ndarray:
@@ -121,15 +124,15 @@ def decode_rgb(data: bytes, name: str, bits_used_of_16: BitsUsed = 16) -> np.nda
 def inspect_image(path: Path) -> ImageFinding:
     """Decodes the whole image. Raises nothing: a problem and a warning are without the path."""
 
-    def size_and_largest(rgb: np.ndarray) -> tuple[tuple[int, int], int | None]:
+    def look(rgb: np.ndarray) -> tuple[tuple[int, int], int | None, str]:
         with _damage(str(path), kind):
             largest = _largest_value(_sixteen_bit_values(data)) if _is_sixteen_bit(data, kind) else None
-        return (rgb.shape[0], rgb.shape[1]), largest
+        return (rgb.shape[0], rgb.shape[1]), largest, fingerprint_of(rgb)
 
     try:
         data = _read_bytes(path)
         kind = _image_format(data, str(path))
-        (height, width), largest = _decode(data, str(path), kind, 16, size_and_largest)
+        (height, width), largest, fingerprint = _decode(data, str(path), kind, 16, look)
     except DataError as error:
         return ImageFinding(problem=str(error).removeprefix(f"{path}: "))
     doubts = []
@@ -139,7 +142,7 @@ def inspect_image(path: Path) -> ImageFinding:
         doubts.append(f"is only {width} x {height} pixels")
     elif max(width, height) > THIN_RATIO * min(width, height):
         doubts.append(f"is very thin, {width} x {height} pixels")
-    return ImageFinding(None, ", and ".join(doubts) or None, largest)
+    return ImageFinding(None, ", and ".join(doubts) or None, largest, fingerprint)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -1,0 +1,144 @@
+"""Photographs that are one picture: python -m scripts.find_duplicates -c config.json [--set ...] [--output FOLDER]
+
+Looks among all images of a config, those of training, validation and test and of info_dir, for exact copies and for
+those that were resized, encoded again, cropped a little or mirrored, within persons and across them.
+
+    <output>/duplicates.csv    a row for each pair: group, relation, kind, difference, and of both path, side and person
+    <output>/duplicates.jpg    the pairs side by side, with their row's number in the table; red: between two sides
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from data_loader.duplicates import DuplicatePair, Leak, find_duplicates, groups, leaks_of
+from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
+from data_loader.records.records import Record
+from data_loader.records.tables import as_cell
+from experiment.builders import read_label_table
+from experiment.checks import check_config, cross_checks
+from experiment.cli import parse_override
+from experiment.folds import splits_of
+from experiment.leaks import read_evaluation_images, records_by_side
+from experiment.schema import SECTIONS
+from logger.log import close_log, open_log
+from parse_config import ConfigParser
+from scripts.prepare import JPEG, encode, tile_of
+from utils.command_line import CommandLine
+from utils.errors import ConfigError, run_command
+from utils.files import short_path, write_atomically, write_output
+from utils.images import read_rgb
+from utils.run_folders import obstacle_to_writing
+
+TABLE, SHEET = "duplicates.csv", "duplicates.jpg"
+HEADER = [
+    "pair", "group", "relation", "kind", "difference", "path", "side", "person", "other_path", "other_side",
+    "other_person",
+]  # fmt: skip
+
+SHEET_PAIRS, SHEET_COLUMNS = 120, 5
+RED, BLACK = (200, 0, 0), (0, 0, 0)
+
+
+def find(config: ConfigParser) -> tuple[list[Record], list[str], list[Leak]]:
+    """All images of a config with their sides, and their duplicates by relation. Raises ConfigError, DataError."""
+    folds = splits_of(config, read_label_table(config, check_config(config)))
+    records, sides = records_by_side(folds, read_evaluation_images(config))
+    save_dir, bits = Path(config["trainer"]["save_dir"]), config["data_loader"]["args"]["bits_used_of_16"]
+    paths = [record.path for record in records]
+    check_images(paths, save_dir / CHECKED_IMAGES_FILE, "warn", bits, True, "they are no duplicates of any other")
+    pairs = find_duplicates(paths, None, save_dir, show_progress=True)
+    return records, sides, leaks_of(pairs, records, sides)
+
+
+def table_text(records: Sequence[Record], sides: Sequence[str], leaks: Sequence[Leak]) -> str:
+    """The CSV: the pairs by relation, the most alike first."""
+    pairs = [pair for leak in leaks for pair in leak.pairs]
+    group_of = {row: number for number, group in enumerate(groups(pairs), start=1) for row in group}
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(HEADER)
+    relations = [leak.relation for leak in leaks for _ in leak.pairs]
+    for number, (pair, relation) in enumerate(zip(pairs, relations, strict=True), start=1):
+        of_both = [
+            cell
+            for row in (pair.first, pair.second)
+            for cell in (as_cell(short_path(records[row].path)), sides[row], as_cell(records[row].person))
+        ]
+        table.writerow([number, group_of[pair.first], relation, pair.kind, f"{pair.difference:.4f}", *of_both])
+    return text.getvalue()
+
+
+def contact_sheet(records: Sequence[Record], sides: Sequence[str], leaks: Sequence[Leak]) -> np.ndarray:
+    """The first SHEET_PAIRS pairs of the table, side by side, (H, W, 3)."""
+    numbered = enumerate(((pair, leak) for leak in leaks for pair in leak.pairs), start=1)
+    tiles = [_tile(number, pair, leak, records, sides) for number, (pair, leak) in numbered if number <= SHEET_PAIRS]
+    return grid(tiles, SHEET_COLUMNS)
+
+
+def _tile(number: int, pair: DuplicatePair, leak: Leak, records: Sequence[Record], sides: Sequence[str]) -> np.ndarray:
+    both = [
+        captioned(tile_of(read_rgb(records[row].path)), [sides[row], records[row].person])
+        for row in (pair.first, pair.second)
+    ]
+    title = f"{number}: {pair.kind}, {pair.difference:.2f}"
+    return captioned(np.concatenate(both, axis=1), [title], RED if leak.crosses_sides else BLACK)
+
+
+def captioned(image: np.ndarray, lines: Sequence[str], colour: tuple[int, int, int] = BLACK) -> np.ndarray:
+    """An image with white lines of text above it, (H + 16 n, W, 3); what is no ASCII is written as "?".
+
+    lines: n, cut at the image's width"""
+    strip = np.full((16 * len(lines), image.shape[1], 3), 255, np.uint8)
+    for number, line in enumerate(lines):
+        text = line.encode("ascii", "replace").decode()[: image.shape[1] // 7]
+        cv2.putText(strip, text, (3, 16 * number + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.38, colour, 1, cv2.LINE_AA)
+    return np.concatenate([strip, image])
+
+
+def grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Tiles of one size in rows, with white between them."""
+    framed = [np.pad(tile, ((4, 4), (4, 4), (0, 0)), constant_values=255) for tile in tiles]
+    columns = min(columns, len(framed))
+    framed += [np.full_like(framed[0], 255)] * (-len(framed) % columns)
+    return np.concatenate([np.concatenate(framed[n : n + columns], axis=1) for n in range(0, len(framed), columns)])
+
+
+def main(argv: Sequence[str] | None = None) -> list[Leak]:
+    """The command. Raises ConfigError, DataError, StorageFullError."""
+    parser = CommandLine(prog="scripts.find_duplicates", description="Finds photographs that are one picture.")
+    parser.add_argument("-c", "--config", type=Path, default=Path("config.json"), help="the config (config.json)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b.c=value", help="sets one value of the config"
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"where {TABLE} and {SHEET} are written")
+    given = parser.parse(argv)
+    overrides = [parse_override(text) for text in given.set]
+    if given.output is not None and (obstacle := obstacle_to_writing(given.output)):
+        raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
+    log = open_log(None, 1)
+    try:
+        records, sides, leaks = find(ConfigParser.from_file(given.config, SECTIONS, overrides, cross_checks))
+        for leak in leaks:
+            log.info("%s", leak.line(records))
+        if not leaks:
+            log.info("%d images: no duplicates", len(records))
+        if given.output is not None:
+            write_output(given.output / TABLE, table_text(records, sides, leaks))
+            if leaks:
+                write_atomically(given.output / SHEET, encode(contact_sheet(records, sides, leaks), JPEG))
+            log.info("%s: written", given.output)
+        return leaks
+    finally:
+        close_log()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
