@@ -146,8 +146,21 @@ def suggest(test: RangeTest) -> Suggestion:
         return Suggestion(
             unclear="the loss still falls at the highest rate: there is no minimum within the range; raise --highest"
         )
-    slopes = np.gradient(smoothed, np.log(rates))
-    steepest = int(slopes[: minimum + 1].argmin())
     beyond = [number for number in range(minimum, len(smoothed)) if smoothed[number] >= begin]
+    end = beyond[0] if beyond else len(losses)
+    slopes = _slopes(np.log10(rates[:end]), np.asarray(losses[:end]))
+    steepest = int(slopes[: minimum + 1].argmin())
     diverges = rates[beyond[0]] if beyond else None if test.reached_the_end else rates[-1]
     return Suggestion(rates[steepest], rates[minimum], diverges)
+
+
+def _slopes(decades: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """At each point the slope of the line through its neighbours, by least squares, weighted by a Gaussian of half a
+    decade: a narrower one would find the steepest noise."""
+    distances = decades - decades[:, None]
+    weights = np.exp(-0.5 * (distances / 0.5) ** 2)
+    weights /= weights.sum(axis=1, keepdims=True)
+    mean = (weights * distances).sum(axis=1)
+    variance = (weights * distances**2).sum(axis=1) - mean**2
+    covariance = (weights * distances) @ losses - mean * (weights @ losses)
+    return covariance / np.maximum(variance, 1e-12)

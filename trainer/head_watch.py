@@ -10,8 +10,8 @@ from torch import Tensor
 from base.label_space import LabelSpace
 from trainer.epoch_metrics import LossOfEpoch
 
-EPOCHS = 3
-"""So long a head may take to become better than always the most frequent class."""
+EPOCHS, UPDATES = 3, 100
+"""So long a head may take at least to become better than always the most frequent class."""
 FEWEST = 20
 """Validation images with a known label, of which something can be told."""
 ZERO = 1e-8
@@ -32,9 +32,12 @@ class HeadWatch:
         self.learned: list[str] = []
         """The attributes of which some epoch's predictions were better than a constant."""
 
-    def after_epoch(self, epoch: int, losses: Mapping[str, LossOfEpoch], counts: Mapping[Any, Tensor]) -> list[str]:
+    def after_epoch(
+        self, epoch: int, updates: int, losses: Mapping[str, LossOfEpoch], counts: Mapping[Any, Tensor]
+    ) -> list[str]:
         """What is to be warned of.
 
+        updates: of the weights, in the whole run
         losses: of the training, by name
         counts: of the validation, by attribute: (C, C) [true, predicted]
         """
@@ -43,7 +46,7 @@ class HeadWatch:
         found = {}
         for name, head in self.labels.heads.items():
             reason = _dead_loss(losses[name], self.weights[name])
-            if reason is None and epoch >= EPOCHS:
+            if reason is None and epoch >= EPOCHS and updates >= UPDATES:
                 attributes = [each.name for each in head.attributes if each.name in scores]
                 reasons = [scores[each].describe(each) for each in attributes if each not in self.learned]
                 reason = "; ".join(reasons) or None

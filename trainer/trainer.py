@@ -186,7 +186,7 @@ class Trainer(BaseTrainer):
             failure = error
         self._warn_of_no_numbers(epoch, metrics)
         if any(each.batches or each.not_finite for each in self._losses.values()):  # else a subclass has its own losses
-            for line in self.head_watch.after_epoch(epoch, self._losses, self._counts):
+            for line in self.head_watch.after_epoch(epoch, self.learner.updates, self._losses, self._counts):
                 logger.warning("%s", line)
         if self.learner.schedule is not None and (failure is None or self.learner.schedule.metric in {None, *metrics}):
             self.learner.schedule.after_epoch(metrics)

@@ -24,12 +24,13 @@ def curve(fall: float, noise: float, falls_at: float = 1e-3, diverges_at: float 
     return RangeTest(RATES[:end], [float(loss) for loss in losses[:end]], end == len(losses))
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.2])
 @pytest.mark.parametrize("falls_at", [1e-4, 1e-3, 1e-2])
 def test_the_steepest_descent_and_the_divergence_are_found(noise: float, falls_at: float) -> None:
     found = suggest(curve(1.0, noise, falls_at))
     assert found.unclear is None
-    assert found.steepest == pytest.approx(falls_at, rel=0.6)
+    assert found.steepest is not None
+    assert math.log10(found.steepest) == pytest.approx(math.log10(falls_at), abs=0.4)  # as far as the noise lets it
     assert found.lowest is not None
     assert falls_at < found.lowest < 0.3
     assert found.diverges == pytest.approx(0.3, rel=0.3)

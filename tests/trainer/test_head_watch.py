@@ -86,11 +86,13 @@ def counts_of(truth: np.ndarray, predicted: np.ndarray) -> Tensor:
     return torch.from_numpy(matrix)
 
 
-def watch(matrix: Tensor, epochs: int = EPOCHS + 3) -> list[str]:
+def watch(matrix: Tensor, epochs: int = EPOCHS + 3, updates: int = 50) -> list[str]:
     """What is warned of in so many epochs with the same predictions."""
     heads = HeadWatch(LabelSpace({"age": {"bins": [30, 60]}}), {"age": 1.0})
     return [
-        line for epoch in range(1, epochs + 1) for line in heads.after_epoch(epoch, {"age": ALIVE}, {"age": matrix})
+        line
+        for epoch in range(1, epochs + 1)
+        for line in heads.after_epoch(epoch, epoch * updates, {"age": ALIVE}, {"age": matrix})
     ]
 
 
@@ -99,6 +101,7 @@ def test_no_better_than_the_majority_after_some_epochs() -> None:
     truth = random.choice(3, 300, p=[0.6, 0.3, 0.1])
     constant = counts_of(truth, np.zeros(300, int))
     assert watch(constant, EPOCHS - 1) == []
+    assert watch(constant, updates=1) == []
     (line,) = watch(constant)
     share = (truth == 0).mean()
     assert line.startswith(f"epoch {EPOCHS}: head age does not learn: age is predicted no better")
@@ -130,10 +133,10 @@ def test_predictions_that_have_nothing_to_do_with_the_truth_are_named() -> None:
 def test_the_watch_remembers(make_trainer: MakeTrainer) -> None:
     heads = HeadWatch(LabelSpace({"age": {"bins": [30, 60]}}), {"age": 1.0})
     dead = LossOfEpoch(not_finite=0, lowest=math.inf, highest=-math.inf, batches=0, gradient=None)
-    assert len(heads.after_epoch(1, {"age": dead}, {})) == 1
+    assert len(heads.after_epoch(1, 9, {"age": dead}, {})) == 1
     other = HeadWatch(heads.labels, heads.weights)
     other.load_state_dict(heads.state_dict())
-    assert other.after_epoch(2, {"age": dead}, {}) == []
+    assert other.after_epoch(2, 18, {"age": dead}, {}) == []
     content = make_trainer(epochs=1).train().checkpoint()
     del content["head_watch"], content["skipped"]  # as an earlier version's
     make_trainer("again", resume=content, epochs=2).train()
