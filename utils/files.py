@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import errno
+import glob
 import logging
 import os
+import platform
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,6 +94,7 @@ def folder_lock(folder: Path, description: str, stop: StopSignals) -> Iterator[N
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The error numbers of a full disk, an exceeded quota, and a file that is too large."""
 
+SECONDS_OF_A_DAY = 86_400
 NO_REGULAR_FILE = "is no regular file, but a device, a pipe or the like"
 
 
@@ -97,14 +102,35 @@ def _replace(path: Path, make: Callable[[Path], None]) -> None:
     if path.exists() and not path.is_file():
         raise OSError(errno.EEXIST, "is a folder" if path.is_dir() else NO_REGULAR_FILE, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_remains(path)
     # Not mkstemp, whose files only their owner may read.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         make(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)  # it is still there after a failure, and where both are the same file already
     _flush_folder(path.parent)
+
+
+def _remove_remains(path: Path) -> None:
+    """Temporary files of writers that were killed: of a process that this machine has no more, or older than a day."""
+    for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        writer = re.fullmatch(r"(.*)-(\d+)-[0-9a-f]{8}", remains.name[len(path.name) + 2 : -len(".tmp")])
+        with suppress(OSError):
+            is_dead = writer and writer[1] == platform.node() and not _is_alive(int(writer[2]))
+            if is_dead or time.time() - remains.stat().st_mtime > SECONDS_OF_A_DAY:
+                remains.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _write_and_flush(path: Path, data: bytes) -> None:

@@ -129,14 +129,12 @@ class PreparedImages:
 
     @contextmanager
     def _writing(self, stop: StopSignals) -> Iterator[None]:
-        """Lets one process at a time write to the folder, where a killed one may have left half a file."""
+        """Lets one process at a time write to the folder."""
         if self.folder is None:
             yield
             return
         try:
             with folder_lock(self.folder, f"preparation in {self.folder}", stop):
-                for remains in self.folder.glob("*/.*.tmp"):
-                    remains.unlink(missing_ok=True)
                 yield
         except OSError as error:
             kind = StorageFullError if error.errno in FULL else ConfigError

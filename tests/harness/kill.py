@@ -1,0 +1,252 @@
+"""Kills runs at seeded points, resumes them with other numbers of workers, and compares their end with that of a run
+that nothing disturbed: python -m tests.harness.kill --trials 200 --seed 1
+
+A trial is a run that is stopped up to three times, half of the times within the writing of a checkpoint, resumed by
+`--resume auto`, and answered with by test.py. Its checkpoints, metrics, out-of-fold predictions and submission are
+those of the undisturbed run, and no temporary file is left in it. (A run that is killed before its first checkpoint
+begins again in a new folder.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from scripts.make_demo_data import make_demo_data
+from tests.harness.forked import TEST, TRAIN, Point, run_forked
+from tests.harness.planted import PLANTED
+from tests.integration.drawn_road import write_config
+from utils.checkpoint.checkpoint_file import read_checkpoint
+from utils.errors import run_command
+from utils.random_streams import numpy_stream
+
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "training": {
+        "weight_averaging": {"type": "ExponentialMovingAverage", "args": {"decay": 0.9}},
+        "mixing": [{"type": "CutMix", "args": {"batch_share": 0.5}}],
+    },
+    "folds": {"split": {"type": "KFoldSplit", "args": {"folds": 2}}},
+    "preparation": {"preparation": [{"type": "FaceCrop", "args": {"detector": "haar"}}]},
+}
+"""What the configs change. All build a cache on the disk."""
+
+KINDS, SHARES = ("checkpoint", "file", "update", "stop", "seconds"), (0.5, 0.15, 0.15, 0.1, 0.1)
+MOST_STOPS = 3
+
+
+@dataclass
+class Reference:
+    """A run that nothing disturbed.
+
+    counts: how often it came past each kind of point
+    end: what it left
+    seconds: that it took
+    """
+
+    config: Path
+    counts: dict[str, int]
+    end: dict[str, Any]
+    seconds: float
+
+
+@dataclass
+class Trial:
+    """One run that was stopped and resumed.
+
+    points: where it was stopped, and the number of workers of each start
+    wrong: what differs from the undisturbed run; "" for nothing
+    """
+
+    number: int
+    scenario: str
+    points: list[str] = field(default_factory=list)
+    wrong: str = ""
+
+    def __str__(self) -> str:
+        return f"trial {self.number} ({self.scenario}; {', '.join(self.points)}): {self.wrong or 'equal'}"
+
+
+def make_reference(scenario: str, folder: Path, data: Path, plant: Callable[[], None] | None = None) -> Reference:
+    """Raises AssertionError where the run itself fails."""
+    folder.mkdir()
+    changes = {**SCENARIOS[scenario], "submit_dir": "submit"}
+    config = write_config(folder, data, **changes)
+    values = json.loads(config.read_text())
+    values["trainer"] |= {"save_dir": "saved", "save_period": 1, "save_best": ["max val/mask_f1"], "verbosity": 1}
+    values["data_loader"]["args"]["cache"] = "disk"
+    config.write_text(json.dumps(values))
+    begin = time.monotonic()
+    code, counts = run_forked(TRAIN, ["-c", str(config), "--resume", "auto"], folder, None, plant)
+    seconds = time.monotonic() - begin
+    assert code == 0, (folder / "output.txt").read_text()
+    return Reference(config, counts, end_of(folder), seconds)
+
+
+def end_of(folder: Path) -> dict[str, Any]:
+    """What the one finished run in a folder holds, once test.py has answered with it. Raises AssertionError."""
+    runs = [path for path in (folder / "saved" / "models" / "Road").iterdir() if list(path.rglob("last.pth"))]
+    assert len(runs) == 1, f"{len(runs)} runs have checkpoints"
+    run = runs[0].relative_to(folder)
+    code, _ = run_forked(TEST, ["--resume", str(run), "--output", "submission.csv"], folder)
+    assert code == 0, f"test.py: exit code {code}; see {folder / 'output.txt'}"
+    places = (runs[0].rglob("*"), (folder / "saved").glob("*"), (folder / "saved" / "preparation").rglob("*"))
+    remains = [path for path in itertools.chain(*places) if path.name.endswith((".tmp", ".pending"))]
+    assert remains == [], f"left: {', '.join(str(path.relative_to(folder)) for path in remains)}"
+    logs = folder / "saved" / "log" / "Road" / run.name
+    ends: dict[str, Any] = {"submission": (folder / "submission.csv").read_bytes()}
+    for path in sorted([*runs[0].rglob("*.pth"), *runs[0].rglob("out_of_fold.csv")]):
+        is_checkpoint = path.suffix == ".pth"
+        ends[str(path.relative_to(runs[0]))] = (
+            _comparable(read_checkpoint(path)) if is_checkpoint else path.read_bytes()
+        )
+    for path in sorted(logs.rglob("metrics.jsonl")):
+        ends[f"log/{path.relative_to(logs)}"] = path.read_bytes()
+    return ends
+
+
+def _comparable(content: dict[str, Any]) -> dict[str, Any]:
+    """Without the run's name, which is a time, and the number of workers."""
+    content = {**content, "config": json.loads(json.dumps(content["config"]))}
+    del content["config"]["data_loader"]["args"]["num_workers"]
+    return {name: value for name, value in content.items() if name not in ("run_name", "trackers")}
+
+
+def difference(one: Any, other: Any, at: str = "") -> str:
+    """The first place where two ends differ; "" if they are equal to the bit."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        equal = one.dtype == other.dtype and torch.equal(one, other)
+        return "" if equal else f"{at}: {(one != other).sum()} of {one.numel()} values differ"
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return f"{at}: {sorted(map(str, one.keys() ^ other.keys()))} is in one alone"
+        pairs = [(f"{at}/{key}", one[key], other[key]) for key in one]
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = [(f"{at}/{number}", *each) for number, each in enumerate(zip(one, other, strict=True))]
+    else:
+        return "" if one == other else f"{at}: differs"
+    return next(filter(None, (difference(a, b, where) for where, a, b in pairs)), "")
+
+
+def run_trial(
+    number: int, seed: int, scenario: str, reference: Reference, folder: Path, plant: Callable[[], None] | None = None
+) -> Trial:
+    """A run that is stopped and resumed until it ends."""
+    stream = numpy_stream(seed, "kill", number)
+    trial = Trial(number, scenario)
+    folder.mkdir()
+    config = folder / reference.config.name
+    shutil.copyfile(reference.config, config)
+    try:
+        for _ in range(int(stream.integers(1, MOST_STOPS + 1))):
+            point, workers = draw_point(stream, reference), int(stream.integers(3))
+            trial.points.append(f"{point}, {workers} workers")
+            code, _ = _start(config, workers, folder, point, plant)
+            if code == 0:
+                break
+            assert code in (-point.number, 75), f"exit code {code}: {_last_line(folder)}"
+        code, _ = _start(config, int(stream.integers(3)), folder, None, plant)
+        assert code == 0, f"exit code {code}: {_last_line(folder)}"
+        trial.wrong = difference(reference.end, end_of(folder))
+    except (AssertionError, TimeoutError) as error:
+        trial.wrong = str(error)
+    return trial
+
+
+def draw_point(stream: np.random.Generator, reference: Reference) -> Point:
+    """Anywhere in a run, or what is left of it."""
+    kind = str(stream.choice(KINDS, p=SHARES))
+    if kind == "seconds":
+        return Point(kind, float(stream.uniform(0, reference.seconds)))
+    counted = "update" if kind == "stop" else kind
+    number = signal.SIGTERM if kind == "stop" else signal.SIGKILL
+    return Point(counted, int(stream.integers(1, reference.counts[counted] + 1)), number)
+
+
+def _start(
+    config: Path, workers: int, folder: Path, point: Point | None, plant: Callable[[], None] | None
+) -> tuple[int, dict[str, int]]:
+    arguments = ["-c", str(config), "--resume", "auto", "--set", f"data_loader.args.num_workers={workers}"]
+    return run_forked(TRAIN, arguments, folder, point, plant)
+
+
+def _last_line(folder: Path) -> str:
+    return (folder / "output.txt").read_text().strip().rpartition("\n")[2]
+
+
+def run_trials(trials: int, seed: int, scenarios: Sequence[str], folder: Path) -> Iterator[Trial]:
+    """Each in a folder of its own, which stays where the trial failed."""
+    data = draw_data(folder / "data")
+    references = {name: make_reference(name, folder / name, data) for name in scenarios}
+    for number in range(trials):
+        scenario = scenarios[number % len(scenarios)]
+        trial = run_trial(number, seed, scenario, references[scenario], folder / str(number))
+        if not trial.wrong:
+            shutil.rmtree(folder / str(number))
+        yield trial
+
+
+def find_planted(plant: Callable[[], None], most_trials: int, seed: int, folder: Path, data: Path) -> Trial | None:
+    """The first trial that a planted bug makes differ; None: it was not found."""
+    reference = make_reference("training", folder / "reference", data, plant)
+    trials = (
+        run_trial(number, seed, "training", reference, folder / str(number), plant) for number in range(most_trials)
+    )
+    return next((trial for trial in trials if trial.wrong), None)
+
+
+def draw_data(folder: Path) -> Path:
+    """Ten people to train on, three to answer, a quarter of the size of drawn photographs."""
+    make_demo_data(folder, 10, 3, seed=5, workers=1)
+    for path in folder.rglob("images/**/*.*"):
+        with Image.open(path) as photograph:
+            small = photograph.reduce(4)
+        small.save(path)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.harness.kill", description=(__doc__ or "").split(":")[0])
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--planted", action="store_true", help="find each of eight planted bugs within --trials trials")
+    parser.add_argument("--folder", type=Path, help="for the runs; those that differ stay there (default: a new one)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="kill-"))
+    folder.mkdir(exist_ok=True)
+    begin = time.monotonic()
+    if arguments.planted:
+        data, found = draw_data(folder / "data"), 0
+        for plant in PLANTED:
+            (folder / plant.__name__).mkdir()
+            trial = find_planted(plant, arguments.trials, arguments.seed, folder / plant.__name__, data)
+            found += trial is not None
+            print(f"{plant.__name__}: {trial or 'not found'} [{time.monotonic() - begin:.0f} s]", flush=True)
+        print(f"planted bugs, seed {arguments.seed}: {found} of {len(PLANTED)}")
+        sys.exit(found < len(PLANTED))
+    good = 0
+    for trial in run_trials(arguments.trials, arguments.seed, arguments.scenarios, folder):
+        good += not trial.wrong
+        print(f"{trial} [{time.monotonic() - begin:.0f} s]", flush=True)
+    print(f"kill, seed {arguments.seed}: {good} of {arguments.trials}")
+    if good < arguments.trials:
+        sys.exit(f"the runs that differ are in {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
