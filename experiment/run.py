@@ -296,7 +296,7 @@ def _begin(
     if resume is not None:
         logger.info("resuming from %s, %d epochs done", resume.path, trainer.completed_epochs)
         if resume.path.name != LAST:  # later progress is discarded: last.pth must not be ahead of the metrics
-            trainer.save()
+            trainer.save(trainer.kept_as())  # a run that was killed in its first save may lack some of them
     trainer.trackers = builders.build_trackers(fold.config, folders, resume)
     return record
 

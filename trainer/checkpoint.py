@@ -26,7 +26,8 @@ class Checkpoints:
     def save(self, state: dict[str, Any], also_as: Sequence[str] = ()) -> Path:
         """Writes `state` as last.pth, and under the other names. Raises OSError; then the earlier files remain.
 
-        last.pth comes last: a run killed before it resumes from the one before and writes the others again, equal."""
+        last.pth comes last: a run killed before it resumes from the one before and writes the others again, equal. In
+        its first save it resumes from one of the others, which are then written again, too."""
         pending = self.folder / ".pending"
         try:
             write_checkpoint(pending, state)

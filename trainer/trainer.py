@@ -195,10 +195,8 @@ class Trainer(BaseTrainer):
         if self.time_budget is not None and epoch < self.epochs:
             self._plan(self.time_budget, epoch)
         better = self.monitor.update(epoch, metrics)
-        names = [BEST] if better else []
-        names += [monitor.file_name for monitor in self.other_monitors if monitor.update(epoch, metrics)]
-        if self.settings.save_period and epoch % self.settings.save_period == 0:
-            names.append(f"checkpoint-epoch{epoch}.pth")
+        for monitor in self.other_monitors:
+            monitor.update(epoch, metrics)
         # An epoch whose numbers a callback owes is no reason to stop early.
         self.epochs_without_better = 0 if better else self.epochs_without_better + (failure is None)
         self.stopped_early = self._has_no_better_epoch()
@@ -209,7 +207,7 @@ class Trainer(BaseTrainer):
         reported = describe(metrics, short=self.settings.verbosity < 2)
         seconds = time.perf_counter() - self.epoch_began
         logger.info("epoch %d/%d: %s, %.1f s%s", epoch, self.epochs, reported, seconds, " (best)" if better else "")
-        self.save(names, final=self.finished or failure is not None)
+        self.save(self.kept_as(), final=self.finished or failure is not None)
         if failure is not None:
             raise UserError(f"{failure}; the epoch is saved in {self.checkpoints.folder}") from failure
         if self.stopped_early:
@@ -244,6 +242,15 @@ class Trainer(BaseTrainer):
             if monitor.is_on and monitor.metric not in metrics and monitor.metric not in self._missed:
                 self._missed.add(monitor.metric)
                 logger.warning("%s is watched, but this epoch has none: it cannot be the best", monitor.metric)
+
+    def kept_as(self) -> list[str]:
+        """The files that keep the last finished epoch, beside last.pth."""
+        epoch = self.completed_epochs
+        names = [BEST] if self.monitor.best_epoch == epoch else []
+        names += [monitor.file_name for monitor in self.other_monitors if monitor.best_epoch == epoch]
+        if self.settings.save_period and epoch % self.settings.save_period == 0:
+            names.append(f"checkpoint-epoch{epoch}.pth")
+        return names
 
     def _has_no_better_epoch(self) -> bool:
         """Whether so many epochs were no better that the run is to stop early."""
