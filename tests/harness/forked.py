@@ -76,8 +76,8 @@ class Steps:
             ):
                 self._stop(self._count(str(arguments[0])))
 
-        os.fsync = fsync_and_count
-        Learner.update = update_and_count  # type: ignore[method-assign]
+        for owner, name, counting in ((os, "fsync", fsync_and_count), (Learner, "update", update_and_count)):
+            setattr(owner, name, counting)
         sys.addaudithook(audited)
 
     def _count(self, path: str) -> bool:

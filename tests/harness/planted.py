@@ -19,12 +19,17 @@ from utils.checkpoint import checkpoint_file
 from utils.random_streams import StreamPair
 
 
+def _replace(owner: Any, name: str, value: Any) -> None:
+    assert hasattr(owner, name), f"{name} has another name by now"
+    setattr(owner, name, value)
+
+
 def optimizer_not_restored() -> None:
-    learner_module._load_optimizer_state = lambda _optimizer, _saved: None
+    _replace(learner_module, "_load_optimizer_state", lambda _optimizer, _saved: None)
 
 
 def schedule_not_restored() -> None:
-    Schedule.load_state_dict = lambda _self, _state: None  # type: ignore[method-assign]
+    _replace(Schedule, "load_state_dict", lambda _self, _state: None)
 
 
 def batches_done_not_restored() -> None:
@@ -34,15 +39,15 @@ def batches_done_not_restored() -> None:
         load(trainer, state, path)
         trainer.batches_done = 0
 
-    Trainer.load_state_dict = load_at_the_epoch_s_begin  # type: ignore[method-assign]
+    _replace(Trainer, "load_state_dict", load_at_the_epoch_s_begin)
 
 
 def metric_counts_not_restored() -> None:
-    EpochMetrics.load_state_dict = lambda _self, _state: None  # type: ignore[method-assign]
+    _replace(EpochMetrics, "load_state_dict", lambda _self, _state: None)
 
 
 def log_not_cut() -> None:
-    json_lines_tracker._lines_up_to = lambda stored, _last_epoch: stored
+    _replace(json_lines_tracker, "_lines_up_to", lambda stored, _last_epoch: stored)
 
 
 def random_state_not_restored() -> None:
@@ -55,7 +60,7 @@ def random_state_not_restored() -> None:
             is_seeded.append(True)
             seed(learner, purpose, 0, 0)
 
-    Learner.seed_generators = seed_once  # type: ignore[method-assign]
+    _replace(Learner, "seed_generators", seed_once)
 
 
 def augmentation_in_the_order_of_workers() -> None:
@@ -67,7 +72,7 @@ def augmentation_in_the_order_of_workers() -> None:
         counts[os.getpid()] = counts.get(os.getpid(), 0) + 1
         set_key(streams, seed, purpose, counts[os.getpid()])
 
-    StreamPair.set_key = set_count  # type: ignore[method-assign]
+    _replace(StreamPair, "set_key", set_count)
 
 
 def write_not_atomic() -> None:
@@ -79,7 +84,7 @@ def write_not_atomic() -> None:
             os.fsync(file.fileno())
 
     for module in (files, checkpoint_file, json_lines_tracker):
-        module.write_atomically = write_in_place  # type: ignore[attr-defined]
+        _replace(module, "write_atomically", write_in_place)
 
 
 PLANTED = (
