@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> TestResult:
 def answer(arguments: Namespace) -> TestResult:
     """Predicts the images that the command line means, writes the answers, and scores them where the truth is known."""
     with importing():  # of torch, timm and albumentations: it takes seconds
+        from experiment.report import write_report
         from inference import inputs, run
         from inference.scoring import evaluation, scores
 
@@ -48,10 +49,11 @@ def answer(arguments: Namespace) -> TestResult:
     truth, persons = inputs.read_truth(arguments.answers, ensemble.labels, records)
     by_member = run.predict_all(members, records, arguments)
     predicted = ensemble.predict(by_member, arguments.vote)
-    run.write_results(submission, records, members, by_member, ensemble, predicted, arguments)
+    run.write_results(submission, records, members, by_member, ensemble, predicted, arguments, truth)
     found = evaluation.classifications(ensemble.labels, predicted.joint, predicted.classes, truth)
     measured = evaluation.report_scores(ensemble.labels, found, persons)
-    scores.keep_scores(members, arguments, submission, records, truth, measured)
+    for folder in scores.keep_scores(members, arguments, submission, records, truth, measured):
+        write_report(folder)
     return run.TestResult(submission, measured)
 
 

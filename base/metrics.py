@@ -31,6 +31,16 @@ def num_positional(function: Callable[..., Any]) -> int:
     return sum(1 for each in parameters if each.kind <= each.POSITIONAL_OR_KEYWORD and each.default is each.empty)
 
 
+MOST_CLASSES = 100
+"""Of what has more classes, the F1 of each is not followed from epoch to epoch."""
+
+
+def f1_by_class(confusion: Tensor) -> Tensor:
+    """(C,) float64, NaN for a class that is neither true nor predicted."""
+    counts = confusion.double()
+    return 2 * counts.diagonal() / (counts.sum(dim=0) + counts.sum(dim=1))
+
+
 class ConfusionCounts:
     """A confusion matrix that grows batch by batch, without waiting for the device.
 
@@ -193,6 +203,19 @@ class Metrics:
             means = {name: statistics.fmean([*filter(_is_number, own)] or own) for name, own in known.items() if own}
             found = {None: means, **found}
         return {f"{prefix}{_prefix(each)}{name}": value for each, own in found.items() for name, value in own.items()}
+
+    def by_class(self, prefix: str) -> dict[str, float]:
+        """The F1 of each class that is true or predicted: prefix + "<class>" of the joint class, and
+        "<attribute> <class>"."""
+        found: dict[str, float] = {}
+        for each, counts in self.counts.items():
+            if counts.num_classes > MOST_CLASSES:
+                continue
+            names = self.labels.joint_class_names if each is None else self.labels.attributes[each].class_names
+            of = "" if each is None else f"{each} "
+            scores = zip(names, f1_by_class(counts.matrix).tolist(), strict=True)
+            found |= {f"{prefix}{of}{name}": score for name, score in scores if _is_number(score)}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {}

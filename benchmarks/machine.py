@@ -13,6 +13,7 @@ import torch
 
 from data_loader.records.image_check import number_of_cores
 from experiment.run_record import installed_versions
+from utils.device import cpu_model
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = (
@@ -28,7 +29,7 @@ def describe_machine() -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(0)
         gpu = {"name": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1)}
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": number_of_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpu": gpu,
@@ -66,12 +67,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _cpu_model() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -54,6 +54,11 @@ class Split:
             found.update(b"\n")
         return found.hexdigest()
 
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """By side, how many images of how many persons it has."""
+        sides = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: {"images": len(side), "persons": side.num_persons} for name, side in sides.items()}
+
     def validation_digest(self) -> str:
         """A fingerprint of the validation images alone: runs with the same one can be compared."""
         names = "".join(f"{record.name}\0{record.person}\n" for record in self.validation.records)

@@ -27,7 +27,7 @@ from experiment.resume import ResumePoint
 from experiment.schema import ScheduleSettings, metric_functions
 from inference.predictor import Predictor
 from inference.tta import PRESETS
-from logger.json_lines_tracker import METRICS_FILE, JsonLinesTracker
+from logger.json_lines_tracker import METRICS_FILE, TIMES_FILE, JsonLinesTracker
 from logger.mlflow_tracker import MlflowSettings, MlflowTracker
 from logger.tensorboard_tracker import TensorBoardTracker
 from logger.tracker import Tracker, Trackers
@@ -273,6 +273,7 @@ def build_trackers(config: ConfigParser, folders: RunFolders, resume: ResumePoin
         return Trackers()
     done = resume.content["completed_epochs"] if resume else None
     trackers: list[Tracker] = [JsonLinesTracker(folders.log / METRICS_FILE, done)]
+    trackers.append(JsonLinesTracker(folders.log / TIMES_FILE, done, of_times=True))
     if config["trainer"]["tensorboard"]:
         trackers.append(TensorBoardTracker(folders.log, None if done is None else done + 1))
     if config["wandb"]:

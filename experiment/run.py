@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from base.label_space import LabelSpace
 from data_loader.data_loaders import AUTO
 from data_loader.records import LabelTable
-from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
+from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images, number_of_cores
 from experiment import builders
 from experiment.batch_size import WHAT_TO_LOWER, settle_batch_size
 from experiment.checks import check_config, cross_checks
@@ -22,6 +22,7 @@ from experiment.cli import Arguments
 from experiment.folds import Fold, refuse_impossible_fold, score_folds, with_all_folds
 from experiment.leaks import check_duplicates, read_evaluation_images
 from experiment.pseudo_labels import provenance_of_pseudo_labels, warn_of_leaks
+from experiment.report import REPORT_FILE, draw_pictures, write_report
 from experiment.resume import (
     ResumePoint,
     begins_a_model,
@@ -44,7 +45,7 @@ from trainer.trainer import Trainer
 from utils import distributed
 from utils.config.layers import Layers
 from utils.config.plugins import COPIES, plugin_errors
-from utils.device import choose_device
+from utils.device import choose_device, describe_device
 from utils.errors import CheckpointError, DataError, Interrupted, InvalidConfig, StopSignal, UserError
 from utils.files import write_output
 from utils.run_folders import RunFolders, locked, new_run, read_kept_config
@@ -204,28 +205,30 @@ def train_fold(session: Session, fold: Fold) -> bool:
     data_loader = builders.build_data_loader(config, fold.split, model, session.device, resume)
     learner = builders.build_learner(config, session.labels, model, data_loader, session.device, resume)
     folders = resume.folders if resume is not None else _new_folders(session, fold)
-    with StopSignals() as stop:
-        trainer = builders.build_trainer(config, session.labels, fold.split, learner, data_loader, folders, stop)
-        if resume is not None:
-            _load(trainer, resume, config)
-        if trainer.finished:
-            epochs, key = trainer.completed_epochs, "early_stop=0" if trainer.stopped_early else "epochs=..."
-            how = f"{'it stopped early; ' if trainer.stopped_early else ''}--set trainer.{key} extends it"
-            if not trainer.stopped_early and epochs < trainer.settings.epochs:
-                how = f"trainer.max_hours = {trainer.settings.max_hours:g} are over"
-            logger.info("%s is finished (after %d epochs; %s); nothing was changed", folders.models, epochs, how)
-        elif session.arguments.dry_run:
-            logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
-            return False
-        else:
-            with locked(folders.models) if distributed.is_main_process() else nullcontext():
-                _refuse_if_trained_since(folders, resume)
-                record = _begin(session, fold, folders, trainer, resume)
-                for line in builders.describe_run(fold.split, data_loader, trainer):
-                    logger.info("%s", line)
-                _train_to_the_end(trainer, record)
-    if len(fold.split.validation) and not session.arguments.dry_run:
-        predict_validation(folders, fold.split.validation, session.device)
+    with ExitStack() as at_the_end:
+        with StopSignals() as stop:
+            trainer = builders.build_trainer(config, session.labels, fold.split, learner, data_loader, folders, stop)
+            at_the_end.enter_context(_tracked(trainer))
+            if resume is not None:
+                _load(trainer, resume, config)
+            if was_finished := trainer.finished:
+                epochs, key = trainer.completed_epochs, "early_stop=0" if trainer.stopped_early else "epochs=..."
+                how = f"{'it stopped early; ' if trainer.stopped_early else ''}--set trainer.{key} extends it"
+                if not trainer.stopped_early and epochs < trainer.settings.epochs:
+                    how = f"trainer.max_hours = {trainer.settings.max_hours:g} are over"
+                logger.info("%s is finished (after %d epochs; %s); nothing was changed", folders.models, epochs, how)
+            elif session.arguments.dry_run:
+                logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
+                return False
+            else:
+                with locked(folders.models) if distributed.is_main_process() else nullcontext():
+                    _refuse_if_trained_since(folders, resume)
+                    record = _begin(session, fold, folders, trainer, resume)
+                    for line in builders.describe_run(fold.split, data_loader, trainer):
+                        logger.info("%s", line)
+                    _train_to_the_end(trainer, record)
+        if not session.arguments.dry_run:
+            _evaluate(session, fold, folders, trainer, was_finished)
     if fold.number is None:
         best = "".join(f", best {name} {value:.4f}" for name, value in trainer.best.items() if value is not None)
         _print(f"{folders.models}: {trainer.completed_epochs} epochs{best}")
@@ -285,7 +288,13 @@ def _begin(
     if distributed.is_main_process():
         digests = {"split": fold.split.digest(), "validation": fold.split.validation_digest()}
         arguments = session.arguments
-        record.begin(folders, session.config, arguments.command, digests, arguments.config_file, pseudo_labels)
+        machine = {
+            "device": describe_device(session.device),
+            "cores": number_of_cores(),
+            "processes": distributed.world_size(),
+        }
+        given = (arguments.command, digests, arguments.config_file, pseudo_labels, fold.split.sizes(), machine)
+        record.begin(folders, session.config, *given)
         folders.write_config(fold.config.resolved)
         for plugin in fold.config.plugins.plugins:
             write_output(folders.models / COPIES / Path(plugin.path).name, plugin.source.decode("utf-8", "replace"))
@@ -301,21 +310,47 @@ def _begin(
     return record
 
 
-def _train_to_the_end(trainer: Trainer, record: RunRecord) -> None:
-    """Trains what is left, and ends the trackers and the record with what came of it."""
-    exit_code, outcome = 1, "failed"
+@contextmanager
+def _tracked(trainer: Trainer) -> Iterator[None]:
+    """Ends the trackers with what came of what is done while it is entered."""
+    exit_code = 1
     try:
-        with plugin_errors():
-            trainer.train()
-        exit_code, outcome = 0, "finished"
+        yield
+        exit_code = 0
     except UserError as error:
-        logger.debug("the run ends: %s", error, exc_info=error.__cause__, extra=FOR_FILE_ALONE)
-        exit_code, outcome = error.exit_code, type(error).__name__
+        exit_code = error.exit_code
         raise
     finally:
         trainer.trackers.close(exit_code)
+
+
+def _train_to_the_end(trainer: Trainer, record: RunRecord) -> None:
+    """Trains what is left, and ends the record with what came of it."""
+    outcome = "failed"
+    try:
+        with plugin_errors():
+            trainer.train()
+        outcome = "finished"
+    except UserError as error:
+        logger.debug("the run ends: %s", error, exc_info=error.__cause__, extra=FOR_FILE_ALONE)
+        outcome = type(error).__name__
+        raise
+    finally:
         if distributed.is_main_process():
             record.end(outcome)
+
+
+def _evaluate(session: Session, fold: Fold, folders: RunFolders, trainer: Trainer, was_finished: bool) -> None:
+    """Predicts the validation images by the best checkpoint, and writes the report of a run that has just been trained;
+    the trackers get its pictures."""
+    images = fold.split.validation
+    table = predict_validation(folders, images, session.device)[1] if len(images) else None
+    if not distributed.is_main_process() or (was_finished and (folders.models / REPORT_FILE).exists()):
+        return
+    write_report(folders.models, images.records)
+    if table is not None and trainer.trackers.take_images:
+        for name, pictures in draw_pictures(table).items():
+            trainer.trackers.log_images(trainer.completed_epochs, name, pictures)
 
 
 def report(session: Session, folds: Sequence[Fold]) -> RunResult:
@@ -327,6 +362,8 @@ def report(session: Session, folds: Sequence[Fold]) -> RunResult:
     if all((run.of_fold(number).models / OUT_OF_FOLD_FILE).exists() for number in range(len(folds))):
         session.open_log(run.log / "info.log")
         scores = score_folds(run, folds, session.device)
+        if distributed.is_main_process():
+            write_report(run.models, [record for fold in folds for record in fold.split.validation.records])
     _print(f"{run.models}: {scores or f'other folds are still to be trained: train.py --resume {run.models}'}")
     return RunResult(run, scores)
 

@@ -53,6 +53,8 @@ class RunRecord:
         digests: Mapping[str, str],
         config_file: Path | None = None,
         pseudo_labels: Sequence[Mapping[str, Any]] = (),
+        sides: Mapping[str, Mapping[str, int]] | None = None,
+        machine: Mapping[str, Any] | None = None,
     ) -> None:
         """Adds a session.
 
@@ -60,6 +62,8 @@ class RunRecord:
         digests: "split" and "validation"
         config_file: what the config was read from; None for a resumed run that brings its own
         pseudo_labels: which files of them it trains on, and which models made those
+        sides: by side of the split, its numbers of images and persons
+        machine: such as the device
         """
         sessions = self.content.get("sessions", [])
         values = dict(leaves(config.resolved))
@@ -67,16 +71,18 @@ class RunRecord:
         if config_file is None:  # what the run brings was set when it began
             own = {key for key, origin in origins.items() if origin.startswith("run ")}
             changed = self.content.get("changes", {}) | {key: values[key] for key in values if key not in own}
+            before = self.content.get("changed_from", {})
             earlier = self.content.get("origins", {})
             origins |= {key: earlier[key] for key in own if key in earlier}
         else:
-            changed = changes(config, config_file)
+            changed, before = changes(config, config_file)
         session = {
             "command": command,
             "began": _now(),
             "ended": None,
             "outcome": "running",
             "host": platform.node(),
+            **(machine or {}),
             "versions": installed_versions(PACKAGES),
             "code": code_state(),
         }
@@ -85,8 +91,10 @@ class RunRecord:
             "run": folders.title,
             "origins": origins,
             "changes": changed,
+            "changed_from": before,
             "digests": dict(digests),
             **({"pseudo_labels": [*pseudo_labels]} if pseudo_labels else {}),
+            "sides": {name: dict(numbers) for name, numbers in (sides or {}).items()},
             "sessions": [*sessions, session],
         }
         self._write()
@@ -116,20 +124,22 @@ def read_record(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def changes(config: ConfigParser, config_file: Path) -> dict[str, Any]:
+def changes(config: ConfigParser, config_file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """By key path, the values that the config's file, the environment and flags set otherwise than what the file
-    extends; of a file that extends none, what the environment and flags set otherwise than the file."""
+    extends; of a file that extends none, what the environment and flags set otherwise than the file. And the values
+    there, of those that it has."""
     below = Layers.below_file(config_file).values
     with config.plugins.active():
         original = dict(leaves(config.sections.with_defaults(below) | {KEY: below.get(KEY)}))
     given = config.given
     set_here = [key for key, _ in leaves(given)]
-    return {
+    changed = {
         key: value
         for key, value in leaves(config.resolved | {KEY: given.get(KEY)})
         if (key not in original or original[key] != value)
         and any(key == each or key.startswith(f"{each}.") for each in set_here)
     }
+    return changed, {key: original[key] for key in changed if key in original}
 
 
 def leaves(value: Any, key_path: str = "") -> Iterator[tuple[str, Any]]:

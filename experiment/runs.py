@@ -128,7 +128,7 @@ def summarise_run(folder: Path) -> RunSummary:
 
 def _summarise_model(folder: Path, config: dict[str, Any]) -> RunSummary:
     record = read_record(folder)
-    rows = read_metrics(_log_folder(folder)) or _rows_of_checkpoint(folder)
+    rows = read_metrics(log_folder(folder)) or _rows_of_checkpoint(folder)
     best_epoch = None
     monitor = Monitor(config["trainer"]["monitor"])
     for row in rows:
@@ -174,7 +174,7 @@ def _flags_first(record: dict[str, Any]) -> dict[str, Any]:
     return dict(sorted(changed.items(), key=lambda change: not origins.get(change[0], "").startswith("--")))
 
 
-def _log_folder(models: Path) -> Path:
+def log_folder(models: Path) -> Path:
     """Of <save_dir>/models/<name>/<run>[/fold_<k>] the same path under log."""
     parts = list(models.resolve().parts)
     for position in range(len(parts) - 2, -1, -1):

@@ -19,7 +19,7 @@ from data_loader.records import LabelTable
 from data_loader.records.tables import as_cell, from_cell
 from inference.predictor import Predictor, Probabilities, find_checkpoint
 from inference.scoring.evaluation import SetScores, classifications, evaluate, with_interval
-from inference.submission import write_csv
+from inference.submission import TRUE, write_csv
 from inference.tta import PRESETS
 from utils import distributed
 from utils.files import short_path
@@ -215,7 +215,7 @@ def join_folds(run: RunFolders, folds: Sequence[tuple[LabelTable, PredictionTabl
 
 def _header(labels: LabelSpace) -> list[str]:
     classes = [f"{name} {known}" for name, head in labels.heads.items() for known in head.class_names]
-    return [*KEYS, *classes, *(f"true {name}" for name in labels.predicted_attributes)]
+    return [*KEYS, *classes, *(f"{TRUE}{name}" for name in labels.predicted_attributes)]
 
 
 def _read_if_whole(file: Path, images: LabelTable, fold: int | None) -> PredictionTable | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from base.label_space import LabelSpace
 from data_loader.records.records import Record
@@ -91,12 +93,16 @@ def write_results(
     ensemble: Ensemble | TunedEnsemble,
     predicted: EnsemblePrediction,
     arguments: Namespace,
+    truth: Mapping[str, Tensor],
 ) -> None:
-    """The submission with what --parts and --probabilities add to it; the log counts the classes."""
+    """The submission with what --parts and --probabilities add to it; the log counts the classes.
+
+    truth: by attribute, (N,) int64, -1 = unknown: predictions of a side of the split have it, a submission has not"""
     names = [record.name for record in records]
 
     def write(path: Path, labels: LabelSpace, answers: EnsemblePrediction, made_by: Sequence[EnsembleMember]) -> None:
-        write_submission(path, names, labels, answers.joint, answers.classes)
+        known = None if arguments.split is None else truth
+        write_submission(path, names, labels, answers.joint, answers.classes, known)
         decision = arguments.decision if made_by is members else None
         write_origin(path, labels, [member.describe() for member in made_by], decision)
         logger.info("%s: %d answers", path, len(names))

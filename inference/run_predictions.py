@@ -13,7 +13,7 @@ import torch
 
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from data_loader.records import read_records, sources
+from data_loader.records import LabelTable, Record, read_records, sources
 from data_loader.records.sources import BaseSource
 from data_loader.records.tables import raise_problems
 from inference.inputs import folds_with_checkpoints
@@ -74,14 +74,26 @@ def digest_of(file: Path) -> str:
     return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest()
 
 
-def _with_truth(table: PredictionTable, config: Mapping[str, Any], folder: Path) -> PredictionTable:
-    """The table with what the run's data knows of its images. Raises DataError."""
+def read_run_records(config: Mapping[str, Any], labels: LabelSpace, folder: Path) -> LabelTable:
+    """The images of the data that a run was trained with, and what is known of them; folder: the run's
+
+    Raises DataError."""
     fixes = config.get("label_fixes")
     with plugins_of_run(config, folder).active():
         built = [exported(sources, BaseSource)[spec["type"]](**spec["args"]) for spec in config["data"]]
-        known = read_records(built, table.labels, Path(fixes) if fixes else None)
-    row_of = {record.name: row for row, record in enumerate(known.records)}
-    row_of |= {short_path(record.path): row for row, record in enumerate(known.records)}
+        return read_records(built, labels, Path(fixes) if fixes else None)
+
+
+def rows_by_id(records: Sequence[Record]) -> dict[str, int]:
+    """The position of each record, by what tables call it: its name, and its path."""
+    row_of = {record.name: row for row, record in enumerate(records)}
+    return row_of | {short_path(record.path): row for row, record in enumerate(records)}
+
+
+def _with_truth(table: PredictionTable, config: Mapping[str, Any], folder: Path) -> PredictionTable:
+    """The table with what the run's data knows of its images. Raises DataError."""
+    known = read_run_records(config, table.labels, folder)
+    row_of = rows_by_id(known.records)
     if missing := [name for name in table.ids if name not in row_of]:
         lacks = f"its data no longer has {missing[0]} ({len(missing)} of the images that it predicted are gone)"
         raise DataError(f"{folder}: {lacks}; put them back")

@@ -26,6 +26,8 @@ from utils.errors import DataError
 from utils.files import write_output
 
 ID_COLUMN, ANSWER_COLUMN, PERSON_COLUMN = "ImageID", "ans", "person"
+TRUE = "true "
+"""The beginning of the names of columns that hold the truth."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,29 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]
 
 
 def write_submission(
-    path: Path, ids: Sequence[str], labels: LabelSpace, joint: Tensor | None, classes: Mapping[str, Tensor]
+    path: Path,
+    ids: Sequence[str],
+    labels: LabelSpace,
+    joint: Tensor | None,
+    classes: Mapping[str, Tensor],
+    truth: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes a row an image, in the given order: the joint class's number, or each attribute's class by name."""
-    if joint is not None:
-        columns: dict[str, Sequence[object]] = {ANSWER_COLUMN: joint.tolist()}
-    else:
-        columns = {
-            name: [labels.attributes[name].class_names[number] for number in own.tolist()]
-            for name, own in classes.items()
-        }
+    """Writes a row an image, in the given order: the joint class's number, or each attribute's class by name.
+
+    truth: by attribute, (N,), -1 = unknown: adds the columns "true ans" and "true <attribute>", empty where unknown"""
+    columns: dict[str, Sequence[object]] = _named(labels, classes) if joint is None else {ANSWER_COLUMN: joint.tolist()}
+    truth = {name: own for name, own in (truth or {}).items() if name in labels.predicted_attributes}
+    if joint is not None and all(each.name in truth for each in labels.joint_attributes):
+        numbers = labels.joint_classes(truth).tolist()
+        columns[f"{TRUE}{ANSWER_COLUMN}"] = ["" if number == UNKNOWN else number for number in numbers]
+    columns |= {f"{TRUE}{name}": own for name, own in _named(labels, truth).items()}
     write_csv(path, [ID_COLUMN, *columns], list(zip(ids, *columns.values(), strict=True)))
+
+
+def _named(labels: LabelSpace, classes: Mapping[str, Tensor]) -> dict[str, Sequence[object]]:
+    """By attribute, the classes' names; "" where unknown."""
+    names = {name: [*labels.attributes[name].class_names, ""] for name in classes}  # -1 is the last: ""
+    return {name: [names[name][number] for number in own.tolist()] for name, own in classes.items()}
 
 
 def write_probabilities(path: Path, ids: Sequence[str], labels: LabelSpace, by_attribute: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,9 @@ import numpy as np
 
 from logger.log import LOG_NAME
 
+TIMES = "time/"
+"""The beginning of the names of numbers that another run of the same config has not the same of."""
+
 CaptionedImage = tuple[np.ndarray, str]
 """A picture, uint8 (H, W, 3), and its caption."""
 
@@ -35,7 +38,7 @@ class Tracker(ABC):
         """All numbers of an epoch, by name, such as "val/f1"; called once an epoch, the epochs rising."""
 
     def log_images(self, epoch: int, name: str, images: Sequence[CaptionedImage]) -> None:  # noqa: B027
-        """Pictures of an epoch, logged before its metrics."""
+        """Pictures of an epoch, logged before its metrics; those of the whole run after the last epoch's."""
 
     @abstractmethod
     def close(self, exit_code: int) -> None:
@@ -68,6 +71,11 @@ class Trackers(Tracker):
 
     def close(self, exit_code: int) -> None:
         self._call(lambda tracker: tracker.close(exit_code))
+
+    @property
+    def take_images(self) -> bool:
+        """Whether some tracker does something with pictures."""
+        return any(type(tracker).log_images is not Tracker.log_images for tracker in self._trackers)
 
     def state(self) -> dict[str, Any]:
         """By tracker's name; also of a dropped one, whose server a resumed run may reach again."""

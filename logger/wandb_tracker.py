@@ -48,6 +48,7 @@ class WandbTracker(Tracker):
         mode, _, metric = monitor.partition(" ")
         self._better = {metric: mode}
         self._defined: set[str] = set()
+        self._logged_epoch = 0
         self._run: Any = None
 
     def start(self) -> None:
@@ -87,10 +88,14 @@ class WandbTracker(Tracker):
                 self._defined.add(name)
         # The epoch is the step too, so that epochs a resumed run repeats are not there twice.
         self._run.log({"epoch": epoch, **metrics}, step=epoch, commit=True)
+        self._logged_epoch = epoch
 
     def log_images(self, epoch: int, name: str, images: Sequence[CaptionedImage]) -> None:
-        """Sent with the epoch's metrics."""
+        """Sent with the epoch's metrics; where those have been sent, as the summary of the run."""
         pictures = [self._wandb.Image(image, caption=caption) for image, caption in images]
+        if epoch <= self._logged_epoch:
+            self._run.summary[name] = pictures
+            return
         self._run.log({name: pictures}, step=epoch, commit=False)
 
     def close(self, exit_code: int) -> None:

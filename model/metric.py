@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from torch import Tensor
 
-from base.metrics import Metric, OutputMetric, num_positional
+from base.metrics import Metric, OutputMetric, f1_by_class, num_positional
 
 __all__ = ["accuracy", "f1"]
 
@@ -41,7 +41,7 @@ def accuracy(confusion: Tensor) -> float:
 def f1(confusion: Tensor) -> float:
     """Macro F1: the mean of 2 TP / (2 TP + FP + FN) over the classes that are true or predicted at least once, as
     scikit-learn's `f1_score(average="macro")`; NaN if there are no samples."""
-    return float(_f1_by_class(confusion).nanmean())
+    return float(f1_by_class(confusion).nanmean())
 
 
 def as_metric(found: Any) -> Metric | OutputMetric | None:
@@ -58,12 +58,6 @@ def per_class(confusion: Tensor, class_names: Sequence[str]) -> list[ClassScores
     """Precision, recall, F1 and support of each class, in the order of the classes."""
     counts = confusion.double()
     right, support = counts.diagonal(), confusion.sum(dim=1)
-    columns = (right / counts.sum(dim=0), right / support, _f1_by_class(confusion), support)
+    columns = (right / counts.sum(dim=0), right / support, f1_by_class(confusion), support)
     rows = zip(class_names, *(column.tolist() for column in columns), strict=True)
     return [ClassScores(name, *scores) for name, *scores in rows]
-
-
-def _f1_by_class(confusion: Tensor) -> Tensor:
-    """(C,) float64, NaN for a class that is neither true nor predicted."""
-    counts = confusion.double()
-    return 2 * counts.diagonal() / (counts.sum(dim=0) + counts.sum(dim=1))

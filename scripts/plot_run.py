@@ -16,10 +16,8 @@ LEFT, RIGHT = ("train/loss", "val/loss"), ("val/f1", "val/accuracy")
 
 def plot(lines: Sequence[dict[str, Any]], title: str, output: Path) -> None:
     """Losses on the left; on the right macro F1 and accuracy of the combined answer, and macro F1 of each attribute."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError('scripts.plot_run needs the package "matplotlib": pip install matplotlib') from error
+    from matplotlib.figure import Figure  # slow
+
     attributes = sorted(name for name in lines[-1] if name.startswith("val/") and name.endswith("_f1"))
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     for axes, names, label in zip(figure.subplots(1, 2), (LEFT, (*RIGHT, *attributes)), ("loss", "score"), strict=True):

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "inference": {"parse_config", "data_loader", "model", "base", "logger", "utils"},
     "experiment": EVERYTHING | {"inference"},
     "train": EVERYTHING | {"experiment", "inference"},
-    "test": {"inference", "base", "utils", "parse_config", "data_loader", "logger"},
+    "test": {"experiment", "inference", "base", "utils", "parse_config", "data_loader", "logger"},
     "app": EVERYTHING | {"experiment", "inference", "scripts"},
     "scripts": {
         "train", "test", "inference", "experiment", "parse_config", "data_loader",

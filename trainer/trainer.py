@@ -19,7 +19,7 @@ from base.base_trainer import BaseTrainer, TrainerSettings
 from base.batch import Batch
 from base.metrics import Metric, Metrics
 from base.mixing import Mixing, plan_mix
-from logger.tracker import Trackers
+from logger.tracker import TIMES, Trackers
 from trainer.averaging import StochasticWeightAveraging
 from trainer.checkpoint import BEST, Checkpoints
 from trainer.epoch_metrics import EpochMetrics, LossOfEpoch, describe
@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 UPDATES_BETWEEN_LOOKS = 16
 """How often the host looks how many updates were skipped, for which it waits for a GPU."""
+
+F1_BY_CLASS = "val_f1_by_class/"
+"""The beginning of the names of each class's F1; of the joint class "<class>", else "<attribute> <class>"."""
 
 
 class Trainer(BaseTrainer):
@@ -77,6 +80,8 @@ class Trainer(BaseTrainer):
         self.epochs_without_better = 0
         self.time_budget = None if settings.max_hours is None else TimeBudget(settings.max_hours, settings.epochs)
         self.epoch_began = time.perf_counter()
+        self.waited = 0.0  # seconds of this epoch, for its next batch
+        self.not_watched: dict[str, float] = {}  # further numbers of this epoch: its times, and the F1 of each class
         self.batches_done = 0  # of the epoch in progress
         self._warned_of: set[str] = set()
         self.train_metrics = self._new_metrics(leaves_out=True)  # of the epoch in progress
@@ -93,7 +98,8 @@ class Trainer(BaseTrainer):
     # --- the epoch ---
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        self.epoch_began = time.perf_counter()
+        self.epoch_began, self.waited = time.perf_counter(), 0.0
+        first_batch = self.batches_done
         self.learner.begin_epoch(epoch)
         with closing(self._updates(epoch)) as updates:
             for micro_batches in updates:
@@ -106,6 +112,7 @@ class Trainer(BaseTrainer):
         self.learner.end_epoch(epoch)
         self._refuse_many_skipped(epoch)
         self._refuse_divergence(epoch, {})
+        self.not_watched = self._times(first_batch)
         metrics = self.train_metrics.reduced()
         self._losses = metrics.by_loss()
         return metrics.values("train/") | self._skipped(epoch) | self.learner.rates()
@@ -127,8 +134,23 @@ class Trainer(BaseTrainer):
             f"epoch {epoch}/{self.epochs}",
             done=round(images * self.batches_done / total),
         )
-        while micro_batches := list(itertools.islice(batches, self.settings.accumulation_steps)):
+        while True:
+            asked = time.perf_counter()
+            micro_batches = list(itertools.islice(batches, self.settings.accumulation_steps))
+            self.waited += time.perf_counter() - asked
+            if not micro_batches:
+                return
             yield micro_batches
+
+    def _times(self, first_batch: int) -> dict[str, float]:
+        """Of the training of an epoch; first_batch: that this start of the program began it with"""
+        seconds = time.perf_counter() - self.epoch_began
+        share = (self.batches_done - first_batch) / max(1, self.data_loader.steps_per_epoch)
+        return {
+            f"{TIMES}train_seconds": seconds,
+            f"{TIMES}waiting_seconds": self.waited,
+            f"{TIMES}images_per_second": share * self.data_loader.images_per_epoch / seconds,
+        }
 
     def _with_progress(self, batches: Iterator[Batch], images: int, description: str, done: int = 0) -> Iterator[Batch]:
         """images, done: over all processes, which are about as fast as this one."""
@@ -170,9 +192,10 @@ class Trainer(BaseTrainer):
             records, bits = self.data_loader.validation_records, self.data_loader.preprocessing.bits_used_of_16
             images_by_title = worst.images(lambda index: read_rgb(records[index].path, bits))
             self.trackers.log_images(epoch, "val/worst", images_by_title)
-        values = metrics.reduced().values("val/")
-        self._counts = {name: counts.matrix for name, counts in metrics.metrics.counts.items()}
-        return values
+        whole = metrics.reduced()
+        self._counts = {name: counts.matrix for name, counts in whole.metrics.counts.items()}
+        self.not_watched |= whole.metrics.by_class(F1_BY_CLASS)
+        return whole.values("val/")
 
     def _validation_batches(self) -> Generator[Batch]:
         return on_device(self.data_loader.validation_batches(), self.learner.device)
@@ -202,10 +225,10 @@ class Trainer(BaseTrainer):
         self.stopped_early = self._has_no_better_epoch()
         self.completed_epochs, self.batches_done = epoch, 0
         self.train_metrics = self._new_metrics(leaves_out=True)
-        with self._full_disk_tolerated(None, final=self.finished):
-            self.trackers.log_metrics(epoch, metrics)
-        reported = describe(metrics, short=self.settings.verbosity < 2)
         seconds = time.perf_counter() - self.epoch_began
+        with self._full_disk_tolerated(None, final=self.finished):
+            self.trackers.log_metrics(epoch, {**metrics, **self.not_watched, f"{TIMES}epoch_seconds": seconds})
+        reported = describe(metrics, short=self.settings.verbosity < 2)
         logger.info("epoch %d/%d: %s, %.1f s%s", epoch, self.epochs, reported, seconds, " (best)" if better else "")
         self.save(self.kept_as(), final=self.finished or failure is not None)
         if failure is not None:

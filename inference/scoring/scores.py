@@ -83,14 +83,15 @@ def keep_scores(
     records: Sequence[Record],
     truth: Mapping[str, Tensor],
     scores: Sequence[SetScores],
-) -> None:
+) -> list[Path]:
     """Adds a line to scores.jsonl in the folder of each run, or exported model, that answered; a checkpoint that lies
-    elsewhere has none. A folder that cannot be written costs a warning: the scores stand in the log.
+    elsewhere has none. A folder that cannot be written costs a warning: the scores stand in the log. Returns the
+    folders of runs that have one more.
 
     arguments: of test.py
     truth: by attribute, (N,) int64, -1 = unknown"""
     if not scores:
-        return
+        return []
     runs = list(dict.fromkeys(member.run_of_folds or member.path.parent for member in members))
     side = arguments.split
     folder = None if side else evaluation_folder(members, arguments.info_dir)
@@ -121,12 +122,17 @@ def keep_scores(
         intervals={f"{name}f1": list(row.interval) for name, row in zip(names, scores, strict=True)}
         | {f"{name}accuracy": list(row.accuracy_interval) for name, row in zip(names, scores, strict=True)},
     )
-    for run in runs:
-        if any((run / name).is_file() for name in (CONFIG_FILE, EXPORTED_FILE, CHECKPOINT_NAMES["best"])):
-            _append(run / SCORES_FILE, found)
+    kept = [
+        run
+        for run in runs
+        if any((run / name).is_file() for name in (CONFIG_FILE, EXPORTED_FILE, CHECKPOINT_NAMES["best"]))
+        and _append(run / SCORES_FILE, found)
+    ]
+    return [run for run in kept if (run / CONFIG_FILE).is_file()]
 
 
-def _append(file: Path, scores: TestScores) -> None:
+def _append(file: Path, scores: TestScores) -> bool:
+    """Returns whether it could be written."""
     try:
         with file.open("a+b") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
@@ -136,6 +142,8 @@ def _append(file: Path, scores: TestScores) -> None:
         logger.info("scores: %s", file)
     except OSError as error:
         logger.warning("%s: the scores could not be kept (%s)", file, error.strerror)
+        return False
+    return True
 
 
 def _digest(records: Sequence[Record], truth: Mapping[str, Tensor]) -> str:

@@ -78,3 +78,21 @@ def test_without_a_joint_class_the_metric_is_the_attributes_mean() -> None:
     again.load_state_dict(metrics.state_dict())
     assert again.values() == metrics.values()
     assert {f"val/{name}" for name in Metrics.names(MANY, functions)} > set(expected)
+
+
+def test_the_f1_of_each_class_that_is_there() -> None:
+    labels = LabelSpace({"a": {"classes": ["x", "y", "z"]}, "b": {"classes": ["x", "y"]}})
+    generator = torch.Generator().manual_seed(3)
+    outputs = {"a": torch.rand(50, 3, generator=generator), "b": torch.rand(50, 2, generator=generator)}
+    outputs["a"][:, 2] = 0  # never predicted, and never true
+    truth = {"a": torch.randint(-1, 2, (50,), generator=generator), "b": torch.randint(2, (50,), generator=generator)}
+    metrics = Metrics(labels, {"f1": metric.f1}, torch.device("cpu"))
+    metrics.update(outputs, truth)
+    known, predicted = truth["a"] != -1, outputs["a"].argmax(dim=1)
+    x, y = f1_score(truth["a"][known], predicted[known], average=None)
+    both = 2 * truth["a"] + truth["b"]
+    joint = 2 * predicted + outputs["b"].argmax(dim=1)
+    expected = dict(zip(["x x", "x y", "y x", "y y"], f1_score(both[known], joint[known], average=None), strict=True))
+    of_b = dict(zip(["b x", "b y"], f1_score(truth["b"], outputs["b"].argmax(dim=1), average=None), strict=True))
+    expected = {"a x": x, "a y": y} | expected | of_b
+    assert metrics.by_class("p/") == pytest.approx({f"p/{name}": value for name, value in expected.items()})

@@ -57,9 +57,10 @@ def test_changes_are_what_differs_from_what_the_config_extends(tmp_path: Path) -
     top.write_text(json.dumps({"extends": ["middle.json", "other.json"]} | values), encoding="utf-8")
     config = ConfigParser.from_file(top, SECTIONS, [Override("data_loader.args.batch_size", "5")])
     expected = {"trainer.epochs": 3, "data_loader.args.batch_size": 5, "optimizer.type": "RMSprop"}
-    assert changes(config, top) == expected
+    before = {"trainer.epochs": 12, "data_loader.args.batch_size": 16, "optimizer.type": "AdamW"}
+    assert changes(config, top) == (expected, before)
     flags = ConfigParser.from_file(Path("config.json"), SECTIONS, [Override("seed", "8")])
-    assert changes(flags, Path("config.json")) == {"seed": 8}
+    assert changes(flags, Path("config.json")) == ({"seed": 8}, {"seed": 42})
 
 
 def test_a_resumed_run_still_knows_what_set_its_values(tmp_path: Path) -> None:

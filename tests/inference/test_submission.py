@@ -44,6 +44,24 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert origin.joint_class_names == LABELS.joint_class_names
 
 
+def test_the_truth_stands_beside_where_it_is_known(path: Path) -> None:
+    joint = torch.tensor([17, 0, 3])
+    truth = {"mask": torch.tensor([2, -1, 0]), "gender": torch.tensor([1, 1, -1]), "age": torch.tensor([1, 0, 2])}
+    write_submission(path, ["a", "b", "c"], LABELS, joint, LABELS.attribute_classes(joint), truth)
+    assert path.read_text().splitlines() == [
+        "ImageID,ans,true ans,true mask,true gender,true age",
+        "a,17,16,not_wear,female,30-59",
+        "b,0,,,female,<30",
+        "c,3,,wear,,>=60",
+    ]
+    answers = read_answers(path, LABELS, complete=True)
+    assert answers.joint is not None
+    assert answers.joint.tolist() == [17, 0, 3]
+    classes = LABELS.attribute_classes(joint)
+    write_submission(path, ["a", "b", "c"], LABELS, joint, classes, {"age": truth["age"]})
+    assert path.read_text().splitlines()[0] == "ImageID,ans,true age"
+
+
 def test_the_quote_before_a_formula_is_removed_on_reading(path: Path, tmp_path: Path) -> None:
     """A submission with '-18.png is scored against a table with -18.png."""
     labels = LabelSpace({"side": {"classes": ["-1", "+1"]}})

@@ -7,6 +7,7 @@ import csv
 import importlib
 import itertools
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -408,6 +409,27 @@ def test_g14_a_probe_and_a_soup(small_run: Path, tmp_path: Path, capsys: pytest.
     assert "nested estimate" in capsys.readouterr().out
     main_of("test")(["--resume", str(tmp_path / "soup"), "--output", str(tmp_path / "s.csv")])
     assert all(0 <= int(row["ans"]) < 18 for row in csv.DictReader((tmp_path / "s.csv").open()))
+
+
+@pytest.mark.usefixtures("place")
+def test_g11_a_report_of_the_run_and_of_what_test_measured(small_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = small_run / "report.html"
+    trained = report.read_text()
+    assert "test.py:" not in trained
+    main_of("test")(["--resume", str(small_run), "--split", "validation"])
+    (validation,) = [line for line in (small_run / "scores.jsonl").read_text().splitlines() if '"val/f1"' in line]
+    low, high = json.loads(validation)["intervals"]["val/f1"]
+    (shown,) = re.findall(r"<h3>test.py:.*?</table>", report.read_text(), flags=re.DOTALL)
+    assert f"[{low:.3f}, {high:.3f}]" in shown
+    assert report.read_text().count('<img src="data:image/jpeg;base64,') > 3
+    rows = list(csv.DictReader((small_run / "predictions_validation.csv").open()))
+    right = [row["ans"] == row["true ans"] for row in rows]
+    assert sum(right) / len(right) == pytest.approx(json.loads(validation)["metrics"]["val/accuracy"])
+    assert {row["true gender"] for row in rows} <= {"male", "female"}
+    report.unlink()
+    main_of("scripts.report")([str(small_run)])
+    assert shown in report.read_text()
+    assert f"{report}: written" in capsys.readouterr().out
 
 
 def test_g9_an_exported_run_answers_as_the_run(place: Path, small_run: Path, tmp_path: Path) -> None:

@@ -74,7 +74,10 @@ def test_all_folds_in_one_command(made_whole: tuple[Path, str]) -> None:
         "fold_1",
         "fold_2",
         OUT_OF_FOLD_FILE,
+        "report.html",
     ]
+    assert "By fold" in (models / "report.html").read_text()
+    assert all("By fold" not in (models / f"fold_{fold}" / "report.html").read_text() for fold in range(3))
     rows = rows_of(models / OUT_OF_FOLD_FILE)
     assert len(rows) == len({row["id"] for row in rows}) == 70  # ten people, each image once
     persons = {fold: {row["person"] for row in rows if row["fold"] == fold} for fold in "012"}

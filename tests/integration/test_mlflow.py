@@ -78,7 +78,6 @@ def test_a_training_is_one_run_of_the_server_which_may_also_die(workplace: Workp
         after_epoch(workplace, "one", 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert workplace.train("-c", config, "--run-id", "one").exit_code == 75
         models = workplace.save_dir / "models/Tiny/one"
-        (models / "report.html").write_text("a report")
         workplace.train("--resume", models).check_success()
 
         client = mlflow.MlflowClient(uri)
@@ -91,10 +90,16 @@ def test_a_training_is_one_run_of_the_server_which_may_also_die(workplace: Workp
         rows = [json.loads(line) for line in lines]
         assert len(rows) == 12
         for name in rows[0].keys() - {"epoch"}:
-            tracked = sorted((each.step, each.value) for each in client.get_metric_history(run.info.run_id, name))
+            accepted = name.replace("<", "_").replace(">=", "__")  # of class names
+            tracked = sorted((each.step, each.value) for each in client.get_metric_history(run.info.run_id, accepted))
             assert tracked == [(row["epoch"], row[name]) for row in rows if row[name] is not None], name
         files = {file.path for file in client.list_artifacts(run.info.run_id)}
         assert {"config.json", "model_best.pth", "report.html"} <= files
+        report = Path(client.download_artifacts(run.info.run_id, "report.html", str(workplace.folder)))
+        assert report.read_bytes() == (models / "report.html").read_bytes()
+        (confusion,) = client.list_artifacts(run.info.run_id, "val/confusion")
+        pictures = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, confusion.path)}
+        assert {"0.png", "captions.txt"} <= pictures
         best = Path(client.download_artifacts(run.info.run_id, "model_best.pth", str(workplace.folder)))
         assert best.read_bytes() == (models / "model_best.pth").read_bytes()
 

@@ -50,6 +50,17 @@ def test_numpy_values_and_those_that_json_has_not(tmp_path: Path) -> None:
     assert row == {"epoch": 1, "a": None, "b": None, "c": None, "d": float(np.float32(0.1)), "e": 0.1}
 
 
+def test_times_have_a_file_of_their_own(tmp_path: Path) -> None:
+    """metrics.jsonl has the same bytes in another run of the same config."""
+    numbers = {"time/epoch_seconds": 3.5, "val/f1": 0.5}
+    for name, of_times in (("metrics.jsonl", False), ("times.jsonl", True)):
+        tracker = JsonLinesTracker(tmp_path / name, of_times=of_times)
+        tracker.log_metrics(1, numbers)
+        tracker.close(0)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"epoch": 1, "val/f1": 0.5}
+    assert json.loads((tmp_path / "times.jsonl").read_text()) == {"epoch": 1, "time/epoch_seconds": 3.5}
+
+
 @pytest.mark.parametrize("epochs_written", range(6))
 @pytest.mark.parametrize("torn", [b"", b'{"epoch": 6, "val', b"\xff\n", b'{"no epoch": 1}\n', b'{"epoch": 1}'])
 def test_resuming_after_any_epoch_gives_the_uninterrupted_file(

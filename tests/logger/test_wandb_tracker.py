@@ -130,6 +130,22 @@ def test_pictures_go_with_the_metrics_of_their_epoch(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_rgb(path), picture)
 
 
+def test_pictures_of_the_whole_run_are_its_summary(tmp_path: Path) -> None:
+    """The step of the last epoch is over, and a further one would be another epoch's."""
+    tracker = _tracker(tmp_path)
+    tracker.log_metrics(1, {"val/f1": 0.1})
+    tracker.log_images(1, "val/confusion", [(np.zeros((6, 9, 3), np.uint8), "mask")])
+    tracker.close(0)
+    (records,) = _records(tmp_path)
+    assert len(_of(records, "history")) == 1
+    summary: dict[str, Any] = {}
+    for update in _of(records, "summary"):
+        summary |= _values(update.update)
+    (name,) = (value for key, value in summary.items() if key == "val/confusion")
+    assert name["captions"] == ["mask"]
+    assert len([*tmp_path.glob(f"wandb/offline-*/files/{name['filenames'][0]}")]) == 1
+
+
 @pytest.mark.parametrize(
     ("netrc", "is_found"),
     [

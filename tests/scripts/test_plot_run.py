@@ -11,8 +11,6 @@ from PIL import Image
 from scripts import plot_run
 from utils.errors import run_command
 
-pytest.importorskip("matplotlib")
-
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:

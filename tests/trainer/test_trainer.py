@@ -7,9 +7,10 @@ import logging
 import math
 import re
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 
 from base.batch import UNKNOWN, Batch
+from logger.tracker import Tracker, Trackers
 from tests.trainer.conftest import MakeTrainer, MemoryLoader, SmallModel, assert_equal_states, train_until
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
@@ -308,3 +310,34 @@ def test_a_dry_run_of_a_run_that_stopped_after_its_last_update(make_trainer: Mak
     resumed = make_trainer(epochs=1, schedule=schedule, resume=content)
     assert not resumed.trainer.finished
     assert resumed.trainer.dry_run()["train/loss"] > 0
+
+
+def test_times_and_the_f1_of_each_class_are_logged_and_not_watched(make_trainer: MakeTrainer) -> None:
+    """A loader that takes 10 ms a batch is waited for."""
+
+    class SlowLoader(MemoryLoader):
+        def train_batches(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+            for batch in super().train_batches(epoch, start_batch):
+                time.sleep(0.01)
+                yield batch
+
+    class Recorder(Tracker):
+        name = "recorder"
+        rows: ClassVar[list[dict[str, float]]] = []
+
+        def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
+            self.rows.append({"epoch": epoch, **metrics})
+
+        def close(self, exit_code: int) -> None:
+            pass
+
+    loader = SlowLoader()
+    built = make_trainer(loader=loader, epochs=2)
+    built.trainer.trackers = Trackers([Recorder()])
+    built.train()
+    for row in Recorder.rows:
+        assert loader.steps_per_epoch * 0.01 <= row["time/waiting_seconds"] <= row["time/train_seconds"]
+        assert row["time/train_seconds"] < row["time/epoch_seconds"]
+        assert row["time/images_per_second"] == pytest.approx(loader.images_per_epoch / row["time/train_seconds"])
+        ages = [value for name, value in row.items() if name.startswith("val_f1_by_class/age ")]
+        assert np.mean(ages) == pytest.approx(row["val/age_f1"])
