@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_loader.records import Record
-from inference.export.export import TOLERANCE, check_folder, check_packages, export, integer_coverage
+from inference.export.export import TOLERANCE, check_folder, check_packages, export
 from inference.export.exported import FILES
+from inference.export.quantisation import integer_coverage
 from inference.inputs import EnsembleMember, choose_records, folds_with_checkpoints
 from inference.predictor import EXPORTED_FILE, Predictor, find_checkpoint
 from inference.scoring.scores import own_test_scores
@@ -42,7 +43,8 @@ def export_run(arguments: Namespace) -> Path:
         log.info("%s: %s, %d epochs", file, predictor.name, predictor.completed_epochs)
         records = images_to_compare(file, predictor, arguments.images)
         tested = own_test_scores(file.parent, (file.name, predictor.completed_epochs))
-        parity = export(predictor, folder, kind, precision, records, tested)
+        calibration = images_to_calibrate(file, predictor) if precision == "int8" else []
+        parity = export(predictor, folder, kind, precision, records, tested, calibration)
         model = folder / FILES[kind]
         log.info("%s: %s, %.1f MB", model, precision, model.stat().st_size / 1e6)
         for line in parity.lines():
@@ -78,6 +80,15 @@ def images_to_compare(file: Path, predictor: Predictor, most: int) -> list[Recor
     return records[:: -(-len(records) // most)] if len(records) > most else records
 
 
+def images_to_calibrate(file: Path, predictor: Predictor) -> list[Record]:
+    """The run's training images; none where its data is not there."""
+    try:
+        return choose_records([EnsembleMember(file, predictor, 1.0)], None, "train")
+    except (ConfigError, DataError) as error:
+        log.info("no training images: %s", first_line(error))
+        return []
+
+
 def parse(argv: Sequence[str] | None) -> Namespace:
     """The command line. Raises ConfigError."""
     parser = CommandLine(prog="scripts.export", description="Writes a run's model into a folder for other programs.")
@@ -85,7 +96,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     add("run", type=Path, help="a run folder or a checkpoint")
     add("--to", required=True, choices=FILES, help="onnx; safetensors (weights); torch (a program of torch.export)")
     either = parser.add_mutually_exclusive_group()
-    chosen = {"half": "of onnx: float16", "int8": "of onnx: 8-bit integers (dynamic quantisation)"}
+    chosen = {"half": "of onnx: float16", "int8": "of onnx: 8-bit integers, calibrated on training images"}
     for name, meaning in chosen.items():
         either.add_argument(f"--{name}", action="store_const", dest="precision", const=name, help=meaning)
     add("--output", type=Path, help="the folder to make (default: RUN/exported_onnx, ...)")

@@ -67,12 +67,16 @@ def make_soup(arguments: Namespace) -> Path:
             )
         predictor = runs[0].predictor
 
+        images: list[Tensor] = []  # uint8, drawn once for all soups
+
         def training_batches() -> Iterator[Tensor]:
-            number = -(-arguments.images // data_loader.batch_size)
-            with closing(data_loader.train_batches(data_loader.epoch_of_full_size)) as batches:  # type: ignore[type-var]
-                for batch in itertools.islice(batches, number):
-                    images = batch.images.to(predictor.device)
-                    yield predictor.preprocessing.normalise(images, memory_format=torch.channels_last)
+            if not images:
+                number = -(-arguments.images // data_loader.batch_size)
+                epoch = data_loader.epoch_of_full_size
+                with closing(data_loader.train_batches(epoch)) as batches:  # type: ignore[type-var]
+                    images.extend(batch.images.clone() for batch in itertools.islice(batches, number))
+            for each in images:
+                yield predictor.preprocessing.normalise(each.to(predictor.device), memory_format=torch.channels_last)
 
         validation = data_loader.validation if is_shared and len(data_loader.validation) else None
         soups = Soups(runs, validation, training_batches)
@@ -115,15 +119,15 @@ def config_of(run: Ingredient) -> ConfigParser:
 
 
 def read_data(config: ConfigParser, runs: Sequence[Ingredient]) -> tuple[AttributeDataLoader, Split, bool]:
-    """The images of the first run, and whether all runs were trained on the same ones. Raises DataError."""
+    """The images of the first run, and whether they validate all runs. Raises DataError."""
     predictor = runs[0].predictor
     labels = config.shared("labels")
     split: Split = config.build("split").divide(builders.read_label_table(config, labels), config.extra().seed)
-    digests = {run.predictor.split_digest for run in runs}
     if predictor.split_digest not in (None, split.digest()):
         wrong = "images, labels, label_fixes or the split have changed since; put them back"
         raise DataError(f"{runs[0].path}: {wrong}")
-    is_shared = digests == {split.digest()}
+    own = (split.digest(), split.validation_digest())
+    is_shared = all(run.predictor.validation_digest == own[1] or run.predictor.split_digest == own[0] for run in runs)
     if not is_shared:
         log.warning(
             "the runs were divided differently, or do not tell how: some have trained on people who validate others; "
@@ -175,7 +179,8 @@ def write_run(
     else:
         folders = RunFolders(folder, folder / "log", folder.name)
     predictor = soups.predictor
-    digests = {"split": split.digest(), "validation": split.validation_digest()} if table is not None else {}
+    digests = {"split": split.digest(), "validation": split.validation_digest()}
+    digests = digests if soups.validation is not None else {}
     content = {
         "model": {name: each.cpu() for name, each in soups.weights(chosen).items()},
         "config": config.resolved,
@@ -184,7 +189,7 @@ def write_run(
         "run_name": folders.run,
         "completed_epochs": max(soups.runs[number].predictor.completed_epochs for number in chosen),
         "soup": [str(soups.runs[number].path) for number in sorted(chosen)],
-        **({"split_digest": split.digest()} if soups.validation is not None else {}),
+        **{f"{side}_digest": digest for side, digest in digests.items()},
     }
     command = shlex.join(["scripts.soup", *arguments.argv])
     try:

@@ -10,7 +10,6 @@ import copy
 import json
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,11 +36,12 @@ from inference.export.exported import (
     load_exported,
 )
 from inference.export.preparation import is_ours, write_preparation
+from inference.export.quantisation import quantise
 from inference.predictor import EXPORTED_FILE, Predictor, Probabilities, predict
 from inference.scoring.evaluation import SetScores, classifications, evaluate, with_interval
 from inference.scoring.scores import SCORES_FILE, TestScores
 from inference.tta import PRESETS
-from utils.errors import CheckpointError, ConfigError, StorageFullError
+from utils.errors import CheckpointError, ConfigError, StorageFullError, UserError
 from utils.files import FULL, write_atomically
 from utils.random_streams import numpy_stream
 from utils.run_folders import obstacle_to_writing
@@ -161,14 +161,16 @@ def export(
     precision: Precision,
     records: Sequence[Record],
     tested: TestScores | None = None,
+    calibration: Sequence[Record] = (),
 ) -> Parity:
     """Writes the folder, and compares its predictions with the checkpoint's.
 
     predictor: on the CPU
     kind: "torch" is a program of torch.export
-    precision: "half" is float16; "int8" onnxruntime's dynamic quantisation
+    precision: "half" is float16; "int8": see inference/export/quantisation.py
     records: photographs to compare on; none: noise
     tested: what test.py measured of the checkpoint, for the model card
+    calibration: training photographs, which "int8" needs
 
     Raises ConfigError where the model cannot be exported so; CheckpointError where float32 differs by more than
     TOLERANCE. The folder then lacks EXPORTED_FILE, without which nobody takes it for a model."""
@@ -179,7 +181,7 @@ def export(
             (folder / name).unlink(missing_ok=True)
         for path in filter(lambda path: is_ours(path.name), [*folder.iterdir()]):
             path.unlink()
-        _write_model(predictor, file, kind, precision)
+        _write_model(predictor, file, kind, precision, calibration)
         _write_description(predictor, folder, kind, precision)
         parity = compare(predictor, _predictor_of(folder, kind), records)
         if precision == "float32" and parity.largest > TOLERANCE:
@@ -220,17 +222,6 @@ def compare(predictor: Predictor, exported: Predictor, records: Sequence[Record]
     return Parity(largest, number, not records, changed, *scores)
 
 
-def integer_coverage(file: Path) -> str:
-    """How much of an int8 graph is computed with 8-bit integers."""
-    import onnx
-
-    counts = Counter(node.op_type for node in onnx.load(file).graph.node)
-    convolutions, products = counts["ConvInteger"], counts["MatMulInteger"]
-    all_convolutions = convolutions + counts["Conv"]
-    all_products = products + counts["MatMul"] + counts["Gemm"]
-    return f"{convolutions} of {all_convolutions} convolutions and {products} of {all_products} matrix products"
-
-
 def _scores(labels: LabelSpace, predicted: Probabilities, records: Sequence[Record]) -> list[SetScores]:
     joint = None if predicted.joint is None else predicted.joint.argmax(dim=1)
     classes = {name: table.argmax(dim=1) for name, table in predicted.by_attribute.items()}
@@ -245,7 +236,9 @@ def _is_installed(name: str) -> bool:
         return False
 
 
-def _write_model(predictor: Predictor, file: Path, kind: Format, precision: Precision) -> None:
+def _write_model(
+    predictor: Predictor, file: Path, kind: Format, precision: Precision, calibration: Sequence[Record]
+) -> None:
     model = copy.deepcopy(predictor.model).to(memory_format=torch.contiguous_format).eval()
     if kind == "safetensors":
         safetensors.torch.save_file({name: each.clone() for name, each in model.state_dict().items()}, file)
@@ -256,9 +249,9 @@ def _write_model(predictor: Predictor, file: Path, kind: Format, precision: Prec
     try:
         with _silence(), torch.no_grad():
             (_write_onnx if kind == "onnx" else _write_program)(graph, images, file)
-            if precision == "int8":
-                _quantise(file)
-    except OSError:
+        if precision == "int8":
+            quantise(file, predictor, calibration)
+    except (OSError, UserError):
         raise
     except Exception as error:  # an exporter may trip over any operation of a model
         raise ConfigError(f"--to {kind}: {predictor.model.title()} cannot be exported: {first_line(error)}") from None
@@ -287,12 +280,6 @@ def _write_onnx(graph: ExportedGraph, images: Tensor, file: Path) -> None:
 def _write_program(graph: ExportedGraph, images: Tensor, file: Path) -> None:
     program = torch.export.export(graph, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, file)
-
-
-def _quantise(file: Path) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(file, file, weight_type=QuantType.QUInt8)
 
 
 @contextmanager

@@ -112,8 +112,12 @@ def test_what_less_precision_costs_is_printed(trained: Workplace) -> None:
     made = run_export(trained, trained.run, "--to", "onnx", "--int8", "--output", "small")
     made.check_success()
     assert "before" in made.out
-    assert "8-bit integers compute 4 of 4 convolutions" in made.out
+    assert "calibrated on 42 training images" in made.out
+    assert "8-bit integers compute 1 of 4 convolutions and 3 of 3 matrix products" in made.out
     trained.test("--resume", "small").check_success()
+    shutil.rmtree("data/train")
+    refused = run_export(trained, trained.run, "--to", "onnx", "--int8", "--output", "another")
+    refused.check_refusal(2, ("--int8: needs training photographs",))
 
 
 def test_without_the_runs_data_noise_is_compared(trained: Workplace) -> None:
