@@ -24,8 +24,8 @@ from utils.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-NUM_FLOAT_CONVOLUTIONS = 3
-"""So many of the first convolutions stay in float32: the stem and first block of a mobile network."""
+MOST_FLOAT_CONVOLUTIONS = 8
+"""So many of the first convolutions stay in float32, of a small network half of them."""
 
 CALIBRATION_IMAGES = 128
 BATCH_SIZE = 16
@@ -81,8 +81,9 @@ class _Calibration:
 
 def _first_nodes(graph: Any) -> list[str]:
     """The names of the nodes up to the last convolution that stays in float32, in the order of computation."""
-    places = [number for number, node in enumerate(graph.node) if node.op_type == "Conv"][:NUM_FLOAT_CONVOLUTIONS]
-    return [node.name for node in graph.node[: places[-1] + 1]]
+    places = [number for number, node in enumerate(graph.node) if node.op_type == "Conv"]
+    number = min(MOST_FLOAT_CONVOLUTIONS, len(places) // 2)
+    return [node.name for node in graph.node[: places[number]]] if number else []
 
 
 def integer_coverage(file: Path) -> str:

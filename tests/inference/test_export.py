@@ -125,7 +125,7 @@ def test_less_precision_is_measured(
     if precision == "int8":  # all but attention's products of two activations, two in each of six layers; or the first
         found_numbers = re.findall(r"(\d+) of (\d+)", integer_coverage(folder / "model.onnx"))
         left = [int(whole) - int(quantised) for quantised, whole in found_numbers]
-        assert left == ([0, 12] if name == "vit" else [3, 0])
+        assert left == ([0, 12] if name == "vit" else [min(8, int(found_numbers[0][1]) // 2), 0])
         assert min(int(quantised) for quantised, _ in found_numbers) > 0
 
 

@@ -113,7 +113,7 @@ def test_what_less_precision_costs_is_printed(trained: Workplace) -> None:
     made.check_success()
     assert "before" in made.out
     assert "calibrated on 42 training images" in made.out
-    assert "8-bit integers compute 1 of 4 convolutions and 3 of 3 matrix products" in made.out
+    assert "8-bit integers compute 2 of 4 convolutions and 3 of 3 matrix products" in made.out
     trained.test("--resume", "small").check_success()
     shutil.rmtree("data/train")
     refused = run_export(trained, trained.run, "--to", "onnx", "--int8", "--output", "another")
