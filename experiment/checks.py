@@ -186,8 +186,9 @@ def _model(config: ConfigParser) -> Iterator[Problem]:
                     yield config.problem("arch.type", wrong)
                 elif (height, width) in smaller:
                     wrong = f"does not suit the model at {height} x {width} pixels: {reason}"
-                    remedy = "a ViT of timm takes any size with arch.args.dynamic_img_size"
-                    yield config.problem("data_loader.args.progressive_sizes", f"{wrong}; {remedy}")
+                    if not config["arch"]["args"].get("dynamic_img_size"):
+                        wrong += "; a ViT of timm takes other sizes with arch.args.dynamic_img_size = true"
+                    yield config.problem("data_loader.args.progressive_sizes", wrong)
                 elif size is not None:
                     yield config.problem("data_loader.args.input_size", f"does not suit the model: {reason}")
                 return

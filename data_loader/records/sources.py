@@ -341,7 +341,7 @@ class PseudoLabels(BaseSource):
                 records.append(Record(file, name, "", known, origin))
         if not (records or problems):
             raise DataError(f"{path}: no probability reaches its threshold; lower thresholds")
-        for attribute, kept in probabilities.items():
+        for attribute, kept in probabilities.items() if records else ():
             wrong = f", of which {len(kept) - sum(kept):.1f} are wrong by their own probabilities" if kept else ""
             logger.info("%s: %d of %d labels of %s are kept%s", path, len(kept), len(rows), attribute, wrong)
         return records
@@ -365,6 +365,8 @@ class PseudoLabels(BaseSource):
             attribute, _, class_name = column.partition(" ")
             if class_name and attribute in attributes:
                 found.setdefault(attribute, {})[class_name] = column
+        if self.thresholds == {}:
+            raise DataError(f"{self}: thresholds names no attribute; give one number for all, or one for each")
         named = [*self.thresholds] if isinstance(self.thresholds, dict) else [*found]
         if not named or any(attribute not in found for attribute in named):
             lacking = next((name for name in named if name not in found), " or ".join(attributes))

@@ -81,6 +81,7 @@ def test_bad_tables_are_refused(table: Path, labels: LabelSpace) -> None:
     good = [HEADER, *ROWS]
     assert len(refusal("ImageID,ans\na.jpg,3")) == 1
     assert f"{table}: has no probabilities of age" in refusal("ImageID,mask wear\na.jpg,1", thresholds={"age": 0.9})[0]
+    assert "thresholds names no attribute" in refusal("\n".join(good), thresholds={})[0]
     assert f"{table}: no probability reaches" in refusal("\n".join(good), thresholds=0.99)[0]
     for row, wrong in {
         "a.jpg,1,0,0,1,0,1,0,0": "row 5: ImageID",
