@@ -113,9 +113,13 @@ def _progressive_sizes(config: ConfigParser) -> list[Problem]:
         last = ProgressiveSizes(phases, size_hw(loader["input_size"])).last_phase
     except ValueError as error:
         raise config.error(locate(error, ["progressive_sizes"], ("data_loader", "args"))) from error
+    problems = []
     if last > epochs:
-        return [config.problem(key_path, f"ends with epoch {last}, and trainer.epochs = {epochs}")]
-    return []
+        problems.append(config.problem(key_path, f"ends with epoch {last}, and trainer.epochs = {epochs}"))
+    if config["trainer"]["max_hours"] is not None:
+        wrong = "goes without trainer.max_hours, which plans by epochs that take equally long"
+        problems.append(config.problem(key_path, wrong))
+    return problems
 
 
 def _tta(config: ConfigParser) -> Iterator[Problem]:

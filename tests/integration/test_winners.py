@@ -95,6 +95,10 @@ def test_models_that_may_have_seen_who_validates_are_warned_of(caplog: pytest.Lo
         ({"data_loader.args.progressive_sizes": [[1, 20], [3, 30]]}, "data_loader.args.progressive_sizes"),
         ({"data_loader.args.progressive_sizes": [[1, 20], [4, 40]]}, "data_loader.args.progressive_sizes"),
         (
+            {"data_loader.args.progressive_sizes": [[1, 20], [3, 40]], "trainer.max_hours": 1},
+            "data_loader.args.progressive_sizes",
+        ),
+        (
             {"data_loader.args.progressive_sizes": PHASES, "data_loader.args.input_size": None},
             "data_loader.args.progressive_sizes",
         ),
