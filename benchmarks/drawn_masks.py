@@ -24,7 +24,8 @@ import train
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from benchmarks.machine import PROJECT
-from benchmarks.real_faces import Figure, as_flag
+from benchmarks.real_faces import as_flag
+from benchmarks.trainings import ANSWER, Column, Figure
 from data_loader.records import LabelTable, read_records
 from data_loader.records.sources import AttributeTable
 from data_loader.records.tables import read_table
@@ -44,33 +45,26 @@ MAX_LR = 0.0003
 
 
 @dataclass(frozen=True)
-class Column:
+class PartColumn(Column):
     """A score on a part of the test images.
 
     part: "crops" (real masks), "bare" (faces as they are) or "drawn" (faces with drawn masks, and bare)
-    attribute: or "answer", the joint class
     """
 
-    title: str
     part: Literal["crops", "bare", "drawn"]
-    attribute: str
-    kind: Literal["accuracy", "macro_f1"]
-
-    def score(self, counts: Counts) -> Score:
-        return Score.accuracy(counts) if self.kind == "accuracy" else Score.macro_f1(counts)
 
 
 COLUMNS = (
-    Column("real masks: mask, macro F1", "crops", "mask", "macro_f1"),
-    Column("real masks: mask, accuracy", "crops", "mask", "accuracy"),
-    Column("bare faces: gender, accuracy", "bare", "gender", "accuracy"),
-    Column("bare faces: age group, accuracy", "bare", "age", "accuracy"),
-    Column("bare faces: age group, macro F1", "bare", "age", "macro_f1"),
-    Column("drawn masks: 18 classes, macro F1", "drawn", "answer", "macro_f1"),
-    Column("drawn masks: 18 classes, accuracy", "drawn", "answer", "accuracy"),
-    Column("drawn masks: mask, macro F1", "drawn", "mask", "macro_f1"),
-    Column("drawn masks: gender, accuracy", "drawn", "gender", "accuracy"),
-    Column("drawn masks: age group, accuracy", "drawn", "age", "accuracy"),
+    PartColumn("real masks: mask, macro F1", "mask", "macro_f1", "crops"),
+    PartColumn("real masks: mask, accuracy", "mask", "accuracy", "crops"),
+    PartColumn("bare faces: gender, accuracy", "gender", "accuracy", "bare"),
+    PartColumn("bare faces: age group, accuracy", "age", "accuracy", "bare"),
+    PartColumn("bare faces: age group, macro F1", "age", "macro_f1", "bare"),
+    PartColumn("drawn masks: 18 classes, macro F1", "answer", "macro_f1", "drawn"),
+    PartColumn("drawn masks: 18 classes, accuracy", "answer", "accuracy", "drawn"),
+    PartColumn("drawn masks: mask, macro F1", "mask", "macro_f1", "drawn"),
+    PartColumn("drawn masks: gender, accuracy", "gender", "accuracy", "drawn"),
+    PartColumn("drawn masks: age group, accuracy", "age", "accuracy", "drawn"),
 )
 
 
@@ -85,17 +79,17 @@ class TestRows:
         self.names = [record.name for record in rows.records]
         self.persons = number_persons([record.person for record in rows.records])
         joint = labels.joint_classes(rows.scoring_classes)
-        self.truth = {name: each.numpy() for name, each in {**rows.scoring_classes, "answer": joint}.items()}
+        self.truth = {name: each.numpy() for name, each in {**rows.scoring_classes, ANSWER: joint}.items()}
         drawn = np.array(["drawn_mask" in record.attributes for record in rows.records])
         bare = np.array([record.attributes.get("drawn_mask") == "none" for record in rows.records])
         self.parts = {"crops": ~drawn, "bare": bare, "drawn": drawn}
 
-    def counts(self, column: Column, models: Sequence[np.ndarray], labels: LabelSpace) -> list[Counts]:
+    def counts(self, column: PartColumn, models: Sequence[np.ndarray], labels: LabelSpace) -> list[Counts]:
         """models: (N,) joint classes each"""
         truth = np.where(self.parts[column.part], self.truth[column.attribute], UNKNOWN)
         return counts_by_person(truth, [classes_of(column.attribute, each, labels) for each in models], self.persons)
 
-    def majority(self, column: Column) -> float:
+    def majority(self, column: PartColumn) -> float:
         """The score of always predicting the class that is most frequent among these rows."""
         truth = np.where(self.parts[column.part], self.truth[column.attribute], UNKNOWN)
         constant = np.full_like(truth, np.bincount(truth[truth != UNKNOWN]).argmax())
@@ -104,7 +98,7 @@ class TestRows:
 
 def classes_of(attribute: str, joint: np.ndarray, labels: LabelSpace) -> np.ndarray:
     """An attribute's classes of joint classes (N,)."""
-    if attribute == "answer":
+    if attribute == ANSWER:
         return joint
     return np.asarray(labels.attribute_classes(torch.from_numpy(joint))[attribute])
 

@@ -8,7 +8,6 @@ kept in <output>/results.json: those models are not trained again, and one that 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ import train
 from base.batch import UNKNOWN
 from benchmarks.machine import PROJECT, describe_versions
 from benchmarks.report import write_into_readme
+from benchmarks.trainings import Column, Figure
 from data_loader.records import read_records
 from data_loader.records.sources import AttributeTable
-from inference.scoring.intervals import Counts, Interval, Score, counts_by_person, difference
+from inference.scoring.intervals import Counts, Score, counts_by_person, difference
 from inference.submission import Answers, align, read_answers, read_origin
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, run_command
@@ -84,18 +84,6 @@ VARIANTS = {
 }
 
 
-@dataclass(frozen=True)
-class Column:
-    """A score of an attribute; kind: "accuracy" or "macro_f1"."""
-
-    title: str
-    attribute: str
-    kind: Literal["accuracy", "macro_f1"]
-
-    def score(self, counts: Counts) -> Score:
-        return Score.accuracy(counts) if self.kind == "accuracy" else Score.macro_f1(counts)
-
-
 COLUMNS = {
     "mask_f1": Column("mask, macro F1", "mask", "macro_f1"),
     "gender_accuracy": Column("gender, accuracy", "gender", "accuracy"),
@@ -103,27 +91,6 @@ COLUMNS = {
     "age_accuracy": Column("age group, accuracy", "age", "accuracy"),
     "age_f1": Column("age group, macro F1", "age", "macro_f1"),
 }
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over seeds.
-
-    seeds: the value of each
-    interval: 95 % of the mean, by persons
-    is_decided: of a difference, whether there is one
-    """
-
-    seeds: list[float]
-    interval: Interval
-    is_decided: bool = False
-
-    def text(self, sign: str = "") -> str:
-        """mean [interval] ± standard deviation over the seeds; bold where it is decided"""
-        low, high = self.interval
-        deviation = f" ± {statistics.stdev(self.seeds):.3f}" if len(self.seeds) > 1 else ""
-        text = f"{statistics.fmean(self.seeds):{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{deviation}"
-        return f"**{text}**" if self.is_decided else text
 
 
 class Results:
