@@ -64,8 +64,8 @@ def heads(type_name: str, weights: Mapping[str, Any] | str | None = None, **argu
     return {"heads": by_head}
 
 
-def adam_w(lr: float, weight_decay: float = 0.05, **settings: Any) -> Config:
-    return {"type": "AdamW", "args": {"lr": lr, "weight_decay": weight_decay}, **settings}
+def adam_w(lr: float, **settings: Any) -> Config:
+    return {"type": "AdamW", "args": {"lr": lr, "weight_decay": 0.05}, **settings}
 
 
 def one_cycle(max_lr: float) -> Config:
@@ -142,6 +142,7 @@ def cycle(changes: Config | None = None, lr: float = 0.001, batch_size: int = 32
 
 
 EMA = {"weight_averaging": {"type": "ExponentialMovingAverage", "args": {"decay": 0.99}}}
+SQRT = {"loss": heads("CrossEntropyLoss", "sqrt")}
 MIX_UP = {"mixing": [{"type": "MixUp", "args": {"alpha": 0.2, "batch_share": 0.5}}]}
 
 RECIPES = {
@@ -163,16 +164,24 @@ CANDIDATES = {
     "former_batch": Recipe("until now, batches of 16", former({"data_loader": {"args": {"batch_size": 16}}})),
     "plain_3e-3": Recipe("plain, 3e-3", plain(lr=0.003)),
     "plain_3e-4": Recipe("plain, 3e-4", plain(lr=0.0003)),
-    "cycle_3e-3": Recipe("OneCycle 3e-3", cycle(lr=0.003)),
-    "batch_16": Recipe("plain, batches of 16", plain(batch_size=16)),
-    "batch_64": Recipe("plain, batches of 64", plain(batch_size=64)),
-    "sqrt": Recipe("plain, square-root weights", plain({"loss": heads("CrossEntropyLoss", "sqrt")})),
-    "balanced": Recipe("plain, balanced weights", plain({"loss": heads("CrossEntropyLoss", "balanced")})),
-    "smooth": Recipe("plain, label smoothing 0.1", plain({"loss": heads("LabelSmoothingLoss", smoothing=0.1)})),
-    "focal": Recipe("plain, focal loss", plain({"loss": heads("FocalLoss", gamma=2.0)})),
-    "ema": Recipe("plain, EMA 0.99", plain(EMA)),
-    "six": Recipe("plain, six ages", plain({"labels": SIX_AGES})),
-    "mixup": Recipe("plain, MixUp", plain(MIX_UP)),
+    "cycle_3e-3": Recipe("plain, OneCycle 3e-3", cycle(lr=0.003)),
+    "sqrt_2e-3": Recipe("plain, 2e-3, square-root weights", plain(SQRT, 0.002)),
+    "sqrt_layers": Recipe(
+        "plain, 3e-3, square-root weights, layer-wise rates",
+        plain({**SQRT, "optimizer": adam_w(0.003, layer_decay=0.75, decay_norms_and_biases=False)}),
+    ),
+    "sqrt_b16": Recipe("plain, batches of 16, square-root weights", plain(SQRT, batch_size=16)),
+    "balanced": Recipe("plain, 2e-3, balanced weights", plain({"loss": heads("CrossEntropyLoss", "balanced")}, 0.002)),
+    "focal": Recipe(
+        "plain, 2e-3, square-root weights, focal loss", plain({"loss": heads("FocalLoss", "sqrt", gamma=2.0)}, 0.002)
+    ),
+    "smooth": Recipe(
+        "plain, 2e-3, square-root weights, label smoothing",
+        plain({"loss": heads("LabelSmoothingLoss", "sqrt", smoothing=0.1)}, 0.002),
+    ),
+    "ema": Recipe("plain, 2e-3, square-root weights, EMA", plain({**SQRT, **EMA}, 0.002)),
+    "six": Recipe("plain, 2e-3, square-root weights, six ages", plain({**SQRT, "labels": SIX_AGES}, 0.002)),
+    "mixup": Recipe("plain, 2e-3, square-root weights, MixUp", plain({**SQRT, **MIX_UP}, 0.002)),
 }
 """What was tried on the images for tuning."""
 
