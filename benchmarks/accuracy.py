@@ -13,6 +13,7 @@ import io
 import json
 import sys
 import zlib
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 
 from base.label_space import LabelSpace
 from benchmarks.machine import PROJECT
+from benchmarks.report import write_into_readme
 from benchmarks.trainings import Progress, TestImages, Trainings, predict_joint, train_once
 from data_loader.records import Record, read_records
 from data_loader.records.sources import AttributeTable, read_evaluation_folder
@@ -35,7 +37,15 @@ from utils.errors import ConfigError, run_command
 from utils.files import write_atomically
 
 DEFAULT = PROJECT / "config.json"
+PAGE, PAGE_RESULTS = PROJECT / "docs" / "accuracy.md", PROJECT / "docs" / "accuracy.json"
+KEYS = {
+    "drawn_evaluation": "Drawn faces, from random weights",
+    "real_evaluation": "Real faces with drawn masks, from ImageNet weights",
+    "drawn_tuning": "Tuning: drawn faces",
+    "real_tuning": "Tuning: real faces with drawn masks",
+}
 PEOPLE, NEW_PEOPLE = 150, 200
+DRAWN_EPOCHS, REAL_EPOCHS = 12, 3
 EVALUATION_SEED, TUNING_SEED = 100_000, 200_000
 PICTURES = 2
 """Of each real training face, of the eight that scripts.draw_masks makes: the more, the longer an epoch."""
@@ -69,7 +79,11 @@ def adam_w(lr: float, **settings: Any) -> Config:
 
 
 def one_cycle(max_lr: float) -> Config:
-    return {"type": "OneCycleLR", "args": {"max_lr": max_lr}}
+    return {"type": "OneCycleLR", "args": {"max_lr": max_lr}, "warmup_epochs": 0}
+
+
+def step_lr(step_size: int) -> Config:
+    return {"type": "StepLR", "args": {"step_size": step_size, "gamma": 0.1}, "warmup_epochs": 0}
 
 
 FIRST_TEAM_WEIGHTS = {
@@ -104,7 +118,7 @@ def first_team(loss: str, lr: float, step_size: int, batch_size: int) -> Config:
         "transforms": B1,
         "data_loader": {"args": {"batch_size": batch_size}},
         "optimizer": {"type": "Adam", "args": {"lr": lr, "weight_decay": 0, "amsgrad": True}},
-        "lr_scheduler": {"type": "StepLR", "args": {"step_size": step_size, "gamma": 0.1}},
+        "lr_scheduler": step_lr(step_size),
     }
 
 
@@ -120,7 +134,7 @@ def former(changes: Config | None = None) -> Config:
         "transforms": B1,
         "data_loader": {"args": {"batch_size": 64}},
         "optimizer": {"type": "Adam", "args": {"lr": 0.0001, "weight_decay": 0, "amsgrad": True}},
-        "lr_scheduler": {"type": "StepLR", "args": {"step_size": 5, "gamma": 0.1}},
+        "lr_scheduler": step_lr(5),
         **(changes or {}),
     }
 
@@ -159,7 +173,7 @@ CANDIDATES = {
     ),
     "former_constant": Recipe(
         "until now, constant rate",
-        former({"lr_scheduler": {"type": "StepLR", "args": {"step_size": 50, "gamma": 0.1}}}),
+        former({"lr_scheduler": step_lr(50)}),
     ),
     "former_batch": Recipe("until now, batches of 16", former({"data_loader": {"args": {"batch_size": 16}}})),
     "plain_3e-3": Recipe("plain, 3e-3", plain(lr=0.003)),
@@ -184,6 +198,12 @@ CANDIDATES = {
     "mixup": Recipe("plain, 2e-3, square-root weights, MixUp", plain({**SQRT, **MIX_UP}, 0.002)),
 }
 """What was tried on the images for tuning."""
+
+TITLES = {
+    "default": "config.json",
+    **{name: recipe.title for name, recipe in CANDIDATES.items()},
+    "b4": "b4 team's pictures, training as config.json's until now",
+}
 
 
 def b4(height: int, width: int) -> Config:
@@ -240,7 +260,7 @@ def common(output: Path, size: list[int], batch: int = 128) -> Config:
     }
 
 
-def drawn_faces(output: Path, seed: int, tuning: bool, backbone: str) -> FaceSet:
+def drawn_faces(output: Path, seed: int, tuning: bool) -> FaceSet:
     """Drawn faces from random weights: each seed has its own people to train on, all answer the same new people."""
     people = output / f"people_{seed + TUNING_SEED if tuning else seed}"
     make_demo_data(people, PEOPLE, 1, seed + TUNING_SEED if tuning else seed, workers=1)
@@ -248,8 +268,8 @@ def drawn_faces(output: Path, seed: int, tuning: bool, backbone: str) -> FaceSet
     make_demo_data(new, 1, NEW_PEOPLE, EVALUATION_SEED + tuning, workers=1)
     config = common(output, [64, 48])
     config["data"] = [{"type": "CompetitionFolder", "args": {"root": str(people / "train")}}]
-    config["arch"] = {"args": {"model_name": backbone, "pretrained": False}}
-    config["trainer"]["epochs"] = 12
+    config["arch"] = {"args": {"model_name": "test_efficientnet", "pretrained": False}}
+    config["trainer"]["epochs"] = DRAWN_EPOCHS
     config["info_dir"] = str(new / "eval")
     labels = labels_of_the_default()
     records = read_evaluation_folder(new / "eval")
@@ -269,9 +289,9 @@ def real_faces(output: Path, tuning: bool, drawn: Path, weights: Path) -> FaceSe
         {"type": "AttributeTable", "args": {"path": str(table), "root": str(drawn), "split_column": "split"}}
     ]
     config["arch"] = {
-        "args": {"model_name": weights.stem, "pretrained": False, "weights_file": str(weights)},
+        "args": {"model_name": "mobilenetv2_100", "pretrained": False, "weights_file": str(weights)},
     }
-    config["trainer"]["epochs"] = 3
+    config["trainer"]["epochs"] = REAL_EPOCHS
     config["info_dir"] = None
     labels = labels_of_the_default()
     read = read_records([AttributeTable(str(table), root=str(drawn), split_column="split")], labels)
@@ -304,20 +324,19 @@ def write_part(drawn: Path, path: Path, tuning: bool) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def recipe_named(name: str, faces: FaceSet) -> Recipe:
+def recipe_named(name: str, size_hw: Sequence[int]) -> Recipe:
+    """size_hw: of the set's images"""
     if name == "default":
-        return Recipe("config.json", recipe_of(DEFAULT))
-    if name == "b4":
-        return Recipe("b4 team's pictures", b4(*faces.config["data_loader"]["args"]["input_size"]))
-    return CANDIDATES[name]
+        return Recipe(TITLES[name], recipe_of(DEFAULT))
+    return Recipe(TITLES[name], b4(*size_hw)) if name == "b4" else CANDIDATES[name]
 
 
 def recipe_of(file: Path) -> Config:
     """What a config file says of training: the rest is the sets'."""
-    short = ConfigParser.from_file(file, SECTIONS).short
+    config = ConfigParser.from_file(file, SECTIONS)
     keys = ("labels", "loss", "transforms", "optimizer", "lr_scheduler", "weight_averaging", "mixing")
-    found = {key: short[key] for key in keys if key in short}
-    return {**found, "data_loader": {"args": {"batch_size": short["data_loader"]["args"]["batch_size"]}}}
+    found = {key: config.short[key] for key in keys if key in config.short}
+    return {**found, "data_loader": {"args": {"batch_size": config["data_loader"]["args"]["batch_size"]}}}
 
 
 def train_and_predict(name: str, recipe: Recipe, seed: int, faces: FaceSet, folder: Path) -> np.ndarray:
@@ -335,52 +354,66 @@ def train_and_predict(name: str, recipe: Recipe, seed: int, faces: FaceSet, fold
     return predict_joint(run, faces.records)
 
 
-def measure(args: Any, progress: Progress) -> Trainings:
+def measure(given: Namespace, progress: Progress) -> Trainings:
+    """The trainings that the command line asks for; those that are not in `output` yet are done now."""
+    file = given.output / f"{key_of(given)}.json"
     trainings: Trainings | None = None
-    side = "tuning" if args.tuning else "evaluation"
-    file = args.output / f"{args.set}_{side}.json"
-    for seed in range(args.first_seed, args.first_seed + args.seeds):
-        if args.set == "real":
-            faces = real_faces(args.output, args.tuning, args.drawn, args.weights_file)
+    for seed in range(1, given.seeds + 1):
+        if given.set == "real":
+            faces = real_faces(given.output, given.tuning, given.drawn, given.weights_file)
         else:
-            faces = drawn_faces(args.output, seed, args.tuning, args.backbone)
+            faces = drawn_faces(given.output, seed, given.tuning)
         trainings = trainings or Trainings.open(file, faces.images)
-        if args.epochs:
-            faces.config["trainer"]["epochs"] = args.epochs
-        for name in args.recipes:
-            recipe = recipe_named(name, faces)
+        for name in given.recipes:
+            recipe = recipe_named(name, faces.config["data_loader"]["args"]["input_size"])
             if not trainings.has(name, seed, recipe.config):
-                progress(f"{args.set}, {side}: {name}, seed {seed}")
-                joint = train_and_predict(name, recipe, seed, faces, args.output / side)
+                progress(f"{key_of(given)}: {name}, seed {seed}")
+                joint = train_and_predict(name, recipe, seed, faces, file.with_suffix(""))
                 trainings.keep(file, name, seed, recipe.config, joint)
     assert trainings is not None
     return trainings
+
+
+def key_of(given: Namespace) -> str:
+    return f"{given.set}_{'tuning' if given.tuning else 'evaluation'}"
+
+
+def tables(stored: Mapping[str, Any]) -> str:
+    """All of docs/accuracy.md, of what docs/accuracy.json holds: by set and side the trainings."""
+    labels, parts = labels_of_the_default(), []
+    for key, title in KEYS.items():
+        if key in stored:
+            baseline = "plain" if key.endswith("tuning") else "default"
+            parts.append(f"### {title}\n\n{Trainings.from_json(stored[key], labels).tables(TITLES, baseline)}")
+    return "\n\n".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. Raises ConfigError, and whatever training raises."""
     parser = CommandLine(prog="python -m benchmarks.accuracy", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("set", choices=("drawn", "real"), help="the images")
+    add("set", choices=("drawn", "real"), help="drawn faces from random weights, or real faces from ImageNet weights")
     add("--tuning", action="store_true", help="on the images that ideas are chosen on")
-    add("--recipes", nargs="+", choices=["default", "b4", *CANDIDATES], default=["default", *RECIPES, "b4"])
-    add("--seeds", type=int, default=5)
-    add("--first-seed", type=int, default=1)
-    add("--backbone", default="test_efficientnet", help="of drawn faces (default test_efficientnet)")
-    add("--epochs", type=int, help="in place of the set's own number: for a trial")
-    add("--drawn", type=Path, help="what scripts.draw_masks made of a table with a split")
-    add("--weights-file", type=Path, help="ImageNet weights, <backbone>.safetensors")
-    add("--output", type=Path, default=Path("saved/accuracy"))
+    add("--recipes", nargs="+", choices=list(TITLES), help="(default: those of the table; with --tuning all others)")
+    add("--seeds", type=int, default=3, help="how many times each is trained (default 3)")
+    add("--drawn", type=Path, help="for real: what scripts.draw_masks made of a table with a split")
+    add("--weights-file", type=Path, help="for real: ImageNet weights of mobilenetv2_100")
+    add("--output", type=Path, default=Path("saved/accuracy"), help="for the images, the runs and what they predicted")
+    add("--write-docs", action="store_true", help="puts the tables into docs/accuracy.md, accuracy.json beside it")
     given = parser.parse(argv)
     if given.seeds < 1:
         raise ConfigError(f"--seeds {given.seeds}: must be at least 1")
+    for flag, value in (("--drawn", given.drawn), ("--weights-file", given.weights_file)):
+        if given.set == "real" and (value is None or not value.exists()):
+            raise ConfigError(f"{flag} {value}: of real faces it must be given, and be there")
+    given.recipes = given.recipes or (list(CANDIDATES) if given.tuning else ["default", *RECIPES, "b4"])
     trainings = measure(given, lambda line: print(line, file=sys.stderr, flush=True))
-    titles = {
-        "default": "config.json",
-        **{name: each.title for name, each in CANDIDATES.items()},
-        "b4": "b4 team's pictures",
-    }
-    print(trainings.tables(titles, given.recipes[0]))
+    print(trainings.tables(TITLES, given.recipes[0]))
+    if given.write_docs:
+        stored = json.loads(PAGE_RESULTS.read_text(encoding="utf-8")) if PAGE_RESULTS.exists() else {}
+        stored[key_of(given)] = trainings.as_json()
+        write_atomically(PAGE_RESULTS, (json.dumps(stored, indent=1) + "\n").encode())
+        write_into_readme(PAGE, tables(stored))
 
 
 if __name__ == "__main__":

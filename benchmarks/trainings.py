@@ -17,8 +17,8 @@ import train
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from data_loader.records import Record
-from inference.scoring.intervals import Counts, Interval, Score, counts_by_person, number_persons, student
 from inference.predictor import Predictor, find_checkpoint, predict
+from inference.scoring.intervals import Counts, Interval, Score, counts_by_person, number_persons, student
 from utils.errors import ConfigError
 from utils.files import write_atomically
 from utils.run_folders import RunFolders

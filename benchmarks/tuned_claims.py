@@ -24,11 +24,11 @@ from base.label_space import LabelSpace
 from benchmarks.accuracy import DEFAULT, EVALUATION_SEED, NEW_PEOPLE, common, cycle, labels_of_the_default
 from benchmarks.trainings import train_once
 from data_loader.records.sources import read_evaluation_folder
-from inference.scoring.evaluation import JOINT
 from inference.inputs import folds_with_checkpoints
-from inference.scoring.intervals import Counts, Interval, Score, counts_by_person
 from inference.predictor import Predictor, find_checkpoint, predict
 from inference.run_predictions import RunPredictions
+from inference.scoring.evaluation import JOINT
+from inference.scoring.intervals import Counts, Interval, Score, counts_by_person
 from inference.submission import align, read_answers
 from inference.tuning.decision import Arrays, Decision, Pool
 from inference.tuning.nested import Tuning, TuningResult
@@ -76,7 +76,7 @@ def made_harder(
     values: dict[str, str], person: str, image: str, seed: int, labels: LabelSpace
 ) -> dict[str, str] | None:
     """The labels as the table has them, some of them wrong; None for a photograph that is left out."""
-    of_person, of_image = numpy_stream(seed, "person", person), numpy_stream(seed, "image", image)
+    of_person, of_image = numpy_stream(seed, f"person {person}"), numpy_stream(seed, f"image {image}")
     if of_person.random() < WITHOUT_INCORRECT and values["mask"] == "incorrect":
         return None
     found = dict(values)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy
-from benchmarks.accuracy import DEFAULT, PICTURES, RECIPES, write_part
+from benchmarks.accuracy import DEFAULT, PAGE, PAGE_RESULTS, PICTURES, RECIPES, tables, write_part
 from experiment.schema import SECTIONS
 from parse_config import ConfigParser
 from tests.utils.config.test_published_form import PUBLISHED
@@ -65,13 +65,18 @@ def test_the_first_teams_recipe_is_the_published_one(tmp_path: Path) -> None:
     assert recipe["data_loader"]["args"]["batch_size"] == published["data_loader"]["args"]["batch_size"]
 
 
+def test_the_page_has_the_tables_of_its_file() -> None:
+    assert tables(json.loads(PAGE_RESULTS.read_text(encoding="utf-8"))) in PAGE.read_text(encoding="utf-8")
+
+
 @pytest.mark.long
 def test_a_recipe_is_trained_kept_and_not_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(accuracy, "PEOPLE", 6)
     monkeypatch.setattr(accuracy, "NEW_PEOPLE", 3)
-    call = ["drawn", "--seeds", "1", "--recipes", "default", "--output", str(tmp_path), "--epochs", "1"]
+    monkeypatch.setattr(accuracy, "DRAWN_EPOCHS", 1)
+    call = ["drawn", "--seeds", "1", "--recipes", "default", "--output", str(tmp_path)]
     accuracy.main(call)
     first = capsys.readouterr()
     kept = tmp_path / "drawn_evaluation.json"

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import t as student
 from sklearn.metrics import f1_score
 
 from base.label_space import LabelSpace
 from benchmarks.trainings import COLUMNS, Figure, TestImages, Trainings, as_letters, from_letters
-from inference.scoring.intervals import Score, counts_by_person
+from inference.scoring.intervals import Score, counts_by_person, student
 from utils.errors import ConfigError
 
 LABELS = LabelSpace(
@@ -56,7 +55,7 @@ def test_a_score_is_scikit_learns_and_its_interval_is_for_other_persons_and_seed
             assert figure.seeds == pytest.approx([float((truth == each).mean()) for each in models])
         persons = Score.mean([column.score(each) for each in counts_by_person(truth, models, trainings.images.persons)])
         mean, low = statistics.fmean(figure.seeds), persons.interval()[0]
-        of_seeds = student.ppf(0.975, 2) * statistics.stdev(figure.seeds) / math.sqrt(3)
+        of_seeds = student(2) * statistics.stdev(figure.seeds) / math.sqrt(3)
         assert figure.interval[0] == pytest.approx(mean - math.hypot(mean - low, of_seeds))
 
 
@@ -71,8 +70,8 @@ def test_a_difference_is_of_the_seeds_that_both_have(trainings: Trainings) -> No
     assert found.seeds == pytest.approx([float(each.mean()) for each in right])
     assert found.is_decided
     of_persons = np.mean(right, axis=0).reshape(PERSONS, 7).mean(axis=1)  # each person has as many images
-    half = student.ppf(0.975, PERSONS - 1) * of_persons.std(ddof=1) / math.sqrt(PERSONS)
-    of_seeds = student.ppf(0.975, 1) * statistics.stdev(found.seeds) / math.sqrt(2)
+    half = student(PERSONS - 1) * of_persons.std(ddof=1) / math.sqrt(PERSONS)
+    of_seeds = student(1) * statistics.stdev(found.seeds) / math.sqrt(2)
     assert found.interval[1] - statistics.fmean(found.seeds) == pytest.approx(math.hypot(half, of_seeds), rel=0.01)
     assert trainings.difference("good", "good", COLUMNS[0]) == Figure([0.0] * 3, (0.0, 0.0), False)
 

@@ -176,7 +176,7 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
     ),
     "23-an-optimizer's-range": (
         {"optimizer.args.lr": -1},
-        [("tiny.json: optimizer.args.lr = -1: Adam refuses it",)],
+        [("tiny.json: optimizer.args.lr = -1: AdamW refuses it",)],
     ),
     "23-what-an-optimizer-takes-in-silence": (
         {"optimizer": {"type": "AdamP", "args": {"lr": -1}}},
