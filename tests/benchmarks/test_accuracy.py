@@ -52,17 +52,23 @@ def test_ideas_are_chosen_on_people_that_no_table_reports_on(drawn_masks: Path, 
 
 
 def test_the_first_teams_recipe_is_the_published_one(tmp_path: Path) -> None:
-    """Of which the sets' own keys (data, sizes, backbone, epochs) are left out."""
+    """In the table as in configs/, whatever config.json is; but for data, sizes and backbone, which others decide."""
     ages = [2.8723, 3.9589, 4.5075, 14.0625, 14.0625, 28.4211]
-    triples = [["focal", [1.4, 7.0, 7.0], 0.375], ["focal", [1.6285, 2.5912], 0.25], ["focal", ages, 0.375]]
-    (tmp_path / "published.json").write_text(json.dumps({**PUBLISHED, "loss_name": triples}))
+    told = {
+        **PUBLISHED,
+        "loss_name": [["focal", [1.4, 7.0, 7.0], 0.375], ["focal", [1.6285, 2.5912], 0.25], ["focal", ages, 0.375]],
+        "optimizer": {"type": "Adam", "args": {"lr": 0.0001, "weight_decay": 0, "amsgrad": True}},
+    }
+    (tmp_path / "published.json").write_text(json.dumps(told))
     (tmp_path / "recipe.json").write_text(json.dumps({"extends": str(DEFAULT), **RECIPES["first_team"].config}))
-    published, recipe = (
-        ConfigParser.from_file(tmp_path / name, SECTIONS).resolved for name in ("published.json", "recipe.json")
-    )
+    paths = (tmp_path / "published.json", tmp_path / "recipe.json", DEFAULT.parent / "configs" / "first_team.json")
+    published, recipe, config = (ConfigParser.from_file(path, SECTIONS).resolved for path in paths)
     for key in ("labels", "loss", "optimizer", "lr_scheduler", "transforms", "mixing", "weight_averaging"):
-        assert recipe[key] == published[key], key
-    assert recipe["data_loader"]["args"]["batch_size"] == published["data_loader"]["args"]["batch_size"]
+        assert recipe[key] == config[key] == published[key], key
+    sizes = {each["data_loader"]["args"]["batch_size"] for each in (published, recipe, config)}
+    assert sizes == {16}
+    for key in ("epochs", "monitor", "early_stop"):
+        assert config["trainer"][key] == published["trainer"][key]
 
 
 def test_the_page_has_the_tables_of_its_file() -> None:

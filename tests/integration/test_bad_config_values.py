@@ -109,8 +109,8 @@ VALUES: dict[str, tuple[dict[str, Any], Lines]] = {
         [("tiny.json: loss.heads.gender.args.class_weights = [1, 2, 3]", "2 classes (male, female)")],
     ),
     "19-for-other-bins": (
-        {"labels.attributes.age.training_bins": [20, 30, 40, 50, 60]},
-        [(f"{DEFAULT}: loss.heads.age.args.class_weights", "3 entries", "6 classes (<20,")],
+        {"labels.attributes.age.training_bins": [20, 30, 40, 50, 60], "loss.heads.age.args.class_weights": [1, 2, 3]},
+        [("tiny.json: loss.heads.age.args.class_weights", "3 entries", "6 classes (<20,")],
     ),
     "19-all-zero": (
         {"loss.heads.mask.args.class_weights": [0, 0, 0]},

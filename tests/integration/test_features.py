@@ -64,7 +64,7 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     "C4": ("-c configs/multi_sample_dropout.json", "-c configs/gem.json"),
     "C5": ("-c configs/baseline_cnn.json",),
     "C6 D3": ("-c configs/metric_learning.json",),
-    "D1": ("-c configs/learned_head_weights.json",),
+    "D1": ("-c configs/first_team.json", "-c configs/learned_head_weights.json"),
     "D2": (
         "-c configs/f1_loss.json",
         "-c configs/label_smoothing.json",

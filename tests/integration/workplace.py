@@ -40,7 +40,7 @@ TINY: dict[str, Any] = {
         "args": {"input_size": 32, "batch_size": 8, "valid_batch_size": 16, "num_workers": 0, "cache": "none"}
     },
     "arch": {"type": "BaselineCNN", "args": {"width": 4}},
-    "lr_scheduler": {"type": "StepLR", "args": {"step_size": 5}, "warmup_epochs": 0},
+    "lr_scheduler": {"type": "StepLR", "args": {"step_size": 5}},
     "trainer": {"epochs": 1, "verbosity": 1, "tensorboard": False},
 }
 """The smallest sensible run, over the config.json that users begin with; its schedule lets a run be extended."""

@@ -36,6 +36,9 @@ NAMED_FREELY: tuple[KeyPath, ...] = (
 REPLACED_WHOLE: tuple[KeyPath, ...] = (("sweep", "space"),)
 """Objects whose entries are not merged with those of an extended file: a range may take the place of a list."""
 
+GOES_WITH_TYPE: dict[KeyPath, tuple[str, ...]] = {("lr_scheduler",): ("interval", "metric", "warmup_epochs")}
+"""What, beside its `args`, belongs to a type: a cosine's warm-up is not another schedule's."""
+
 
 @dataclass(frozen=True)
 class Override:
@@ -137,7 +140,7 @@ class Layers:
     def add(self, values: dict[str, Any], origin: str) -> None:
         """Merges `values` into what is there: objects are merged, an object edits a list, all else is replaced.
 
-        null removes an entry of NAMED_FREELY. A new `type` drops the `args` of the old one."""
+        null removes an entry of NAMED_FREELY. A new `type` drops the `args` of the old one, and GOES_WITH_TYPE."""
         self._origins.append(origin)
         values = {key: value for key, value in values.items() if key not in NOT_SETTINGS}
         node = Node.wrap(values, self._layer)
@@ -253,6 +256,8 @@ class Layers:
             dropped = base.value.pop("args", Node({}, 0))
             if dropped.value and ("class_weights" in dropped.value or self._is_unaware_of(dropped)):
                 self._note(f"{dotted(key_path)}.type = {format_value(new_type)} drops the args", dropped)
+            for name in GOES_WITH_TYPE.get(key_path, ()):
+                base.value.pop(name, None)
         for key, value in over.value.items():
             self._merge_entry(base, key, value, key_path)
 

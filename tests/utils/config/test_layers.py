@@ -38,6 +38,13 @@ def test_objects_merge_lists_and_types_replace() -> None:
     assert read("same.json").short["optimizer"]["args"] == {"lr": 1, "amsgrad": True}
 
 
+def test_what_else_belongs_to_a_schedule_goes_with_its_type() -> None:
+    write("same.json", {"extends": "config.json", "lr_scheduler": {"type": "StepLR", "args": {"step_size": 2}}})
+    assert read("same.json").short["lr_scheduler"] == {"type": "StepLR", "args": {"step_size": 2}, "interval": "step"}
+    write("other.json", {"extends": "config.json", "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.1}}})
+    assert read("other.json").short["lr_scheduler"] == {"type": "OneCycleLR", "args": {"max_lr": 0.1}}
+
+
 def test_several_parents_are_laid_over_one_another_in_order() -> None:
     write("a.json", {"name": "A", "seed": 1})
     write("b.json", {"name": "B"})
