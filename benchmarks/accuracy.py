@@ -383,7 +383,7 @@ def tables(stored: Mapping[str, Any]) -> str:
     labels, parts = labels_of_the_default(), []
     for key, title in KEYS.items():
         if key in stored:
-            baseline = "plain" if key.endswith("tuning") else "default"
+            baseline = None if key.endswith("tuning") else "default"
             parts.append(f"### {title}\n\n{Trainings.from_json(stored[key], labels).tables(TITLES, baseline)}")
     return "\n\n".join(parts)
 

@@ -211,7 +211,7 @@ class Trainings:
         scores = self.images.scores(column, models)
         return Figure.difference(scores[: len(seeds)], scores[len(seeds) :])
 
-    def tables(self, titles: Mapping[str, str], baseline: str) -> str:
+    def tables(self, titles: Mapping[str, str], baseline: str | None) -> str:
         """The scores of the recipes that `titles` names, and how much the baseline is above each, as Markdown."""
         names = [name for name in titles if name in self.predicted]
         heads = [column.title for column in COLUMNS]
@@ -221,6 +221,8 @@ class Trainings:
             texts = [self.figure(name, column).text() for column in COLUMNS]
             rows.append([titles[name], str(len(self.predicted[name])), *texts])
         lines = markdown(rows)
+        if baseline is None:
+            return "\n".join(lines)
         rows = [[f"{titles[baseline]}, less", "seeds", *heads]]
         for name in names:
             found = [self.difference(baseline, name, column) for column in COLUMNS] if name != baseline else []

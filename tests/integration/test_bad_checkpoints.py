@@ -266,7 +266,7 @@ def test_resume_auto_passes_over_a_run_whose_config_is_damaged(trained: Workplac
         ("labels.attributes.age.training_bins", [30, 58], "without"),
         ("seed", 7, "42"),
         ("split.args.validation_share", 0.5, "0.25"),
-        ("optimizer.args.lr", 0.5, "0.0001"),
+        ("optimizer.args.lr", 0.5, "0.002"),
         ("lr_scheduler.args.step_size", 2, "5"),
     ],
 )
