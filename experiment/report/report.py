@@ -7,7 +7,8 @@ import csv
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -47,6 +48,8 @@ DUPLICATES_FILE = "duplicates.csv"
 TEMPLATE = Path(__file__).with_name(REPORT_FILE)
 DUPLICATE_COLUMNS = ("relation", "kind", "difference", "path", "other_path")
 MOST_DUPLICATES = 20
+MOST_COMMANDS = 3
+"""That began or resumed the run, the last ones; each once."""
 MOST_CALLS = 6
 """Of test.py, the newest, are shown."""
 _UNKNOWN = {"device": None, "cores": None, "processes": None}
@@ -104,6 +107,7 @@ def _contents(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
     pictures, no_pictures = _pictures(folder, run.config, labels, found.worst if found else [], records)
     logs = [log_folder(each) for each in dict.fromkeys([folder, *models])]
     rows = run.history[0] if run.history else []
+    sessions = [_UNKNOWN | session for each in models for session in read_record(each).get("sessions", [])]
     is_chosen = Monitor(run.config["trainer"]["monitor"]).is_on
     return {
         "title": _title(folder, run),
@@ -117,7 +121,8 @@ def _contents(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
         "pictures": pictures,
         "no_pictures": no_pictures,
         "tests": [_shown_test(each) for each in reversed(read_scores(folder)[-MOST_CALLS:])],
-        "sessions": [_UNKNOWN | session for each in models for session in read_record(each).get("sessions", [])],
+        "sessions": sessions,
+        "commands": [*dict.fromkeys(session["command"] for session in sessions)][-MOST_COMMANDS:],
         "sides": record.get("sides", {}),
         "changes": _changes(run, record),
         "data": _data(run.config),
@@ -247,7 +252,8 @@ def _pictures(
     reason = None
     if worst and not records:
         try:
-            records = read_run_records(config, labels, folder).records
+            with _nothing_logged("data_loader"):  # training has told what there is to tell
+                records = read_run_records(config, labels, folder).records
         except UserError as error:
             reason = first_line(error)
     row_of = rows_by_id(records)
@@ -262,6 +268,18 @@ def _pictures(
                 reason = reason or first_line(error)
         found.append(Picture(each, None if record is None else short_path(record.path), image))
     return found, reason
+
+
+@contextmanager
+def _nothing_logged(name: str) -> Iterator[None]:
+    """By the loggers of a package while it is entered."""
+    package = logging.getLogger(name)
+    level = package.level
+    package.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
 
 
 # --- numbers as they are shown ---
