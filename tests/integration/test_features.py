@@ -303,7 +303,17 @@ def test_e7_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("place")
-def test_g6_a_rate_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_g6_a_head_that_does_not_learn_is_named(tmp_path: Path) -> None:
+    words = small(["-c", "configs/baseline_cnn.json", "--set", "loss.heads.age.weight=0"])
+    main_of("train")([*words, "--set", f"trainer.save_dir={tmp_path}"])
+    (log,) = tmp_path.glob("log/*/*/info.log")
+    named = [line for line in log.read_text().splitlines() if "does not learn" in line]
+    assert len(named) == 1
+    assert "WARNING epoch 1: head age does not learn: the weight of its loss is 0" in named[0]
+
+
+@pytest.mark.usefixtures("place")
+def test_a_rate_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It leaves no run behind."""
     words = small(["-c", "configs/baseline_cnn.json", "--set", f"trainer.save_dir={tmp_path / 'saved'}"])
     picture = tmp_path / "new" / "rates.png"

@@ -110,6 +110,13 @@ class NoNumber(CrossEntropyLoss):
         return super().per_sample(logits, target) * math.nan
 
 
+class Infinite(CrossEntropyLoss):
+    """Not finite, though its gradient is."""
+
+    def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        return super().per_sample(logits, target) + math.inf
+
+
 class SteepAtZero(CrossEntropyLoss):
     """A finite loss whose gradient is none."""
 
@@ -117,7 +124,7 @@ class SteepAtZero(CrossEntropyLoss):
         return super().per_sample(logits, target) + (logits[:, 0] * 0).sqrt()
 
 
-@pytest.mark.parametrize(("loss", "in_a_row"), [(NoNumber, 20), (NoNumber, 3), (SteepAtZero, 3)])
+@pytest.mark.parametrize(("loss", "in_a_row"), [(NoNumber, 20), (NoNumber, 3), (Infinite, 3), (SteepAtZero, 3)])
 def test_a_run_that_cannot_go_on_ends_and_names_the_head(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, loss: type[CrossEntropyLoss], in_a_row: int
 ) -> None:
