@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -238,7 +239,7 @@ class Learner:
 
     def weights_are_finite(self) -> bool:
         """Of the model, in the process that asks."""
-        return all(torch.stack([each.isfinite().all() for each in self.model.parameters()]).tolist())
+        return bool(nn.utils.get_total_norm([*self.model.parameters()], norm_type=math.inf).isfinite())
 
     def eval_model(self) -> nn.Module:
         """What is validated, in evaluation mode: the model, or the average of its weights."""
