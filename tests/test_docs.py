@@ -48,7 +48,7 @@ def test_what_the_page_adds_trains_together(workplace: Workplace) -> None:
             copied = workplace.folder / "data" / "masks" / state / f"{state}{number}.jpg"
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(image, copied)
-    config: dict[str, Any] = {**TINY, "arch": {}}
+    config: dict[str, Any] = {**TINY, "arch": {}, "lr_scheduler": {}}
     files, blocks = [], 0
     for section in SECTIONS:
         pieces = re.split(r"```(python|jsonc)\n(.*?)```", section, flags=re.DOTALL)
