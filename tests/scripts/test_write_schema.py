@@ -24,7 +24,7 @@ def test_the_reference_is_what_the_signatures_make() -> None:
     text = REFERENCE_FILE.read_text(encoding="utf-8")
     assert text == reference(SECTIONS), "run: python -m scripts.write_schema"
     assert "MOST_JOINT_CLASSES" not in text
-    assert "| `batch_size` | whole number, at least 1 | `32` | per process |" in text
+    assert "| `valid_batch_size` | whole number, at least 1 or null | `null` | images; None: as batch_size |" in text
 
 
 @pytest.mark.parametrize(
