@@ -64,9 +64,20 @@ class RunPredictions:
             raise CheckpointError(f"{folder}: {lacks}; python train.py --resume {folder} adds it") from None
         except ValueError as error:
             raise CheckpointError(f"{error}; python train.py --resume {folder} writes it again") from None
+        run = cls(folder, name, config, table, digest_of(file))
         if not any((classes != UNKNOWN).any() for classes in table.truth.values()):
-            table = _with_truth(table, config, checkpoint.parent)
-        return cls(folder, name, config, table, digest_of(file))
+            run = replace(run, table=replace(table, truth=run.read_images().scoring_targets))
+        return run
+
+    def read_images(self) -> LabelTable:
+        """The table's images, in its order, as the run's data has them now. Raises DataError where some are gone."""
+        folder = next(iter(folds_with_checkpoints(self.folder).values()), self.folder)
+        known = read_run_records(self.config, self.table.labels, folder)
+        row_of = rows_by_id(known.records)
+        if missing := [name for name in self.table.ids if name not in row_of]:
+            lacks = f"its data no longer has {missing[0]} ({len(missing)} of the images that it predicted are gone)"
+            raise DataError(f"{self.folder}: {lacks}; put them back")
+        return known[np.array([row_of[name] for name in self.table.ids])]
 
 
 def digest_of(file: Path) -> str:
@@ -88,16 +99,6 @@ def rows_by_id(records: Sequence[Record]) -> dict[str, int]:
     """The position of each record, by what tables call it: its name, and its path."""
     row_of = {record.name: row for row, record in enumerate(records)}
     return row_of | {short_path(record.path): row for row, record in enumerate(records)}
-
-
-def _with_truth(table: PredictionTable, config: Mapping[str, Any], folder: Path) -> PredictionTable:
-    """The table with what the run's data knows of its images. Raises DataError."""
-    known = read_run_records(config, table.labels, folder)
-    row_of = rows_by_id(known.records)
-    if missing := [name for name in table.ids if name not in row_of]:
-        lacks = f"its data no longer has {missing[0]} ({len(missing)} of the images that it predicted are gone)"
-        raise DataError(f"{folder}: {lacks}; put them back")
-    return replace(table, truth=known[np.array([row_of[name] for name in table.ids])].scoring_targets)
 
 
 def common_images(runs: Sequence[RunPredictions], specialists: bool = False) -> list[RunPredictions]:

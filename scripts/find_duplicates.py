@@ -1,7 +1,8 @@
-"""Photographs that are one picture: python -m scripts.find_duplicates -c config.json [--set ...] [--output FOLDER]
+"""Photographs that are one picture: python -m scripts.find_duplicates -c config.json [--resume RUN] [--output FOLDER]
 
 Looks among all images of a config, those of training, validation and test and of info_dir, for exact copies and for
-those that were resized, encoded again, cropped a little or mirrored, within persons and across them.
+those that were resized, encoded again, cropped a little or mirrored, within persons and across them. With --resume RUN
+each image is also compared with those whose embeddings by the run's model are nearest, which finds larger crops.
 
     <output>/duplicates.csv    a row for each pair: group, relation, kind, difference, and of both path, side and person
     <output>/duplicates.jpg    the pairs side by side, with their row's number in the table; red: between two sides
@@ -12,13 +13,13 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from data_loader.duplicates import DuplicatePair, Leak, find_duplicates, groups, leaks_of
+from data_loader.duplicates import DuplicatePair, Leak, find_duplicates, groups, leaks_of, nearest_pairs
 from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.records.records import Record
 from data_loader.records.tables import as_cell
@@ -28,14 +29,18 @@ from experiment.cli import parse_override
 from experiment.folds import splits_of
 from experiment.leaks import read_evaluation_images, records_by_side
 from experiment.schema import SECTIONS
+from inference.embeddings import embed
+from inference.inputs import folds_with_checkpoints
+from inference.predictor import Predictor, find_checkpoint
 from logger.log import close_log, open_log
 from parse_config import ConfigParser
 from scripts.prepare import JPEG, encode, tile_of
 from utils.command_line import CommandLine
+from utils.device import choose_device
 from utils.errors import ConfigError, run_command
 from utils.files import short_path, write_atomically, write_output
 from utils.images import read_rgb
-from utils.run_folders import obstacle_to_writing
+from utils.run_folders import obstacle_to_writing, refuse_missing
 
 TABLE, SHEET = "duplicates.csv", "duplicates.jpg"
 HEADER = [
@@ -43,19 +48,36 @@ HEADER = [
     "other_person",
 ]  # fmt: skip
 
+NEIGHBOURS = 5
+"""So many of the nearest embeddings of each image are compared with it."""
+
 SHEET_PAIRS, SHEET_COLUMNS = 120, 5
 RED, BLACK = (200, 0, 0), (0, 0, 0)
 
 
-def find(config: ConfigParser) -> tuple[list[Record], list[str], list[Leak]]:
-    """All images of a config with their sides, and their duplicates by relation. Raises ConfigError, DataError."""
+def find(config: ConfigParser, run: Path | None = None) -> tuple[list[Record], list[str], list[Leak]]:
+    """All images of a config with their sides, and their duplicates by relation.
+
+    run: whose embeddings are asked, too
+
+    Raises ConfigError, CheckpointError, DataError."""
     folds = splits_of(config, read_label_table(config, check_config(config)))
     records, sides = records_by_side(folds, read_evaluation_images(config))
     save_dir, bits = Path(config["trainer"]["save_dir"]), config["data_loader"]["args"]["bits_used_of_16"]
     paths = [record.path for record in records]
-    check_images(paths, save_dir / CHECKED_IMAGES_FILE, "warn", bits, True, "they are no duplicates of any other")
-    pairs = find_duplicates(paths, None, save_dir, show_progress=True)
+    bad = check_images(paths, save_dir / CHECKED_IMAGES_FILE, "warn", bits, True, "they are no duplicates of any other")
+    further = None if run is None else _neighbours(records, {*bad}, run)
+    pairs = find_duplicates(paths, None, save_dir, show_progress=True, further=further)
     return records, sides, leaks_of(pairs, records, sides)
+
+
+def _neighbours(records: Sequence[Record], bad: Set[Path], run: Path) -> np.ndarray:
+    """(K, 2) rows of pairs whose embeddings are near; without images that cannot be read."""
+    rows = np.array([row for row, record in enumerate(records) if record.path not in bad], dtype=np.int64)
+    checkpoint = find_checkpoint(next(iter(folds_with_checkpoints(run).values()), run))
+    predictor = Predictor.from_checkpoint(checkpoint, choose_device(None))
+    (features,) = embed([predictor], [records[row] for row in rows], verbosity=1)
+    return rows[nearest_pairs(features, NEIGHBOURS)]
 
 
 def table_text(records: Sequence[Record], sides: Sequence[str], leaks: Sequence[Leak]) -> str:
@@ -112,20 +134,24 @@ def grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> list[Leak]:
-    """The command. Raises ConfigError, DataError, StorageFullError."""
+    """The command. Raises ConfigError, CheckpointError, DataError, StorageFullError."""
     parser = CommandLine(prog="scripts.find_duplicates", description="Finds photographs that are one picture.")
     parser.add_argument("-c", "--config", type=Path, default=Path("config.json"), help="the config (config.json)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b.c=value", help="sets one value of the config"
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help=f"where {TABLE} and {SHEET} are written")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="a run whose embeddings give further candidates")
     given = parser.parse(argv)
+    if given.resume is not None:
+        refuse_missing(given.resume)
     overrides = [parse_override(text) for text in given.set]
     if given.output is not None and (obstacle := obstacle_to_writing(given.output)):
         raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
     log = open_log(None, 1)
     try:
-        records, sides, leaks = find(ConfigParser.from_file(given.config, SECTIONS, overrides, cross_checks))
+        config = ConfigParser.from_file(given.config, SECTIONS, overrides, cross_checks)
+        records, sides, leaks = find(config, given.resume)
         for leak in leaks:
             log.info("%s", leak.line(records))
         if not leaks:

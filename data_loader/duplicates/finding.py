@@ -31,7 +31,7 @@ DUPLICATES_FOLDER = "duplicates"
 MAX_DIFFERENCE = 0.4
 """Up to it two photographs are one picture, see `difference`; measured, see docs/data.md."""
 
-_RULES = 1
+_RULES = 2
 """Raised whenever other duplicates may be found; what was found by other rules is looked for again."""
 
 Kind = Literal["exact", "near", "mirrored"]
@@ -57,29 +57,41 @@ def find_duplicates(
     persons: Sequence[str] | None = None,
     save_dir: Path | None = None,
     show_progress: bool = False,
+    further: np.ndarray | None = None,
 ) -> list[DuplicatePair]:
     """The pairs of photographs that are one picture, in order of their rows.
 
     paths: absolute; what cannot be read is no duplicate of anything
     persons: whose each photograph is; pairs of one person are left out. None: all pairs
     save_dir: where findings are kept, so that a second search of the same files opens none of them
+    further: (K, 2) rows of pairs to compare beside those of similar fingerprints, as they are and mirrored
 
     In a group of many copies not every pair is found, but each copy is in one of them (see MAX_CANDIDATES)."""
     numbers = None if persons is None else np.unique(np.array(persons), return_inverse=True)[1]
     signatures = signatures_of(map(str, paths))
-    known = (_RULES, FINGERPRINT_RULES, [*signatures.items()], None if numbers is None else numbers.tolist())
+    given = [None if each is None else each.tolist() for each in (numbers, further)]
+    known = (_RULES, FINGERPRINT_RULES, [*signatures.items()], *given)
     digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=16).hexdigest()
     file = None if save_dir is None else save_dir / DUPLICATES_FOLDER / f"{digest}.json"
     if (kept := _read(file)) is not None:
         return kept
     cache_file = None if save_dir is None else save_dir / CHECKED_IMAGES_FILE
     findings = inspected_images(signatures, cache_file, show_progress)
-    rows = [row for row, path in enumerate(paths) if findings[str(path)].fingerprint is not None]
+    readable = [row for row, path in enumerate(paths) if findings[str(path)].fingerprint is not None]
     candidates = similar_pairs(
-        [str(findings[str(paths[row])].fingerprint) for row in rows], None if numbers is None else numbers[rows]
+        [str(findings[str(paths[row])].fingerprint) for row in readable],
+        None if numbers is None else numbers[readable],
     )
-    candidates = Candidates(np.array(rows, dtype=np.int64)[candidates.rows], candidates.mirrored)
-    pairs = _compared(paths, candidates, show_progress)
+    candidates = Candidates(np.array(readable, dtype=np.int64)[candidates.rows], candidates.mirrored)
+    if further is not None:
+        flags = np.arange(2 * len(further)) < len(further)
+        candidates = Candidates(
+            np.concatenate([candidates.rows, further, further]), np.concatenate([candidates.mirrored, flags])
+        )
+    best: dict[tuple[int, int], DuplicatePair] = {}
+    for pair in sorted(_compared(paths, candidates, show_progress), key=lambda pair: pair.difference):
+        best.setdefault((pair.first, pair.second), pair)
+    pairs = [best[rows] for rows in sorted(best)]
     _write(file, pairs)
     return pairs
 

@@ -18,6 +18,9 @@ CROP = 0.05
 MAX_CANDIDATES = 50
 """Of one photograph. Where more are alike, they are so to each other, too, and end in the same group."""
 
+FEW = 100
+"""Photographs. What all have in common is taken off where there are many more: of few, copies would be all of it."""
+
 _ROWS_AT_ONCE = 512
 _WEIGHTS = np.sqrt(np.maximum(FREQUENCY, 1))
 """Low frequencies have the largest amplitudes (Field 1987), and are alike in all portraits."""
@@ -41,7 +44,8 @@ def similar_pairs(fingerprints: Sequence[str], persons: np.ndarray | None = None
 
     All pairs are compared, by matrix products: 380 N^2 FLOP."""
     values = fingerprint_array(fingerprints)
-    mean = np.where(IS_ODD, 0, values.mean(axis=0)) if len(values) else 0  # of odd values 0, with the mirrored pictures
+    weight = max(0, 1 - FEW / max(1, len(values)))
+    mean = weight * np.where(IS_ODD, 0, values.mean(axis=0)) if weight else 0  # of odd values 0, with the mirrored ones
     whole = _Halves.of(values, mean)
     found = []
     for other in (whole, _Halves.of(cropped(values, CROP), mean)):
@@ -84,3 +88,20 @@ def _highest(similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first, second = first[order], second[order]
     rank = np.arange(len(first)) - np.searchsorted(first, first)
     return first[rank < MAX_CANDIDATES], second[rank < MAX_CANDIDATES]
+
+
+def nearest_pairs(features: np.ndarray, number: int) -> np.ndarray:
+    """(K, 2) int64: each row with the `number` rows whose features are nearest, by the cosine of what differs from the
+    mean; each pair once, the first row below the second.
+
+    features: (N, F)"""
+    centred = (features - features.mean(axis=0)).astype(np.float32)
+    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    found = [np.zeros((0, 2), np.int64)]
+    for start in range(0, len(centred), _ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(centred)))
+        similarity = centred[rows] @ centred.T
+        similarity[rows - start, rows] = -2
+        nearest = np.argsort(-similarity, axis=1)[:, : min(number, len(centred) - 1)]
+        found.append(np.stack([np.repeat(rows, nearest.shape[1]), nearest.ravel()], axis=1))
+    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)

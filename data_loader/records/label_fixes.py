@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from base.label_space import LabelSpace
 from data_loader.records.records import Record
-from data_loader.records.tables import read_table
+from data_loader.records.tables import from_cell, read_table
 from utils.errors import DataError
 from utils.wording import not_one_of
 
@@ -87,7 +87,8 @@ def _read_fixes(table: Path, problems: list[str]) -> list[_Fix]:
         if len(named) != 1:
             problems.append(f"{origin}: names {len(named)} of person and path; name one of the two")
         else:
-            fixes.append(_Fix(origin, *named[0], cells["attribute"], cells["value"] or None))
+            column, key = named[0]
+            fixes.append(_Fix(origin, column, from_cell(key), cells["attribute"], cells["value"] or None))
     return fixes
 
 

@@ -41,7 +41,8 @@ def test_a_picture_on_two_sides(workplace: Workplace) -> None:
     assert "of duplicates" not in joined.out
 
 
-def test_the_command(workplace: Workplace) -> None:
+def test_the_command(trained: Workplace) -> None:
+    workplace = trained
     _share_pictures(workplace)
     images = workplace.photographs
     shutil.copy(images / "mask1.jpg", images / "mask2.jpg")
@@ -60,6 +61,9 @@ def test_the_command(workplace: Workplace) -> None:
     assert (workplace.folder / "found/here/duplicates.jpg").stat().st_size > 1000
     out = workplace.capfd.readouterr().out
     assert "1 image cannot be read" in out
+    with_embeddings = find_duplicates.main(["-c", str(config), "--resume", str(workplace.run)])
+    assert [leak.pairs for leak in with_embeddings] == [leak.pairs for leak in leaks]
     workplace.write("file", "")
     assert run_command(lambda: find_duplicates.main(["-c", str(config), "--output", "file"])) == 2
     assert run_command(lambda: find_duplicates.main(["-c", "missing.json"])) == 2
+    assert run_command(lambda: find_duplicates.main(["-c", str(config), "--resume", "nowhere"])) == 4

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from base.label_space import LabelSpace
-from data_loader.duplicates import DuplicatePair, find_duplicates, finding, groups, leaks_of
+from data_loader.duplicates import DuplicatePair, find_duplicates, finding, groups, leaks_of, nearest_pairs, search
 from data_loader.duplicates.search import MAX_CANDIDATES, similar_pairs
 from data_loader.records import Record, image_check, read_records
 from data_loader.records.sources import AttributeTable
@@ -79,9 +79,10 @@ def test_a_mask_of_another_colour_is_another_picture(folder: Path, tmp_path: Pat
     _save(tmp_path / "a.png", rgb, 90)
     height, width = rgb.shape[:2]
     mask = rgb[height // 2 : height * 3 // 4, width * 3 // 8 : width * 5 // 8]
-    mask[:] = mask // 2
+    mask[:] = mask + np.uint8(128)
     _save(tmp_path / "b.jpg", rgb, 90)
-    assert find_duplicates([tmp_path / "a.png", tmp_path / "b.jpg"]) == []
+    _save(tmp_path / "c.jpg", rgb, 50)
+    assert [(pair.first, pair.second) for pair in find_duplicates(sorted(tmp_path.iterdir()))] == [(1, 2)]
 
 
 def test_a_second_search_opens_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,19 +110,43 @@ def test_similar_pairs_are_those_of_a_plain_loop() -> None:
     made = [fingerprint_of(np.ascontiguousarray(picture).astype(np.uint8)) for picture in pictures]
     persons = np.arange(len(made)) % 7
     values = fingerprint_array(made)
-    mean = np.where(IS_ODD, 0, values.mean(axis=0))
     expected = set()
     for one in range(len(made)):
         for other in range(len(made)):
             for image in (values[other], cropped(values, 0.05)[other]):
                 for sign in (1, np.where(IS_ODD, -1, 1)):
-                    a, b = ((each - mean) * np.sqrt(FREQUENCY.clip(1)) for each in (values[one], image))
+                    a, b = (each * np.sqrt(FREQUENCY.clip(1)) for each in (values[one], image))
                     cosine = a @ (sign * b) / np.linalg.norm(a) / np.linalg.norm(b)
                     if one != other and persons[one] != persons[other] and cosine >= 0.85:
                         expected.add((min(one, other), max(one, other), not np.isscalar(sign)))
     found = similar_pairs(made, persons)
     assert {(*rows, flag) for rows, flag in zip(found.rows.tolist(), found.mirrored.tolist(), strict=True)} == expected
     assert {(0, 12, True), (3, 15, False)} <= expected
+
+
+def test_further_pairs_are_compared_too(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are and mirrored, whatever their fingerprints."""
+    monkeypatch.setattr(search, "MIN_SIMILARITY", 2)
+    names = [ORIGINAL, "2_mask2", "copy_everything", "copy_corner"]
+    paths = [folder / f"{name}.jpg" for name in names]
+    assert find_duplicates(paths, save_dir=tmp_path) == []
+    pairs = find_duplicates(paths, save_dir=tmp_path, further=np.array([[0, 1], [0, 2], [0, 3], [1, 2]]))
+    assert [(pair.first, pair.second, pair.kind) for pair in pairs] == [(0, 2, "mirrored"), (0, 3, "near")]
+
+
+def test_nearest_pairs_are_those_of_a_plain_loop() -> None:
+    features = np.random.default_rng(0).normal(3, 1, (40, 5))
+    centred = features - features.mean(axis=0)
+    expected = set()
+    for row in range(40):
+        cosine = {
+            other: centred[row] @ centred[other] / np.linalg.norm(centred[row]) / np.linalg.norm(centred[other])
+            for other in range(40)
+            if other != row
+        }
+        expected |= {(min(row, other), max(row, other)) for other in sorted(cosine, key=cosine.__getitem__)[-3:]}
+    assert {(one, other) for one, other in nearest_pairs(features, 3).tolist()} == expected
+    assert nearest_pairs(features[:1], 3).shape == (0, 2)
 
 
 def test_many_copies_stay_one_group() -> None:
