@@ -92,8 +92,11 @@ def unreadable_runs(save_dir: Path) -> list[Path]:
 
 
 def _kept_config(folder: Path) -> dict[str, Any] | None:
+    """None where there is none, or it is no run's: a project has a config.json, too."""
     config = read_kept_config(folder)
-    return config if config is not None and {"name", "trainer"} <= config.keys() else None
+    if config is None or not {"name", "trainer"} <= config.keys():
+        return None
+    return config if read_record(folder) or any(folder.glob("*.pth")) or folds_in(folder) else None
 
 
 def summarise_run(folder: Path) -> RunSummary:

@@ -19,7 +19,7 @@ from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Probabilities, predict
 from inference.run_predictions import digest_of
 from inference.scoring.evaluation import SetScores, class_distribution
-from inference.submission import origin_file, write_origin, write_probabilities, write_submission
+from inference.submission import ID_COLUMN, origin_file, write_origin, write_probabilities, write_submission
 from inference.tta import PRESETS
 from inference.tuning.decision import Decision, TunedEnsemble
 from utils.errors import ConfigError
@@ -138,14 +138,14 @@ def output_file(members: Sequence[EnsembleMember], arguments: Namespace) -> Path
     tables = [file]
     if arguments.parts:
         tables += [member_file(file, number) for number in range(1, len(members) + 1)]
-    written = [(each, ".csv") for each in tables] + [(origin_file(each), ".json") for each in tables]
-    if arguments.probabilities:
-        written += [(probabilities_file(each), ".csv") for each in tables]
+    probabilities = [probabilities_file(each) for each in tables if arguments.probabilities]
+    written = [(each, ".csv", ID_COLUMN) for each in (*tables, *probabilities)]
+    written += [(origin_file(each), ".json", "") for each in tables]
     if obstacle := obstacle_to_writing((file.resolve() if file.is_symlink() else file).parent):
         raise ConfigError(f"{file}: cannot be written: {obstacle}")
     read = files_read(members, arguments)
-    for each, suffix in written:
-        if obstacle := obstacle_to_replacing(each, read, suffix):
+    for each, suffix, beginning in written:
+        if obstacle := obstacle_to_replacing(each, read, suffix, beginning):
             raise ConfigError(f"{each}: cannot be written: {obstacle}")
     return file
 

@@ -24,9 +24,11 @@ from utils import distributed
 from utils.command_line import CommandLine
 from utils.config.plugins import plugin_errors
 from utils.errors import ConfigError, run_command
-from utils.files import write_atomically
+from utils.files import obstacle_to_replacing, write_atomically
 from utils.progress import with_progress
 from utils.run_folders import obstacle_to_writing
+
+COLUMNS = ("update", "lr", "loss", "smoothed")
 
 
 def measure(session: run.Session, updates: int, lowest: float, highest: float) -> RangeTest:
@@ -72,7 +74,7 @@ def write_table(test: RangeTest, path: Path) -> None:
     """One row an update: its number, the rate, the loss, and its smoothed value."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["update", "lr", "loss", "smoothed"])
+    table.writerow(COLUMNS)
     for number, row in enumerate(zip(test.rates, test.losses, test.smoothed, strict=True), start=1):
         table.writerow([number, *(f"{value:.6g}" for value in row)])
     write_atomically(path, text.getvalue().encode())
@@ -130,8 +132,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"--lowest {given.lowest:g}: must be above 0 and below --highest {given.highest:g}")
     if given.output.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"--output {given.output}: must end in .png, .svg or .pdf")
-    if obstacle := obstacle_to_writing(given.output.parent):
-        raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
+    table = given.output.with_suffix(".csv")
+    for file, beginning in ((given.output, ""), (table, ",".join(COLUMNS))):
+        obstacle = obstacle_to_replacing(file, [given.config], file.suffix, beginning)
+        if obstacle := obstacle or obstacle_to_writing(file.parent):
+            raise ConfigError(f"--output {given.output}: {file} cannot be written: {obstacle}")
     if distributed.world_size() > 1:
         raise ConfigError("scripts.lr_finder: is for one process; run it without torchrun")
     _figure_class()  # before the work, not after it
@@ -142,7 +147,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         with plugin_errors(), run.open_session(config, resume, arguments) as session:
             test = measure(session, given.updates, given.lowest, given.highest)
         found = suggest(test)
-        table = given.output.with_suffix(".csv")
         try:
             table.parent.mkdir(parents=True, exist_ok=True)
             write_table(test, table)

@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> TuningResult:
         raise ConfigError(f"{repeated[0]}: is named twice")
     for run in given.runs:
         refuse_missing(run)
-    obstacle = obstacle_to_replacing(given.output, suffix=".json") if given.output.name else "names no file"
+    is_named, beginning = given.output.name, '{"format":'
+    obstacle = obstacle_to_replacing(given.output, (), ".json", beginning) if is_named else "names no file"
     if obstacle := obstacle or obstacle_to_writing(given.output.parent):
         raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
     open_log(None, verbosity=1)

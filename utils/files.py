@@ -53,20 +53,30 @@ def short_path(path: Path | str) -> str:
     return str(path).removeprefix(os.path.join(os.getcwd(), ""))  # noqa: PTH109, PTH118 - text is needed
 
 
-def obstacle_to_replacing(path: Path, inputs: Iterable[Path] = (), suffix: str = ".csv") -> str | None:
+def obstacle_to_replacing(
+    path: Path, inputs: Iterable[Path] = (), suffix: str = ".csv", beginning: str = ""
+) -> str | None:
     """Why a file must not be written, though its folder can be; None if it may. To be checked before long work.
 
     inputs: what the same command reads
-    suffix: of the files that the command writes; an existing one with another suffix is not replaced"""
+    suffix: of the files that the command writes; an existing one with another suffix is not replaced
+    beginning: of their text, apart from spaces and line ends; an existing one that begins otherwise is not, either"""
     if path.is_dir():
         return "is a folder; name a file in it"
     if path.exists() and not path.is_file():
         return NO_REGULAR_FILE
     if any(each.exists() and path.exists() and path.samefile(each) for each in inputs):
         return "is what this command reads, and would be lost; name another file"
-    if path.exists() and (path.suffix != suffix or path.name == "config.json"):
+    if path.exists() and (path.suffix != suffix or path.name == "config.json" or not _begins(path, beginning)):
         return f"is there already, and is nothing that this command writes; name a new file, such as scores{suffix}"
     return None
+
+
+def _begins(path: Path, beginning: str) -> bool:
+    """An empty file begins with anything."""
+    with path.open("rb") as file:
+        text = "".join(file.read(200).decode("utf-8", "replace").split())
+    return text.startswith(beginning) or not text
 
 
 @contextmanager

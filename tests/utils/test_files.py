@@ -129,3 +129,9 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) ->
     os.utime(tmp_path / left[1], (0, 0))
     write_atomically(path, b"whole")
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*kept, path.name])
+
+
+def test_a_file_that_begins_otherwise_is_somebody_else_s(tmp_path: Path) -> None:
+    for text, is_ours in (('{\n    "format": 1}', True), ("", True), ('{"name": "Mine"}', False), ("\x89PNG", False)):
+        (tmp_path / "tuned.json").write_text(text)
+        assert (obstacle_to_replacing(tmp_path / "tuned.json", (), ".json", '{"format":') is None) == is_ours

@@ -193,8 +193,8 @@ def test_calibration_is_better_with_a_temperature(table: PredictionTable, page: 
 
 def test_a_run_without_predictions_or_anything_else(tmp_path: Path) -> None:
     folders = make_run(tmp_path, None)
-    for name in ("run.json",):
-        (folders.models / name).unlink()
+    (folders.models / "run.json").unlink()
+    (folders.models / "last.pth").touch()
     for path in folders.log.iterdir():
         path.unlink()
     outcome = run_command(lambda: command.main([str(folders.models)]))
@@ -233,3 +233,5 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run_command(lambda: command.main([str(tmp_path)])) == 4
     assert capsys.readouterr().err.startswith(f"{tmp_path}: ")
     assert run_command(lambda: command.main([str(tmp_path / "missing")])) == 4
+    (tmp_path / "config.json").write_text('{"name": "a project", "trainer": {"epochs": 3}}')
+    assert run_command(lambda: command.main([str(tmp_path)])) == 4
