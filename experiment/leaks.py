@@ -19,8 +19,8 @@ from utils.errors import DataError
 logger = logging.getLogger(__name__)
 
 REMEDY = (
-    'python -m scripts.find_duplicates shows them; "persons": "by_duplicates" in a source joins their persons, '
-    'and "duplicates": "ignore" says nothing'
+    'python -m scripts.find_duplicates -c <this config> shows them; "persons": "by_duplicates" in a source joins '
+    'their persons, and "duplicates": "ignore" says nothing'
 )
 
 

@@ -110,7 +110,7 @@ class PredictionTable:
 
         Raises OSError, or ValueError where it is not one of `labels`."""
         with file.open(newline="", encoding="utf-8") as stream:
-            header, *rows = csv.reader(stream)
+            header, *rows = [*csv.reader(stream)] or [[]]
         expected, attributes = _header(labels), labels.predicted_attributes
         has_truth = header == expected
         width = len(expected) - len(attributes)

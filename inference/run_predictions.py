@@ -60,8 +60,9 @@ class RunPredictions:
         try:
             table = PredictionTable.read(file, labels)
         except OSError:
-            lacks = f"has no {OUT_OF_FOLD_FILE}, which training writes at its end"
-            raise CheckpointError(f"{folder}: {lacks}; python train.py --resume {folder} adds it") from None
+            lacks = f"has no {OUT_OF_FOLD_FILE}, which training writes at its end where something validates"
+            remedy = f"python train.py --resume {folder} adds it to a run, and name no soup whose runs differ in that"
+            raise CheckpointError(f"{folder}: {lacks}; {remedy}") from None
         except ValueError as error:
             raise CheckpointError(f"{error}; python train.py --resume {folder} writes it again") from None
         run = cls(folder, name, config, table, digest_of(file))

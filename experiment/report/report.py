@@ -63,7 +63,7 @@ def write_report(folder: Path, records: Sequence[Record] = ()) -> None:
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
         remedy = f"python -m scripts.report {short_path(folder)} tries again"
-        logger.warning("%s: could not be written: %s; %s", short_path(folder / REPORT_FILE), reason, remedy)
+        logger.warning("no report: %s; %s", reason, remedy)
         logger.debug("the report failed", exc_info=True, extra=FOR_FILE_ALONE)
 
 
