@@ -60,6 +60,8 @@ def compare_runs(folders: Sequence[Path]) -> list[str]:
         lines.append("they were validated on the same images")
     else:
         lines.append("they were validated on different images: only the common ones are compared")
+    nested = "is a greedy soup: each person is predicted by the one that is chosen without them, not by itself"
+    lines += [f"{run.predictions.folder} {nested}" for run in runs if run.predictions.is_nested]
     groups = _groups(runs)
     for title, group in groups.items():
         lines += _summary(title, group)
@@ -93,10 +95,12 @@ def _counted(runs: Sequence[RunPredictions]) -> list[ComparedRun]:
 
 
 def _groups(runs: Sequence[ComparedRun]) -> dict[str, list[ComparedRun]]:
-    """Runs of one config but for its seed, by a title."""
+    """Runs of one config but for its seed, by a title; a soup is alone."""
     found: list[tuple[dict[str, Any], list[ComparedRun]]] = []
     for run in runs:
         config = {key: value for key, value in leaves(run.predictions.config) if key not in SEED_ALONE}
+        if run.predictions.soup:
+            config["soup"] = run.predictions.folder
         group = next((group for own, group in found if own == config), None)
         if group is None:
             found.append((config, [run]))

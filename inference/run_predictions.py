@@ -35,6 +35,8 @@ class RunPredictions:
     name: <name>/<run>
     config: resolved
     digest: of the table's file
+    soup: the runs that it is the mean of; none: it is no soup
+    is_nested: each person is predicted by the soup that was chosen without them, not by the run's own weights
     """
 
     folder: Path
@@ -42,6 +44,8 @@ class RunPredictions:
     config: dict[str, Any]
     table: PredictionTable
     digest: str
+    soup: tuple[str, ...] = ()
+    is_nested: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> RunPredictions:

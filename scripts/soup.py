@@ -189,6 +189,7 @@ def write_run(
         "run_name": folders.run,
         "completed_epochs": max(soups.runs[number].predictor.completed_epochs for number in chosen),
         "soup": [str(soups.runs[number].path) for number in sorted(chosen)],
+        "greedy": bool(arguments.greedy),
         **{f"{side}_digest": digest for side, digest in digests.items()},
     }
     command = shlex.join(["scripts.soup", *arguments.argv])
