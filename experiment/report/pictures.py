@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -96,5 +97,7 @@ def _figure(width: float, height: float):  # type: ignore[no-untyped-def] # of m
 
 def _pixels(figure) -> np.ndarray:  # type: ignore[no-untyped-def]
     """uint8 (H, W, 3)"""
-    figure.canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the font has no Korean, say
+        figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

@@ -22,7 +22,7 @@ from data_loader.records import Record
 from data_loader.records.tables import from_cell
 from experiment.folds import is_run_of_folds
 from experiment.report.findings import WorstImage, find
-from experiment.report.history import charts_of_folds, charts_of_model, sparklines, speed, warnings_of
+from experiment.report.history import LOG_FILE, charts_of_folds, charts_of_model, sparklines, speed, warnings_of
 from experiment.report.pictures import thumbnail
 from experiment.run_record import read_record
 from experiment.runs import RunSummary, log_folder, summarise_run
@@ -135,6 +135,7 @@ def _contents(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
         "duplicates": _duplicates(folder),
         "speed": speed(logs),
         "warnings": warnings_of(logs),
+        "has_log": any((log / LOG_FILE).exists() for log in logs),
         "geometry": charts,
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     }
