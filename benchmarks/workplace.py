@@ -31,6 +31,21 @@ TRAIN_TABLE = Path("train", "train.csv")
 SMALL_MODEL = "mobilenetv3_small_050"
 SEED = 7
 
+LEARNING: dict[str, Any] = {
+    "loss": {
+        "heads": {
+            name: {"type": "FocalLoss", "args": {"gamma": 2.0, "class_weights": weights}, "weight": share}
+            for name, weights, share in (
+                ("mask", [1.4, 7.0, 7.0], 0.375),
+                ("gender", [2.5912, 1.6285], 0.25),
+                ("age", [2.1077, 2.2005, 14.0625], 0.375),
+            )
+        }
+    },
+    "optimizer": {"type": "Adam", "args": {"lr": 0.0001, "amsgrad": True}},
+    "lr_scheduler": {"type": "StepLR", "args": {"step_size": 5, "gamma": 0.1}},
+}
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -121,8 +136,10 @@ class Workplace:
         return found
 
     def config_file(self, changes: Mapping[str, Any] | None = None, save_dir: str = "saved") -> Path:
-        """A file with config.json for these photographs and `changes`; nothing is downloaded or printed."""
+        """A file with config.json for these photographs and `changes`; nothing is downloaded or printed. How a model
+        learns is fixed, so that the loops by hand (loops.py) can do the same."""
         values = {
+            **LEARNING,
             "extends": str(PROJECT / "config.json"),
             "name": "Benchmark",
             "data": [{"type": "CompetitionFolder", "args": {"root": str(self.data / "train")}}],
@@ -183,9 +200,9 @@ def read_config(file: Path) -> ConfigParser:
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Objects are merged, all else is replaced."""
+    """Objects are merged, all else, and what has a new type, is replaced."""
     merged = dict(values)
     for key, change in changes.items():
-        both = isinstance(change, Mapping) and isinstance(merged.get(key), Mapping)
+        both = isinstance(change, Mapping) and "type" not in change and isinstance(merged.get(key), Mapping)
         merged[key] = _merged(merged[key], change) if both else change
     return merged

@@ -69,7 +69,8 @@ class RunPredictions:
             raise CheckpointError(f"{folder}: {lacks}; {remedy}") from None
         except ValueError as error:
             raise CheckpointError(f"{error}; python train.py --resume {folder} writes it again") from None
-        run = cls(folder, name, config, table, digest_of(file))
+        soup, is_nested = tuple(content.get("soup", ())), bool(content.get("greedy"))
+        run = cls(folder, name, config, table, digest_of(file), soup, is_nested)
         if not any((classes != UNKNOWN).any() for classes in table.truth.values()):
             run = replace(run, table=replace(table, truth=run.read_images().scoring_targets))
         return run

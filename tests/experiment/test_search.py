@@ -177,7 +177,7 @@ def test_trials_are_runs_with_the_studys_values(workplace: Workplace) -> None:
     pytest.importorskip("optuna")
     space = SPACE | {"data_loader.args.input_size": [32, [32, 24]], "trainer.accumulation_steps": {"low": 1, "high": 2}}
     config = write_config(workplace, space)
-    search(workplace, config, "--trials", "2", "--set", "loss.heads.age.args.gamma=1.5").check_success()
+    search(workplace, config, "--trials", "2", "--set", "loss.heads.age.weight=1.5").check_success()
     rows = trials_of(workplace)
     assert [row["state"] for row in rows] == ["COMPLETE"] * 2
     for number, row in enumerate(rows):
@@ -190,7 +190,7 @@ def test_trials_are_runs_with_the_studys_values(workplace: Workplace) -> None:
         assert 1e-4 <= optimizer["args"]["lr"] <= 1e-2
         assert json.dumps(loader["input_size"]) == row["params_data_loader.args.input_size"]
         assert str(kept["trainer"]["accumulation_steps"]) == row["params_trainer.accumulation_steps"]
-        assert kept["loss"]["heads"]["age"]["args"]["gamma"] == 1.5
+        assert kept["loss"]["heads"]["age"]["weight"] == 1.5
         (line,) = metrics_of(workplace, "Search", run).splitlines()
         assert float(row["value"]) == pytest.approx(json.loads(line)["val/loss"])
     assert rows[0][f"params_{LR}"] != rows[1][f"params_{LR}"]
@@ -209,8 +209,8 @@ def test_trials_are_runs_with_the_studys_values(workplace: Workplace) -> None:
     assert f"sweep {path.parent}" in listed
     assert listed[listed.index(f"sweep {path.parent}") + 1].startswith("2 of 2 trials finished")
 
-    search(workplace, config, "--trials", "2", "--set", "loss.heads.age.args.gamma=2").check_refusal(
-        2, ("--set loss.heads.age.args.gamma=2", "1.5"), "change them back"
+    search(workplace, config, "--trials", "2", "--set", "loss.heads.age.weight=2").check_refusal(
+        2, ("--set loss.heads.age.weight=2", "1.5"), "change them back"
     )
 
 

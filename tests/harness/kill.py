@@ -3,8 +3,8 @@ that nothing disturbed: python -m tests.harness.kill --trials 200 --seed 1
 
 A trial is a run that is stopped up to three times, half of the times within the writing of a checkpoint, resumed by
 `--resume auto`, and answered with by test.py. Its checkpoints, metrics, out-of-fold predictions and submission are
-those of the undisturbed run, and no temporary file is left in it. (A run that is killed before its first checkpoint
-begins again in a new folder.)
+those of the undisturbed run, no start may meet a half-written file, and no temporary file is left in it. (A run that is
+killed before its first checkpoint begins again in a new folder.)
 """
 
 from __future__ import annotations
@@ -160,6 +160,8 @@ def run_trial(
             assert code in (-point.number, 75), f"exit code {code}: {_last_line(folder)}"
         code, _ = _start(config, int(stream.integers(3)), folder, None, plant)
         assert code == 0, f"exit code {code}: {_last_line(folder)}"
+        text = (folder / "output.txt").read_text()
+        assert "damaged" not in text, f"a file was half written: {next(x for x in text.splitlines() if 'damaged' in x)}"
         trial.wrong = difference(reference.end, end_of(folder))
     except (AssertionError, TimeoutError) as error:
         trial.wrong = str(error)

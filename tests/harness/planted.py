@@ -4,7 +4,7 @@ trial, and in those of the run that it is compared with."""
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from trainer.learner import Learner
 from trainer.schedule import Schedule
 from trainer.trainer import Trainer
 from utils import files
-from utils.checkpoint import checkpoint_file
 from utils.random_streams import StreamPair
 
 
@@ -76,15 +75,17 @@ def augmentation_in_the_order_of_workers() -> None:
 
 
 def write_not_atomic() -> None:
-    def write_in_place(path: Path, data: bytes) -> None:
+    def replace_in_place(path: Path, make: Callable[[Path], None]) -> None:
+        temporary = path.with_name(f".{path.name}.whole")
+        make(temporary)
+        data = temporary.read_bytes()
+        temporary.unlink()
         with path.open("wb", buffering=0) as file:
-            file.write(data[: len(data) // 2])
-            os.fsync(file.fileno())
-            file.write(data[len(data) // 2 :])
-            os.fsync(file.fileno())
+            for half in (data[: len(data) // 2], data[len(data) // 2 :]):
+                file.write(half)
+                os.fsync(file.fileno())
 
-    for module in (files, checkpoint_file, json_lines_tracker):
-        _replace(module, "write_atomically", write_in_place)
+    _replace(files, "_replace", replace_in_place)
 
 
 PLANTED = (

@@ -85,7 +85,7 @@ def test_a_training_is_one_run_of_the_server_which_may_also_die(workplace: Workp
         (run,) = client.search_runs([experiment.experiment_id])
         assert (run.info.run_name, run.info.status) == ("one", "FINISHED")
         assert run.data.tags["mlflow.user"] == "me"
-        assert run.data.params["optimizer.type"] == "Adam"
+        assert run.data.params["optimizer.type"] == "AdamW"
         lines = (workplace.save_dir / "log/Tiny/one/metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         assert len(rows) == 12

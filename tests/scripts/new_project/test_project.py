@@ -26,6 +26,7 @@ COUNT = 60
 SMALL = (
     "arch.args.model_name=test_resnet", "arch.args.pretrained=false", "data_loader.args.input_size=32",
     "data_loader.args.num_workers=0", "n_gpu=0", "trainer.epochs=1", "trainer.tensorboard=false",
+    "duplicates=ignore",  # drawn shapes and clothes are alike
 )  # fmt: skip
 
 
