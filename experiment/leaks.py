@@ -1,4 +1,4 @@
-"""Duplicates in a config's data: photographs of different persons that are one picture, told before training."""
+"""Duplicates in a config's data: photographs of different persons that are one picture, reported before training."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def warn_of_bad_test_images(session: Session, test: LabelTable) -> None:
 
 
 def warn_of_duplicates(session: Session, folds: Sequence[Fold]) -> None:
-    """See `check_duplicates`. A resumed run has been told. Raises DataError."""
+    """See `check_duplicates`. A resumed run was warned when it began. Raises DataError."""
     if session.run is None:
         check_duplicates(session.config, folds)
 

@@ -1,4 +1,4 @@
-"""Probes: what frozen features are worth, told by simple classifiers on them.
+"""Probes: what frozen features are worth, by simple classifiers on them.
 
 linear    logistic regression of the standardised features, classes weighted by their counts (Alain & Bengio 2016)
 kNN       the most similar training images vote, by cosine

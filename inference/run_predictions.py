@@ -65,7 +65,9 @@ class RunPredictions:
             table = PredictionTable.read(file, labels)
         except OSError:
             lacks = f"has no {OUT_OF_FOLD_FILE}, which training writes at its end where something validates"
-            remedy = f"python train.py --resume {folder} adds it to a run, and name no soup whose runs differ in that"
+            remedy = f"python train.py --resume {folder} adds it; without a validation side name another run"
+            if "soup" in content:
+                lacks, remedy = "is a soup of runs that validate on different people", "name those runs"
             raise CheckpointError(f"{folder}: {lacks}; {remedy}") from None
         except ValueError as error:
             raise CheckpointError(f"{error}; python train.py --resume {folder} writes it again") from None

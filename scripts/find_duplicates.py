@@ -38,7 +38,7 @@ from scripts.prepare import JPEG, encode, tile_of
 from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_command
-from utils.files import short_path, write_atomically, write_output
+from utils.files import obstacle_to_replacing, short_path, write_atomically, write_output
 from utils.images import read_rgb
 from utils.run_folders import obstacle_to_writing, refuse_missing
 
@@ -146,8 +146,10 @@ def main(argv: Sequence[str] | None = None) -> list[Leak]:
     if given.resume is not None:
         refuse_missing(given.resume)
     overrides = [parse_override(text) for text in given.set]
-    if given.output is not None and (obstacle := obstacle_to_writing(given.output)):
-        raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
+    if given.output is not None:
+        obstacle = obstacle_to_replacing(given.output / TABLE, [given.config], ".csv", ",".join(HEADER[:3]))
+        if obstacle := obstacle or obstacle_to_writing(given.output):
+            raise ConfigError(f"--output {given.output}: {TABLE} cannot be written: {obstacle}")
     log = open_log(None, 1)
     try:
         config = ConfigParser.from_file(given.config, SECTIONS, overrides, cross_checks)
@@ -157,9 +159,12 @@ def main(argv: Sequence[str] | None = None) -> list[Leak]:
         if not leaks:
             log.info("%d images: no duplicates", len(records))
         if given.output is not None:
+            was_there = (given.output / TABLE).exists()
             write_output(given.output / TABLE, table_text(records, sides, leaks))
             if leaks:
                 write_atomically(given.output / SHEET, encode(contact_sheet(records, sides, leaks), JPEG))
+            elif was_there:
+                (given.output / SHEET).unlink(missing_ok=True)  # of the earlier search
             log.info("%s: written", given.output)
         return leaks
     finally:

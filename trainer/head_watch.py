@@ -13,7 +13,7 @@ from trainer.epoch_metrics import LossOfEpoch
 EPOCHS, UPDATES = 3, 100
 """So long a head may take at least to become better than always the most frequent class."""
 FEWEST = 20
-"""Validation images with a known label, of which something can be told."""
+"""Validation images with a known label, the fewest from which something follows."""
 ZERO = 1e-8
 SAME = 1e-6
 """Relative: the losses of two batches that differ by less are the same in float32."""

@@ -90,7 +90,7 @@ class Trainer(BaseTrainer):
         self._counts: dict[str | None, torch.Tensor] = {}  # of this epoch's validation
 
     def train(self) -> None:
-        self.learner.callbacks.state_dict()  # one that no checkpoint can hold is told before an epoch is lost with it
+        self.learner.callbacks.state_dict()  # one that no checkpoint can hold fails before an epoch is lost with it
         if self.time_budget is not None:
             self.time_budget.begin()
         super().train()

@@ -1,4 +1,4 @@
-"""Duplicates: photographs that are one picture, found among tens of thousands, told, and joined to one person.
+"""Duplicates: photographs that are one picture, found among tens of thousands, reported, and joined to one person.
 
 A search goes from cheap to dear: fingerprints, which the image check keeps, give candidates (search.py); these are
 aligned and compared at every place (comparison.py)."""

@@ -253,7 +253,7 @@ def _pictures(
     reason = None
     if worst and not records:
         try:
-            with _nothing_logged("data_loader"):  # training has told what there is to tell
+            with _nothing_logged("data_loader"):  # training has logged what there is to say
                 records = read_run_records(config, labels, folder).records
         except UserError as error:
             reason = first_line(error)

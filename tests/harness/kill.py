@@ -24,12 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from scripts.make_demo_data import make_demo_data
 from tests.harness.forked import TEST, TRAIN, Point, run_forked
 from tests.harness.planted import PLANTED
-from tests.integration.drawn_road import write_config
+from tests.integration.drawn_road import draw_small_data, write_config
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import run_command
 from utils.random_streams import numpy_stream
@@ -191,7 +189,7 @@ def _last_line(folder: Path) -> str:
 
 def run_trials(trials: int, seed: int, scenarios: Sequence[str], folder: Path) -> Iterator[Trial]:
     """Each in a folder of its own, which stays where the trial failed."""
-    data = draw_data(folder / "data")
+    data = draw_small_data(folder / "data")
     references = {name: make_reference(name, folder / name, data) for name in scenarios}
     for number in range(trials):
         scenario = scenarios[number % len(scenarios)]
@@ -210,16 +208,6 @@ def find_planted(plant: Callable[[], None], most_trials: int, seed: int, folder:
     return next((trial for trial in trials if trial.wrong), None)
 
 
-def draw_data(folder: Path) -> Path:
-    """Ten people to train on, three to answer, a quarter of the size of drawn photographs."""
-    make_demo_data(folder, 10, 3, seed=5, workers=1)
-    for path in folder.rglob("images/**/*.*"):
-        with Image.open(path) as photograph:
-            small = photograph.reduce(4)
-        small.save(path)
-    return folder
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.harness.kill", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--trials", type=int, default=200)
@@ -233,7 +221,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     begin = time.monotonic()
     if arguments.planted:
-        data, found = draw_data(folder / "data"), 0
+        data, found = draw_small_data(folder / "data"), 0
         for plant in PLANTED:
             (folder / plant.__name__).mkdir()
             trial = find_planted(plant, arguments.trials, arguments.seed, folder / plant.__name__, data)

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from scripts.make_demo_data import make_demo_data
-from tests.integration.drawn_road import write_config
+from tests.integration.drawn_road import draw_small_data, write_config
 from tests.integration.workplace import TINY, Workplace, copy_into, make_data
 from train import main
 from utils.images import decoding
@@ -68,14 +66,8 @@ def no_image_is_opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten drawn people to train on, three to answer; a quarter of the size, as hundreds of runs decode them."""
-    folder = tmp_path_factory.mktemp("drawn") / "data"
-    make_demo_data(folder, 10, 3, seed=5, workers=1)
-    for path in folder.rglob("images/**/*.*"):
-        with Image.open(path) as photograph:
-            small = photograph.reduce(4)
-        small.save(path)
-    return folder
+    """See `draw_small_data`."""
+    return draw_small_data(tmp_path_factory.mktemp("drawn") / "data")
 
 
 @pytest.fixture

@@ -13,12 +13,24 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import train as train_script
+from scripts.make_demo_data import make_demo_data
 from trainer.learner import Learner
 from utils.checkpoint.checkpoint_file import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
+
+
+def draw_small_data(folder: Path) -> Path:
+    """Ten drawn people to train on, three to answer; a quarter of the size, as hundreds of runs decode them."""
+    make_demo_data(folder, 10, 3, seed=5, workers=1)
+    for path in folder.rglob("images/**/*.*"):
+        with Image.open(path) as photograph:
+            small = photograph.reduce(4)
+        small.save(path)
+    return folder
 
 
 def write_config(folder: Path, drawn: Path, **changes: Any) -> Path:

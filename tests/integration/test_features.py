@@ -25,6 +25,7 @@ from scripts.make_demo_data import make_demo_data
 from tests.data_loader.preparation.tiny_networks import red_mask_network
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.config.layers import Override
+from utils.errors import ConfigError
 from utils.images import read_rgb
 
 ROOT = Path(__file__).parents[2]
@@ -272,6 +273,12 @@ def test_g5_duplicates_across_persons(place: Path, tmp_path: Path, capsys: pytes
     capsys.readouterr()
     main_of("train")([*small(words), "--dry-run"])
     assert f"evaluation (1 mirrored), such as {pair['path']}" in capsys.readouterr().out
+    shutil.copyfile(place / "data" / "eval" / "images" / target.name, target)
+    main_of("scripts.find_duplicates")([*words, "--output", str(tmp_path / "found")])  # none: no sheet of earlier ones
+    assert [path.name for path in (tmp_path / "found").iterdir()] == ["duplicates.csv"]
+    (tmp_path / "found" / "duplicates.csv").write_text("somebody's,own\n")
+    with pytest.raises(ConfigError, match="is nothing that this command writes"):
+        main_of("scripts.find_duplicates")([*words, "--output", str(tmp_path / "found")])
 
 
 def test_f6_the_platforms_variables_in_training(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
