@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from inference.cli import parse_arguments
 from logger.log import close_log, open_log
 from utils.allocator import keep_freed_memory
 from utils.config.plugins import accept_changes, plugin_errors
-from utils.errors import importing, run_command
+from utils.errors import importing, run_and_exit
 
 if TYPE_CHECKING:
     from inference.run import TestResult
@@ -58,4 +57,4 @@ def answer(arguments: Namespace) -> TestResult:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from logger.log import close_log, open_log
 from utils.allocator import keep_freed_memory
 from utils.config.plugins import accept_changes, plugin_errors
 from utils.environment import environment_number
-from utils.errors import importing, run_command
+from utils.errors import importing, run_and_exit
 
 if TYPE_CHECKING:
     from experiment.run import RunResult
@@ -52,4 +51,4 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -33,7 +33,7 @@ from inference.submission import align, read_answers
 from parse_config import ConfigParser
 from scripts.make_demo_data import make_demo_data
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 from utils.files import write_atomically
 
 DEFAULT = PROJECT / "config.json"
@@ -417,4 +417,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -13,7 +13,6 @@ difference  its interval of the difference between two equally good models, whic
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from scipy.special import ndtr, ndtri  # type: ignore[import-untyped]
 
 from inference.scoring.intervals import TAIL, Counts, Interval, Score, counts_by_person, difference, student
 from utils.command_line import CommandLine
-from utils.errors import run_command
+from utils.errors import run_and_exit
 from utils.random_streams import numpy_stream
 
 IMAGES = np.array([0, 0, 0, 0, 0, 1, 2])
@@ -140,4 +139,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -34,7 +34,7 @@ from inference.scoring.intervals import Counts, Score, counts_by_person, differe
 from inference.submission import align, read_answers, read_origin
 from parse_config import ConfigParser
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 from utils.files import write_atomically
 
 CONFIG = PROJECT / "configs" / "faces_with_drawn_masks.json"
@@ -231,4 +231,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

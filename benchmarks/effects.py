@@ -34,7 +34,7 @@ from logger.json_lines_tracker import read_metrics
 from model.metric import accuracy, f1
 from scripts.make_demo_data import make_demo_data
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 from utils.files import write_atomically
 from utils.run_folders import RunFolders
 
@@ -241,4 +241,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -27,7 +27,7 @@ from data_loader.records.sources import AttributeTable
 from inference.scoring.intervals import Counts, Score, counts_by_person, difference
 from inference.submission import Answers, align, read_answers, read_origin
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 from utils.files import write_atomically
 
 PAGE, PAGE_RESULTS = PROJECT / "docs" / "results.md", PROJECT / "docs" / "results.json"
@@ -302,4 +302,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

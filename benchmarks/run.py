@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -36,7 +35,7 @@ from benchmarks.workplace import FULL, QUICK, Scale, Workplace, new_folder
 from utils.allocator import keep_freed_memory
 from utils.command_line import CommandLine
 from utils.device import choose_device
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 from utils.files import obstacle_to_replacing
 from utils.run_folders import obstacle_to_writing
 from utils.wording import not_one_of
@@ -144,4 +143,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

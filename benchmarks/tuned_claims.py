@@ -34,7 +34,7 @@ from inference.tuning.decision import Arrays, Decision, Pool
 from inference.tuning.nested import Tuning, TuningResult
 from scripts.make_demo_data import make_demo_data
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 from utils.files import write_atomically
 from utils.random_streams import numpy_stream
 
@@ -231,4 +231,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -320,6 +320,9 @@ def _tracked(trainer: Trainer) -> Iterator[None]:
     except UserError as error:
         exit_code = error.exit_code
         raise
+    except Interrupted as stop:
+        exit_code = stop.kind.exit_code
+        raise
     finally:
         trainer.trackers.close(exit_code)
 

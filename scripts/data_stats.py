@@ -7,7 +7,6 @@ deviation of their pixels, as decoded, before any transform.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from experiment.schema import SECTIONS
 from logger.log import close_log, open_log
 from parse_config import ConfigParser
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, DataError, run_command
+from utils.errors import ConfigError, DataError, run_and_exit
 from utils.files import obstacle_to_replacing, write_atomically
 from utils.run_folders import obstacle_to_writing
 
@@ -146,4 +145,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

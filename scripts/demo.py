@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import test
 import train
 from scripts.make_demo_data import make_demo_data
 from utils.command_line import CommandLine
-from utils.errors import run_command
+from utils.errors import run_and_exit
 
 DATA = Path("data/demo")
 CONFIG = Path("configs/demo.json")
@@ -41,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from logger.log import close_log, open_log
 from parse_config import ConfigParser
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.command_line import CommandLine
-from utils.errors import CheckpointError, ConfigError, run_command
+from utils.errors import CheckpointError, ConfigError, run_and_exit
 from utils.files import obstacle_to_replacing, write_atomically
 from utils.run_folders import obstacle_to_writing
 
@@ -119,4 +118,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from inference.tta import PRESETS
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
 from utils.config.plugins import FLAG, accept_changes
-from utils.errors import CheckpointError, ConfigError, DataError, run_command
+from utils.errors import CheckpointError, ConfigError, DataError, run_and_exit
 from utils.wording import first_line
 
 log = logging.getLogger(LOG_NAME)
@@ -116,4 +115,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from parse_config import ConfigParser
 from scripts.prepare import JPEG, encode, tile_of
 from utils.command_line import CommandLine
 from utils.device import choose_device
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 from utils.files import obstacle_to_replacing, short_path, write_atomically, write_output
 from utils.images import read_rgb
 from utils.run_folders import obstacle_to_writing, refuse_missing
@@ -172,4 +171,4 @@ def main(argv: Sequence[str] | None = None) -> list[Leak]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from logger.log import LOG_NAME, close_log, open_log
 from scripts.find_duplicates import captioned, grid
 from scripts.prepare import JPEG, encode, tile_of
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, DataError, run_command
+from utils.errors import ConfigError, DataError, run_and_exit
 from utils.files import write_atomically, write_output
 from utils.images import read_rgb
 from utils.run_folders import obstacle_to_writing, refuse_missing
@@ -139,4 +138,4 @@ def main(argv: Sequence[str] | None = None) -> list[SuspiciousLabel]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

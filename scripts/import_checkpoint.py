@@ -8,7 +8,6 @@ images went through (transforms.eval, data_loader.args.input_size). Nothing in t
 from __future__ import annotations
 
 import logging
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from inference.imported_run import import_run
 from logger.log import LOG_NAME, close_log, open_log
 from parse_config import ConfigParser
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 
 log = logging.getLogger(LOG_NAME)
 
@@ -67,4 +66,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from logger.log import close_log
 from utils import distributed
 from utils.command_line import CommandLine
 from utils.config.plugins import plugin_errors
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 from utils.files import obstacle_to_replacing, write_atomically
 from utils.progress import with_progress
 from utils.run_folders import obstacle_to_writing
@@ -162,4 +161,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

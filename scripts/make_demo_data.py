@@ -30,7 +30,7 @@ from tqdm import tqdm
 from scripts.demo_data.faces import contact_sheet, draw_photograph
 from scripts.demo_data.people import Person
 from scripts.demo_data.plan import Drawing, Plan, plan_people, plan_tables
-from utils.errors import ConfigError, StorageFullError, UserError, run_command
+from utils.errors import ConfigError, StorageFullError, UserError, run_and_exit
 from utils.files import write_atomically
 
 VERSION = 1
@@ -223,4 +223,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

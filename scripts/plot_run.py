@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from logger.json_lines_tracker import METRICS_FILE, read_metrics
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, DataError, run_command
+from utils.errors import ConfigError, DataError, run_and_exit
 
 LEFT, RIGHT = ("train/loss", "val/loss"), ("val/f1", "val/accuracy")
 
@@ -59,4 +58,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

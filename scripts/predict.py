@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from inference.submission import write_probabilities
 from inference.tta import PRESETS
 from utils.command_line import CommandLine
 from utils.config.plugins import FLAG, accept_changes
-from utils.errors import ConfigError, DataError, run_command
+from utils.errors import ConfigError, DataError, run_and_exit
 from utils.files import obstacle_to_replacing
 from utils.run_folders import obstacle_to_writing, refuse_missing
 
@@ -93,4 +92,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

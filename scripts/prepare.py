@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import shutil
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +29,7 @@ from data_loader.records.tables import find_column, raise_problems, read_table
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
 from utils.config.layers import Layers
-from utils.errors import ConfigError, DataError, InvalidConfig, run_command
+from utils.errors import ConfigError, DataError, InvalidConfig, run_and_exit
 from utils.files import write_atomically
 from utils.images import read_rgb
 from utils.progress import with_progress
@@ -294,4 +293,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -39,7 +38,7 @@ from utils.command_line import CommandLine
 from utils.config.layers import Override
 from utils.config.plugins import FLAG, accept_changes
 from utils.device import choose_device
-from utils.errors import CheckpointError, ConfigError, DataError, StorageFullError, run_command
+from utils.errors import CheckpointError, ConfigError, DataError, StorageFullError, run_and_exit
 from utils.files import FULL, short_path, write_output
 from utils.random_streams import numpy_stream
 from utils.run_folders import obstacle_to_writing
@@ -280,4 +279,4 @@ def main(argv: Sequence[str] | None = None) -> Results:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from utils.command_line import CommandLine
-from utils.errors import importing, run_command
+from utils.errors import importing, run_and_exit
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -24,4 +23,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -9,7 +9,6 @@ python -m scripts.runs explain saved/models/<name>/<run> optimizer.args.lr
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from experiment.comparison import compare_runs
 from experiment.runs import RunSummary, compare_configs, explain, summarise_run, summarise_runs, unreadable_runs, usual
 from experiment.search.results import summaries
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, DataError, run_command
+from utils.errors import ConfigError, DataError, run_and_exit
 from utils.wording import format_value, not_one_of
 
 MOST_CHANGES = 4
@@ -129,4 +128,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

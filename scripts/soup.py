@@ -38,7 +38,7 @@ from utils.command_line import CommandLine
 from utils.config.layers import Override
 from utils.config.plugins import COPIES, FLAG, accept_changes
 from utils.device import choose_device
-from utils.errors import CheckpointError, ConfigError, DataError, StorageFullError, run_command
+from utils.errors import CheckpointError, ConfigError, DataError, StorageFullError, run_and_exit
 from utils.files import FULL
 from utils.run_folders import RunFolders, new_run, obstacle_to_writing, refuse_missing
 
@@ -239,4 +239,4 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -9,7 +9,6 @@ import argparse
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from experiment.search.supervisor import supervise
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
 from utils.device import choose_device
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 from utils.signals import StopSignals
 
 log = logging.getLogger(LOG_NAME)
@@ -79,4 +78,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

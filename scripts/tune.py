@@ -7,7 +7,6 @@ python test.py --resume saved/models/<name>/<run> [<another run> ...] --decision
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from inference.run_predictions import RunPredictions, common_images
 from inference.tuning.nested import Tuning, TuningResult
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, run_command
+from utils.errors import ConfigError, run_and_exit
 from utils.files import obstacle_to_replacing
 from utils.run_folders import obstacle_to_writing, refuse_missing
 
@@ -58,4 +57,4 @@ def main(argv: Sequence[str] | None = None) -> TuningResult:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -4,14 +4,13 @@ of every key: python -m scripts.write_schema"""
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from experiment.schema import SECTIONS
 from scripts.config_reference import reference
 from scripts.editor_schema import editor_schema
 from utils.command_line import CommandLine
-from utils.errors import run_command
+from utils.errors import run_and_exit
 from utils.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -31,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)

@@ -9,13 +9,15 @@
       StopSignal         75    stopped by SIGTERM or SIGUSR1, and resumable
         KeyboardStop    130    stopped by Ctrl-C, and resumable
 
-`run_command` prints them. Constructors raise ValueError, or InvalidConfig for several problems; the config's parser
-makes a ConfigError of both.
+`run_command` prints them, and `run_and_exit` is a script's last line. Constructors raise ValueError, or InvalidConfig
+for several problems; the config's parser makes a ConfigError of both.
 """
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import signal
 import sys
 import threading
@@ -23,6 +25,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The error numbers of a full disk, an exceeded quota, and a file that is too large."""
 
 KeyPath = tuple[str | int, ...]
 """Where a value is in a config: ("data", 0, "args", "root")."""
@@ -119,6 +125,10 @@ class KeyboardStop(StopSignal):
     exit_code = 130
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Those that ask a command to stop."""
+
+
 class Interrupted(KeyboardInterrupt):
     """SIGTERM, SIGUSR1 or Ctrl-C where there is nothing to save. It is no Exception: whoever reports what a library
     raises would take it for a failure of that library.
@@ -130,11 +140,31 @@ class Interrupted(KeyboardInterrupt):
         self.kind = KeyboardStop if number == signal.SIGINT else StopSignal
 
 
+def run_and_exit(command: Callable[[], object]) -> NoReturn:
+    """Runs an entry point, and ends this process with its exit code, which no later signal changes."""
+    exit_code = run_command(command)
+
+    def leave(*_: object) -> None:
+        os._exit(exit_code)
+
+    for number in SIGNALS:
+        signal.signal(number, leave)
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # Python would try again as it ends, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno in FULL:
+            print(f"standard output: could not be written ({error.strerror})", file=sys.stderr)
+            exit_code = exit_code or StorageFullError.exit_code
+    sys.exit(exit_code)
+
+
 def run_command(command: Callable[[], object]) -> int:
-    """Runs an entry point and returns its exit code: a user's mistake is one line on stderr, never a traceback.
+    """Runs an entry point and returns its exit code: a user's mistake is one line on stderr, never a traceback, and so
+    is a full disk.
 
     SIGTERM and SIGUSR1 end it at once, as Ctrl-C does; long work that has something to save handles them itself
-    (utils/signals.py)."""
+    (utils/signals.py). A second signal does not wait for what the first one ends."""
     try:
         with _signals_raise():
             command()
@@ -144,6 +174,13 @@ def run_command(command: Callable[[], object]) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return stop.kind.exit_code
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(
+            f"{error.filename or 'a file'}: could not be written ({error.strerror}); free some space", file=sys.stderr
+        )
+        return StorageFullError.exit_code
     finally:
         gc.unfreeze()  # what `importing` froze: libraries complain of what is left when Python ends
     return 0
@@ -171,12 +208,18 @@ def importing() -> Iterator[None]:
 @contextmanager
 def _signals_raise() -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number))
+        interrupted = Interrupted(signal.Signals(number))
+        for each in SIGNALS:
+            signal.signal(each, leave)
+        raise interrupted
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        os._exit(Interrupted(signal.Signals(number)).kind.exit_code)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+    earlier = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from utils.errors import ConfigError, StorageFullError
+from utils.errors import FULL, ConfigError, StorageFullError
 from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -100,9 +100,6 @@ def folder_lock(folder: Path, description: str, stop: StopSignals) -> Iterator[N
     finally:
         lock.release()
 
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The error numbers of a full disk, an exceeded quota, and a file that is too large."""
 
 SECONDS_OF_A_DAY = 86_400
 NO_REGULAR_FILE = "is no regular file, but a device, a pipe or the like"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-from utils.errors import KeyboardStop, StopSignal
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+from utils.errors import SIGNALS, KeyboardStop, StopSignal
 
 
 class StopSignals:
-    """As a context, the signals only set `received`; afterwards they act as before.
+    """As a context, the signals only set `received`; afterwards they act as before, also the one that came last, unless
+    it was answered.
 
     Long work checks `requested` between its steps, saves its state and raises `error()`."""
 
@@ -52,3 +53,19 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._previous.clear()
+        if kind is None and self.received is not None:  # it came after the last question
+            signal.raise_signal(self.received)
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """The signals wait while it is entered; a process that is forked meanwhile unblocks them itself."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        unblock()
+
+
+def unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

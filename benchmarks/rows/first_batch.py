@@ -22,7 +22,7 @@ from data_loader.splits import Split
 from experiment.builders import build_data_loader, build_model, read_label_table
 from experiment.folds import splits_of
 from utils.allocator import keep_freed_memory
-from utils.errors import run_command
+from utils.errors import run_and_exit
 
 TARGET = Target(0.2, 0.1, less_is_better=True)
 """Seconds, for a warm cache."""
@@ -121,4 +121,4 @@ def main(config_file: str, paths_file: str) -> None:
 
 if __name__ == "__main__":
     keep_freed_memory()  # as train.py does
-    sys.exit(run_command(lambda: main(*sys.argv[1:])))
+    run_and_exit(lambda: main(*sys.argv[1:]))

@@ -27,7 +27,7 @@ from data_loader.workers.shared_slots import SharedSlots
 from utils import distributed
 from utils.allocator import keep_freed_memory, return_freed_memory
 from utils.errors import DataError, UserError
-from utils.signals import SIGNALS
+from utils.signals import SIGNALS, blocked, unblock
 
 BATCHES_AHEAD = 2
 """How many batches each worker may be ahead of the model."""
@@ -141,7 +141,8 @@ class _Worker:
         self.connection, other_end = _FORK.Pipe()
         inherited = [*earlier, self.connection]
         self.process = _FORK.Process(target=_work, args=(images, slots, other_end, inherited), daemon=True)
-        self.process.start()
+        with blocked():  # until the worker no longer has this process's handlers
+            self.process.start()
         other_end.close()
 
     def send(self, keys: BatchKeys, slot: int) -> None:
@@ -167,6 +168,7 @@ def _work(images: PipelineImages, slots: SharedSlots, connection: Connection, in
         each.close()
     for number in SIGNALS:  # they reach all processes, and the main one answers them
         signal.signal(number, signal.SIG_IGN)
+    unblock()
     keep_freed_memory()
     cv2.setNumThreads(0)
     while True:

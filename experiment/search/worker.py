@@ -30,7 +30,7 @@ from trainer.checkpoint import resumable_files
 from trainer.monitor import Monitor
 from utils.errors import ConfigError, DataError, StopSignal, StorageFullError, UserError
 from utils.run_folders import RunFolders
-from utils.signals import SIGNALS, StopSignals
+from utils.signals import SIGNALS, StopSignals, blocked, unblock
 from utils.wording import first_line, format_value
 
 if TYPE_CHECKING:
@@ -268,11 +268,8 @@ class Worker:
             command += [word for text in (*self.sweep.overrides, *assignments(values)) for word in ("--set", text)]
         command += ["--device", self.device] if self.device else []
         process = _FORK.Process(target=_run_train_py, args=(command, output))
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child no longer has this process's handlers
-        try:
+        with blocked():  # until the child no longer has this process's handlers
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return process
 
 
@@ -281,7 +278,7 @@ def _run_train_py(command: Sequence[str], output: Path) -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     os.setsid()  # Ctrl-C reaches it once, through its worker
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    unblock()
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -1,9 +1,7 @@
 """python -m scripts.new_project ../mine"""
 
-import sys
-
 from scripts.new_project import main
-from utils.errors import run_command
+from utils.errors import run_and_exit
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    run_and_exit(main)
