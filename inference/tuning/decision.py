@@ -3,6 +3,9 @@
     the runs' probabilities are averaged with weights, head by head -> calibrated -> joined to the joint class (or each
     attribute) -> answered by a rule for macro F1, or the arg max
 
+Attributes are decided one by one where there is no joint class, and where its truth was known of too few persons to
+learn from (partial labels); the joint class is then the one that they make.
+
 Specialists may predict different attributes: each attribute is averaged over the runs that predict it. Where nothing is
 calibrated, they answer as `Ensemble` does without a decision.
 
@@ -60,6 +63,7 @@ class Decision:
     calibration: None leaves the probabilities as they are
     rules: by target (the joint class, or without one each attribute); without one the arg max answers
     left_out: the runs that got no weight
+    by_attribute: each attribute is decided by itself, though there is a joint class
     tuning: how it was learned, and its nested estimate: plain data
     """
 
@@ -68,6 +72,7 @@ class Decision:
     calibration: Calibration | None = None
     rules: dict[str, Rule] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    by_attribute: bool = False
     tuning: dict[str, Any] = field(default_factory=dict)
 
     def write(self, file: Path) -> None:
@@ -84,6 +89,7 @@ class Decision:
                 for run in self.runs
             ],
             "left_out": self.left_out,
+            "by_attribute": self.by_attribute,
             "labels": self.labels.to_config(),
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "rules": {
@@ -103,12 +109,14 @@ class Decision:
                 raise ConfigError(f"{file}: has the format {content['format']!r}, and this version reads {FORMAT}")
             labels = LabelSpace(**content["labels"])
             runs = [_run_from(each) for each in content["runs"]]
-            sizes = {name: table.shape[1] for name, table in _empty_targets(labels).items()}
+            by_attribute = content.get("by_attribute", False) is True
+            sizes = {name: table.shape[1] for name, table in _empty_targets(labels, by_attribute).items()}
             rules = {name: Rule(*_rule_from(rule, sizes[name])) for name, rule in content["rules"].items()}
             calibration = None if content["calibration"] is None else _calibration_from(content["calibration"], labels)
             if not runs:
                 raise ValueError("names no run")
-            return cls(labels, runs, calibration, rules, list(map(str, content["left_out"])), dict(content["tuning"]))
+            left_out, tuning = list(map(str, content["left_out"])), dict(content["tuning"])
+            return cls(labels, runs, calibration, rules, left_out, by_attribute, tuning)
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -162,7 +170,8 @@ class TunedEnsemble:
         self._order = sorted(range(len(members)), key=lambda number: decision.runs.index(members[number]))
         self.decision, self.members, self.labels = decision, members, decision.labels
         self._weights = [weights[number] for number in self._order]
-        self._pool = Pool([labels[number] for number in self._order], [members[number].name for number in self._order])
+        models, names = zip(*((labels[number], members[number].name) for number in self._order), strict=True)
+        self._pool = Pool(models, names, decision.by_attribute)
 
     def predict(self, models: Sequence[Probabilities], vote: Vote = "soft") -> EnsemblePrediction:  # noqa: ARG002
         """models: what each predicts of the same images"""
@@ -170,11 +179,13 @@ class TunedEnsemble:
         by_head = [{name: table.double().numpy() for name, table in own.items()} for own in ordered]
         targets, attributes = self._pool.combine(by_head, self._weights, self.decision.calibration)
         decided = {name: torch.from_numpy(classes) for name, classes in self.decision.decide(targets).items()}
-        joint = decided.get(JOINT)
         classes = {
-            name: torch.from_numpy(attributes[name].argmax(axis=1)) if joint is not None else decided[name]
+            name: decided[name] if name in decided else torch.from_numpy(attributes[name].argmax(axis=1))
             for name in self.labels.predicted_attributes
         }
+        joint = decided.get(JOINT)
+        if joint is None and self.labels.has_joint_class:
+            joint = self.labels.joint_classes(classes)
         probabilities = {name: torch.from_numpy(attributes[name]).float() for name in classes}
         return EnsemblePrediction(joint, classes, probabilities)
 
@@ -188,14 +199,16 @@ class Pool:
 
     models: their label spaces; an attribute has the same scored classes in all that predict it
     names: of the models, for errors
+    by_attribute: each attribute is decided by itself, though there is a joint class
 
     `labels` has the heads in which they are averaged: the models' own, where all have the same, or else one for each
     attribute. `are_specialists` where the models do not all predict the same attributes.
 
     Raises ConfigError where models differ in an attribute's scored classes."""
 
-    def __init__(self, models: Sequence[LabelSpace], names: Sequence[str] = ()) -> None:
+    def __init__(self, models: Sequence[LabelSpace], names: Sequence[str] = (), by_attribute: bool = False) -> None:
         self.models = models
+        self.by_attribute = by_attribute
         self.shares_heads = all(each.heads == models[0].heads for each in models)
         self.are_specialists = any(scored_classes(each) != scored_classes(models[0]) for each in models)
         self._names = list(names) or [str(number) for number in range(len(models))]
@@ -217,15 +230,19 @@ class Pool:
         """By target, and by attribute, the probabilities of all models together."""
         if calibration is None and self.are_specialists:
             models = [Probabilities.from_heads(*own) for own in zip(self.models, map(_tensors, by_head), strict=True)]
-            joint = self._ensemble(weights).joint_probabilities(models)
+            joint = None if self.by_attribute else self._ensemble(weights).joint_probabilities(models)
             attributes = self.heads(by_head, weights)
             return attributes if joint is None else {JOINT: joint.double().numpy()}, attributes
         if calibration is None:
             each = list(zip(self.models, by_head, strict=True))
-            targets = average([targets_of(*own) for own in each], weights)
+            targets = average([self.targets_of(*own) for own in each], weights)
             return targets, average([attributes_of(*own) for own in each], weights)
         heads = calibration.apply(self.labels, self.heads(by_head, weights))
-        return targets_of(self.labels, heads), attributes_of(self.labels, heads)
+        return self.targets_of(self.labels, heads), attributes_of(self.labels, heads)
+
+    def targets_of(self, labels: LabelSpace, by_head: Arrays) -> dict[str, np.ndarray]:
+        """What is decided of a model, or of all of them."""
+        return targets_of(labels, by_head, self.by_attribute)
 
 
 def _with_a_head_for_each_attribute(labels: LabelSpace) -> LabelSpace:
@@ -237,16 +254,17 @@ def _with_a_head_for_each_attribute(labels: LabelSpace) -> LabelSpace:
     return LabelSpace(specs, None, joint or None)
 
 
-def targets_of(labels: LabelSpace, by_head: Arrays) -> dict[str, np.ndarray]:
-    """What is decided: the probabilities (N, K) of the joint class, or without one of each attribute."""
-    if not labels.has_joint_class:
+def targets_of(labels: LabelSpace, by_head: Arrays, by_attribute: bool = False) -> dict[str, np.ndarray]:
+    """What is decided: the probabilities (N, K) of the joint class, or of each attribute where there is none or
+    `by_attribute`."""
+    if by_attribute or not labels.has_joint_class:
         return attributes_of(labels, by_head)
     return {JOINT: labels.joint_probabilities(_tensors(by_head)).numpy()}
 
 
-def truth_of_targets(labels: LabelSpace, truth: Arrays) -> dict[str, np.ndarray]:
+def truth_of_targets(labels: LabelSpace, truth: Arrays, by_attribute: bool = False) -> dict[str, np.ndarray]:
     """By target the true class, (N,), -1 = unknown; truth: by attribute."""
-    if not labels.has_joint_class:
+    if by_attribute or not labels.has_joint_class:
         return dict(truth)
     return {JOINT: labels.joint_classes(_tensors(truth)).numpy()}
 
@@ -270,8 +288,9 @@ def _tensors(by_head: Arrays) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(table)) for name, table in by_head.items()}
 
 
-def _empty_targets(labels: LabelSpace) -> dict[str, np.ndarray]:
-    return targets_of(labels, {name: np.zeros((0, head.num_classes)) for name, head in labels.heads.items()})
+def _empty_targets(labels: LabelSpace, by_attribute: bool) -> dict[str, np.ndarray]:
+    by_head = {name: np.zeros((0, head.num_classes)) for name, head in labels.heads.items()}
+    return targets_of(labels, by_head, by_attribute)
 
 
 def _run_from(each: Mapping[str, Any]) -> TunedRun:

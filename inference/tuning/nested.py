@@ -113,7 +113,8 @@ class Tuning:
     num_folds: of persons
     seed: that the persons are dealt with
 
-    Specialists, which predict different attributes, keep equal weights.
+    Specialists, which predict different attributes, keep equal weights. Where too few persons have a known joint class
+    (partial labels), each attribute is decided by itself (`pool.by_attribute`).
 
     Raises DataError where there is too little to learn from."""
 
@@ -125,18 +126,33 @@ class Tuning:
         self.labels = self.pool.labels
         truth = {name: classes for table in reversed(self.tables) for name, classes in table.truth.items()}
         self.attribute_truth = {name: truth[name].numpy() for name in self.labels.predicted_attributes}
-        self.truth = truth_of_targets(self.labels, self.attribute_truth)
-        known = np.any([classes != UNKNOWN for classes in self.truth.values()], axis=0)
         self.person_of = number_persons(self.tables[0].persons)
-        self.num_images, self.num_persons = int(known.sum()), len(np.unique(self.person_of[known]))
+        self.truth = truth_of_targets(self.labels, self.attribute_truth)
         if self.num_persons < 2 * num_folds:
-            what = "joint class" if self.labels.has_joint_class else "class"
+            self.pool.by_attribute = True
+            self.truth = truth_of_targets(self.labels, self.attribute_truth, by_attribute=True)
+        if self.num_persons < 2 * num_folds:
             raise DataError(
-                f"{runs[0].folder}: only {self.num_persons} persons have a known {what}; "
+                f"{runs[0].folder}: only {self.num_persons} persons have a known class; "
                 f"{num_folds} folds need {2 * num_folds} at least: train with more, or tune with fewer --folds"
             )
         self.ways = ways(1 if self.pool.are_specialists else len(runs))
         self.fold_of = self._deal(seed)
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """(N,) bool: the images of which some target is known."""
+        return np.any([classes != UNKNOWN for classes in self.truth.values()], axis=0)
+
+    @property
+    def num_images(self) -> int:
+        """Of which some target is known."""
+        return int(self.is_known.sum())
+
+    @property
+    def num_persons(self) -> int:
+        """The persons of these images."""
+        return len(np.unique(self.person_of[self.is_known]))
 
     def _deal(self, seed: int) -> np.ndarray:
         """The fold of each image, (N,): persons in an order in which neighbours are of one class, dealt in turn."""
@@ -162,9 +178,15 @@ class Tuning:
             for level in LEVELS:
                 calibration = None if level == "none" else Calibration.fit(self.pool.labels, heads, truth, level)
                 mean, _ = self.pool.combine(self.by_head, weights.tolist(), calibration)
-                rules = {target: Rule.for_macro_f1(table[rows]) for target, table in mean.items()}
                 plain = {target: table.argmax(axis=1) for target, table in mean.items()}
-                ruled = {target: rules[target].decide(table) for target, table in mean.items()}
+                # Of images that are scored: with partial labels the others may be of another kind.
+                learned_from = {target: rows & (self.truth[target] != UNKNOWN) for target in mean}
+                rules = {
+                    target: Rule.for_macro_f1(table[learned_from[target]])
+                    for target, table in mean.items()
+                    if learned_from[target].any()
+                }
+                ruled = plain | {target: rule.decide(mean[target]) for target, rule in rules.items()}
                 losses = self._losses(mean)
                 found[Way(name, level, False)] = Learned(Fitted(weights, calibration, {}), plain, losses)
                 found[Way(name, level, True)] = Learned(Fitted(weights, calibration, rules), ruled, losses)
@@ -247,7 +269,6 @@ class Tuning:
     def _worths(self, chosen: Way, crossed: Mapping[Way, Crossed]) -> dict[str, Worth]:
         """By step, what it is worth to the chosen way (or to the arg max), with the other steps as they are."""
         found = {}
-        known = np.any([classes != UNKNOWN for classes in self.truth.values()], axis=0)
         for step in dict.fromkeys(step for way in self.ways for step in way.steps):
             is_kept = step in chosen.steps
             without = _nearest(chosen, self.ways, step, False)
@@ -257,7 +278,7 @@ class Tuning:
                 gain = difference(first, second)
                 found[step] = Worth("macro F1", gain.value, gain.interval, is_kept)
             else:
-                value, error = self._mean_by_person(crossed[with_it].losses - crossed[without].losses, known)
+                value, error = self._mean_by_person(crossed[with_it].losses - crossed[without].losses, self.is_known)
                 half = student(self.num_persons - 1) * error
                 found[step] = Worth("log loss", value, (value - half, value + half), is_kept)
         return found
@@ -299,6 +320,18 @@ class TuningResult:
         """Of macro F1, nested over untuned."""
         return difference(self.untuned, self.nested)
 
+    def _lines_by_target(self) -> list[str]:
+        """Of several targets, what each gains. Those that no image knows are left out, as in the counts."""
+        names = [name for name, classes in self.tuning.truth.items() if (classes != UNKNOWN).any()]
+        if len(names) < 2:
+            return []
+        lines = []
+        for name, before, after in zip(names, self.untuned, self.nested, strict=True):
+            score, gain = Score.macro_f1(before), difference([before], [after])
+            gained = with_interval(gain.value, gain.interval, "+")
+            lines.append(f"  {name}: macro F1 {with_interval(score.value, score.interval())}, gain {gained}")
+        return lines
+
     def decision(self) -> Decision:
         runs = [
             TunedRun(
@@ -315,6 +348,7 @@ class TuningResult:
             self.fitted.calibration,
             self.fitted.rules,
             [run.name for run in runs if run.weight <= 0],
+            self.tuning.pool.by_attribute,
             self.summary(),
         )
 
@@ -334,12 +368,17 @@ class TuningResult:
     def lines(self) -> list[str]:
         """For the log."""
         tuning, folds = self.tuning, self.tuning.num_folds
-        lines = [
+        lines = []
+        if tuning.pool.by_attribute and tuning.labels.has_joint_class:
+            joint = ", ".join(each.name for each in tuning.labels.joint_attributes)
+            lines.append(f"too few persons have a known {joint} all at once: each is tuned by itself")
+        lines += [
             f"{tuning.num_images} images of {tuning.num_persons} persons, nested in {folds} folds of persons",
             f"untuned arg max:  {_line(self.untuned)}",
             f"tuned, nested:    {_line(self.nested)}",
             f"gain of macro F1: {with_interval(self.gain.value, self.gain.interval, '+')}, p = {self.gain.p_value:.4f}"
             f"{'' if self.gain.is_decided else ': cannot be told from none'}",
+            *self._lines_by_target(),
             f"chosen: {self.chosen} (so in {self.chosen_by_fold.count(self.chosen)} of {folds} folds)",
         ]
         lines += [f"{step}: {worth}" for step, worth in self.steps.items()]

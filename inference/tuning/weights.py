@@ -14,7 +14,7 @@ import numpy as np
 
 from base.batch import UNKNOWN
 from inference.tuning.calibration import Arrays
-from inference.tuning.decision import Pool, attributes_of, targets_of, truth_of_targets
+from inference.tuning.decision import Pool, attributes_of, truth_of_targets
 from inference.tuning.macro_f1_rule import macro_f1
 
 GREEDY_ROUNDS = 25
@@ -49,8 +49,8 @@ def convex_weights(pool: Pool, by_head: Sequence[Arrays], truth: Arrays) -> np.n
 def greedy_weights(pool: Pool, by_head: Sequence[Arrays], truth: Arrays) -> np.ndarray:
     """Ensemble selection (Caruana et al. 2004): the run that raises the macro F1 of the mean most is added again and
     again, with replacement; the best mean on the way is taken, of equals the earliest."""
-    runs = [targets_of(*each) for each in zip(pool.models, by_head, strict=True)]
-    of_targets = truth_of_targets(pool.labels, truth)
+    runs = [pool.targets_of(*each) for each in zip(pool.models, by_head, strict=True)]
+    of_targets = truth_of_targets(pool.labels, truth, pool.by_attribute)
     counts, best, best_score = np.zeros(len(runs)), equal_weights(pool, by_head, truth), -1.0
     total = {name: np.zeros_like(table) for name, table in runs[0].items()}
     for size in range(1, GREEDY_ROUNDS + 1):
