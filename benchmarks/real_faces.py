@@ -1,4 +1,4 @@
-"""Fine-tuning, face crops and background removal on a table of real photographs, with several seeds.
+"""Fine-tuning, face crops, background removal, folds and tuning on a table of real photographs, with several seeds.
 
 `python -m benchmarks.real_faces --data FOLDER --weights FOLDER` trains a model for each variant and seed with train.py,
 answers the table's own test rows with test.py, and prints the tables of docs/results.md. What each model predicted is
@@ -19,18 +19,23 @@ import numpy as np
 import test
 import train
 from base.batch import UNKNOWN
+from base.label_space import LabelSpace
 from benchmarks.machine import PROJECT, describe_versions
 from benchmarks.report import write_into_readme
 from benchmarks.trainings import Column, Figure
-from data_loader.records import read_records
+from data_loader.records import LabelTable, read_records
 from data_loader.records.sources import AttributeTable
+from inference.embeddings import embed
+from inference.probe import run_probe
 from inference.scoring.intervals import Counts, Score, counts_by_person, difference
 from inference.submission import Answers, align, read_answers, read_origin
+from scripts import probe, tune
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, run_and_exit
 from utils.files import write_atomically
 
 PAGE, PAGE_RESULTS = PROJECT / "docs" / "results.md", PROJECT / "docs" / "results.json"
+CONFIG = PROJECT / "configs" / "real_faces.json"
 RECIPES: dict[str, dict[str, Any]] = {
     "fine-tuned": {"trainer.epochs": 6, "lr_scheduler.args.max_lr": 0.0003},
     "from scratch": {"trainer.epochs": 6, "lr_scheduler.args.max_lr": 0.001},
@@ -47,21 +52,28 @@ class Variant:
 
     title: in the tables
     backbone: timm's name
-    start: "fine-tuned" from ImageNet's weights in <weights>/<backbone>.safetensors, or "from scratch"
+    start: "fine-tuned" from ImageNet's weights in <weights>/<backbone>.safetensors, "from scratch", or "probe", a linear
+        one on these weights as they are
     compared_with: the variant that its scores are compared with
     steps: of the config's `preparation`
+    folds: of the persons, a model each, all of which answer; 0 for one model, which validates on a part
+    runs: nothing is trained, and the runs of these variants answer together
+    is_tuned: they answer by what scripts.tune learned from their out-of-fold predictions
     """
 
     title: str
     backbone: str = "mobilenetv2_100"
-    start: Literal["fine-tuned", "from scratch"] = "fine-tuned"
+    start: Literal["fine-tuned", "from scratch", "probe"] = "fine-tuned"
     compared_with: str | None = "mobilenetv2_100"
     steps: tuple[str, ...] = ()
+    folds: int = 0
+    runs: tuple[str, ...] = ()
+    is_tuned: bool = False
 
     def overrides(self, weights: Path) -> dict[str, Any]:
         """What --set sets."""
-        values = {"arch.args.model_name": self.backbone, **RECIPES[self.start]}
-        if self.start == "fine-tuned":
+        values = {"arch.args.model_name": self.backbone, **RECIPES.get(self.start, {})}
+        if self.start != "from scratch":
             values["arch.args.weights_file"] = str(weights / f"{self.backbone}.safetensors")
         steps: dict[str, dict[str, Any]] = {
             "BackgroundRemoval": {"backend": "selfie", "weights_file": str(weights / "selfie_segmentation.tflite")},
@@ -69,6 +81,9 @@ class Variant:
         }
         if self.steps:
             values["preparation"] = [{"type": name, "args": steps[name]} for name in self.steps]
+        if self.folds:
+            stratified = {"folds": self.folds, "stratify": ["mask", "gender", "age"]}
+            values["split"] = {"type": "KFoldSplit", "args": stratified}
         return values
 
 
@@ -81,6 +96,17 @@ VARIANTS = {
     "face_crop": Variant("MobileNetV2, fine-tuned, face crop", steps=("FaceCrop",)),
     "no_background": Variant("MobileNetV2, fine-tuned, no background", steps=("BackgroundRemoval",)),
     "both": Variant("MobileNetV2, fine-tuned, no background, face crop", steps=("BackgroundRemoval", "FaceCrop")),
+    "probe": Variant("MobileNetV2, linear probe", start="probe"),
+    "folds": Variant("MobileNetV2, five folds", folds=5),
+    "folds_tuned": Variant("MobileNetV2, five folds, tuned", compared_with="folds", runs=("folds",), is_tuned=True),
+    f"{LITE0}_folds": Variant("EfficientNet-Lite0, five folds", LITE0, compared_with=LITE0, folds=5),
+    "both_folds": Variant("both backbones, five folds each", compared_with="folds", runs=("folds", f"{LITE0}_folds")),
+    "both_folds_tuned": Variant(
+        "both backbones, five folds each, tuned",
+        compared_with="both_folds",
+        runs=("folds", f"{LITE0}_folds"),
+        is_tuned=True,
+    ),
 }
 
 
@@ -236,10 +262,31 @@ def measure(
 def _train_and_answer(
     name: str, seed: int, data: Path, weights: Path, output: Path
 ) -> tuple[str, dict[str, str], dict[str, str]]:
-    """Trains one model to its last epoch, which is the one that answers: none is chosen by a validation set.
+    """Trains what a variant needs, and answers.
 
     Returns the persons, the true and the predicted classes of the test rows, as `Results` keeps them."""
-    table = data / "labels.csv"
+    variant, table = VARIANTS[name], data / "labels.csv"
+    if variant.start == "probe":
+        return _probe(variant, table, weights, output)
+    runs = [_train(each, seed, table, weights, output) for each in variant.runs or (name,)]
+    answering = ["--resume", *runs, "--checkpoint", "last", "--split", "test"]
+    if variant.is_tuned:
+        decision = str(output / f"{name}_{seed}.json")
+        tune.main([*runs, "--output", decision])
+        answering += ["--decision", decision]
+    submission = test.main([*answering, "--output", str(output / f"{name}_{seed}.csv")]).submission
+    labels = read_origin(submission)
+    assert labels is not None
+    tested = _sides(table, labels)[1]
+    answers: Answers = align(
+        read_answers(submission, labels, complete=True), [record.name for record in tested.records], table
+    )
+    return *_known(tested), {attribute: _text(classes.numpy()) for attribute, classes in answers.classes.items()}
+
+
+def _train(name: str, seed: int, table: Path, weights: Path, output: Path) -> str:
+    """The folder of a variant's run, each model trained to its last epoch, which is the one that answers: none is
+    chosen by a validation set."""
     values = {
         "name": f"{name}_{seed}",
         "seed": seed,
@@ -250,23 +297,40 @@ def _train_and_answer(
         "trainer.tensorboard": False,
         **VARIANTS[name].overrides(weights),
     }
-    sets = [word for key, value in values.items() for word in ("--set", f"{key}={as_flag(value)}")]
-    trained = train.main(["-c", str(PROJECT / "configs" / "real_faces.json"), "--resume", "auto", *sets])
+    trained = train.main(["-c", str(CONFIG), "--resume", "auto", *_as_words(values)])
     assert trained is not None
-    run = str(trained.folders.models)
-    submission = test.main(["--resume", run, "--checkpoint", "last", "--split", "test"]).submission
-    labels = read_origin(submission)
-    assert labels is not None
+    return str(trained.folders.models)
+
+
+def _probe(variant: Variant, table: Path, weights: Path, output: Path) -> tuple[str, dict[str, str], dict[str, str]]:
+    """As `_train_and_answer`, without training: of one seed as of another."""
+    values = {"data.0.args.path": str(table), "trainer.save_dir": str(output), **variant.overrides(weights)}
+    _, predictors = probe.models_of(probe.parse(["-c", str(CONFIG), *_as_words(values)]))
+    (predictor,) = predictors.values()
+    sides = _sides(table, predictor.labels)
+    features = [embed([predictor], side.records)[0] for side in sides]
+    found = run_probe("linear", sides[0], features[0], sides[1], features[1]).predictions
+    attributes = predictor.labels.attribute_probabilities(found.by_head)
+    return *_known(sides[1]), {name: _text(table.argmax(dim=1).numpy()) for name, table in attributes.items()}
+
+
+def _sides(table: Path, labels: LabelSpace) -> tuple[LabelTable, LabelTable]:
+    """The rows to train on, and those to test on."""
     records = read_records([AttributeTable(path=str(table), split_column="split")], labels)
-    rows = [number for number, record in enumerate(records.records) if record.part == "test"]
-    tested = records[np.array(rows)]
-    answers: Answers = align(
-        read_answers(submission, labels, complete=True), [record.name for record in tested.records], table
-    )
+    is_tested = np.array([record.part == "test" for record in records.records])
+    return records[~is_tested], records[is_tested]
+
+
+def _known(tested: LabelTable) -> tuple[str, dict[str, str]]:
+    """The persons and the true classes of the test rows."""
     _, persons = np.unique([record.person for record in tested.records], return_inverse=True)
     truth = {attribute: _text(classes.numpy()) for attribute, classes in tested.scoring_classes.items()}
-    predicted = {attribute: _text(classes.numpy()) for attribute, classes in answers.classes.items()}
-    return " ".join(map(str, persons.tolist())), truth, predicted
+    return " ".join(map(str, persons.tolist())), truth
+
+
+def _as_words(values: Mapping[str, object]) -> list[str]:
+    """As --set takes them."""
+    return [word for key, value in values.items() for word in ("--set", f"{key}={as_flag(value)}")]
 
 
 def as_flag(value: object) -> str:

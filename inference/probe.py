@@ -35,11 +35,13 @@ MOST_ITERATIONS = 300
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """scores: of the validation images, as test.py's
+    """predictions: of the validation images
+    scores: theirs, as test.py's
     chosen: by head, the setting that won; None where there was nothing to choose among
     unfinished: so many fits ended before they had converged
     """
 
+    predictions: PredictionTable
     scores: list[SetScores]
     chosen: dict[str, float | None]
     unfinished: int
@@ -60,7 +62,8 @@ def run_probe(
         by_head[name] = torch.from_numpy(fit.predict(features, head.num_classes)).float()
         chosen[name] = fit.setting
         unfinished += fit.unfinished
-    return ProbeResult(PredictionTable.of(validation, None, by_head).scores(), chosen, unfinished)
+    predictions = PredictionTable.of(validation, None, by_head)
+    return ProbeResult(predictions, predictions.scores(), chosen, unfinished)
 
 
 class _Fit:

@@ -241,7 +241,15 @@ def write_embeddings(folder: Path, sides: Sequence[LabelTable], features: Mappin
 def write_scores(folder: Path, results: Results) -> None:
     """Raises ConfigError, StorageFullError."""
     content: dict[str, Any] = {
-        model: {name: {**asdict(result)} for name, result in by_probe.items()} for model, by_probe in results.items()
+        model: {
+            name: {
+                "scores": [asdict(score) for score in result.scores],
+                "chosen": result.chosen,
+                "unfinished": result.unfinished,
+            }
+            for name, result in by_probe.items()
+        }
+        for model, by_probe in results.items()
     }
     write_output(folder / SCORES_FILE, f"{json.dumps(content, indent=4, ensure_ascii=False)}\n")
 
