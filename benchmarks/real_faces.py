@@ -52,8 +52,8 @@ class Variant:
 
     title: in the tables
     backbone: timm's name
-    start: "fine-tuned" from ImageNet's weights in <weights>/<backbone>.safetensors, "from scratch", or "probe", a linear
-        one on these weights as they are
+    start: "fine-tuned" from ImageNet's weights in <weights>/<backbone>.safetensors, "from scratch", or "probe",
+        a linear one on these weights as they are
     compared_with: the variant that its scores are compared with
     steps: of the config's `preparation`
     folds: of the persons, a model each, all of which answer; 0 for one model, which validates on a part
