@@ -84,7 +84,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     overrides = [parse_override(text) for text in given.pop("set")]
     for flag, key_path in FLAGS_FOR_KEYS.items():
         if (value := given.pop(flag.strip("-").replace("-", "_"))) is not None:
-            overrides.append(Override(key_path, value, flag))
+            overrides.append(Override(key_path, value, f"{flag} {value}"))
     return Arguments(**given, overrides=tuple(overrides), command=shlex.join(["train.py", *argv]))
 
 

@@ -18,6 +18,7 @@ from inference.scoring.evaluation import JOINT, with_interval
 from inference.scoring.intervals import Counts, Interval, Score, counts_by_person, difference, number_persons, student
 from inference.tuning.decision import attributes_of, targets_of, truth_of_targets
 from utils.errors import ConfigError
+from utils.wording import counted
 
 SEED_ALONE = ("seed",)
 """Configs that differ in nothing else are one config with several seeds."""
@@ -66,6 +67,8 @@ def compare_runs(folders: Sequence[Path]) -> list[str]:
     for title, group in groups.items():
         lines += _summary(title, group)
     (first, base), *others = groups.items()
+    if not others:
+        lines.append("they differ in the seed alone, and are one group; to compare, name runs of another config too")
     for title, group in others:
         lines += ["", f"{title} against {first}:", *_comparison(base, group)]
     return lines
@@ -111,7 +114,7 @@ def _groups(runs: Sequence[ComparedRun]) -> dict[str, list[ComparedRun]]:
 
 def _title(group: Sequence[ComparedRun]) -> str:
     first = group[0].predictions.name
-    return first if len(group) == 1 else f"{first} and {len(group) - 1} other seeds"
+    return first if len(group) == 1 else f"{first} and {counted(len(group) - 1, 'other seed')}"
 
 
 def _names(run: ComparedRun) -> list[str]:

@@ -149,8 +149,8 @@ def begins_a_model(config: ConfigParser, resume: ResumePoint | RunFolders | None
 def refuse_other_data(resume: ResumePoint, split_digest: str) -> None:
     """Raises DataError where the images, their labels or their sides are no longer those that the run began with."""
     if resume.content.get("split_digest", split_digest) != split_digest:
-        wrong = "images, labels, label_fixes or the split have changed since; put them back, or begin a new run"
-        raise DataError(f"{resume.path}: {wrong}")
+        wrong = "images, labels (pseudo-labels, too), label_fixes or the split have changed since"
+        raise DataError(f"{resume.path}: {wrong}; put them back, or begin a new run")
 
 
 def warn_of_other_augmentation(resume: ResumePoint) -> None:

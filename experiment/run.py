@@ -50,6 +50,7 @@ from utils.errors import CheckpointError, DataError, Interrupted, InvalidConfig,
 from utils.files import write_output
 from utils.run_folders import RunFolders, locked, new_run, read_kept_config
 from utils.signals import StopSignals
+from utils.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +217,7 @@ def train_fold(session: Session, fold: Fold) -> bool:
                 how = f"{'it stopped early; ' if trainer.stopped_early else ''}--set trainer.{key} extends it"
                 if not trainer.stopped_early and epochs < trainer.settings.epochs:
                     how = f"trainer.max_hours = {trainer.settings.max_hours:g} are over"
-                logger.info("%s is finished (after %d epochs; %s); nothing was changed", folders.models, epochs, how)
+                logger.info("%s is finished (after %s; %s)", folders.models, counted(epochs, "epoch"), how)
             elif session.arguments.dry_run:
                 logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
                 return False
@@ -231,7 +232,7 @@ def train_fold(session: Session, fold: Fold) -> bool:
             _evaluate(session, fold, folders, trainer, was_finished)
     if fold.number is None:
         best = "".join(f", best {name} {value:.4f}" for name, value in trainer.best.items() if value is not None)
-        _print(f"{folders.models}: {trainer.completed_epochs} epochs{best}")
+        _print(f"{folders.models}: {counted(trainer.completed_epochs, 'epoch')}{best}")
     else:
         session.open_log()  # what is logged from here on is not this fold's
     return True
@@ -303,7 +304,7 @@ def _begin(
         for of_a_shorter_run in (folders, folders.of_run()):
             (of_a_shorter_run.models / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
     if resume is not None:
-        logger.info("resuming from %s, %d epochs done", resume.path, trainer.completed_epochs)
+        logger.info("resuming from %s, %s done", resume.path, counted(trainer.completed_epochs, "epoch"))
         if resume.path.name != LAST:  # later progress is discarded: last.pth must not be ahead of the metrics
             trainer.save(trainer.kept_as())  # a run that was killed in its first save may lack some of them
     trainer.trackers = builders.build_trackers(fold.config, folders, resume)

@@ -150,10 +150,15 @@ def _summarise_model(folder: Path, config: dict[str, Any]) -> RunSummary:
         chosen.get("epoch"),
         rows[-1]["epoch"] if rows else 0,
         sum(spans) if spans else None,
-        record.get("digests", {}).get("validation"),
+        record.get("digests", {}).get("validation") if _validates(record) else None,
         _flags_first(record),
         history=[rows],
     )
+
+
+def _validates(record: dict[str, Any]) -> bool:
+    """Whether a run has validation images, as far as it knows."""
+    return bool(record.get("sides", {}).get("validation", {}).get("images") != 0)
 
 
 def _rows_of_checkpoint(folder: Path) -> list[dict[str, Any]]:

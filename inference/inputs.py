@@ -26,6 +26,7 @@ from utils.config.sections import exported
 from utils.device import choose_device
 from utils.errors import CheckpointError, ConfigError, DataError
 from utils.run_folders import fold_name, fold_number, folds_in
+from utils.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +83,8 @@ def load_models(arguments: Namespace) -> list[EnsembleMember]:
             file = find_checkpoint(folder, arguments.checkpoint)
             model = load_predictor(file, device, tta)
             members.append(EnsembleMember(file, model, weight / max(1, len(folds)), path if folds else None))
-            views = ", ".join(model.tta)
-            logger.info("%s: %s, %d epochs, views of each image: %s", file, model.name, model.completed_epochs, views)
+            epochs, views = counted(model.completed_epochs, "epoch"), ", ".join(model.tta)
+            logger.info("%s: %s, %s, views of each image: %s", file, model.name, epochs, views)
         number = model.config["split"]["args"].get("folds", 0)
         if folds and (missing := [fold_name(fold) for fold in range(number) if fold not in folds]):
             names = ", ".join(missing)
@@ -205,7 +206,7 @@ def _side(predictor: Predictor, side: str) -> list[Record]:
     if predictor.split_digest is None:
         logger.warning("--split %s: the checkpoint does not hold its split; the model may have trained on these", side)
     elif predictor.split_digest != divided.digest():
-        wrong = "images, labels, label_fixes or the split have changed since the training"
+        wrong = "images, labels (pseudo-labels, too), label_fixes or the split have changed since the training"
         raise DataError(f"--split {side}: {wrong}; put them back, or name --info-dir")
     records: list[Record] = getattr(divided, side).records
     if not records:

@@ -300,8 +300,15 @@ def find_checkpoint(path: Path, name: str = "best") -> Path:
     if not existing and (path / EXPORTED_FILE).is_file():
         return path / EXPORTED_FILE
     if name == "best" and "last" in existing:
-        logger.warning("%s: there is no best checkpoint; the last one is used", path)
+        if not _watches_nothing(path):
+            logger.warning("%s: there is no best checkpoint; the last one is used", path)
         return path / CHECKPOINT_NAMES["last"]
     if not existing:
         raise CheckpointError(f"{path}: holds no checkpoint; name a run folder such as saved/models/<name>/<run>")
     raise CheckpointError(f"{path}: has no checkpoint {name!r}; it has {', '.join(existing)}")
+
+
+def _watches_nothing(folder: Path) -> bool:
+    """Whether the run in a folder has no monitor, so that its last checkpoint is the one it means to be answered by."""
+    config = read_kept_config(folder) or {}
+    return isinstance(trainer := config.get("trainer"), dict) and trainer.get("monitor") == "off"

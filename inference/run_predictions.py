@@ -153,8 +153,11 @@ def _check_same_classes(first: RunPredictions, run: RunPredictions) -> None:
     own, other = (scored_classes(each.table.labels) for each in (first, run))
     if own != other:
         different = next(key for key in (*own, *other) if own.get(key) != other.get(key))
-        values = f"{own.get(different, 'none')} and {other.get(different, 'none')}"
-        raise ConfigError(f"{first.folder} and {run.folder}: do not predict the same: {different} is {values}")
+        both = f"{first.folder} and {run.folder}: do not predict the same"
+        if different in own and different in other:
+            raise ConfigError(f"{both}: {different} is {own[different]} and {other[different]}; name runs of one kind")
+        lacking = run.folder if different in own else first.folder
+        raise ConfigError(f"{both}: {lacking} has no {different}; name runs with the same attributes")
 
 
 def scored_classes(labels: LabelSpace) -> dict[str, list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -73,11 +74,11 @@ def _create(model_name: str, pooling: str | None, options: dict[str, Any], pretr
         with _offline_if_the_hub_does_not_answer() if pretrained else nullcontext():
             return timm.create_model(model_name, pretrained=pretrained, num_classes=0, in_chans=3, **options)
     except Exception as error:  # many libraries' own; timm has none: assertions, TypeErrors and more
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...") or type(error).__name__
         if pretrained:
             raise ValueError(
-                f"pretrained = true: weights of {model_name} could not be downloaded ({reason}); set it to false, or "
-                "weights_file to a file you downloaded"
+                f"pretrained = true: weights of {model_name} could not be downloaded ({reason}); name a file of them "
+                "(weights_file; --models NAME=FILE), or begin with random ones (false)"
             ) from error
         given = ", ".join(f"{key} = {value}" for key, value in options.items() if value is not None)
         given = given.replace("global_pool", "pooling") or "its defaults"

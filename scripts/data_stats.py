@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ConfigError(f"--output {given.output}: cannot be written: {obstacle}")
     log = open_log(None, 1)
     try:
-        config = ConfigParser.from_file(given.config, SECTIONS, overrides, cross_checks)
+        config = ConfigParser.from_file(given.config, SECTIONS, overrides, cross_checks, environment=True)
         found = collect(config, log.info)
         for line in table(found):
             log.info("%s", line)

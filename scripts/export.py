@@ -19,7 +19,7 @@ from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
 from utils.config.plugins import FLAG, accept_changes
 from utils.errors import CheckpointError, ConfigError, DataError, run_and_exit
-from utils.wording import first_line
+from utils.wording import counted, first_line
 
 log = logging.getLogger(LOG_NAME)
 
@@ -39,7 +39,7 @@ def export_run(arguments: Namespace) -> Path:
         folder: Path = arguments.output or file.parent / f"exported_{kind}{suffix}"
         check_folder(folder)
         predictor = Predictor.from_checkpoint(file, "cpu", PRESETS["none"])
-        log.info("%s: %s, %d epochs", file, predictor.name, predictor.completed_epochs)
+        log.info("%s: %s, %s", file, predictor.name, counted(predictor.completed_epochs, "epoch"))
         records = images_to_compare(file, predictor, arguments.images)
         tested = own_test_scores(file.parent, (file.name, predictor.completed_epochs))
         calibration = images_to_calibrate(file, predictor) if precision == "int8" else []

@@ -151,7 +151,9 @@ def main(argv: Sequence[str] | None = None) -> list[Leak]:
             raise ConfigError(f"--output {given.output}: {TABLE} cannot be written: {obstacle}")
     log = open_log(None, 1)
     try:
-        config = ConfigParser.from_file(given.config, SECTIONS, overrides, cross_checks)
+        config = ConfigParser.from_file(given.config, SECTIONS, overrides, cross_checks, environment=True)
+        for note in config.notes:
+            log.info("%s", note)
         records, sides, leaks = find(config, given.resume)
         for leak in leaks:
             log.info("%s", leak.line(records))

@@ -42,6 +42,7 @@ from utils.errors import CheckpointError, ConfigError, DataError, StorageFullErr
 from utils.files import FULL, short_path, write_output
 from utils.random_streams import numpy_stream
 from utils.run_folders import obstacle_to_writing
+from utils.wording import counted
 
 log = logging.getLogger(LOG_NAME)
 
@@ -97,7 +98,7 @@ def models_of(arguments: Namespace) -> tuple[ConfigParser, dict[str, Predictor]]
     if arguments.resume is not None:
         file = checkpoint_of(arguments.resume)
         predictor = Predictor.from_checkpoint(file, device, PRESETS["none"])
-        log.info("%s: %s, %d epochs", file, predictor.name, predictor.completed_epochs)
+        log.info("%s: %s, %s", file, predictor.name, counted(predictor.completed_epochs, "epoch"))
         if arguments.config is None:
             values, origin = predictor.config, f"run {arguments.resume}"
             config = ConfigParser.from_dict(values, SECTIONS, origin, overrides, environment=True, run=file.parent)
@@ -139,7 +140,7 @@ def overrides_of_model(name: str, weights_file: str) -> list[Override]:
         "arch.args.weights_file": weights_file or "null",
         "initial_weights": "null",
     }
-    return [Override(key_path, value, f"--models {name}:") for key_path, value in values.items()]
+    return [Override(key_path, value, f"--models {name}") for key_path, value in values.items()]
 
 
 def checkpoint_of(run: Path) -> Path:

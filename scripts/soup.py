@@ -41,6 +41,7 @@ from utils.device import choose_device
 from utils.errors import CheckpointError, ConfigError, DataError, StorageFullError, run_and_exit
 from utils.files import FULL
 from utils.run_folders import RunFolders, new_run, obstacle_to_writing, refuse_missing
+from utils.wording import counted
 
 log = logging.getLogger(LOG_NAME)
 
@@ -86,7 +87,9 @@ def make_soup(arguments: Namespace) -> Path:
         chosen = soups.choose() if arguments.greedy else soups.all
         table = log_scores(soups, chosen, arguments.greedy)
         folders = write_run(soups, chosen, config, split, table, arguments)
-        log.info("%s: a soup of %d runs; python test.py --resume %s", folders.models, len(chosen), folders.models)
+        log.info(
+            "%s: a soup of %s; python test.py --resume %s", folders.models, counted(len(chosen), "run"), folders.models
+        )
         return folders.models
     finally:
         close_log()
@@ -102,8 +105,10 @@ def read_runs(arguments: Namespace) -> list[Ingredient]:
             if file.name == EXPORTED_FILE:
                 raise CheckpointError(f"{path}: is exported; name the run")
             files.append(file)
-    if repeated := [file for number, file in enumerate(files) if file in files[:number]]:
-        raise ConfigError(f"{repeated[0]}: is named twice")
+    for number, file in enumerate(files):
+        if same := [other for other in files[:number] if other.samefile(file)]:
+            named = "is named twice" if same[0] == file else f"is the same file as {same[0]}"
+            raise ConfigError(f"{file}: {named}; name each model once")
     if len(files) < 2:
         raise ConfigError(f"{files[0]}: alone makes no soup; name another run")
     return [Ingredient(file, Predictor.from_checkpoint(file, device, PRESETS["none"])) for file in files]
@@ -124,7 +129,7 @@ def read_data(config: ConfigParser, runs: Sequence[Ingredient]) -> tuple[Attribu
     labels = config.shared("labels")
     split: Split = config.build("split").divide(builders.read_label_table(config, labels), config.extra().seed)
     if predictor.split_digest not in (None, split.digest()):
-        wrong = "images, labels, label_fixes or the split have changed since; put them back"
+        wrong = "images, labels (pseudo-labels, too), label_fixes or the split have changed since; put them back"
         raise DataError(f"{runs[0].path}: {wrong}")
     own = (split.digest(), split.validation_digest())
     is_shared = all(run.predictor.validation_digest == own[1] or run.predictor.split_digest == own[0] for run in runs)

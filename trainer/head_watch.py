@@ -98,9 +98,9 @@ class _Scores(NamedTuple):
 
     def describe(self, attribute: str) -> str:
         return (
-            f"{attribute} is predicted no better than by always the most frequent class (accuracy {self.accuracy:.3f}, "
-            f"of the constant {self.most_frequent:.3f}; mean recall {self.recall:.3f}, of the constant "
-            f"{self.chance:.3f}); are its labels right, and is the learning rate?"
+            f"{attribute} is predicted no better than by always the most frequent class: accuracy {self.accuracy:.3f} "
+            f"(constant {self.most_frequent:.3f}), mean recall {self.recall:.3f} (constant {self.chance:.3f}, "
+            f"+- {2 * self.error:.3f} by chance); are its labels right, and is the learning rate?"
         )
 
 

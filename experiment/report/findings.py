@@ -272,7 +272,7 @@ def _subgroups_by(
 ) -> Subgroups:
     rows = []
     sizes = [range(len(labels.attributes[name].class_names)) for name in names]
-    for classes in itertools.islice(itertools.product(*sizes), MOST_SUBGROUPS):
+    for classes in itertools.product(*sizes):
         inside = torch.stack([truth[name] == own for name, own in zip(names, classes, strict=True)]).all(dim=0)
         num_persons = len(np.unique(person_of[inside.numpy()]))
         if num_persons:
@@ -304,8 +304,8 @@ def _worst(
     by the product over the known attributes."""
     of_truth = np.ones(len(table))
     is_wrong = np.zeros(len(table), dtype=bool)
-    judged = [each for each in found if each.name == JOINT] or found
-    for each in judged:
+    scored = [each for each in found if each.name == JOINT] or found
+    for each in scored:
         known = each.known.numpy()
         rows = np.flatnonzero(known)
         of_truth[rows] *= _table(predicted, each.name)[rows, each.truth.numpy()[rows]]

@@ -52,6 +52,13 @@ MOST_COMMANDS = 3
 """That began or resumed the run, the last ones; each once."""
 MOST_CALLS = 6
 """Of test.py, the newest, are shown."""
+_OUTCOMES = {
+    "StopSignal": "stopped by a signal",
+    "KeyboardStop": "stopped by Ctrl-C",
+    "DivergenceError": "diverged",
+    "StorageFullError": "the disk was full",
+}
+"""How a session ended, by what run.json has."""
 _UNKNOWN = {"device": None, "cores": None, "processes": None}
 """What runs of earlier versions do not know of a session."""
 
@@ -122,6 +129,7 @@ def _contents(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
         "no_pictures": no_pictures,
         "tests": [_shown_test(each) for each in reversed(read_scores(folder)[-MOST_CALLS:])],
         "sessions": sessions,
+        "outcome": _outcome(models),
         "commands": [*dict.fromkeys(session["command"] for session in sessions)][-MOST_COMMANDS:],
         "sides": record.get("sides", {}),
         "changes": _changes(run, record),
@@ -139,6 +147,17 @@ def _contents(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
         "geometry": charts,
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     }
+
+
+def _outcome(models: Sequence[Path]) -> str:
+    """How the models' last sessions ended; of folds that ended in several ways, each with its number."""
+    ends: dict[str, list[str]] = {}
+    for model in models:
+        for session in read_record(model).get("sessions", [])[-1:]:
+            ends.setdefault(_OUTCOMES.get(session["outcome"], session["outcome"]), []).append(model.name)
+    if len(ends) < 2:
+        return "".join(ends)
+    return ", ".join(f"{end} ({', '.join(names)})" for end, names in ends.items())
 
 
 def _title(folder: Path, run: RunSummary) -> str:

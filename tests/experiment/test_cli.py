@@ -22,8 +22,8 @@ def test_the_command_line() -> None:
     overrides = (
         Override("a.b", "1"),
         Override("c", "x"),
-        Override("optimizer.args.lr", "0.5", "--lr"),
-        Override("data_loader.args.batch_size", "8", "--bs"),
+        Override("optimizer.args.lr", "0.5", "--lr 0.5"),
+        Override("data_loader.args.batch_size", "8", "--bs 8"),
     )
     given = parse_arguments(argv)
     assert given == Arguments(Path("a.json"), "auto", "cuda:1", overrides, print_config="full", dry_run=True)

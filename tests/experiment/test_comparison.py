@@ -93,6 +93,7 @@ def test_seeds_of_one_config_are_one_group(made: Made, tmp_path: Path) -> None:
     assert compared.endswith(": worse")
     alone = compare_runs(folders[:3])
     assert not any("against" in line for line in alone)
+    assert alone[-1].startswith("they differ in the seed alone")
 
 
 def test_the_interval_over_seeds_is_wider_the_more_they_differ(made: Made, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ DEMO = Path("configs/demo.json")
 def test_two_sessions_of_a_run(tmp_path: Path) -> None:
     folders = RunFolders.in_save_dir(tmp_path, "demo", "r1")
     folders.models.mkdir(parents=True)
-    config = ConfigParser.from_file(DEMO, SECTIONS, [Override("optimizer.args.lr", "0.5", "--lr")])
+    config = ConfigParser.from_file(DEMO, SECTIONS, [Override("optimizer.args.lr", "0.5", "--lr 0.5")])
     record = RunRecord(folders.models)
     record.begin(folders, config, "train.py -c configs/demo.json --lr 0.5", {"validation": "abc"}, DEMO)
     (session,) = read_record(folders.models)["sessions"]
@@ -66,7 +66,7 @@ def test_changes_are_what_differs_from_what_the_config_extends(tmp_path: Path) -
 def test_a_resumed_run_still_knows_what_set_its_values(tmp_path: Path) -> None:
     folders = RunFolders.in_save_dir(tmp_path, "demo", "r1")
     folders.models.mkdir(parents=True)
-    config = ConfigParser.from_file(DEMO, SECTIONS, [Override("optimizer.args.lr", "0.5", "--lr")])
+    config = ConfigParser.from_file(DEMO, SECTIONS, [Override("optimizer.args.lr", "0.5", "--lr 0.5")])
     RunRecord(folders.models).begin(folders, config, "train.py", {}, DEMO)
     first = read_record(folders.models)
     longer = [Override("trainer.epochs", "80")]

@@ -103,6 +103,11 @@ def test_the_command_sorts_and_flags_what_cannot_be_compared(
     assert "optimizer.args.lr=0.25" in second
     assert ("v2 *" in second) != ("v1 *" in first)
     assert len(notes) == 1
+    record = two_runs[1] / "run.json"
+    sides = {"sides": {"validation": {"images": 0, "persons": 0}}}
+    record.write_text(json.dumps(json.loads(record.read_text()) | sides))  # nobody validates, so nothing is unlike
+    command.main(["--save-dir", save_dir])
+    assert "*" not in capsys.readouterr().out
     with pytest.raises(ConfigError, match="val/f1"):
         command.main(["--save-dir", save_dir, "--sort", "val/nothing"])
     with pytest.raises(DataError):

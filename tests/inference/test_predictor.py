@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +112,19 @@ def test_the_views_probabilities_are_averaged(make_checkpoint: MakeCheckpoint, r
     assert not torch.allclose(joint_of(found), joint_of(plain.predict(records)), atol=1e-3)
 
 
-def test_checkpoints_are_found_by_name(checkpoint: Path) -> None:
+def test_checkpoints_are_found_by_name(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = checkpoint.parent
     assert find_checkpoint(checkpoint, "last") == checkpoint
     assert find_checkpoint(folder) == checkpoint
     (folder / "best_f1.pth").write_bytes(b"")
     assert find_checkpoint(folder, "best_f1") == find_checkpoint(folder, "best_f1.pth") == folder / "best_f1.pth"
+    for monitor, warned in (("max val/f1", True), ("off", False)):
+        run = folder / monitor.replace("/", "_")
+        run.mkdir()
+        (run / "last.pth").write_bytes(b"")
+        (run / "config.json").write_text(json.dumps({"trainer": {"monitor": monitor}}))
+        caplog.clear()
+        assert find_checkpoint(run) == run / "last.pth"
+        assert bool(caplog.records) == warned
     with pytest.raises(CheckpointError, match=r"has no checkpoint 'best_f2'; it has best_f1, model_best"):
         find_checkpoint(folder, "best_f2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,4 +97,7 @@ def test_runs_of_other_people_and_other_networks(pair: tuple[Workplace, list[Pat
     make_soup(workplace, pans[0], wide).check_refusal(2, (f"{wide}/model_best.pth: arch.args.width is 8, and 4 in",))
     make_soup(workplace, pans[0]).check_refusal(2, (f"{pans[0]}/model_best.pth: alone makes no soup",))
     make_soup(workplace, pans[0], pans[0]).check_refusal(2, (f"{pans[0]}/model_best.pth: is named twice",))
+    copy = Path(pans[0]).parent / "copy.pth"
+    os.link(f"{pans[0]}/model_best.pth", copy)
+    make_soup(workplace, pans[0], str(copy)).check_refusal(2, (f"{copy}: is the same file as",))
     make_soup(workplace, pans[0], "nowhere").check_refusal(4, "nowhere: there is no such run folder")

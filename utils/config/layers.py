@@ -42,16 +42,21 @@ GOES_WITH_TYPE: dict[KeyPath, tuple[str, ...]] = {("lr_scheduler",): ("interval"
 
 @dataclass(frozen=True)
 class Override:
-    """One value from the command line: the key path in the config, the text, and the flag as errors name it."""
+    """One value from the command line.
+
+    key_path: in the config
+    text: the value
+    given: what errors name as its origin, such as "--lr 0.1"; "": --set with the key path and the text
+    """
 
     key_path: str
     text: str
-    flag: str = "--set"
+    given: str = ""
 
     @property
     def origin(self) -> str:
-        text = textwrap.shorten(self.text, 60, placeholder="...")
-        return f"--set {self.key_path}={text}" if self.flag == "--set" else f"{self.flag} {text}"
+        """What has set the value."""
+        return self.given or f"--set {self.key_path}={textwrap.shorten(self.text, 60, placeholder='...')}"
 
     @property
     def value(self) -> Any:

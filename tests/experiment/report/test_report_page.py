@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
+import shutil
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -211,6 +213,22 @@ def test_few_images_and_none_that_is_known(tmp_path: Path) -> None:
     page = Page((folders.models / REPORT_FILE).read_text(encoding="utf-8"))
     assert "Some photographs could not be read" in page.text
     assert "too few persons" in page.text
+
+
+def test_how_the_folds_of_a_run_ended(tmp_path: Path) -> None:
+    """The last one alone would hide that another was stopped."""
+    split = {"type": "KFoldSplit", "args": {"folds": 2}}
+    folders = make_run(tmp_path, None, split=split)
+    record = json.loads((folders.models / "run.json").read_text())
+    for number, outcome in enumerate(("StopSignal", "finished")):
+        fold = folders.of_fold(number).models
+        fold.mkdir(parents=True)
+        shutil.copy(folders.models / "config.json", fold)
+        sessions = [{**record["sessions"][0], "outcome": outcome}]
+        (fold / "run.json").write_text(json.dumps({**record, "sessions": sessions}))
+    make_report(folders.models)
+    page = Page((folders.models / REPORT_FILE).read_text(encoding="utf-8"))
+    assert "stopped by a signal (fold_0), finished (fold_1)" in page.text
 
 
 def test_a_report_that_fails_is_one_warning(
