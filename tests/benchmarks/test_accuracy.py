@@ -92,4 +92,4 @@ def test_a_recipe_is_trained_kept_and_not_trained_again(
     assert np.isin(list(predicted), list("abcdefghijklmnopqr")).all()
     accuracy.main(call)
     assert kept.stat().st_mtime_ns == before
-    assert capsys.readouterr().out == first.out
+    assert capsys.readouterr().out.partition("| recipe")[2] == first.out.partition("| recipe")[2] != ""
