@@ -135,6 +135,7 @@ def _contents(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
         "changes": _changes(run, record),
         "data": _data(run.config),
         "config": json.dumps(run.config, indent=2, ensure_ascii=False),
+        "checkpoint": "best" if is_chosen else "last",
         "chosen_by_validation": is_chosen and run.monitored.startswith("val/"),
         "charts": charts_of_folds(dict(zip(folds, run.history, strict=False)))
         if folds
@@ -187,11 +188,16 @@ def _is_known(table: PredictionTable) -> bool:
 
 @dataclass(frozen=True)
 class ShownTest:
-    """A call of test.py. rows: by classification its name, macro F1 and accuracy, each with its interval"""
+    """A call of test.py.
+
+    models: the checkpoints that answered; of several folds their run, with their number
+    rows: by classification its name, macro F1 and accuracy, each with its interval
+    """
 
     scores: TestScores
     when: str
     of: str
+    models: list[str]
     rows: list[tuple[str, float, Sequence[float], float, Sequence[float]]]
 
 
@@ -205,7 +211,16 @@ def _shown_test(scores: TestScores) -> ShownTest:
                 (own, scores.metrics[name], scores.intervals[name], scores.metrics[other], scores.intervals[other])
             )
     of = f"the {scores.split} side" if scores.images is None else scores.images
-    return ShownTest(scores, scores.when[:16].replace("T", " "), of, rows)
+    return ShownTest(scores, scores.when[:16].replace("T", " "), of, _answering(scores), rows)
+
+
+def _answering(scores: TestScores) -> list[str]:
+    """The checkpoints that answered; the folds of a run as one."""
+    checkpoints: dict[Path, list[Path]] = {}
+    for path in (Path(model["checkpoint"]) for model in scores.models):
+        is_fold = fold_number(path.parent.name) is not None
+        checkpoints.setdefault(path.parent.parent if is_fold else path, []).append(path)
+    return [str(each[0]) if len(each) == 1 else f"{run} ({len(each)} folds)" for run, each in checkpoints.items()]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from base.batch import UNKNOWN
 from data_loader.records.records import Record
 from inference.inputs import EnsembleMember, evaluation_folder
 from inference.predictor import CHECKPOINT_NAMES, EXPORTED_FILE
@@ -43,7 +45,7 @@ class TestScores:
     tta: the variants of an image
     vote: of several models
     decision: the file of scripts.tune that decided; None: the most probable class
-    num_images: so many have a known truth
+    num_images: of so many something is known
     metrics: by name as in metrics.jsonl, such as "test/f1" and "test/mask_accuracy"
     intervals: by the same names, 95 % by persons
     """
@@ -116,7 +118,7 @@ def keep_scores(
         tta=list(members[0].predictor.tta),
         vote=arguments.vote,
         decision=arguments.decision and str(arguments.decision),
-        num_images=max(row.num_images for row in scores),
+        num_images=int(torch.stack([each != UNKNOWN for each in truth.values()]).any(dim=0).sum()),
         metrics={f"{name}f1": row.macro_f1 for name, row in zip(names, scores, strict=True)}
         | {f"{name}accuracy": row.accuracy for name, row in zip(names, scores, strict=True)},
         intervals={f"{name}f1": list(row.interval) for name, row in zip(names, scores, strict=True)}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score
 
@@ -213,6 +216,25 @@ def test_few_images_and_none_that_is_known(tmp_path: Path) -> None:
     page = Page((folders.models / REPORT_FILE).read_text(encoding="utf-8"))
     assert "Some photographs could not be read" in page.text
     assert "too few persons" in page.text
+
+
+def test_each_fold_has_the_scores_of_each_attribute_where_no_joint_class_is_known(
+    table: PredictionTable, tmp_path: Path
+) -> None:
+    is_masks, folds = torch.arange(len(table)) % 14 < 7, torch.arange(len(table)) // 14 % 2
+    truth = {
+        name: torch.where(is_masks == (name == "mask"), classes, torch.tensor(-1))
+        for name, classes in table.truth.items()
+    }
+    partial = replace(table, truth=truth, folds=folds)
+    folders = make_run(tmp_path, partial)
+    make_report(folders.models)
+    rows = Page((folders.models / REPORT_FILE).read_text(encoding="utf-8")).table("fold", "of", "macro F1")
+    assert [row[0] for row in rows] == ["0", "", "", "1", "", ""]
+    for row, (fold, name) in zip(rows, itertools.product(range(2), truth), strict=True):
+        own = (folds == fold) & (truth[name] != -1)
+        expected = f1_score(truth[name][own], table.by_head[name][own].argmax(dim=1), average="macro")
+        assert (row[1], row[2], row[-1]) == (name, f"{expected:.3f}", str(int(own.sum())))
 
 
 def test_how_the_folds_of_a_run_ended(tmp_path: Path) -> None:
