@@ -175,6 +175,8 @@ def run_command(command: Callable[[], object]) -> int:
         print(stop, file=sys.stderr)
         return stop.kind.exit_code
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads_the_output():
+            return 0
         if error.errno not in FULL:
             raise
         print(
@@ -184,6 +186,15 @@ def run_command(command: Callable[[], object]) -> int:
     finally:
         gc.unfreeze()  # what `importing` froze: libraries complain of what is left when Python ends
     return 0
+
+
+def _nobody_reads_the_output() -> bool:
+    """Whether standard output leads to a command that has ended, such as `head`: what it wanted, it has."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 @contextmanager
