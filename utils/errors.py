@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import select
 import signal
 import sys
 import threading
@@ -191,10 +192,12 @@ def run_command(command: Callable[[], object]) -> int:
 def _nobody_reads_the_output() -> bool:
     """Whether standard output leads to a command that has ended, such as `head`: what it wanted, it has."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # it is no file
+        return False
+    poll = select.poll()
+    poll.register(output, select.POLLERR)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @contextmanager
