@@ -33,13 +33,15 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
             from experiment import run
             from experiment.builders import read_label_table
             from experiment.folds import splits_of
+            from utils import distributed
 
         config, resume = run.configure(arguments, files)
         if arguments.print_config:
             run.print_config(config, resume, arguments)
             return None
         with plugin_errors(), run.open_session(config, resume, arguments) as session:
-            folds = splits_of(config, read_label_table(config, session.labels))
+            with distributed.first_of_each_machine():
+                folds = splits_of(config, read_label_table(config, session.labels))
             run.warn_of_duplicates(session, folds)
             run.warn_of_bad_test_images(session, folds[0].split.test)
             for fold in folds if arguments.fold is None else [folds[arguments.fold]]:

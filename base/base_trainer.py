@@ -26,6 +26,8 @@ class TrainerSettings:
     precision: "auto" is bfloat16 where the GPU or CPU has instructions for it, else float16 on a GPU, float32 on a CPU
     accumulation_steps: batches to one update of the weights
     max_grad_norm: the gradients' norm is clipped to it
+    sync_batch_norm: batch norms take mean and variance over the batches of all processes, not of each alone: for small
+        batches on several GPUs
     channels_last: images and weights are (H, W, C) in memory, which convolutions are faster in; "auto" is true
     compile: torch.compile the model, which takes a minute at the start and pays on a GPU in long runs; or its mode:
         "reduce-overhead" (CUDA graphs), "max-autotune" (which also looks for faster kernels, for minutes)
@@ -42,6 +44,7 @@ class TrainerSettings:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     accumulation_steps: PositiveInt = 1
     max_grad_norm: PositiveFloat | None = None
+    sync_batch_norm: bool = False
     channels_last: bool | Literal["auto"] = True
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
     max_hours: PositiveFloat | None = None

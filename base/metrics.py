@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -223,6 +223,18 @@ class Metrics:
             collected = self.collected[each].state_dict() if each in self.collected else {}
             state[_state_key(each)] = {**counts.state_dict(), **collected}
         return state
+
+    @staticmethod
+    def added_up(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The states of several processes as one."""
+        whole: dict[str, Any] = {}
+        for each, first in states[0].items():
+            columns = {name: [state[each][name] for state in states] for name in first}
+            whole[each] = {
+                name: torch.stack(found).sum(dim=0) if name == "counts" else torch.cat(found)
+                for name, found in columns.items()
+            }
+        return whole
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for each, counts in self.counts.items():

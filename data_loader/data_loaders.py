@@ -216,6 +216,7 @@ class TTALoader:
     """All `records`, in order, through each of the deterministic pipelines; may be iterated again.
 
     cache: where prepared images are kept; None, or where it cannot be used: each is decoded once for all pipelines
+    rank, world_size: of processes that share the work: each has every world_size-th batch
     """
 
     def __init__(
@@ -227,12 +228,14 @@ class TTALoader:
         device: torch.device | None = None,
         cache: ImageCache | None = None,
         show_progress: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         paths = [record.path for record in records]
         look_at_pictures(paths, pipelines, show_progress)
         self._images = PipelineImages(paths, pipelines, cached=_cached(cache, paths, pipelines))
         self._on_gpu = device is not None and device.type == "cuda"
-        sampler = EvaluationBatchSampler(len(records), batch_size)
+        sampler = EvaluationBatchSampler(len(records), batch_size, rank, world_size, whole_batches=True)
         self._feed = BatchFeed(self._images, sampler, num_workers, self._on_gpu)
 
     def __len__(self) -> int:

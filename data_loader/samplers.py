@@ -271,16 +271,23 @@ def earlier_occurrences(values: np.ndarray) -> np.ndarray:
 
 
 class EvaluationBatchSampler(Sampler[BatchKeys]):
-    """Every image once, in order: process r takes the images r, r + world_size, ..., and nothing is padded."""
+    """Every image once, in order: process r takes the images r, r + world_size, ..., and nothing is padded.
 
-    def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = range(rank, num_samples, world_size)
+    whole_batches: it takes the batches r, r + world_size, ... of one process instead: equal ones, to the bit
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1, whole_batches: bool = False
+    ) -> None:
+        own = range(num_samples) if whole_batches else range(rank, num_samples, world_size)
+        batches = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+        self.batches = batches[rank::world_size] if whole_batches else batches
         self.batch_size = self.largest_batch = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[BatchKeys]:
-        for start in range(0, len(self.indices), self.batch_size):
-            indices = np.array(self.indices[start : start + self.batch_size])
+        for batch in self.batches:
+            indices = np.array(batch)
             yield BatchKeys(0, indices, np.zeros_like(indices))

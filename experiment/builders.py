@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 
 from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
@@ -131,6 +132,11 @@ def build_learner(
 ) -> Learner:
     """The model with all that changes it: the losses, the optimizer, its schedule."""
     settings: TrainerSettings = config.extra("trainer")
+    if settings.sync_batch_norm and distributed.world_size() > 1:
+        if device.type == "cpu":
+            wrong = "is for GPUs: torch cannot do it on a CPU; set it to false"
+            raise config.error([config.problem("trainer.sync_batch_norm", wrong)])
+        model = convert_sync_batchnorm(model)  # the same parameters, buffers and names
     criterion = build_criterion(config, labels, data_loader).to(device)
     extra: OptimizerSettings = config.extra("optimizer")
     fused = fused_argument(config.component("optimizer"), config["optimizer"]["args"], device)

@@ -14,6 +14,7 @@ from utils.command_line import CommandLine
 from utils.config.json_text import read_json
 from utils.config.layers import Layers, Override
 from utils.config.plugins import FLAG
+from utils.environment import environment_number
 from utils.errors import ConfigError
 from utils.run_folders import refuse_missing
 
@@ -81,6 +82,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     parser.add_argument("--dry-run", action="store_true", help="build everything, push one batch through, and stop")
     argv = sys.argv[1:] if argv is None else argv
     given = vars(parser.parse(argv))
+    if given["resume"] is None and environment_number("TORCHELASTIC_MAX_RESTARTS", 0):
+        raise ConfigError("torchrun --max-restarts: restarted processes would begin a new run; add --resume auto")
     overrides = [parse_override(text) for text in given.pop("set")]
     for flag, key_path in FLAGS_FOR_KEYS.items():
         if (value := given.pop(flag.strip("-").replace("-", "_"))) is not None:

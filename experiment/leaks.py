@@ -53,7 +53,7 @@ def check_duplicates(config: ConfigParser, folds: Sequence[Fold]) -> None:
     policy = config.extra().duplicates
     if policy == "ignore":
         return
-    lines, refused = json.loads(distributed.broadcast_text(json.dumps(_lines(config, folds))))
+    lines, refused = json.loads(distributed.text_of_main_process(json.dumps(_lines(config, folds))))
     if policy == "refuse" and refused:
         raise DataError("\n".join([*refused, REMEDY]))
     if lines:

@@ -11,8 +11,10 @@ from typing import Any
 
 from data_loader.data_loaders import AUTO
 from experiment.folds import is_run_of_folds
+from experiment.run_record import read_record
 from parse_config import ConfigParser
 from trainer.checkpoint import read_resumable, resumable_files
+from utils import distributed
 from utils.config.former_defaults import upgraded
 from utils.config.plugins import FLAG, KEY, changes_accepted
 from utils.errors import CheckpointError, ConfigError, DataError
@@ -55,6 +57,9 @@ MAY_MOVE = re.compile(
 """The data, its corrections, plug-ins and the networks that prepare pictures may have moved when a run is named (their
 content is compared: `refuse_other_data`, `refuse_other_networks`, PLUGIN_CONTENT); `--resume auto` takes them for
 others."""
+
+BATCH_SIZE = "data_loader.args.batch_size"
+"""Of each process: what must stay is the product with their number (`refuse_another_global_batch`)."""
 
 PLUGIN_CONTENT = re.compile(r"plugins\.\d+\.sha256")
 
@@ -126,14 +131,76 @@ def _from_here(path: Path) -> Path:
 
 
 def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
-    """The newest run of this config that has a checkpoint: what `--resume auto` resumes, if there is one."""
+    """The newest run of this config that has a checkpoint: what `--resume auto` resumes, if there is one.
+
+    Raises ConfigError where another number of processes would change the global batch of a run that is not finished."""
     for folders, kept_config in runs_with_config(Path(config["trainer"]["save_dir"]), config["name"]):
         changes = differences(config.sections.with_defaults(kept_config), config.resolved)
-        if all(_may_change(key_path, now) for key_path, _, now in changes):
-            point = folders if is_run_of_folds(config.resolved) else resume_point_in(folders)
-            if point is not None:
-                return point
+        changed = {key_path for key_path, _, now in changes if not _may_change(key_path, now)}
+        if changed - {BATCH_SIZE}:
+            continue
+        point = folders if is_run_of_folds(config.resolved) else resume_point_in(folders)
+        if point is None:
+            continue
+        keep_batch_size(config, point)
+        problem = another_global_batch(config, point)
+        if problem is None:
+            return point
+        if not _is_finished(point, config) and _batch_of(point, config)[1] != distributed.world_size():
+            raise ConfigError(problem)
     return None
+
+
+def refuse_another_global_batch(config: ConfigParser, resume: ResumePoint | RunFolders) -> None:
+    """Raises ConfigError where the images of a step, over all processes, would not be those that the run began with.
+
+    For one global batch the stream of images is the same for any number of processes, so a run may resume with another
+    number where batch_size makes up for it."""
+    if problem := another_global_batch(config, resume):
+        raise ConfigError(problem)
+
+
+def another_global_batch(config: ConfigParser, resume: ResumePoint | RunFolders) -> str | None:
+    """What is wrong, with its remedy; None where the global batch stays, or a finished run is left as it is."""
+    own, now = config["data_loader"]["args"]["batch_size"], distributed.world_size()
+    batch_size, processes = _batch_of(resume, config)
+    total = batch_size * processes
+    if own * now == total or (own == batch_size and _is_finished(resume, config)):
+        return None
+    origin = config.origin(BATCH_SIZE)
+    if now == processes:
+        wrong = f"{BATCH_SIZE} = {own}, and the run was trained with {batch_size}"
+        return f"{origin}: {wrong}; resume without this change, or begin a new run (without --resume)"
+    wrong = f"{BATCH_SIZE} = {own} on {_processes(now)}, and the run was trained with {batch_size} on {processes}"
+    if total % now:
+        fits = [str(number) for number in range(1, total + 1) if total % number == 0]  # 1 and total at least
+        remedy = f"start {', '.join(fits[:-1])} or {fits[-1]} processes"
+    else:
+        remedy = f"--bs {total // now} keeps the global batch of {total}"
+    return f"{origin}: {wrong}; {remedy}, or begin a new run (without --resume)"
+
+
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
+
+
+def _batch_of(resume: ResumePoint | RunFolders, config: ConfigParser) -> tuple[int, int]:
+    """The batch size and the number of processes that a run was trained with at last."""
+    if isinstance(resume, ResumePoint):
+        trained = config.sections.with_defaults(resume.content["config"])
+        return trained["data_loader"]["args"]["batch_size"], resume.content["world_size"]
+    trained = config.sections.with_defaults(read_kept_config(resume.models) or config.resolved)
+    records = [read_record(folder) for folder in folds_in(resume.models).values()]
+    sessions = [session for record in records for session in record.get("sessions", [])]
+    last: dict[str, Any] = max(sessions, key=lambda session: session["began"], default={})
+    return trained["data_loader"]["args"]["batch_size"], last.get("processes", distributed.world_size())
+
+
+def _is_finished(resume: ResumePoint | RunFolders, config: ConfigParser) -> bool:
+    """Whether a config asks for no more epochs of a model."""
+    if isinstance(resume, RunFolders):
+        return False
+    return bool(resume.content["stopped_early"] or resume.content["completed_epochs"] >= config["trainer"]["epochs"])
 
 
 def begins_a_model(config: ConfigParser, resume: ResumePoint | RunFolders | None, fold: int | None) -> bool:
@@ -164,6 +231,8 @@ def refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:
     """Raises ConfigError for what a config changes of a run that has begun, and that the run depends on."""
     lines = []
     for key_path, before, now in forbidden_changes(config.sections.with_defaults(trained), config.resolved):
+        if key_path == BATCH_SIZE:
+            continue  # refuse_another_global_batch
         if PLUGIN_CONTENT.fullmatch(key_path):
             path = config[KEY][int(key_path.split(".")[1])]["path"]
             remedy = f"put it back, or take it as it is with {FLAG}"
@@ -185,15 +254,17 @@ def forbidden_changes(trained: Mapping[str, Any], config: Mapping[str, Any]) -> 
     ]
 
 
-def keep_batch_size(config: ConfigParser, trained: Mapping[str, Any]) -> None:
-    """A run that is resumed keeps the number that it began with, where the config asks for "auto"."""
+def keep_batch_size(config: ConfigParser, resume: ResumePoint | RunFolders) -> None:
+    """A run that is resumed keeps the global batch that it began with, where the config asks for "auto"."""
     arguments = config["data_loader"]["args"]
     if arguments["batch_size"] == AUTO:
-        arguments["batch_size"] = trained["data_loader"]["args"]["batch_size"]
+        batch_size, processes = _batch_of(resume, config)
+        total, now = batch_size * processes, distributed.world_size()
+        arguments["batch_size"] = batch_size if total % now else total // now  # the former is refused
 
 
 def _may_change(key_path: str, now: Any) -> bool:
-    if key_path == "data_loader.args.batch_size" and now == AUTO:
+    if key_path == BATCH_SIZE and now == AUTO:
         return True
     return any(key_path == free or key_path.startswith(f"{free}.") for free in MAY_CHANGE)
 

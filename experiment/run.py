@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from experiment.resume import (
     begins_a_model,
     keep_batch_size,
     newest_run,
+    refuse_another_global_batch,
     refuse_another_run,
     refuse_other_data,
     resume_from,
@@ -48,7 +50,7 @@ from utils.config.plugins import COPIES, plugin_errors
 from utils.device import choose_device, describe_device
 from utils.errors import CheckpointError, DataError, Interrupted, InvalidConfig, StopSignal, UserError
 from utils.files import write_output
-from utils.run_folders import RunFolders, locked, new_run, read_kept_config
+from utils.run_folders import RunFolders, locked, new_run
 from utils.signals import StopSignals
 from utils.wording import counted
 
@@ -99,12 +101,10 @@ def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser
         refuse_impossible_fold(config, arguments.fold)
     if resume is not None:
         refuse_another_run(config, trained)
-        keep_batch_size(config, trained)
+        keep_batch_size(config, resume)
+        refuse_another_global_batch(config, resume)
     elif arguments.resume == "auto":
         resume = newest_run(config)
-        if resume is not None:
-            kept = read_kept_config((resume if isinstance(resume, RunFolders) else resume.folders).models)
-            keep_batch_size(config, kept or config.resolved)
     if config["data_loader"]["args"]["cache"] == "device":  # of an earlier version
         config["data_loader"]["args"]["cache"] = "disk"
         origin = config.origin("data_loader.args.cache")
@@ -137,22 +137,33 @@ def open_session(
     point = resume if isinstance(resume, ResumePoint) else None
     run = resume if isinstance(resume, RunFolders) else point.folders.of_run() if point is not None else None
     session = Session(config, arguments, labels, device, point, run)
-    distributed.start(device)
-    session.open_log()
-    for note in [*config.notes, *_device_notes(settings, device)]:
-        logger.info("%s", note)
-    try:
-        yield session
-    except (StopSignal, Interrupted) as stop:
-        if session.run is None:
-            raise
-        kind = stop.kind if isinstance(stop, Interrupted) else type(stop)
-        raise kind(f"{stop}; resume it with --resume {session.run.models}") from None
-    except torch.OutOfMemoryError as error:
-        images = config["data_loader"]["args"]["batch_size"]
-        raise UserError(f"{device}: out of memory with batches of {images}: {WHAT_TO_LOWER}") from error
-    finally:
-        distributed.stop()
+    with distributed.together(device):
+        _refuse_unlike_processes(config, run if point is None else point)
+        session.open_log()
+        for note in [*config.notes, *_device_notes(settings, device)]:
+            logger.info("%s", note)
+        try:
+            yield session
+        except (StopSignal, Interrupted) as stop:
+            if session.run is None:
+                raise
+            kind = stop.kind if isinstance(stop, Interrupted) else type(stop)
+            raise kind(f"{stop}; resume it with --resume {session.run.models}") from None
+        except torch.OutOfMemoryError as error:
+            images = config["data_loader"]["args"]["batch_size"]
+            raise UserError(f"{device}: out of memory with batches of {images}: {WHAT_TO_LOWER}") from error
+
+
+def _refuse_unlike_processes(config: ConfigParser, resume: ResumePoint | RunFolders | None) -> None:
+    """Several machines may not see the same files. Raises ConfigError, in every process."""
+    resolved = json.dumps(config.resolved, sort_keys=True)
+    distributed.refuse_difference("config", hashlib.sha256(resolved.encode()).hexdigest()[:16])
+    where = "none"
+    if isinstance(resume, ResumePoint):
+        where = f"{resume.path} of {resume.content['completed_epochs']} epochs and {resume.content['updates']} updates"
+    elif resume is not None:
+        where = str(resume.models)
+    distributed.refuse_difference("checkpoint to resume", where)
 
 
 def _device_notes(settings: RunSettings, device: torch.device) -> list[str]:
@@ -202,8 +213,13 @@ def train_fold(session: Session, fold: Fold) -> bool:
     if resume is not None:
         refuse_other_data(resume, fold.split.digest())
     _settle_batch_size(session, fold)
+    if fold.number is not None:
+        _refuse_unlike_processes(config, resume)
+        if resume is not None:
+            refuse_another_global_batch(config, resume)
     model = builders.build_model(config, session.labels, resume).to(session.device)
-    data_loader = builders.build_data_loader(config, fold.split, model, session.device, resume)
+    with distributed.first_of_each_machine():  # to check and prepare the images
+        data_loader = builders.build_data_loader(config, fold.split, model, session.device, resume)
     learner = builders.build_learner(config, session.labels, model, data_loader, session.device, resume)
     folders = resume.folders if resume is not None else _new_folders(session, fold)
     with ExitStack() as at_the_end:
@@ -262,7 +278,7 @@ def _new_folders(session: Session, fold: Fold) -> RunFolders:
         if session.arguments.dry_run:
             return RunFolders.in_save_dir(save_dir, name, "")
         run = new_run(save_dir, name, session.arguments.run_id).run if distributed.is_main_process() else ""
-        session.run = RunFolders.in_save_dir(save_dir, name, distributed.broadcast_text(run))
+        session.run = RunFolders.in_save_dir(save_dir, name, distributed.text_of_main_process(run))
     return session.run if fold.number is None else session.run.of_fold(fold.number)
 
 
@@ -271,8 +287,14 @@ def _load(trainer: Trainer, resume: ResumePoint, config: ConfigParser) -> None:
         trainer.load_state_dict(resume.content, resume.path)
     except InvalidConfig as error:
         raise config.error([problem.under(("lr_scheduler",)) for problem in error.problems]) from error
-    if not trainer.finished:
-        warn_of_other_augmentation(resume)
+    if trainer.finished:
+        return
+    warn_of_other_augmentation(resume)
+    before, now = resume.content["world_size"], distributed.world_size()
+    if before != now:
+        same = "its images keep their order; dropout and mixing are drawn by process, and sums are rounded otherwise"
+        numbers = f"processes that train it: {before} before, {now} now"
+        logger.info("%s: %s (%s)", resume.path, numbers, same)
 
 
 def _begin(

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from data_loader.records.records import Record
 from inference.tta import PRESETS, Tta, tta_pipelines
 from model.model import build_without_weights
+from utils import distributed
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.config.former_defaults import upgraded
 from utils.config.plugins import plugins_of_run
@@ -222,7 +223,7 @@ def predict(
 ) -> list[Probabilities]:
     """What each of the models, which are on one device, predicts of every record, in order; on the CPU.
 
-    An image is decoded once for all models and variants.
+    An image is decoded once for all models and variants. Several processes share the batches; each returns the whole.
 
     batch_size: None: the smallest of the models' configs
     num_workers: processes that read images; None: the most of the models' configs
@@ -230,13 +231,29 @@ def predict(
 
     Raises DataError for an image that cannot be read; StopSignal.
     """
+    rank, processes = distributed.share_of_work()
     batches_by_model: list[list[Probabilities]] = [[] for _ in predictors]
-    for batches in variants_of(predictors, records, batch_size, num_workers, "predicting", verbosity):
+    shared = (rank, processes)
+    for batches in variants_of(predictors, records, batch_size, num_workers, "predicting", verbosity, shared):
         for predictor, variants, predicted in zip(predictors, batches, batches_by_model, strict=True):
             predicted.append(predictor.predict_batch(variants))
         if stop is not None:
             stop.raise_if_requested()
+    if processes > 1:
+        own = [[_on_cpu(predicted) for predicted in each] for each in batches_by_model]
+        gathered = zip(*distributed.gather(own), strict=True)  # by model, the batches of each process
+        batches_by_model = [_in_turn(by_process) for by_process in gathered]
     return [Probabilities.combined(each, lambda tensors: torch.cat(tensors).cpu()) for each in batches_by_model]
+
+
+def _on_cpu(predicted: Probabilities) -> Probabilities:
+    return Probabilities.combined([predicted], lambda tensors: tensors[0].cpu())
+
+
+def _in_turn(by_process: Sequence[Sequence[Probabilities]]) -> list[Probabilities]:
+    """The batches of all processes, of which each had every so manyth."""
+    turns = itertools.zip_longest(*by_process)
+    return [batch for turn in turns for batch in turn if batch is not None]
 
 
 def variants_of(
@@ -246,26 +263,33 @@ def variants_of(
     num_workers: int | Literal["auto"] | None,
     description: str,
     verbosity: int,
+    share_of_work: tuple[int, int] = (0, 1),
 ) -> Iterator[list[list[Tensor]]]:
     """The records in batches, in order: for each model, the variants of the images as `predict_batch` takes them.
 
     description: of what is done with them, for the progress
+    share_of_work: the rank and the number of processes that share the batches
     others: see `predict`"""
     own = [predictor.loader_arguments for predictor in predictors]
     if num_workers is None:
         configured = [arguments["num_workers"] for arguments in own]
         num_workers = "auto" if "auto" in configured else max(configured)
-    batches = TTALoader(
-        records,
-        [pipeline for predictor in predictors for pipeline in predictor.pipelines],
-        batch_size or min(arguments["valid_batch_size"] or arguments["batch_size"] for arguments in own),
-        num_workers,
-        predictors[0].device,
-        _image_cache(predictors, verbosity),
-        show_progress=verbosity > 0,
-    )
+    rank, processes = share_of_work
+    verbosity = 0 if rank else verbosity
+    with distributed.first_of_each_machine() if processes > 1 else nullcontext():
+        batches = TTALoader(
+            records,
+            [pipeline for predictor in predictors for pipeline in predictor.pipelines],
+            batch_size or min(arguments["valid_batch_size"] or arguments["batch_size"] for arguments in own),
+            num_workers,
+            predictors[0].device,
+            _image_cache(predictors, verbosity),
+            show_progress=verbosity > 0,
+            rank=rank,
+            world_size=processes,
+        )
     with_bar = with_progress(
-        batches, len(records), description, verbosity > 0, images_of=lambda batch: len(batch.indices)
+        batches, len(records), description, verbosity > 0, images_of=lambda batch: len(batch.indices) * processes
     )
     for images, _ in with_bar:
         variants = iter(images)

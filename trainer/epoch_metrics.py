@@ -178,6 +178,27 @@ class EpochMetrics:
             self._skipped.copy_(state["skipped"])
         self.metrics.load_state_dict(state["scores"])
 
+    def load_states(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """What `state_dict` gave in each process; of another number the main one takes the sums of all."""
+        rank = distributed.rank()
+        if len(states) == distributed.world_size():
+            self.load_state_dict(states[rank])
+        elif rank == 0:
+            self.load_state_dict(_added_up(states))
+        elif "skipped" in states[0]:
+            self._skipped.copy_(states[0]["skipped"])
+
+
+def _added_up(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The states of several processes as one."""
+    losses = torch.stack([state["losses"] for state in states]).sum(dim=0)
+    whole = {"losses": losses, "scores": Metrics.added_up([state["scores"] for state in states])}
+    if "watched" in states[0]:
+        not_finite, lowest, highest, batches, gradient = torch.stack([state["watched"] for state in states]).unbind(2)
+        columns = [not_finite.sum(0), lowest.amin(0), highest.amax(0), batches.sum(0), gradient.amax(0)]
+        whole |= {"watched": torch.stack(columns, dim=1), "skipped": states[0]["skipped"]}  # all skip together
+    return whole
+
 
 def _concatenated(batches: Sequence[Mapping[str, Tensor]], names: Iterable[str]) -> dict[str, Tensor]:
     return {name: torch.cat([batch[name] for batch in batches]) for name in names}

@@ -175,7 +175,8 @@ class Trainer(BaseTrainer):
         worst = WorstImages(self.labels) if self.visualize else None
         with torch.inference_mode(), closing(self._validation_batches()) as batches:
             description = f"validation {epoch}/{self.epochs}"
-            for number, batch in enumerate(self._with_progress(batches, self.data_loader.num_validation, description)):
+            shown = self._with_progress(batches, self.data_loader.num_validation, description)
+            for number, batch in enumerate(self._unless_stopped(shown, epoch)):
                 # Some of the losses on embeddings draw the pairs that they look at.
                 self.learner.seed_generators("validation", epoch, number)
                 images = self.learner.inputs(batch)
@@ -186,8 +187,6 @@ class Trainer(BaseTrainer):
                 metrics.add(losses, weights, weights, outputs, batch.scoring_targets)
                 if worst is not None:
                     worst.update(outputs, batch)
-                if self.learner.num_processes == 1 and self.stop.requested:
-                    self._save_and_stop(epoch)
         if worst is not None:
             records, bits = self.data_loader.validation_records, self.data_loader.preprocessing.bits_used_of_16
             images_by_title = worst.images(lambda index: read_rgb(records[index].path, bits))
@@ -196,6 +195,17 @@ class Trainer(BaseTrainer):
         self._counts = {name: counts.matrix for name, counts in whole.metrics.counts.items()}
         self.not_watched |= whole.metrics.by_class(F1_BY_CLASS)
         return whole.values("val/")
+
+    def _unless_stopped(self, batches: Iterator[Batch], epoch: int) -> Iterator[Batch]:
+        """The batches, until a process is asked to stop; some processes have one batch more than others."""
+        for batch in itertools.chain(batches, itertools.repeat(None)):
+            is_left, stop = distributed.any_process(batch is not None, self.stop.requested)
+            if stop:
+                self._save_and_stop(epoch)
+            if not is_left:
+                return
+            if batch is not None:
+                yield batch
 
     def _validation_batches(self) -> Generator[Batch]:
         return on_device(self.data_loader.validation_batches(), self.learner.device)
@@ -207,6 +217,10 @@ class Trainer(BaseTrainer):
             metrics = metrics | self.learner.callbacks.end_epoch(epoch, metrics)
         except UserError as error:  # raised once the epoch is saved, which may have taken an hour
             failure = error
+        # A plug-in's callback may give other numbers in each process, or fail in one; all must choose and stop alike.
+        gathered = distributed.gather((metrics, None if failure is None else str(failure)))
+        metrics = gathered[0][0]
+        failure = failure or next((UserError(text) for _, text in gathered if text is not None), None)
         self._warn_of_no_numbers(epoch, metrics)
         if any(each.batches or each.not_finite for each in self._losses.values()):  # else a subclass has its own losses
             for line in self.head_watch.after_epoch(epoch, self.learner.updates, self._losses, self._counts):
@@ -388,6 +402,7 @@ class Trainer(BaseTrainer):
             "stopped_early": self.stopped_early,
             "batches_done": self.batches_done,
             "world_size": distributed.world_size(),
+            "steps_per_epoch": self.data_loader.steps_per_epoch,
             "sums": distributed.gather(self.train_metrics.state_dict() if self.batches_done else None),
             "monitors": [monitor.state_dict() for monitor in (self.monitor, *self.other_monitors)],
             "epochs_without_better": self.epochs_without_better,
@@ -398,13 +413,11 @@ class Trainer(BaseTrainer):
         }
 
     def load_state_dict(self, state: Mapping[str, Any], path: Path | None = None) -> None:
-        """path: of the checkpoint, for error messages
+        """The number of processes may be another one, of the same global batch.
+
+        path: of the checkpoint, for error messages
 
         Raises CheckpointError; InvalidConfig if the schedule was planned for a run of another length."""
-        processes = state["world_size"]
-        if state["batches_done"] and processes != distributed.world_size():
-            wrong = f"was stopped within an epoch of {processes} processes, not {distributed.world_size()}"
-            raise CheckpointError(f"{self.checkpoints.folder}: {wrong}; resume it with as many")
         if self.time_budget is not None and state.get("time_budget") is not None:
             self.time_budget.load_state_dict(state["time_budget"])
             if self.time_budget.planned is not None:
@@ -423,4 +436,9 @@ class Trainer(BaseTrainer):
         self.earlier_trackers = state["trackers"]
         self.batches_done = state["batches_done"]
         if self.batches_done:
-            self.train_metrics.load_state_dict(state["sums"][distributed.rank()])
+            self.train_metrics.load_states(state["sums"])
+        steps, processes = self.data_loader.steps_per_epoch, state["world_size"]
+        if processes != distributed.world_size() and not self.finished and state.get("steps_per_epoch", steps) != steps:
+            wrong = f"{processes} processes have {state['steps_per_epoch']} batches an epoch, and these {steps}"
+            remedy = f"resume with {processes} (where drop_last is false the last batch depends on their number)"
+            raise CheckpointError(f"{path or self.checkpoints.folder}: {wrong}; {remedy}")

@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
+from utils.first_report import is_first_report
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The error numbers of a full disk, an exceeded quota, and a file that is too large."""
 
@@ -165,28 +167,31 @@ def run_command(command: Callable[[], object]) -> int:
     is a full disk.
 
     SIGTERM and SIGUSR1 end it at once, as Ctrl-C does; long work that has something to save handles them itself
-    (utils/signals.py). A second signal does not wait for what the first one ends."""
+    (utils/signals.py). A second signal does not wait for what the first one ends. Of several processes the first that
+    fails prints its line."""
     try:
         with _signals_raise():
             command()
     except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+        return _report(error, error.exit_code)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return stop.kind.exit_code
+        return _report(stop, stop.kind.exit_code)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads_the_output():
             return 0
         if error.errno not in FULL:
             raise
-        print(
-            f"{error.filename or 'a file'}: could not be written ({error.strerror}); free some space", file=sys.stderr
-        )
-        return StorageFullError.exit_code
+        text = f"{error.filename or 'a file'}: could not be written ({error.strerror}); free some space"
+        return _report(text, StorageFullError.exit_code)
     finally:
         gc.unfreeze()  # what `importing` froze: libraries complain of what is left when Python ends
     return 0
+
+
+def _report(said: object, exit_code: int) -> int:
+    if is_first_report():
+        print(said, file=sys.stderr)
+    return exit_code
 
 
 def _nobody_reads_the_output() -> bool:

@@ -1,7 +1,8 @@
-"""Two processes train as one does."""
+"""Several processes train and predict as one does, and end together."""
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -12,7 +13,11 @@ import pytest
 import torch
 
 import test as test_script
+from tests.harness.forked import TEST, TRAIN
+from tests.harness.group import PLANTED_ERROR, Stop, run_group
 from tests.integration.drawn_road import ROOT, run, weights_and_metrics, write_config
+from utils.checkpoint.checkpoint_file import read_checkpoint
+from utils.errors import ConfigError
 
 EVERYTHING: dict[str, Any] = {
     "arch": {"type": "TimmModelMulti", "args": {"model_name": "test_convnext", "pretrained": False}},
@@ -31,28 +36,60 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def run_in_two_processes(config: Path, save_dir: Path, *arguments: str) -> Path:
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py",
-        "-c", str(config), "--bs", "4", "--set", f"trainer.save_dir={save_dir}", *arguments,
-    ]  # fmt: skip
-    finished = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=120, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert "Warning" not in finished.stdout + finished.stderr
-    (models,) = (save_dir / "models" / "Road").iterdir()  # written by one process
+def in_processes(number: int, config: Path, *arguments: str, stop: Stop | None = None) -> tuple[bool, str]:
+    """Trains; whether to its end, and what was printed."""
+    output = config.parent / "output.txt"
+    output.unlink(missing_ok=True)
+    is_over = run_group(TRAIN, ["-c", str(config), *arguments], config.parent, number, stop)
+    return is_over, output.read_text()
+
+
+def only_run(save_dir: Path) -> Path:
+    """It is written by one process."""
+    (models,) = (save_dir / "models" / "Road").iterdir()
     return models
 
 
+def with_unknown_labels(drawn: Path, folder: Path) -> dict[str, Any]:
+    """A table of which most genders, and some ages, are unknown: many a batch of a process knows none."""
+    rows = []
+    for number, path in enumerate(sorted((drawn / "train" / "images").rglob("*.*"))):
+        _, gender, _, age = path.parent.name.split("_")
+        mask = {"i": "incorrect", "n": "not_wear"}.get(path.stem[0], "wear")
+        known_gender = gender if int(path.parent.name[:6]) % 4 == 1 else ""
+        rows.append([str(path.relative_to(drawn)), path.parent.name, mask, known_gender, age if number % 3 else ""])
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "person", "mask", "gender", "age"], *rows])
+    return {"type": "AttributeTable", "args": {"path": str(folder / "table.csv"), "root": str(drawn)}}
+
+
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Path) -> None:
-    """With a model without batch statistics; the images of an odd validation set are each scored once."""
-    config = write_config(tmp_path, drawn, **EVERYTHING)
-    single = run(config, "--set", "trainer.epochs=2")
-    both = run_in_two_processes(config, tmp_path / "both", "--set", "trainer.epochs=2")
-    weights, metrics = weights_and_metrics(both)
+    """With a model without batch statistics, and labels of which many are unknown; the images of an odd validation set
+    are each scored once. Stopped within an epoch, one process ends what two began, and three what it began."""
+    config = write_config(tmp_path, drawn, **EVERYTHING, data=[with_unknown_labels(drawn, tmp_path)])
+    single = run(config, "--set", "trainer.epochs=2", "--bs", "12")
+    several = ["--set", "trainer.epochs=2", "--set", f"trainer.save_dir={tmp_path / 'several'}", "--resume", "auto"]
+    is_over, text = in_processes(2, config, *several, "--bs", "6", stop=Stop(1, "SIGTERM", 3))
+    models = only_run(tmp_path / "several")
+    assert not is_over
+    assert "Warning" not in text
+    assert text.count("stopped by SIGTERM; saved in") == 1
+    assert read_checkpoint(models / "last.pth")["batches_done"] == 4  # they agree in the next update
+
+    with pytest.raises(ConfigError) as refused:
+        run(config, *several, "--bs", "6")
+    wrong = "data_loader.args.batch_size = 6 on 1 process, and the run was trained with 6 on 2; --bs 12 keeps"
+    assert wrong in str(refused.value)
+    is_over, text = in_processes(3, config, *several, "--bs", "4", "--set", "trainer.verbosity=1")
+    assert is_over, text
+    assert text.count("processes that train it: 2 before, 3 now") == 1
+
+    weights, metrics = weights_and_metrics(models)
     expected, expected_metrics = weights_and_metrics(single)
     for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
     for line, expected_line in zip(metrics.splitlines(), expected_metrics.splitlines(), strict=True):
+        assert json.loads(line).keys() == json.loads(expected_line).keys()
         for name, value in json.loads(expected_line).items():
             assert json.loads(line)[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
 
@@ -72,19 +109,62 @@ class OnceNoNumber(CrossEntropyLoss):
 """
 
 
-def test_two_processes_validate_the_model_that_they_save(tmp_path: Path, drawn: Path) -> None:
+def test_two_processes_validate_the_model_that_they_save_and_predict_as_one(tmp_path: Path, drawn: Path) -> None:
     """With batch statistics, which every process has of its own until they are shared; and a loss that in one of them
-    is once not finite: both skip that update."""
+    is once not finite: both skip that update. test.py's files are equal to the bit."""
     (tmp_path / "once.py").write_text(LOSS)
     config = write_config(
-        tmp_path, drawn, plugins=[str(tmp_path / "once.py")], loss={"heads": {"mask": {"type": "OnceNoNumber"}}}
+        tmp_path,
+        drawn,
+        plugins=[str(tmp_path / "once.py")],
+        loss={"heads": {"mask": {"type": "OnceNoNumber"}}},
+        split={"type": "KFoldSplit", "args": {"folds": 2}},
     )
-    models = run_in_two_processes(config, tmp_path / "both")
-    lines = [json.loads(line) for line in weights_and_metrics(models)[1].splitlines()]
-    assert [each.get("train/skipped_updates") for each in lines] == [1.0] + [None] * (len(lines) - 1)
-    line = lines[-1]
-    flags = ["--resume", str(models), "--split", "validation", "--checkpoint", "last"]
-    for row in test_script.main(flags).scores:
-        prefix = "" if row.name == "answer" else f"{row.name}_"
-        assert row.macro_f1 == pytest.approx(line[f"val/{prefix}f1"])
-        assert row.accuracy == pytest.approx(line[f"val/{prefix}accuracy"])
+    is_over, text = in_processes(2, config, "--bs", "4")
+    assert is_over, text
+    models = only_run(tmp_path / "saved")
+    for fold in (models / "fold_0", models / "fold_1"):
+        metrics = tmp_path / "saved" / "log" / "Road" / models.name / fold.name / "metrics.jsonl"
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        skipped = [1.0 if fold.name == "fold_0" else None] + [None] * (len(lines) - 1)
+        assert [each.get("train/skipped_updates") for each in lines] == skipped
+        flags = ["--resume", str(fold), "--split", "validation", "--checkpoint", "last"]
+        for row in test_script.main(flags).scores:
+            prefix = "" if row.name == "answer" else f"{row.name}_"
+            assert row.macro_f1 == pytest.approx(lines[-1][f"val/{prefix}f1"])
+            assert row.accuracy == pytest.approx(lines[-1][f"val/{prefix}accuracy"])
+
+    flags = ["--resume", str(models), "--bs", "4", "--tta", "flip", "--probabilities", "--parts", "--output"]
+    for folder in (tmp_path / "one", tmp_path / "several"):
+        folder.mkdir()
+    test_script.main([*flags, str(tmp_path / "one" / "x.csv")])
+    assert run_group(TEST, [*flags, "x.csv"], tmp_path / "several", 3)
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "one").glob("*.csv")}
+    assert len(expected) == 6
+    assert {path.name: path.read_bytes() for path in (tmp_path / "several").glob("*.csv")} == expected
+
+
+def test_an_error_of_one_process_ends_all_with_one_line(tmp_path: Path, drawn: Path) -> None:
+    config = write_config(tmp_path, drawn)
+    is_over, text = in_processes(2, config, "--bs", "4", stop=Stop(1, "error", 2))
+    assert not is_over
+    said = [line for line in text.splitlines() if "warning" not in line and not line.startswith("config: ")]
+    assert said == [PLANTED_ERROR, "torchrun: ChildFailedError"]
+
+
+def test_what_is_wrong_with_a_config_is_said_once(tmp_path: Path) -> None:
+    is_over, text = in_processes(3, tmp_path / "none.json")
+    assert not is_over
+    assert text.count("none.json: ") == 1
+
+
+@pytest.mark.long
+def test_torchrun_itself(tmp_path: Path, drawn: Path) -> None:
+    """The others are forked by its agent, which is faster."""
+    config = write_config(tmp_path, drawn)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", "-c"]
+    for arguments, code in (([str(config), "--bs", "4"], 0), ([str(config), "--bs", "no"], 1)):
+        finished = subprocess.run([*command, *arguments], cwd=ROOT, text=True, capture_output=True, check=False)
+        assert finished.returncode == code, finished.stderr
+        assert finished.stderr.count("--bs no: ") == code
+    assert only_run(tmp_path / "saved")

@@ -20,7 +20,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is asked of torch, in order, which does nothing."""
     made: list[Any] = []
     monkeypatch.setattr(torch.cuda, "set_device", made.append)
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **others: made.append((backend, others)))
+    store = dist.HashStore()
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, store, **others: made.append((backend, others)))  # noqa: ARG005
     for name, value in RENDEZVOUS.items():
         monkeypatch.setenv(name, value)
     return made
@@ -38,8 +40,10 @@ def test_a_gpu_is_the_processs_own_before_the_group_is_made(
 ) -> None:
     """Else every process would keep a context on the first one, and collectives would guess."""
     monkeypatch.setenv("WORLD_SIZE", processes)
-    distributed.start(device)
-    joined = (backend, {"timeout": distributed.TIME_LIMIT, "device_id": bound_to})
+    with distributed.together(device):
+        pass
+    numbers = {"rank": 0, "world_size": 2}
+    joined = (backend, {**numbers, "timeout": distributed.TIME_LIMIT, "device_id": bound_to})
     assert calls == [SECOND_GPU] * (device == SECOND_GPU) + [joined] * (processes == "2")
 
 
@@ -50,8 +54,9 @@ def test_processes_that_nobody_started_together_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in missing:
         monkeypatch.delenv(name)
-    with pytest.raises(ConfigError, match=rf"WORLD_SIZE = 2 without {', '.join(missing)}: .*torchrun"):
-        distributed.start(CPU)
+    refused = pytest.raises(ConfigError, match=rf"WORLD_SIZE = 2 without {', '.join(missing)}: .*torchrun")
+    with refused, distributed.together(CPU):
+        pass
     assert calls == []
 
 
@@ -60,7 +65,7 @@ def test_processes_that_nobody_started_together_are_refused(
 def test_what_names_no_device_goes_to_the_processs_own() -> None:
     device = torch.device("cuda", torch.cuda.device_count() - 1)
     try:
-        distributed.start(device)
-        assert torch.zeros(1, device="cuda").device == device
+        with distributed.together(device):
+            assert torch.zeros(1, device="cuda").device == device
     finally:
         torch.cuda.set_device(0)
