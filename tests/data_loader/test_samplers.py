@@ -313,6 +313,21 @@ def test_a_rest_joins_the_batch_before_it_where_a_process_would_have_one_image(r
     assert sorted(index for index, _ in streams[0]) == list(range(96 + rest))
 
 
+@pytest.mark.parametrize(("images", "batch_size"), [(23, 4), (3, 4), (0, 4), (24, 4)])
+def test_processes_share_the_batches_of_one(images: int, batch_size: int) -> None:
+    """A batch of another composition would have other last digits."""
+    (alone,) = ([keys.indices.tolist() for keys in EvaluationBatchSampler(images, batch_size)],)
+    assert [index for batch in alone for index in batch] == [*range(images)]
+    for world in (1, 2, 3, 9):
+        samplers = [
+            EvaluationBatchSampler(images, batch_size, rank, world, whole_batches=True) for rank in range(world)
+        ]
+        shares = [[keys.indices.tolist() for keys in sampler] for sampler in samplers]
+        assert [len(sampler) for sampler in samplers] == [*map(len, shares)]
+        assert [shares[number % world][number // world] for number in range(len(alone))] == alone
+        assert sum(map(len, shares)) == len(alone)
+
+
 def test_the_last_batch_is_divided_evenly() -> None:
     for samples, expected in ((26, [[4, 3], [4, 3], [4, 2], [4, 2]]), (21, [[6], [5], [5], [5]])):
         samplers = [TrainingBatchSampler(every_image_once(samples), 4, 0, rank, 4, False) for rank in range(4)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiment.cli import Arguments, parse_arguments
+from scripts import sweep
 from utils.config.layers import Override
 from utils.errors import ConfigError
 
@@ -28,6 +29,19 @@ def test_the_command_line() -> None:
     given = parse_arguments(argv)
     assert given == Arguments(Path("a.json"), "auto", "cuda:1", overrides, print_config="full", dry_run=True)
     assert shlex.split(given.command) == ["train.py", *argv]
+
+
+def test_restarts_that_would_begin_a_new_run_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(ConfigError, match=r"--max-restarts: .*add --resume auto"):
+        parse_arguments(["-c", "x.json"])
+    assert parse_arguments(["-c", "x.json", "--resume", "auto"]).resume == "auto"
+
+
+def test_a_sweep_is_for_no_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"scripts\.sweep: .*--workers"):
+        sweep.parse(["x.json"])
 
 
 @pytest.mark.parametrize("argv", [["--set", "a"], ["--set", "=1"], ["--set", "a..b=1"], ["--set", "password secret"]])

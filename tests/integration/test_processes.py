@@ -152,10 +152,13 @@ def test_an_error_of_one_process_ends_all_with_one_line(tmp_path: Path, drawn: P
     assert said == [PLANTED_ERROR, "torchrun: ChildFailedError"]
 
 
-def test_what_is_wrong_with_a_config_is_said_once(tmp_path: Path) -> None:
-    is_over, text = in_processes(3, tmp_path / "none.json")
-    assert not is_over
-    assert text.count("none.json: ") == 1
+def test_what_is_wrong_with_a_config_is_said_once(tmp_path: Path, drawn: Path) -> None:
+    """Whether it is wrong before the processes have met, or after."""
+    config = write_config(tmp_path, drawn)
+    for key, value in (("nonsense", "1"), ("trainer.sync_batch_norm", "true")):
+        is_over, text = in_processes(3, config, "--set", f"{key}={value}")
+        assert not is_over
+        assert text.count(f"{key} ") == 1, text
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ from base.label_space import LabelSpace
 from base.metrics import Metrics
 from model.metric import accuracy, f1
 from trainer.epoch_metrics import BATCHES_TOGETHER, EpochMetrics
+from utils import distributed
 
 LABELS = LabelSpace(
     {
@@ -126,3 +127,34 @@ def test_the_largest_gradient_of_known_labels_is_kept() -> None:
     found = epoch.by_loss()
     assert found[name].gradient == 2.0
     assert all(found[other].gradient is None for other in others)
+
+
+@pytest.mark.parametrize("now", [1, 2, 3, 4])
+def test_any_number_of_processes_goes_on_with_the_sums_of_three(now: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together they have what one process would have added up."""
+    batches = Batches(9).arguments
+    whole, parts = empty_metrics(), [empty_metrics() for _ in range(3)]
+    for number, arguments in enumerate(batches):
+        for metrics in (whole, parts[number % 3]):
+            metrics.add(*arguments)
+            metrics.add_gradients({name: arguments[3][name] for name in WEIGHTS}, arguments[2])
+    for metrics in (whole, *parts):
+        metrics.add_update(torch.tensor(True))
+    states = [metrics.state_dict() for metrics in parts]
+    resumed = [empty_metrics() for _ in range(now)]
+    monkeypatch.setattr(distributed, "world_size", lambda: now)
+    for rank, metrics in enumerate(resumed):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        metrics.load_states(states)
+    assert [metrics.skipped_updates for metrics in resumed] == [1] * now
+    torch.testing.assert_close(
+        torch.stack([metrics.losses for metrics in resumed]).sum(0), whole.state_dict()["losses"]
+    )
+    for name, expected in whole.metrics.counts.items():
+        counts = torch.stack([metrics.metrics.counts[name].counts for metrics in resumed]).sum(0)
+        assert torch.equal(counts, expected.counts)
+    watched = [metrics.state_dict()["watched"].tolist() for metrics in resumed]
+    monkeypatch.setattr(distributed, "gather", lambda _: watched)
+    found = resumed[0].by_loss()
+    monkeypatch.setattr(distributed, "gather", lambda value: [value])
+    assert found == whole.by_loss()

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +17,7 @@ import torch.distributed as dist
 
 from utils import distributed
 from utils.errors import ConfigError
+from utils.first_report import is_first_report
 
 CPU, SECOND_GPU = torch.device("cpu"), torch.device("cuda", 1)
 RENDEZVOUS = {"RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
@@ -69,3 +77,51 @@ def test_what_names_no_device_goes_to_the_processs_own() -> None:
             assert torch.zeros(1, device="cuda").device == device
     finally:
         torch.cuda.set_device(0)
+
+
+def test_one_process_of_each_machine_goes_first_and_none_leaves_before_all_are_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two machines of two processes, as threads; and a text for which the others wait."""
+    own = threading.local()
+    events: list[str] = []
+    monkeypatch.setattr(distributed, "_store", dist.HashStore())
+    monkeypatch.setattr(distributed, "_LOOK_AGAIN", timedelta(milliseconds=5))
+    monkeypatch.setattr(distributed, "_waits", itertools.repeat("once"))
+    monkeypatch.setattr(distributed, "rank", lambda: own.rank)
+    monkeypatch.setattr(distributed, "local_rank", lambda: own.rank % 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 4)
+
+    def process(rank: int) -> str:
+        own.rank = rank
+        with distributed.first_of_each_machine():
+            time.sleep(0.02 if rank % 2 == 0 else 0)
+            events.append(f"works {rank}")
+        events.append(f"leaves {rank}")
+        time.sleep(0.02)
+        return distributed.text_of_main_process(f"of {rank}")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [*pool.map(process, (3, 2, 1, 0))] == ["of 0"] * 4
+    assert {each.split()[0] for each in events[:4]} == {"works"}
+    for first, second in ((0, 1), (2, 3)):
+        assert events.index(f"works {first}") < events.index(f"works {second}")
+
+
+def test_processes_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed.refuse_difference("config", "a")
+    monkeypatch.setattr(distributed, "gather", lambda _: ["a", "a", "b"])
+    with pytest.raises(ConfigError, match=r"process 2 has another config: b, and process 0 a; .*trainer\.save_dir"):
+        distributed.refuse_difference("config", "a")
+
+
+def test_the_first_of_torchruns_processes_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt has one report; whoever has it may ask again."""
+    for attempt in ("attempt_0", "attempt_1"):
+        for process, expected in ((11, True), (12, False), (11, True)):
+            monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / attempt / str(process) / "error.json"))
+            (tmp_path / attempt).mkdir(exist_ok=True)
+            monkeypatch.setattr(os, "getpid", lambda process=process: process)
+            assert is_first_report() == expected
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE")
+    assert is_first_report()
