@@ -105,6 +105,8 @@ class Learner:
         """
         weights = [self._sample_weights(batch) for batch in micro_batches]
         normalisers, stop = self._sum_over_update(weights, stop)
+        if not self._has_settled_buckets:
+            self._settle_buckets(micro_batches[:1], normalisers, epoch, first_batch)
         results = self._backward(micro_batches, normalisers, epoch, first_batch)
         for batch, batch_weights, (outputs, losses, gradients) in zip(micro_batches, weights, results, strict=True):
             metrics.add(losses, normalisers, batch_weights, outputs, batch.scoring_targets)
@@ -151,6 +153,20 @@ class Learner:
             results.append(({name: output.detach() for name, output in outputs.items()}, losses, gradients))
         distributed.average_gradients(self.criterion.parameters())
         return results
+
+    def _settle_buckets(self, *arguments: Any) -> None:
+        """DistributedDataParallel lays its buckets out anew after a first pass, by the order in which gradients come,
+        and of three processes or more the sums are rounded by the layout. This pass, of which nothing is kept, lets the
+        first update of a resumed run have the layout of all others.
+
+        arguments: of `_backward`"""
+        buffers = [*self.model.buffers(), *self.criterion.buffers()]
+        kept = [buffer.clone() for buffer in buffers]
+        self._backward(*arguments)
+        for buffer, before in zip(buffers, kept, strict=True):
+            buffer.copy_(before)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._has_settled_buckets = True
 
     def _loss(
         self, outputs: Mapping[str, Tensor], batch: Batch, normalisers: Mapping[str, Tensor]
@@ -258,6 +274,7 @@ class Learner:
         return self.averaging.average if self.averaging is not None and use in self.averaging.used_for else None
 
     def _over_processes(self) -> nn.Module:
+        self._has_settled_buckets = self.num_processes == 1
         return self.compiled if self.num_processes == 1 else DistributedDataParallel(self.compiled, **OWN_BUFFERS)
 
     def _synchronised_only_if(self, last: bool) -> AbstractContextManager[Any]:
