@@ -10,7 +10,7 @@ from tests.integration.drawn_road import draw_small_data
 
 
 def test_three_processes_of_which_one_is_killed_end_as_undisturbed_ones(tmp_path: Path) -> None:
-    """Of three sums are rounded by the layout of DistributedDataParallel's buckets, which changes after a first pass."""
+    """Of three, sums are rounded by the layout of DistributedDataParallel's buckets, which a first pass changes."""
     data = draw_small_data(tmp_path / DATA)
 
     def reference_of(scenario: str, processes: int) -> dict[str, Any]:
