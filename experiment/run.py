@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,8 @@ class Session:
     """What all models of a run share.
 
     resume: where a run of one model resumes
-    run: the folders of the run, once it has begun"""
+    run: the folders of the run, once it has begun
+    has_trained: whether this command has trained any of them"""
 
     config: ConfigParser
     arguments: Arguments
@@ -78,6 +79,7 @@ class Session:
     device: torch.device
     resume: ResumePoint | None
     run: RunFolders | None
+    has_trained: bool = False
 
     def open_log(self, file: Path | None = None) -> None:
         """What is logged from here on goes to `file`, too; None: to the console alone."""
@@ -142,6 +144,7 @@ def open_session(
         session.open_log()
         for note in [*config.notes, *_device_notes(settings, device)]:
             logger.info("%s", note)
+        is_out_of_memory = False
         try:
             yield session
         except (StopSignal, Interrupted) as stop:
@@ -149,9 +152,11 @@ def open_session(
                 raise
             kind = stop.kind if isinstance(stop, Interrupted) else type(stop)
             raise kind(f"{stop}; resume it with --resume {session.run.models}") from None
-        except torch.OutOfMemoryError as error:
+        except torch.OutOfMemoryError:
+            is_out_of_memory = True  # there the error still holds the frames, and they hold the tensors
+        if is_out_of_memory:
             images = config["data_loader"]["args"]["batch_size"]
-            raise UserError(f"{device}: out of memory with batches of {images}: {WHAT_TO_LOWER}") from error
+            raise UserError(f"{device}: out of memory with batches of {images}: {WHAT_TO_LOWER}")
 
 
 def _refuse_unlike_processes(config: ConfigParser, resume: ResumePoint | RunFolders | None) -> None:
@@ -238,12 +243,14 @@ def train_fold(session: Session, fold: Fold) -> bool:
                 logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
                 return False
             else:
-                with locked(folders.models) if distributed.is_main_process() else nullcontext():
-                    _refuse_if_trained_since(folders, resume)
-                    record = _begin(session, fold, folders, trainer, resume)
-                    for line in builders.describe_run(fold.split, data_loader, trainer):
-                        logger.info("%s", line)
-                    _train_to_the_end(trainer, record)
+                if distributed.is_main_process():
+                    at_the_end.enter_context(locked(folders.models))  # also while it is evaluated
+                _refuse_if_trained_since(folders, resume)
+                session.has_trained = True
+                record = _begin(session, fold, folders, trainer, resume)
+                for line in builders.describe_run(fold.split, data_loader, trainer):
+                    logger.info("%s", line)
+                _train_to_the_end(trainer, record)
         if not session.arguments.dry_run:
             _evaluate(session, fold, folders, trainer, was_finished)
     if fold.number is None:
@@ -324,11 +331,12 @@ def _begin(
         if folders.fold is not None:
             folders.of_run().write_config(with_all_folds(fold.config.resolved))
         for of_a_shorter_run in (folders, folders.of_run()):
-            (of_a_shorter_run.models / OUT_OF_FOLD_FILE).unlink(missing_ok=True)
+            for name in (OUT_OF_FOLD_FILE, REPORT_FILE):
+                (of_a_shorter_run.models / name).unlink(missing_ok=True)
     if resume is not None:
         logger.info("resuming from %s, %s done", resume.path, counted(trainer.completed_epochs, "epoch"))
         if resume.path.name != LAST:  # later progress is discarded: last.pth must not be ahead of the metrics
-            trainer.save(trainer.kept_as())  # a run that was killed in its first save may lack some of them
+            trainer.save(trainer.kept_as(), final=True)  # a run that was killed in its first save may lack some of them
     trainer.trackers = builders.build_trackers(fold.config, folders, resume)
     return record
 
@@ -386,9 +394,12 @@ def report(session: Session, folds: Sequence[Fold]) -> RunResult:
     if folds[0].number is None or session.arguments.dry_run:
         return RunResult(run)
     if all((run.of_fold(number).models / OUT_OF_FOLD_FILE).exists() for number in range(len(folds))):
-        session.open_log(run.log / "info.log")
+        kept = all((run.models / name).exists() for name in (OUT_OF_FOLD_FILE, REPORT_FILE))
+        is_new = session.has_trained or not kept
+        if is_new:
+            session.open_log(run.log / "info.log")
         scores = score_folds(run, folds, session.device)
-        if distributed.is_main_process():
+        if is_new and distributed.is_main_process():
             write_report(run.models, [record for fold in folds for record in fold.split.validation.records])
     _print(f"{run.models}: {scores or f'other folds are still to be trained: train.py --resume {run.models}'}")
     return RunResult(run, scores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from logger.tracker import CaptionedImage, Tracker
 
@@ -15,9 +16,13 @@ class TensorBoardTracker(Tracker):
 
     def __init__(self, log_dir: Path, purge_epoch: int | None = None) -> None:
         """Events of `purge_epoch` and later that an earlier start left in `log_dir` are no longer shown."""
+        self._log_dir, self._purge_epoch = log_dir, purge_epoch
+        self._writer: Any = None
+
+    def start(self) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        self._writer = SummaryWriter(str(log_dir), purge_step=purge_epoch)
+        self._writer = SummaryWriter(str(self._log_dir), purge_step=self._purge_epoch)
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

@@ -37,10 +37,6 @@ class Checkpoints:
             pending.unlink(missing_ok=True)
         return self.folder / LAST
 
-    def has_last(self) -> bool:
-        """Whether the run can be resumed from here."""
-        return (self.folder / LAST).exists()
-
 
 def resumable_files(folder: Path) -> list[Path]:
     """The checkpoints that a run folder may be resumed from, the newest first."""

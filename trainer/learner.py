@@ -254,8 +254,11 @@ class Learner:
                 distributed.share_buffers(self.averaging.average)
 
     def weights_are_finite(self) -> bool:
-        """Of the model, in the process that asks."""
-        return bool(nn.utils.get_total_norm([*self.model.parameters()], norm_type=math.inf).isfinite())
+        """Of the model, of its average and of the losses, in the process that asks."""
+        average = None if self.averaging is None else self.averaging.average
+        modules = [self.model, self.criterion, *([] if average is None else [average])]
+        weights = [parameter for module in modules for parameter in module.parameters()]
+        return bool(nn.utils.get_total_norm(weights, norm_type=math.inf).isfinite())
 
     def eval_model(self) -> nn.Module:
         """What is validated, in evaluation mode: the model, or the average of its weights."""

@@ -21,7 +21,7 @@ from base.metrics import Metric, Metrics
 from base.mixing import Mixing, plan_mix
 from logger.tracker import TIMES, Trackers
 from trainer.averaging import StochasticWeightAveraging
-from trainer.checkpoint import BEST, Checkpoints
+from trainer.checkpoint import BEST, Checkpoints, resumable_files
 from trainer.epoch_metrics import EpochMetrics, LossOfEpoch, describe
 from trainer.head_watch import HeadWatch
 from trainer.learner import Learner
@@ -342,7 +342,7 @@ class Trainer(BaseTrainer):
         except OSError as error:
             text = f"{path or error.filename}: could not be written ({error.strerror}); free some space"
             if final:
-                raise StorageFullError(text) from None
+                raise StorageFullError(f"{text}{self._earlier_checkpoints()}") from None
             logger.warning("%s. Training continues%s", text, self._earlier_checkpoints())
 
     def _warn_of_no_numbers(self, epoch: int, metrics: Mapping[str, float]) -> None:
@@ -390,7 +390,8 @@ class Trainer(BaseTrainer):
         return DivergenceError(f"epoch {epoch}: {text}; {remedy}")
 
     def _earlier_checkpoints(self) -> str:
-        return "; the earlier checkpoints remain" if self.checkpoints.has_last() else "; nothing has been saved yet"
+        is_saved = resumable_files(self.checkpoints.folder)
+        return "; the earlier checkpoints remain" if is_saved else "; nothing has been saved yet"
 
     def _new_metrics(self, leaves_out: bool = False) -> EpochMetrics:
         device, weights = self.learner.device, self.learner.criterion.weights

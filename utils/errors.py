@@ -28,7 +28,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
+<<<<<<< HEAD
 from utils.first_report import is_first_report
+=======
+from utils.wording import first_line
+>>>>>>> 1ac5694 (Resuming finished folds changes no file; a run is locked until it is evaluated; trackers that cannot begin are a warning)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The error numbers of a full disk, an exceeded quota, and a file that is too large."""
@@ -164,7 +168,7 @@ def run_and_exit(command: Callable[[], object]) -> NoReturn:
 
 def run_command(command: Callable[[], object]) -> int:
     """Runs an entry point and returns its exit code: a user's mistake is one line on stderr, never a traceback, and so
-    is a full disk.
+    is a full disk, or memory of a GPU.
 
     SIGTERM and SIGUSR1 end it at once, as Ctrl-C does; long work that has something to save handles them itself
     (utils/signals.py). A second signal does not wait for what the first one ends. Of several processes the first that
@@ -181,8 +185,21 @@ def run_command(command: Callable[[], object]) -> int:
             return 0
         if error.errno not in FULL:
             raise
+<<<<<<< HEAD
         text = f"{error.filename or 'a file'}: could not be written ({error.strerror}); free some space"
         return _report(text, StorageFullError.exit_code)
+=======
+        print(
+            f"{error.filename or 'a file'}: could not be written ({error.strerror}); free some space", file=sys.stderr
+        )
+        return StorageFullError.exit_code
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's: it may not be imported
+            raise
+        remedy = "take smaller batches: --bs, data_loader.args.valid_batch_size, data_loader.args.batch_size"
+        print(f"the GPU's memory is full ({first_line(error)}); {remedy}", file=sys.stderr)
+        return UserError.exit_code
+>>>>>>> 1ac5694 (Resuming finished folds changes no file; a run is locked until it is evaluated; trackers that cannot begin are a warning)
     finally:
         gc.unfreeze()  # what `importing` froze: libraries complain of what is left when Python ends
     return 0

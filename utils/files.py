@@ -32,9 +32,13 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_output(path: Path, text: str) -> None:
-    """`write_atomically` for a command's results. Raises StorageFullError where the disk is full, else ConfigError."""
+    """`write_atomically` for a command's results; a file that has this text already keeps its time of change.
+
+    Raises StorageFullError where the disk is full, else ConfigError."""
+    data = text.encode()
     try:
-        write_atomically(path, text.encode())
+        if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
+            write_atomically(path, data)
     except OSError as error:
         kind = StorageFullError if error.errno in FULL else ConfigError
         raise kind(f"{path}: cannot be written: {error.strerror}; free some space, or choose another folder") from None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import platform
 import re
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,8 @@ from utils.config.former_defaults import upgraded
 from utils.errors import CheckpointError, ConfigError
 from utils.files import write_output
 from utils.wording import did_you_mean, nearest
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -112,16 +115,18 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises CheckpointError, naming the process, where one trains there."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+") as file:
+    with (folder / LOCK_FILE).open("ab+", buffering=0) as file:
+        file.seek(0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
+            owner = file.read().decode(errors="replace").strip() or "another process"
             raise CheckpointError(f"{folder}: {owner} is training this run; wait for it, or stop it") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+        except OSError as error:
+            logger.warning("%s: cannot be locked (%s); see that no other process trains it", folder, error.strerror)
+        with suppress(OSError):  # of a full disk: the lock holds without a name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}".encode())
         yield
 
 

@@ -157,6 +157,19 @@ def test_folds_of_different_length_are_warned_of(folds_config: Path, capsys: pyt
     assert "different numbers" not in capsys.readouterr().out
 
 
+def test_resuming_finished_folds_changes_nothing(copied: Path, tmp_path: Path) -> None:
+    """Neither bytes nor times of change."""
+
+    def state() -> dict[str, tuple[bytes, int]]:
+        files = [path for path in (tmp_path / "saved").rglob("*") if path.is_file()]
+        return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+    before = state()
+    assert any(path.endswith("report.html") for path in before)
+    resume(str(copied))
+    assert state() == before
+
+
 def test_a_fold_that_is_not_there_is_refused(folds_config: Path) -> None:
     with pytest.raises(ConfigError, match=r"--fold 3: .*0 to 2"):
         run(folds_config, "--fold", "3")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from logger.tensorboard_tracker import TensorBoardTracker
+from logger.tracker import Trackers
 from utils.images.decoding import decode_rgb
 
 
@@ -22,6 +23,7 @@ def _events(folder: Path) -> Any:
 
 def test_tensorboard_reads_back_scalars_and_pictures(tmp_path: Path) -> None:
     tracker = TensorBoardTracker(tmp_path)
+    tracker.start()
     picture = np.zeros((5, 7, 3), np.uint8)
     picture[0, 0] = (255, 0, 10)
     for epoch in (1, 2, 3):
@@ -41,10 +43,12 @@ def test_tensorboard_reads_back_scalars_and_pictures(tmp_path: Path) -> None:
 
 def test_epochs_that_a_resumed_run_repeats_are_replaced(tmp_path: Path) -> None:
     first = TensorBoardTracker(tmp_path)
+    first.start()
     for epoch in (1, 2, 3, 4):
         first.log_metrics(epoch, {"val/f1": epoch})
     first.close(75)
     resumed = TensorBoardTracker(tmp_path, purge_epoch=3)
+    resumed.start()
     for epoch in (3, 4, 5):
         resumed.log_metrics(epoch, {"val/f1": 10 * epoch})
     resumed.close(0)
@@ -52,3 +56,12 @@ def test_epochs_that_a_resumed_run_repeats_are_replaced(tmp_path: Path) -> None:
     assert len(files) == 2
     values = [(event.step, event.value) for event in _events(tmp_path).Scalars("val/f1")]
     assert values == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
+
+
+def test_events_that_cannot_be_written_leave_the_run_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its folder is a file."""
+    (tmp_path / "log").write_text("in the way")
+    trackers = Trackers([TensorBoardTracker(tmp_path / "log")])
+    trackers.log_metrics(1, {"val/f1": 0.5})
+    trackers.close(0)
+    assert [text.partition(" ")[0] for text in caplog.messages] == ["tensorboard"]

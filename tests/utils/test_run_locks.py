@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -33,6 +34,17 @@ def test_a_second_process_is_refused_by_name_until_the_first_is_killed(tmp_path:
     for _ in range(2):
         with locked(tmp_path):
             pass
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_lock(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with locked(tmp_path):
+        assert [text for text in caplog.messages if "No locks available" in text]
 
 
 def test_a_run_may_have_a_name_of_its_own_once(tmp_path: Path) -> None:

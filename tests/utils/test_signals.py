@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from utils.errors import KeyboardStop, StopSignal, run_command
 from utils.signals import StopSignals, blocked, unblock
@@ -148,6 +150,14 @@ def test_a_command_that_has_nothing_to_save_ends_at_once_with_one_line(
     assert run_command(work) == exit_code
     assert capsys.readouterr().err == f"stopped by {number.name}\n"
     assert signal.getsignal(number) == before
+
+
+def test_a_full_gpu_is_one_line_whichever_command(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+
+    assert run_command(work) == 1
+    assert re.fullmatch(r"the GPU's memory is full .*20\.00 MiB.*--bs.*\n", capsys.readouterr().err)
 
 
 def test_a_full_disk_is_one_line_whoever_writes(capsys: pytest.CaptureFixture[str]) -> None:
