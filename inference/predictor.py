@@ -162,9 +162,14 @@ class Predictor:
         """Within it the names in its config are known that plug-ins define. Raises ConfigError."""
         return plugins_of_run(self.config, self.folder).active()
 
+    @property
+    def verbosity(self) -> int:
+        """The run's: whether long work shows its progress."""
+        return int(self.config.get("trainer", {}).get("verbosity", 0))
+
     def predict(self, records: Sequence[Record]) -> Probabilities:
         """The probabilities of every record, in order. Raises DataError for an image that cannot be read."""
-        return predict([self], records)[0]
+        return predict([self], records, verbosity=self.verbosity)[0]
 
     def predict_batch(self, variants: Sequence[Tensor]) -> Probabilities:
         """The mean over the variants of a batch, on this predictor's device, for which it does not wait.
@@ -203,7 +208,7 @@ class Predictor:
         known = None if self.save_dir is None else self.save_dir / CHECKED_IMAGES_FILE
         paths, bits = [record.path for record in records], self.preprocessing.bits_used_of_16
         remedy = "repair them: every image must have an answer"
-        return set(check_images(paths, known, on_bad, bits, remedy=remedy))
+        return set(check_images(paths, known, on_bad, bits, self.verbosity > 0, remedy))
 
 
 def check_types(config: Mapping[str, Any]) -> None:

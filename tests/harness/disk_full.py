@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+import experiment.run
 import scripts.export
 import scripts.prepare
 import scripts.probe
@@ -126,9 +127,11 @@ class Trial:
 
 def plant(at: int | None, left_bytes: int, freed_after: int | None) -> Callable[[], None]:
     """In a process that is about to be a command: counts the steps of writing on the disk, and fills it at step `at`.
-    A step is that a file is opened to be written, or flushed, renamed, linked or removed."""
+    A step is that a file is opened to be written, renamed, linked or removed. train.py writes no reports, which take
+    most of the time: scripts.report does."""
 
     def install() -> None:
+        experiment.run.write_report = lambda *_: Path()
         disk, steps = str(Path("disk").resolve()), os.open(STEPS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         taken, is_busy = [0], [False]
 
@@ -254,7 +257,7 @@ def run_trial(
         (disk / FILLER).unlink(missing_ok=True)
         trial.wrong = "" if trial.code else difference(reference, command.end(disk))
         if trial.code:
-            again, _ = run_forked(command.main, command.arguments, folder)
+            again, _ = run_forked(command.main, command.arguments, folder, None, plant(None, 0, None))
             assert again == 0, f"given again: exit code {again}: {(folder / 'output.txt').read_text()[-500:]}"
             trial.wrong = difference(reference, command.end(disk))
     except (AssertionError, TimeoutError, OSError, CheckpointError) as error:

@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ MOST_SECONDS = 5.0
 
 SECOND_AFTER_SECONDS = 0.02
 HITS, SIGNALLED = "hits", "signalled"
-"""Files of a trial's folder: a byte for each step of the stage; when the signal came, and after how many steps."""
+"""In a trial's folder: a file a stage with a byte a step; when the signal came, and after how many steps."""
 
 CHANGES: dict[str, Any] = {
     "split": {"type": "KFoldSplit", "args": {"folds": 2}},
@@ -144,6 +144,18 @@ STAGES = {
 
 
 @dataclass
+class Reference:
+    """An undisturbed command.
+
+    steps: by stage, how many it takes
+    end: what it leaves
+    """
+
+    steps: dict[str, int]
+    end: dict[str, Any]
+
+
+@dataclass
 class Trial:
     """A command that was stopped, and given again.
 
@@ -157,18 +169,18 @@ class Trial:
     twice: bool
     seconds: float = 0.0
     wrong: str = ""
-    points: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         signals = f"{self.name} twice" if self.twice else self.name
         return f"trial {self.number} ({self.stage}, {signals}, {self.seconds:.2f} s): {self.wrong or 'equal'}"
 
 
-def plant(stage: Stage, at: int | None, number: signal.Signals, twice: bool) -> Callable[[], None]:
-    """In a process that is about to be a command: counts the steps of a stage, and sends the signal after step `at`."""
+def plant(names: Sequence[str], at: int | None, number: signal.Signals, twice: bool) -> Callable[[], None]:
+    """In a process that is about to be a command: counts the steps of stages, and sends the signal after step `at` of
+    the first. Reports are left out, unless that is the stage: they take most of the time."""
 
     def send() -> None:
-        taken = Path(HITS).stat().st_size
+        taken = Path(HITS, names[0]).stat().st_size
         Path(SIGNALLED).write_text(f"{time.monotonic()} {taken}")
         for _ in range(1 + twice):
             if number == signal.SIGINT:
@@ -178,11 +190,18 @@ def plant(stage: Stage, at: int | None, number: signal.Signals, twice: bool) -> 
             time.sleep(SECOND_AFTER_SECONDS)
 
     def install() -> None:
+        Path(HITS).mkdir(exist_ok=True)
+        if names[0] != "report":
+            experiment.run.write_report = lambda *_: Path()
+        for name in names:
+            watch(STAGES[name], Path(HITS, name), at if name == names[0] else None)
+
+    def watch(stage: Stage, hits: Path, due: int | None) -> None:
         leader, lock = os.getpid(), threading.Lock()
-        file = os.open(HITS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        file = os.open(hits, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         if stage.owner is None:
-            if at is not None:
-                threading.Thread(target=_when_a_trial_trains, args=(send, at), daemon=True).start()
+            if due is not None:
+                threading.Thread(target=_when_a_trial_trains, args=(send, due), daemon=True).start()
             return
         original = getattr(stage.owner, stage.name)
 
@@ -191,7 +210,7 @@ def plant(stage: Stage, at: int | None, number: signal.Signals, twice: bool) -> 
             if os.getpid() == leader:
                 with lock:
                     os.write(file, b".")
-                    is_due = Path(HITS).stat().st_size == at
+                    is_due = hits.stat().st_size == due
                 if is_due and threading.current_thread() is threading.main_thread() and not twice:
                     send()
                 elif is_due:
@@ -231,33 +250,32 @@ def make_run(folder: Path, data: Path) -> None:
     assert code == 0, (folder / "output.txt").read_text()
 
 
-def count_steps(stage: Stage, folder: Path, made: Path) -> tuple[int, dict[str, Any]]:
-    """How many steps an undisturbed command takes, and what it leaves. Raises AssertionError."""
-    command = COMMANDS[stage.command]
+def make_reference(command: Command, folder: Path, made: Path, names: Sequence[str]) -> Reference:
+    """An undisturbed command. Raises AssertionError where it fails."""
     prepare(command, folder, made)
-    code, _ = run_forked(command.main, command.arguments, folder, None, plant(stage, None, signal.SIGTERM, False))
+    code, _ = run_forked(command.main, command.arguments, folder, None, plant(names, None, signal.SIGTERM, False))
     assert code == 0, (folder / "output.txt").read_text()
-    return (folder / HITS).stat().st_size or 10, command.end(folder)
+    steps = {name: (folder / HITS / name).stat().st_size or 10 for name in names}
+    return Reference(steps, command.end(folder))
 
 
-def run_trial(
-    number: int, seed: int, name: str, made: Path, steps: int, reference: dict[str, Any], folder: Path
-) -> Trial:
-    """A command that is stopped after one of `steps` steps, and given again."""
+def run_trial(number: int, seed: int, name: str, made: Path, reference: Reference, folder: Path) -> Trial:
+    """A command that is stopped after some step of the stage `name`, and given again."""
     stream, stage = numpy_stream(seed, "signals", number), STAGES[name]
     sent, twice = SIGNALS[int(stream.integers(len(SIGNALS)))], bool(stream.random() < 0.25)
     trial = Trial(number, name, sent.name, twice)
     command = COMMANDS[stage.command]
     prepare(command, folder, made)
+    steps = reference.steps[name]
     at = int(stream.integers(1, steps + 1))
     try:
-        code, _ = run_forked(command.main, command.arguments, folder, None, plant(stage, at, sent, twice))
+        code, _ = run_forked(command.main, command.arguments, folder, None, plant([name], at, sent, twice))
         ended = time.monotonic()
         output = (folder / "output.txt").read_text()
         assert (folder / SIGNALLED).exists(), f"came to no step {at} of {steps}; exit code {code}: {output[-300:]}"
         began, taken = (float(text) for text in (folder / SIGNALLED).read_text().split())
         trial.seconds = ended - began
-        more = (folder / HITS).stat().st_size - int(taken)
+        more = (folder / HITS / name).stat().st_size - int(taken)
         expected = 130 if sent == signal.SIGINT else 75
         assert code == expected, f"exit code {code} after step {at} of {steps}: {output[-300:]}"
         assert "Traceback" not in output, "a traceback was printed"
@@ -266,9 +284,9 @@ def run_trial(
         assert twice or f"stopped by {sent.name}" in last, f"the last line is {last!r}"
         assert trial.seconds <= MOST_SECONDS, "it took too long"
         assert stage.in_threads or more <= 1, f"{more} steps followed"
-        code, _ = run_forked(command.main, command.arguments, folder)
+        code, _ = run_forked(command.main, command.arguments, folder, None, plant([name], None, sent, False))
         assert code == 0, f"given again: exit code {code}: {(folder / 'output.txt').read_text()[-300:]}"
-        trial.wrong = difference(reference, command.end(folder))
+        trial.wrong = difference(reference.end, command.end(folder))
     except (AssertionError, TimeoutError, OSError) as error:
         trial.wrong = str(error)
     return trial
@@ -278,12 +296,15 @@ def run_trials(trials: int, seed: int, stages: Sequence[str], folder: Path) -> I
     """Each in a folder of its own, which stays where the trial failed."""
     made = folder / "made"
     make_run(made, draw_small_data(folder / "data"))
-    counted: dict[str, tuple[int, dict[str, Any]]] = {}
+    references: dict[str, Reference] = {}
     for number in range(trials):
         name = stages[number % len(stages)]
-        if name not in counted:
-            counted[name] = count_steps(STAGES[name], folder / f"undisturbed {name}", made)
-        trial = run_trial(number, seed, name, made, *counted[name], folder / str(number))
+        command = STAGES[name].command
+        if command not in references:
+            names = [each for each in stages if STAGES[each].command == command and each != "report"] or ["report"]
+            references[command] = make_reference(COMMANDS[command], folder / f"undisturbed {command}", made, names)
+            references[command].steps["report"] = 3  # of two folds and of the run
+        trial = run_trial(number, seed, name, made, references[command], folder / str(number))
         if not trial.wrong:
             shutil.rmtree(folder / str(number))
         yield trial
