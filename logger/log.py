@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.config.credentials import without_credentials
+
 LOG_NAME = "training"
 """The logger of the commands: `logging.getLogger(LOG_NAME)`."""
 
@@ -63,7 +65,7 @@ def close_log() -> None:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Lines on stdout that go above a progress bar instead of through it."""
+    """Lines on stdout that go above a progress bar instead of through it; without keys and passwords."""
 
     def __init__(self, rank: int, earlier: _ConsoleHandler | None) -> None:
         super().__init__()
@@ -86,17 +88,21 @@ class _ConsoleHandler(logging.Handler):
             level = f"{record.levelname.lower()}: "
         origin = f"[rank {self._rank}] " if self._rank else ""
         with contextlib.suppress(OSError):  # `train.py | head`, or a full disk: training does not end for it
-            tqdm.write(f"{origin}{level}{self.format(record)}", file=sys.stdout)
+            tqdm.write(without_credentials(f"{origin}{level}{self.format(record)}"), file=sys.stdout)
             sys.stdout.flush()
 
 
 class _FileHandler(logging.FileHandler):
-    """Every line with its time; a full disk is reported once, in one line, and never stops a run."""
+    """Every line with its time, without keys and passwords; a full disk is reported once, in one line, and never stops
+    a run."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self._is_full = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_credentials(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         error = sys.exc_info()[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from logger.log import LOG_NAME
+from utils.config.credentials import without_credentials
+from utils.wording import first_line
 
 TIMES = "time/"
 """The beginning of the names of numbers that another run of the same config has not the same of."""
@@ -91,16 +92,8 @@ class Trackers(Tracker):
                     failure = error
                     continue
                 self._trackers.remove(tracker)
-                reason = f"failed ({type(error).__name__}: {_reason(error)}) and is left out from here on"
+                wrong = f"{type(error).__name__}: {without_credentials(first_line(error))}"
+                reason = f"failed ({wrong}) and is left out from here on"
                 logging.getLogger(LOG_NAME).warning("%s %s; metrics.jsonl keeps everything", tracker.name, reason)
         if failure is not None:
             raise failure
-
-
-def _reason(error: Exception) -> str:
-    """The error's first line, without the keys that the environment holds."""
-    reason = (str(error).strip().splitlines() or [""])[0]
-    for name, value in os.environ.items():
-        if value and name.endswith(("_KEY", "_TOKEN", "_PASSWORD")):
-            reason = reason.replace(value, "***")
-    return reason

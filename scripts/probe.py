@@ -276,10 +276,17 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     if repeated := [name for number, name in enumerate(names) if name in names[:number]]:
         raise ConfigError(f"--models {repeated[0]}: is named twice")
     if (folder := arguments.output) is not None:
-        obstacle = "is not empty; name a new folder" if folder.is_dir() and any(folder.iterdir()) else None
+        is_in_use = folder.is_dir() and any(folder.iterdir()) and not _is_unfinished(folder)
+        obstacle = "is not empty; name a new folder" if is_in_use else None
         if obstacle := obstacle or ("is a file" if folder.is_file() else obstacle_to_writing(folder)):
             raise ConfigError(f"--output {folder}: {obstacle}")
     return arguments
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether it holds nothing but the embeddings of a probe that was stopped before its scores."""
+    names = [path.name for path in folder.iterdir()]
+    return IMAGES_FILE in names and all(name == IMAGES_FILE or name.endswith(".npy") for name in names)
 
 
 def main(argv: Sequence[str] | None = None) -> Results:

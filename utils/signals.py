@@ -59,7 +59,7 @@ class StopSignals:
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """The signals wait while it is entered; a process that is forked meanwhile unblocks them itself."""
+    """A process that is forked while it is entered gets no signal before it calls `unblock`."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

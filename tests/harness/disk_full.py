@@ -41,7 +41,7 @@ from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, UserError, run_command
 from utils.random_streams import numpy_stream
 
-DISK_BYTES = 48 * 2**20
+DISK_BYTES = 320 * 2**20  # a cache leaves 256 MiB free
 FILLER, FILLED, STEPS = "filler", "filled", "steps"
 """The file that fills a disk; beside the disk: that it was full, and a byte for each step of writing."""
 
@@ -244,7 +244,8 @@ def run_trial(
         trial.code, _ = run_forked(command.main, command.arguments, folder, None, planted)
         output = (folder / "output.txt").read_text()
         assert (folder / FILLED).exists(), f"came to no step {trial.at} of {steps}"
-        assert trial.code in (0, 74), f"exit code {trial.code}: {output[-500:]}"
+        is_refused = trial.code == 2 and "to spare; free some" in output  # no room for a cache
+        assert is_refused or trial.code in (0, 74), f"exit code {trial.code}: {output[-500:]}"
         assert "Traceback" not in output, f"a traceback was printed: {output[-500:]}"
         assert "Exception ignored" not in output, f"an exception was ignored: {output[-500:]}"
         remains = [each.name for each in disk.rglob("*") if each.name.endswith((".tmp", ".pending"))]

@@ -125,3 +125,20 @@ def test_a_warning_of_an_earlier_fold_is_not_repeated_on_the_console(
     assert out.count("lacks a class") == 3
     for file in tmp_path.rglob("info.log"):
         assert file.read_text().count("doubtful images") == 1
+
+
+def test_keys_and_passwords_are_not_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the errors of libraries that name the address which they could not reach."""
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2)
+    monkeypatch.setenv("SHORT_KEY", "1")
+    log = open_log(tmp_path / "info.log", 2)
+    for text in ("API request to https://me:Pa55w0rd@tracking.example/api failed", f"bad key {'0123456789abcdef' * 2}"):
+        log.warning(text)
+    close_log()
+    for text in (capsys.readouterr().out, (tmp_path / "info.log").read_text()):
+        assert "https://***@tracking.example/api failed" in text
+        assert "bad key ***" in text
+        assert "Pa55w0rd" not in text
+        assert "0123456789abcdef" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -18,6 +19,10 @@ _VALUES = (
     re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@.*"),  # scheme://user:password@host
 )
 
+_PASSWORD_IN_ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s:@]*:[^/\s@]+@")
+_SHORTEST = 6
+"""Characters of a key; a shorter value would also hide other text."""
+
 
 def is_credential(key: str, value: Any) -> bool:
     """True for a value under a telling key ("wandb_key"), and for one that looks like a key of a known service."""
@@ -25,6 +30,14 @@ def is_credential(key: str, value: Any) -> bool:
         return True
     # A truth value tells nothing: class_token = true is an option of a model.
     return bool(_NAMES.fullmatch(key)) and bool(value) and not isinstance(value, (bool, dict))
+
+
+def without_credentials(text: str) -> str:
+    """The text with *** for passwords in addresses, and for the keys that the environment holds."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST and value in text and (name.endswith("_KEY") or is_credential(name, value)):
+            text = text.replace(value, "***")
+    return _PASSWORD_IN_ADDRESS.sub(r"\1***@", text)
 
 
 def credential_places(value: Any, key_path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:

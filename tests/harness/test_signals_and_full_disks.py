@@ -1,0 +1,36 @@
+"""Both harnesses in short; their commands do it at length."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.harness import disk_full, signals
+
+
+def test_commands_that_are_asked_to_stop_go_on_later(tmp_path: Path) -> None:
+    trials = [*signals.run_trials(2, 5, ["training", "prediction"], tmp_path)]
+    assert [str(trial) for trial in trials if trial.wrong] == []
+
+
+def test_commands_survive_full_disks(tmp_path: Path) -> None:
+    """In a process of its own, for it mounts."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            disk_full.have_own_mounts()
+            wrong = [str(trial) for trial in disk_full.run_trials(2, 2, ["train", "tune"], tmp_path) if trial.wrong]
+            (tmp_path / "wrong").write_text("\n".join(wrong))
+            code = 0
+        except OSError:
+            code = 2
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == 2:
+        pytest.skip("mounting is not allowed here")
+    assert code == 0
+    assert (tmp_path / "wrong").read_text() == ""
