@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ class TensorBoardTracker(Tracker):
     def start(self) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
+        before = set(threading.enumerate())
         self._writer = SummaryWriter(str(self._log_dir), purge_step=self._purge_epoch)
+        _writing.update(set(threading.enumerate()) - before)
 
     def log_metrics(self, epoch: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -35,6 +39,21 @@ class TensorBoardTracker(Tracker):
             self._writer.add_image(f"{name}/{index}", image, epoch, dataformats="HWC")
         captions = "\n".join(f"{index}. {caption}" for index, (_, caption) in enumerate(images))
         self._writer.add_text(f"{name}/captions", captions, epoch)
+        self._writer.flush()
 
     def close(self, exit_code: int) -> None:  # noqa: ARG002
         self._writer.close()
+
+
+_writing: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""TensorBoard's threads, which write. What ends one, such as a full disk, is raised by the next `flush`: it need not be
+printed as well."""
+_print_error = threading.excepthook
+
+
+def _print_error_of_others(error: threading.ExceptHookArgs) -> None:
+    if error.thread not in _writing:
+        _print_error(error)
+
+
+threading.excepthook = _print_error_of_others

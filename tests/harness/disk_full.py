@@ -142,8 +142,8 @@ def plant(at: int | None, left_bytes: int, freed_after: int | None) -> Callable[
             os.write(steps, b".")
             taken[0] += 1
             if taken[0] == at:
-                fill(Path(disk), left_bytes)
                 Path(FILLED).write_text(path)
+                fill(Path(disk), left_bytes)
             elif at is not None and freed_after is not None and taken[0] == at + freed_after:
                 (Path(disk) / FILLER).unlink()
             is_busy[0] = False
@@ -160,11 +160,16 @@ def plant(at: int | None, left_bytes: int, freed_after: int | None) -> Callable[
 
 
 def fill(disk: Path, left_bytes: int) -> None:
-    """Until so many bytes are left."""
-    status = os.statvfs(disk)
-    size = status.f_bavail * status.f_frsize - left_bytes
+    """Until so many bytes are left, or less: others write meanwhile."""
     with (disk / FILLER).open("wb", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, size))
+        status = os.statvfs(disk)
+        size = max(status.f_frsize, status.f_bavail * status.f_frsize - left_bytes)
+        while size > 0:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+                return
+            except OSError:
+                size -= status.f_frsize
 
 
 def mount(folder: Path, num_bytes: int) -> None:

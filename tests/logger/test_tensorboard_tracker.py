@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from logger.tensorboard_tracker import TensorBoardTracker
 from logger.tracker import Trackers
@@ -65,3 +67,25 @@ def test_events_that_cannot_be_written_leave_the_run_alone(tmp_path: Path, caplo
     trackers.log_metrics(1, {"val/f1": 0.5})
     trackers.close(0)
     assert [text.partition(" ")[0] for text in caplog.messages] == ["tensorboard"]
+
+
+def test_a_full_disk_is_a_warning_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread that writes prints no traceback of its own; those of other threads are printed."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    trackers = Trackers([TensorBoardTracker(tmp_path)])
+    with monkeypatch.context() as patched:
+        patched.setattr(RecordWriter, "write", full)
+        trackers.log_metrics(1, {"val/f1": 0.5})
+    trackers.log_metrics(2, {"val/f1": 0.5})
+    trackers.close(0)
+    assert [text.partition(" ")[0] for text in caplog.messages] == ["tensorboard"]
+    assert capfd.readouterr().err == ""
+    other = threading.Thread(target=full)
+    other.start()
+    other.join()
+    assert "No space left" in capfd.readouterr().err

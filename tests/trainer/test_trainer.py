@@ -170,6 +170,14 @@ def test_a_diverged_run_stops_and_names_the_head(make_trainer: MakeTrainer) -> N
     assert not (built.folder / "last.pth").exists()
 
 
+def test_what_the_losses_have_learned_is_never_written_unless_it_is_finite(make_trainer: MakeTrainer) -> None:
+    built = make_trainer(epochs=1)
+    built.trainer.learner.criterion.register_parameter("learned", nn.Parameter(torch.tensor(math.nan)))
+    with pytest.raises(DivergenceError, match="the weights are no longer finite"):
+        built.train()
+    assert [*built.folder.glob("*.pth")] == []
+
+
 def test_a_validation_that_diverges_leaves_the_earlier_checkpoint(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
