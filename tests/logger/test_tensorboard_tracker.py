@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from logger import tensorboard_tracker
 from logger.tensorboard_tracker import TensorBoardTracker
 from logger.tracker import Trackers
 from utils.images.decoding import decode_rgb
@@ -70,13 +71,16 @@ def test_events_that_cannot_be_written_leave_the_run_alone(tmp_path: Path, caplo
 
 
 def test_a_full_disk_is_a_warning_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The thread that writes prints no traceback of its own; those of other threads are printed."""
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
+    printed: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(tensorboard_tracker, "_print_error", printed.append)
+    monkeypatch.setattr(threading, "excepthook", tensorboard_tracker._print_error_of_others)  # pytest has its own
     trackers = Trackers([TensorBoardTracker(tmp_path)])
     with monkeypatch.context() as patched:
         patched.setattr(RecordWriter, "write", full)
@@ -84,8 +88,8 @@ def test_a_full_disk_is_a_warning_and_nothing_else(
     trackers.log_metrics(2, {"val/f1": 0.5})
     trackers.close(0)
     assert [text.partition(" ")[0] for text in caplog.messages] == ["tensorboard"]
-    assert capfd.readouterr().err == ""
+    assert printed == []
     other = threading.Thread(target=full)
     other.start()
     other.join()
-    assert "No space left" in capfd.readouterr().err
+    assert [each.thread for each in printed] == [other]
