@@ -28,11 +28,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-<<<<<<< HEAD
 from utils.first_report import is_first_report
-=======
 from utils.wording import first_line
->>>>>>> 1ac5694 (Resuming finished folds changes no file; a run is locked until it is evaluated; trackers that cannot begin are a warning)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The error numbers of a full disk, an exceeded quota, and a file that is too large."""
@@ -185,21 +182,13 @@ def run_command(command: Callable[[], object]) -> int:
             return 0
         if error.errno not in FULL:
             raise
-<<<<<<< HEAD
-        text = f"{error.filename or 'a file'}: could not be written ({error.strerror}); free some space"
+        text = f"{error.filename or 'the output'}: could not be written ({error.strerror}); free some space"
         return _report(text, StorageFullError.exit_code)
-=======
-        print(
-            f"{error.filename or 'a file'}: could not be written ({error.strerror}); free some space", file=sys.stderr
-        )
-        return StorageFullError.exit_code
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's: it may not be imported
             raise
         remedy = "take smaller batches: --bs, data_loader.args.valid_batch_size, data_loader.args.batch_size"
-        print(f"the GPU's memory is full ({first_line(error)}); {remedy}", file=sys.stderr)
-        return UserError.exit_code
->>>>>>> 1ac5694 (Resuming finished folds changes no file; a run is locked until it is evaluated; trackers that cannot begin are a warning)
+        return _report(f"the GPU's memory is full ({first_line(error)}); {remedy}", UserError.exit_code)
     finally:
         gc.unfreeze()  # what `importing` froze: libraries complain of what is left when Python ends
     return 0
