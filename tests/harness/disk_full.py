@@ -276,10 +276,12 @@ def run_trial(
     return trial
 
 
-def run_trials(trials: int, seed: int, commands: Sequence[str], folder: Path) -> Iterator[Trial]:
-    """Each in a folder of its own, which stays where the trial failed."""
+def run_trials(
+    trials: int, seed: int, commands: Sequence[str], folder: Path, data: Path | None = None
+) -> Iterator[Trial]:
+    """Each in a folder of its own, which stays where the trial failed. data: drawn faces; None: they are drawn here"""
     made = folder / "made"
-    make_run(made, draw_small_data(folder / "data"), any(COMMANDS[name].has_run for name in commands))
+    make_run(made, data or draw_small_data(folder / "data"), any(COMMANDS[name].has_run for name in commands))
     counted: dict[str, tuple[int, dict[str, Any]]] = {}
     shares = [COMMANDS[name].share for name in commands]
     for number in range(trials):

@@ -299,10 +299,14 @@ def run_trial(number: int, seed: int, name: str, made: Path, reference: Referenc
     return trial
 
 
-def run_trials(trials: int, seed: int, stages: Sequence[str], folder: Path) -> Iterator[Trial]:
-    """Each in a folder of its own, which stays where the trial failed."""
+def run_trials(
+    trials: int, seed: int, stages: Sequence[str], folder: Path, data: Path | None = None
+) -> Iterator[Trial]:
+    """Each in a folder of its own, which stays where the trial failed. data: drawn faces; None: they are drawn here"""
     made = folder / "made"
-    make_run(made, draw_small_data(folder / "data"), any(COMMANDS[STAGES[name].command].has_run for name in stages))
+    make_run(
+        made, data or draw_small_data(folder / "data"), any(COMMANDS[STAGES[name].command].has_run for name in stages)
+    )
     references: dict[str, Reference] = {}
     for number in range(trials):
         name = stages[number % len(stages)]

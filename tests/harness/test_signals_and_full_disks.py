@@ -8,21 +8,27 @@ from pathlib import Path
 import pytest
 
 from tests.harness import disk_full, signals
+from tests.integration.drawn_road import draw_small_data
 
 
-def test_commands_that_are_asked_to_stop_go_on_later(tmp_path: Path) -> None:
-    trials = [*signals.run_trials(1, 5, ["training"], tmp_path)]
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_small_data(tmp_path_factory.mktemp("data"))
+
+
+def test_commands_that_are_asked_to_stop_go_on_later(data: Path, tmp_path: Path) -> None:
+    trials = [*signals.run_trials(1, 5, ["training"], tmp_path, data)]
     assert [str(trial) for trial in trials if trial.wrong] == []
 
 
-def test_commands_survive_full_disks(tmp_path: Path) -> None:
+def test_commands_survive_full_disks(data: Path, tmp_path: Path) -> None:
     """In a process of its own, for it mounts."""
     child = os.fork()
     if not child:
         code = 1
         try:
             disk_full.have_own_mounts()
-            wrong = [str(trial) for trial in disk_full.run_trials(1, 2, ["train"], tmp_path) if trial.wrong]
+            wrong = [str(trial) for trial in disk_full.run_trials(1, 2, ["train"], tmp_path, data) if trial.wrong]
             (tmp_path / "wrong").write_text("\n".join(wrong))
             code = 0
         except OSError:
