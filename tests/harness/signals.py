@@ -193,7 +193,7 @@ def plant(names: Sequence[str], at: int | None, number: signal.Signals, twice: b
         print_to_the_output()
         Path(HITS).mkdir(exist_ok=True)
         if names[0] != "report":
-            experiment.run.write_report = lambda *_: Path()
+            experiment.run.write_report = lambda *_: None
         for name in names:
             watch(STAGES[name], Path(HITS, name), at if name == names[0] else None)
 
