@@ -25,7 +25,7 @@ TIME_LIMIT = timedelta(minutes=10)
 _RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torch.distributed needs in the environment besides WORLD_SIZE."""
 
-_LOOK_AGAIN = timedelta(seconds=1)
+_SECONDS_BETWEEN_LOOKS = 0.05
 _SECONDS_FOR_OTHERS = 2.0
 """How long a process that has lost another one waits to be stopped by torchrun, whose report then begins with the one
 that failed."""
@@ -230,9 +230,5 @@ def first_of_each_machine() -> Iterator[None]:
 def _wait_for(key: str) -> None:
     """torchrun ends this process where the other one fails; else its store is gone with it."""
     assert _store is not None
-    while True:
-        try:
-            _store.wait([key], _LOOK_AGAIN)
-            return
-        except dist.DistStoreError:  # a signal may have come
-            continue
+    while not _store.check([key]):  # its own wait has a time limit, and torch warns of each that is over
+        time.sleep(_SECONDS_BETWEEN_LOOKS)

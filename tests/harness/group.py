@@ -22,6 +22,7 @@ import experiment.run  # noqa: F401 - what the commands import
 import inference.run  # noqa: F401 - what the commands import
 from tests.harness.forked import Point, Steps
 from trainer.learner import Learner
+from trainer.trainer import Trainer
 from utils.errors import DataError, run_command
 
 TIMEOUT_SECONDS = 120
@@ -36,8 +37,8 @@ class Stop:
 
     rank: of the process in which it happens
     kind: "SIGKILL" or "SIGTERM" of that process, "error": it raises one, "all": torchrun itself gets SIGTERM; each
-        after an update. "checkpoint": SIGKILL at a step of writing one
-    at: the number of the update or the step, from 1
+        after an update. "checkpoint": SIGKILL at a step of writing one. "validation": SIGTERM as one begins
+    at: the number of the update, the step or the validation, from 1
     """
 
     rank: int
@@ -54,6 +55,16 @@ class Stop:
             return
         if self.kind.startswith("SIG"):
             Steps(folder, Point("update", self.at, signal.Signals[self.kind])).watch()
+            return
+        if self.kind == "validation":
+            validate = Trainer.validate
+
+            def stop_and_validate(trainer: Trainer, epoch: int) -> dict[str, float]:
+                if epoch == self.at:
+                    signal.raise_signal(signal.SIGTERM)
+                return validate(trainer, epoch)
+
+            Trainer.validate = stop_and_validate  # type: ignore[method-assign]
             return
         update, count = Learner.update, 0
 

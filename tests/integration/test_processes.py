@@ -65,24 +65,28 @@ def with_unknown_labels(drawn: Path, folder: Path) -> dict[str, Any]:
 
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, drawn: Path) -> None:
     """With a model without batch statistics, and labels of which many are unknown; the images of an odd validation set
-    are each scored once. Stopped within an epoch, one process ends what two began, and three what it began."""
+    are each scored once. Two are stopped within an epoch, then three within a validation, and one process ends it."""
     config = write_config(tmp_path, drawn, **EVERYTHING, data=[with_unknown_labels(drawn, tmp_path)])
     single = run(config, "--set", "trainer.epochs=2", "--bs", "12")
     several = ["--set", "trainer.epochs=2", "--set", f"trainer.save_dir={tmp_path / 'several'}", "--resume", "auto"]
-    is_over, text = in_processes(2, config, *several, "--bs", "6", stop=Stop(1, "SIGTERM", 3))
+    is_over, text = in_processes(2, config, *several, "--bs", "6", stop=Stop(1, "SIGTERM", 1))
     models = only_run(tmp_path / "several")
     assert not is_over
     assert "Warning" not in text
     assert text.count("stopped by SIGTERM; saved in") == 1
-    assert read_checkpoint(models / "last.pth")["batches_done"] == 4  # they agree in the next update
+    assert read_checkpoint(models / "last.pth")["batches_done"] == 2  # of 4: they agree in the next update
 
     with pytest.raises(ConfigError) as refused:
         run(config, *several, "--bs", "6")
     wrong = "data_loader.args.batch_size = 6 on 1 process, and the run was trained with 6 on 2; --bs 12 keeps"
     assert wrong in str(refused.value)
-    is_over, text = in_processes(3, config, *several, "--bs", "4", "--set", "trainer.verbosity=1")
-    assert is_over, text
+    flags = ["--bs", "4", "--set", "trainer.verbosity=1"]
+    is_over, text = in_processes(3, config, *several, *flags, stop=Stop(2, "validation", 1))
+    assert not is_over
     assert text.count("processes that train it: 2 before, 3 now") == 1
+    content = read_checkpoint(models / "last.pth")
+    assert (content["completed_epochs"], content["batches_done"], content["world_size"]) == (0, 4, 3)
+    assert run(config, *several, "--bs", "12") == models
 
     weights, metrics = weights_and_metrics(models)
     expected, expected_metrics = weights_and_metrics(single)
@@ -156,7 +160,7 @@ def test_what_is_wrong_with_a_config_is_said_once(tmp_path: Path, drawn: Path) -
     """Whether it is wrong before the processes have met, or after."""
     config = write_config(tmp_path, drawn)
     for key, value in (("nonsense", "1"), ("trainer.sync_batch_norm", "true")):
-        is_over, text = in_processes(3, config, "--set", f"{key}={value}")
+        is_over, text = in_processes(2, config, "--set", f"{key}={value}")
         assert not is_over
         assert text.count(f"{key} ") == 1, text
 

@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def test_one_process_of_each_machine_goes_first_and_none_leaves_before_all_are_d
     own = threading.local()
     events: list[str] = []
     monkeypatch.setattr(distributed, "_store", dist.HashStore())
-    monkeypatch.setattr(distributed, "_LOOK_AGAIN", timedelta(milliseconds=5))
+    monkeypatch.setattr(distributed, "_SECONDS_BETWEEN_LOOKS", 0.005)
     monkeypatch.setattr(distributed, "_waits", itertools.repeat("once"))
     monkeypatch.setattr(distributed, "rank", lambda: own.rank)
     monkeypatch.setattr(distributed, "local_rank", lambda: own.rank % 2)
