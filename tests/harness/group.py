@@ -64,7 +64,7 @@ class Stop:
                     signal.raise_signal(signal.SIGTERM)
                 return validate(trainer, epoch)
 
-            Trainer.validate = stop_and_validate  # type: ignore[method-assign]
+            Trainer.validate = stop_and_validate  # type: ignore[method-assign, assignment]
             return
         update, count = Learner.update, 0
 
