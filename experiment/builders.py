@@ -278,7 +278,7 @@ def build_trackers(config: ConfigParser, folders: RunFolders, resume: ResumePoin
     if not distributed.is_main_process():
         return Trackers()
     done = resume.content["completed_epochs"] if resume else None
-    trackers: list[Tracker] = [JsonLinesTracker(folders.log / METRICS_FILE, done)]
+    trackers: list[Tracker] = [build_log(folders, resume)]
     trackers.append(JsonLinesTracker(folders.log / TIMES_FILE, done, of_times=True))
     if config["trainer"]["tensorboard"]:
         trackers.append(TensorBoardTracker(folders.log, None if done is None else done + 1))
@@ -295,6 +295,25 @@ def build_trackers(config: ConfigParser, folders: RunFolders, resume: ResumePoin
         given = (config["name"], folders.title, save_dir, config.resolved, files, run_id, is_fold)
         trackers.append(MlflowTracker(chosen, *given))
     return Trackers([*trackers, *config.build("trackers", folder=folders.log)])
+
+
+def build_log(folders: RunFolders, resume: ResumePoint | None) -> JsonLinesTracker:
+    """The run's metrics.jsonl, as the checkpoint has it."""
+    done = resume.content["completed_epochs"] if resume else None
+    return JsonLinesTracker(folders.log / METRICS_FILE, done, _logged(resume) if resume else None)
+
+
+def log_is_damaged(folders: RunFolders, resume: ResumePoint) -> bool:
+    """Whether the run's metrics.jsonl does not begin as the checkpoint has it. One that is not there was not moved with
+    its run."""
+    path, logged = folders.log / METRICS_FILE, _logged(resume)
+    return logged is not None and path.exists() and not path.read_bytes().startswith(logged.encode())
+
+
+def _logged(resume: ResumePoint) -> str | None:
+    """None in checkpoints of earlier versions."""
+    lines: str | None = resume.content["trackers"].get(JsonLinesTracker.name, {}).get("lines")
+    return lines
 
 
 def describe_run(split: Split, data_loader: AttributeDataLoader, trainer: Trainer) -> list[str]:

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from data_loader.data_loaders import AUTO
-from experiment.folds import is_run_of_folds
+from experiment.folds import is_run_of_folds, with_all_folds
 from experiment.run_record import read_record
 from parse_config import ConfigParser
-from trainer.checkpoint import read_resumable, resumable_files
+from trainer.checkpoint import Resumable, read_newest, read_resumable, resumable_files
 from utils import distributed
 from utils.config.former_defaults import upgraded
 from utils.config.plugins import FLAG, KEY, changes_accepted
 from utils.errors import CheckpointError, ConfigError, DataError
-from utils.run_folders import CONFIG_FILE, RunFolders, fold_number, folds_in, read_kept_config, runs_with_config
+from utils.run_folders import CONFIG_FILE, RunFolders, fold_number, folds_in, read_kept_config, runs_named
 from utils.wording import format_value
 
 logger = logging.getLogger(__name__)
@@ -66,37 +66,47 @@ PLUGIN_CONTENT = re.compile(r"plugins\.\d+\.sha256")
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A model to resume: its run folders, the checkpoint's content, its file, and that file's time of change in ns."""
+    """A model to resume.
+
+    folders: of its run
+    content: the checkpoint's
+    path: of the checkpoint's file
+    modified_ns: that file's time of change
+    damaged: checkpoints of the run that are to be written again
+    """
 
     folders: RunFolders
     content: dict[str, Any]
     path: Path
     modified_ns: int
+    damaged: tuple[Path, ...] = ()
 
 
 def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
     """What `--resume path` resumes, and the config that it was trained with: the run of a checkpoint file or a folder,
     or the folders of a run of folds. Raises CheckpointError."""
-    kept = read_kept_config(path) if path.is_dir() else None
-    if kept is not None and is_run_of_folds(kept):
-        return _folders_of(path), kept
-    if kept is None and path.is_dir() and folds_in(path):
-        raise CheckpointError(f"{path / CONFIG_FILE}: is missing or damaged; restore it, or name one fold's folder")
-    file, content, modified_ns = _read(path)
+    if path.is_dir() and (folds_in(path) or read_kept_config(path) is not None):
+        kept = kept_config(path)
+        if kept is None:
+            raise CheckpointError(f"{path / CONFIG_FILE}: is missing or damaged, and no fold has one: restore it")
+        if is_run_of_folds(kept):
+            return _folders_of(path), kept
+    (file, content, damaged), modified_ns = _read(path)
     if "optimizer" not in content:
         raise CheckpointError(f"{file}: was imported, or is a soup: no optimizer's state to resume with; use --from")
     if Path(content["run_name"]).name != content["run_name"]:
         raise CheckpointError(f"{file}: run_name = {content['run_name']!r} is no folder's name; do not use this file")
     folders = _folders_of(path if path.is_dir() else path.parent)
-    return ResumePoint(folders, content, file, modified_ns), content["config"]
+    return ResumePoint(folders, content, file, modified_ns, damaged), content["config"]
 
 
-def _read(path: Path) -> tuple[Path, dict[str, Any], int]:
+def _read(path: Path) -> tuple[Resumable, int]:
     """As `read_resumable`, with the config in this version's form; and the file's time of change before it was read."""
     files = path.glob("*.pth") if path.is_dir() else [path]
     modified_ns = {file: file.stat().st_mtime_ns for file in files if file.exists()}
-    file, content = read_resumable(path)
-    return file, {**content, "config": upgraded(content["config"])}, modified_ns[file]
+    found = read_resumable(path)
+    content = {**found.content, "config": upgraded(found.content["config"])}
+    return found._replace(content=content), modified_ns[found.file]
 
 
 def resume_point_in(folders: RunFolders) -> ResumePoint | None:
@@ -105,24 +115,25 @@ def resume_point_in(folders: RunFolders) -> ResumePoint | None:
     Raises CheckpointError."""
     if not resumable_files(folders.models):
         return None
-    file, content, modified_ns = _read(folders.models)
+    (file, content, damaged), modified_ns = _read(folders.models)
     if "soup" in content:  # it was never trained
         return None
-    return ResumePoint(folders, content, file, modified_ns)
+    return ResumePoint(folders, content, file, modified_ns, damaged)
 
 
 def _folders_of(folder: Path) -> RunFolders:
     """The run folders of which `folder` is the one of checkpoints, or a fold's. A run that was moved resumes where it
     is; its log continues, or begins, beside it."""
     models = folder.resolve()
-    fold = fold_number(models.name) if read_kept_config(models.parent) is not None else None
+    fold = fold_number(models.name) if (models.parent / CONFIG_FILE).exists() else None
     if fold is not None:
         models = models.parent
     is_in_save_dir = len(models.parts) > 3 and models.parts[-3] == "models"
     log = models.parents[2].joinpath("log", *models.parts[-2:]) if is_in_save_dir else models / "log"
     folders = RunFolders(_from_here(models), _from_here(log), models.name, fold)
     if not log.is_dir():
-        logger.warning("%s: its log was not moved with it; a new one begins in %s", folder, folders.run_log)
+        text = "%s: its log was not moved with it; one with all its numbers begins in %s"
+        logger.warning(text, folder, folders.run_log)
     return folders
 
 
@@ -130,12 +141,41 @@ def _from_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+def kept_config(folder: Path) -> dict[str, Any] | None:
+    """The config that a run keeps in its folder. Where it is damaged, that of its checkpoint, or its first fold's, with
+    a warning. None for a run that has saved nothing.
+
+    Raises CheckpointError where the checkpoints are damaged, too."""
+    config, found = _find_config(folder)
+    if config is not None and found.name != CONFIG_FILE:
+        logger.warning("%s: is missing or damaged; the config of %s is used", folder / CONFIG_FILE, found)
+    return config
+
+
+def _find_config(folder: Path) -> tuple[dict[str, Any] | None, Path]:
+    """As `kept_config`, and the file or the fold that has it."""
+    config = read_kept_config(folder)
+    if config is not None:
+        return config, folder / CONFIG_FILE
+    if resumable_files(folder):
+        file, content = read_newest(folder, warn=False)  # they are warned of where the run is resumed
+        return upgraded(content["config"]), file
+    for fold in folds_in(folder).values():
+        config, _ = _find_config(fold)
+        if config is not None:
+            return with_all_folds(config), fold
+    return None, folder
+
+
 def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
     """The newest run of this config that has a checkpoint: what `--resume auto` resumes, if there is one.
 
     Raises ConfigError where another number of processes would change the global batch of a run that is not finished."""
-    for folders, kept_config in runs_with_config(Path(config["trainer"]["save_dir"]), config["name"]):
-        changes = differences(config.sections.with_defaults(kept_config), config.resolved)
+    for folders in runs_named(Path(config["trainer"]["save_dir"]), config["name"]):
+        kept = kept_config(folders.models)
+        if kept is None:
+            continue
+        changes = differences(config.sections.with_defaults(kept), config.resolved)
         changed = {key_path for key_path, _, now in changes if not _may_change(key_path, now)}
         if changed - {BATCH_SIZE}:
             continue
@@ -189,7 +229,7 @@ def _batch_of(resume: ResumePoint | RunFolders, config: ConfigParser) -> tuple[i
     if isinstance(resume, ResumePoint):
         trained = config.sections.with_defaults(resume.content["config"])
         return trained["data_loader"]["args"]["batch_size"], resume.content["world_size"]
-    trained = config.sections.with_defaults(read_kept_config(resume.models) or config.resolved)
+    trained = config.sections.with_defaults(_find_config(resume.models)[0] or config.resolved)
     records = [read_record(folder) for folder in folds_in(resume.models).values()]
     sessions = [session for record in records for session in record.get("sessions", [])]
     last: dict[str, Any] = max(sessions, key=lambda session: session["began"], default={})

@@ -238,6 +238,8 @@ def train_fold(session: Session, fold: Fold) -> bool:
                 how = f"{'it stopped early; ' if trainer.stopped_early else ''}--set trainer.{key} extends it"
                 if not trainer.stopped_early and epochs < trainer.settings.epochs:
                     how = f"trainer.max_hours = {trainer.settings.max_hours:g} are over"
+                if resume is not None and not session.arguments.dry_run:
+                    _repair(trainer, folders, resume)
                 logger.info("%s is finished (after %s; %s)", folders.models, counted(epochs, "epoch"), how)
             elif session.arguments.dry_run:
                 logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
@@ -259,6 +261,19 @@ def train_fold(session: Session, fold: Fold) -> bool:
     else:
         session.open_log()  # what is logged from here on is not this fold's
     return True
+
+
+def _repair(trainer: Trainer, folders: RunFolders, resume: ResumePoint) -> None:
+    """Writes what is damaged of a finished run again."""
+    is_log_damaged = builders.log_is_damaged(folders, resume)
+    if resume.damaged or is_log_damaged:
+        with ExitStack() as lock:
+            if distributed.is_main_process():
+                lock.enter_context(locked(folders.models))
+            if resume.damaged:
+                trainer.save(trainer.kept_as(), final=True)
+            if is_log_damaged and distributed.is_main_process():
+                builders.build_log(folders, resume).close(0)
 
 
 def _settle_batch_size(session: Session, fold: Fold) -> None:
@@ -325,17 +340,18 @@ def _begin(
         }
         given = (arguments.command, digests, arguments.config_file, pseudo_labels, fold.split.sizes(), machine)
         record.begin(folders, session.config, *given)
+        if folders.fold is not None:  # before its own: after a kill a fold without its run's would be damage
+            folders.of_run().write_config(with_all_folds(fold.config.resolved))
         folders.write_config(fold.config.resolved)
         for plugin in fold.config.plugins.plugins:
             write_output(folders.models / COPIES / Path(plugin.path).name, plugin.source.decode("utf-8", "replace"))
-        if folders.fold is not None:
-            folders.of_run().write_config(with_all_folds(fold.config.resolved))
         for of_a_shorter_run in (folders, folders.of_run()):
             for name in (OUT_OF_FOLD_FILE, REPORT_FILE):
                 (of_a_shorter_run.models / name).unlink(missing_ok=True)
     if resume is not None:
         logger.info("resuming from %s, %s done", resume.path, counted(trainer.completed_epochs, "epoch"))
-        if resume.path.name != LAST:  # later progress is discarded: last.pth must not be ahead of the metrics
+        # Later progress is discarded: last.pth must not be ahead of the metrics.
+        if resume.path.name != LAST or resume.damaged:
             trainer.save(trainer.kept_as(), final=True)  # a run that was killed in its first save may lack some of them
     trainer.trackers = builders.build_trackers(fold.config, folders, resume)
     return record

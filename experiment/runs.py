@@ -12,7 +12,7 @@ from experiment.folds import is_run_of_folds
 from experiment.run_record import leaves, read_record
 from inference.scoring.scores import TestScores, own_test_scores
 from logger.json_lines_tracker import read_metrics
-from trainer.checkpoint import read_resumable
+from trainer.checkpoint import read_newest
 from trainer.monitor import Monitor
 from utils.errors import CheckpointError, ConfigError
 from utils.run_folders import CONFIG_FILE, folds_in, read_kept_config
@@ -164,7 +164,7 @@ def _validates(record: dict[str, Any]) -> bool:
 def _rows_of_checkpoint(folder: Path) -> list[dict[str, Any]]:
     """What a checkpoint knows of the epochs, for a run that was copied without its log: the best, and the last."""
     try:
-        _, content = read_resumable(folder)
+        _, content = read_newest(folder)
     except CheckpointError:
         return []
     rows: dict[int, dict[str, Any]] = {}

@@ -31,6 +31,8 @@ OUT_OF_FOLD_FILE = "out_of_fold.csv"
 """A `PredictionTable`; in a fold's folder of its own images, in the run's of all."""
 
 KEYS = ["id", "person", "fold"]
+SUM_TOLERANCE = 1e-3
+"""How far from 1 the probabilities of a head may add up to, in half precision too. A damaged digit is further off."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class PredictionTable:
             raise ValueError(f"{file}: does not hold out-of-fold predictions of these heads")
         numbers = torch.tensor([[float(value) for value in row[len(KEYS) : width]] for row in rows])
         columns = numbers.reshape(len(rows), -1).split(list(labels.num_classes.values()), dim=1)
+        if not all(((column.sum(dim=1) - 1).abs() < SUM_TOLERANCE).all() for column in columns):
+            raise ValueError(f"{file}: holds what are no probabilities: some do not add up to 1")
         truth = {}
         for column, (name, attribute) in enumerate(attributes.items(), start=width):
             known = {as_cell(text): number for number, text in enumerate(attribute.class_names)} | {"": UNKNOWN}

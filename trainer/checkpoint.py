@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from trainer.monitor import Monitor
 from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
 from utils.errors import CheckpointError
-from utils.files import link_or_copy
+from utils.files import link_or_copy, move
 
 logger = logging.getLogger(__name__)
 
@@ -31,33 +33,114 @@ class Checkpoints:
         pending = self.folder / ".pending"
         try:
             write_checkpoint(pending, state)
-            for name in (*also_as, LAST):
+            for name in also_as:
                 link_or_copy(pending, self.folder / name)
+            move(pending, self.folder / LAST)
         finally:
-            pending.unlink(missing_ok=True)
+            pending.unlink(missing_ok=True)  # it is still there after a failure
         return self.folder / LAST
 
 
 def resumable_files(folder: Path) -> list[Path]:
-    """The checkpoints that a run folder may be resumed from, the newest first."""
-    periodic = sorted(folder.glob("checkpoint-epoch*.pth"), key=lambda path: (len(path.name), path.name), reverse=True)
-    return [path for path in (folder / LAST, *periodic, folder / BEST) if path.exists()]
+    """The checkpoints that a run folder may be resumed from: last.pth, and the others in no order of time."""
+    return [path for name in (LAST, "checkpoint-epoch*.pth", BEST, "best_*.pth") for path in sorted(folder.glob(name))]
 
 
-def read_resumable(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint `path`, or the newest sound one of the run folder `path`; a damaged one is skipped with a warning.
+def read_newest(folder: Path, *, warn: bool = True) -> tuple[Path, dict[str, Any]]:
+    """The file and the content of a run folder's newest sound checkpoint; a damaged one is skipped with a warning.
 
-    Returns its file and its content. Raises CheckpointError if there is none."""
+    Raises CheckpointError if there is none."""
+    damaged: dict[Path, str] = {}
+    newest = _newest(folder, damaged)
+    if warn:
+        _warn(damaged)
+    return newest
+
+
+class Resumable(NamedTuple):
+    """The file and the content of a checkpoint to resume from, and the files that were found damaged."""
+
+    file: Path
+    content: dict[str, Any]
+    damaged: tuple[Path, ...]
+
+
+def read_resumable(path: Path) -> Resumable:
+    """The checkpoint `path`, or the one from which the run folder `path` resumes: the newest sound one. Where a best
+    checkpoint is damaged, the newest that is of no later time: the run writes it again.
+
+    A damaged file is skipped with a warning. Raises CheckpointError if there is no such checkpoint."""
     if not path.is_dir():
-        return path, read_checkpoint(path)
-    reasons = []
-    for file in resumable_files(path):
+        return Resumable(path, read_checkpoint(path), ())
+    damaged: dict[Path, str] = {}
+    file, content = _newest(path, damaged)
+    lost = {best: epoch for best, epoch in _best_files(path, content).items() if not _is_sound(best, file, damaged)}
+    if lost:
+        earlier = _newest_of(resumable_files(path), damaged, (min(lost.values()), 0))
+        if earlier is None:
+            best = min(lost, key=lambda each: lost[each])
+            why = f"and no checkpoint up to epoch {lost[best]} is left, to resume from and write it again"
+            raise CheckpointError(f"{damaged[best]}; {why}: remove it, to resume without it from {file.name}")
+        file, content = earlier
+    _warn(damaged)
+    return Resumable(file, content, tuple(damaged))
+
+
+def _warn(damaged: dict[Path, str]) -> None:
+    for reason in damaged.values():
+        logger.warning("%s", reason)
+
+
+def _newest(folder: Path, damaged: dict[Path, str]) -> tuple[Path, dict[str, Any]]:
+    """last.pth, whatever else a kill within a save left; where it is damaged, the newest of the others."""
+    files = resumable_files(folder)
+    last = [file for file in files if file.name == LAST]
+    newest = _newest_of(last, damaged) or _newest_of(files, damaged)
+    if newest is None:
+        missing = f"{folder}: holds no checkpoint; name a run folder or a checkpoint file"
+        raise CheckpointError("\n".join(damaged.values()) or missing)
+    return newest
+
+
+def _newest_of(
+    files: Sequence[Path], damaged: dict[Path, str], latest: tuple[float, int] = (math.inf, 0)
+) -> tuple[Path, dict[str, Any]] | None:
+    """Of the sound ones among `files`; why others are refused goes to `damaged`. One after another is read, and two are
+    kept in memory.
+
+    latest: completed epochs and batches that it may have at most"""
+    newest: tuple[Path, dict[str, Any]] | None = None
+    for file in files:
+        if file in damaged:
+            continue
         try:
             content = read_checkpoint(file)
         except CheckpointError as error:
-            reasons.append(str(error))
+            damaged[file] = str(error)
             continue
-        for reason in reasons:
-            logger.warning("%s", reason)
-        return file, content
-    raise CheckpointError("\n".join(reasons) or f"{path}: holds no checkpoint; name a run folder or a checkpoint file")
+        if _progress(content) <= latest and (newest is None or _progress(content) > _progress(newest[1])):
+            newest = file, content
+    return newest
+
+
+def _progress(content: dict[str, Any]) -> tuple[int, int]:
+    """Completed epochs, and batches of the next; none of a file with a right checksum and odd content, which is named
+    where it is used."""
+    epochs, batches = content.get("completed_epochs"), content.get("batches_done")
+    return epochs if isinstance(epochs, int) else 0, batches if isinstance(batches, int) else 0
+
+
+def _best_files(folder: Path, content: dict[str, Any]) -> dict[Path, int]:
+    """The best checkpoints that a checkpoint knows of and that exist, and their epochs."""
+    monitors = content.get("monitors")
+    found = {}
+    for number, saved in enumerate(monitors if isinstance(monitors, list) else []):
+        name = BEST if number == 0 else Monitor(f"{saved['mode']} {saved['metric']}").file_name
+        if saved["best_epoch"] is not None and (folder / name).exists():
+            found[folder / name] = saved["best_epoch"]
+    return found
+
+
+def _is_sound(file: Path, sound: Path, damaged: dict[Path, str]) -> bool:
+    """sound: one that is known to be; several names of one file are not read twice."""
+    return file not in damaged and (file.samefile(sound) or _newest_of([file], damaged) is not None)

@@ -281,7 +281,9 @@ class Trainer(BaseTrainer):
                 logger.warning("%s is watched, but this epoch has none: it cannot be the best", monitor.metric)
 
     def kept_as(self) -> list[str]:
-        """The files that keep the last finished epoch, beside last.pth."""
+        """The files that keep the last finished epoch, beside last.pth; none within the next one."""
+        if self.batches_done:
+            return []
         epoch = self.completed_epochs
         names = [BEST] if self.monitor.best_epoch == epoch else []
         names += [monitor.file_name for monitor in self.other_monitors if monitor.best_epoch == epoch]

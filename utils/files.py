@@ -52,6 +52,12 @@ def link_or_copy(source: Path, target: Path) -> None:
     _replace(target, lambda temporary: _link(source, temporary))
 
 
+def move(source: Path, target: Path) -> None:
+    """Renames `source` to `target`, in the same folder, atomically. Raises OSError, also where `target` is a folder."""
+    source.replace(target)
+    _flush_folder(target.parent)
+
+
 def short_path(path: Path | str) -> str:
     """The path as messages have it: relative to the working directory where it is inside it."""
     return str(path).removeprefix(os.path.join(os.getcwd(), ""))  # noqa: PTH109, PTH118 - text is needed
@@ -135,13 +141,17 @@ def _remove_remains(path: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
+    """A killed process whose parent has not asked for its end, as in a container without an init, is dead."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:  # it has ended now, or this system has no /proc
+        return not Path("/proc/self/stat").exists()
 
 
 def _write_and_flush(path: Path, data: bytes) -> None:

@@ -173,13 +173,11 @@ def obstacle_to_writing(folder: Path) -> str | None:
     return f"{folder}: there is no such folder"
 
 
-def runs_with_config(save_dir: Path, name: str) -> Iterator[tuple[RunFolders, dict[str, Any]]]:
-    """The runs of this name that kept their config, the newest first; one that is damaged is skipped."""
+def runs_named(save_dir: Path, name: str) -> list[RunFolders]:
+    """The runs of this name, the newest first."""
     parent = save_dir / "models" / name
-    for folder in sorted(parent.iterdir(), reverse=True) if parent.is_dir() else []:
-        config = read_kept_config(folder)
-        if config is not None:
-            yield RunFolders.in_save_dir(save_dir, name, folder.name), config
+    folders = [folder for folder in parent.iterdir() if folder.is_dir()] if parent.is_dir() else []
+    return [RunFolders.in_save_dir(save_dir, name, folder.name) for folder in sorted(folders, reverse=True)]
 
 
 def read_kept_config(folder: Path) -> dict[str, Any] | None:

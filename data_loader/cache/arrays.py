@@ -61,7 +61,7 @@ class PreparedArray:
     images: (N, H, W, 3) uint8
     rows: by absolute path, the row of a file
 
-    Raises OSError, ValueError or EOFError where the file is no such array.
+    Raises OSError, or another error, where the file is no such array.
     """
 
     def __init__(self, path: Path, files: Mapping[str, FileSignature]) -> None:
@@ -71,6 +71,8 @@ class PreparedArray:
             flags, protection = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
             mapped = mmap.mmap(file.fileno(), 0, flags, protection)
         self.images = np.frombuffer(mapped, np.uint8, offset=stored.offset).reshape(stored.shape)
+        if len(files) != len(self.images):  # a damaged index may name one file twice: rows would belong to others
+            raise ValueError(f"{len(self.images)} rows of {len(files)} files")
         self.rows = {path: row for row, path in enumerate(files)}
 
     def select(self, paths: Sequence[str]) -> CachedImages:

@@ -187,7 +187,12 @@ class DiskCache(ImageCache):
 
     def _remove_remains(self) -> None:
         """Removes what is not a complete array: interrupted builds, damaged files, those of earlier versions."""
-        whole = {path.stem for path in self.folder.glob("*.json") if _read_array(path) is not None}
+        whole = set[str]()
+        for index in self.folder.glob("*.json"):
+            if _read_array(index) is not None:
+                whole.add(index.stem)
+            elif _OWN_NAME.match(index.name):
+                logger.warning("%s: it or its .npy file is missing or damaged; the images are prepared again", index)
         for path in [*self.folder.iterdir()]:
             if _OWN_NAME.match(path.name) and path.stem not in whole:
                 path.unlink(missing_ok=True)
@@ -236,7 +241,7 @@ def _read_array(index: Path) -> PreparedArray | None:
     try:
         files = {path: (size, changed) for path, (size, changed) in json.loads(index.read_bytes())["files"].items()}
         return PreparedArray(index.with_suffix(".npy"), files)
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError):
+    except Exception:  # the header of a damaged array makes numpy raise errors of Python's tokenizer, and others
         return None
 
 

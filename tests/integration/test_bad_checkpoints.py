@@ -102,8 +102,9 @@ def spoil_all(workplace: Workplace, spoil: Callable[[Path], object]) -> list[str
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_a_bad_file(trained: Workplace, case: str, command: str) -> None:
     spoil, fragments = BAD_FILES[case]
-    _, last, best = spoil_all(trained, spoil)
-    named = {"train-file": [last], "train-folder": [last, best], "test-file": [last], "test-folder": [best]}[command]
+    best_f1, last, best = spoil_all(trained, spoil)
+    every = [last, best, best_f1]
+    named = {"train-file": [last], "train-folder": every, "test-file": [last], "test-folder": [best]}[command]
     before = trained.files()
     run_command(trained, command).check_refusal(4, *((f"{name}: ", *fragments) for name in named))
     assert trained.files() == before
@@ -250,13 +251,17 @@ def test_resume_auto_refuses_when_all_are_bad(trained: Workplace) -> None:
     trained.write_config()
     spoil_all(trained, as_bytes(lambda data: data[:100]))
     outcome = trained.train_and_change_nothing("--config", "tiny.json", "--resume", "auto")
-    outcome.check_refusal(4, *((f"{trained.run}/{name}: ", "truncated") for name in ("last.pth", "model_best.pth")))
+    outcome.check_refusal(
+        4, *((f"{trained.run}/{name}.pth: ", "truncated") for name in ("last", "model_best", "best_f1"))
+    )
 
 
-def test_resume_auto_passes_over_a_run_whose_config_is_damaged(trained: Workplace) -> None:
+def test_resume_auto_finds_a_run_whose_config_is_damaged(trained: Workplace) -> None:
     (trained.folder / trained.run / "config.json").write_text("{")
-    trained.train("--config", trained.write_config(), "--resume", "auto").check_success()
-    assert len(trained.runs) == 2
+    outcome = trained.train("--config", trained.write_config(), "--resume", "auto")
+    outcome.check_success()
+    assert f"warning: {trained.run}/config.json: " in outcome.out
+    assert len(trained.runs) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor
 from tests.integration.drawn_road import assert_same_weights, files_of, resume, run, stop_after_updates, write_config
 from utils.checkpoint.checkpoint_file import read_checkpoint
-from utils.errors import ConfigError, DataError, StopSignal
+from utils.errors import CheckpointError, ConfigError, DataError, StopSignal
 from utils.images.decoding import read_rgb
 
 FOLDS = {"type": "KFoldSplit", "args": {"folds": 3, "stratify": ["gender"]}}
@@ -182,10 +182,32 @@ def test_a_damaged_file_of_predictions_is_written_anew(copied: Path) -> None:
     whole = (models / OUT_OF_FOLD_FILE).read_bytes()
     of_fold = models / "fold_1" / OUT_OF_FOLD_FILE
     rows = of_fold.read_text().splitlines()
-    for damaged in ("", "\n".join(rows[:9]), (models / "fold_0" / OUT_OF_FOLD_FILE).read_text(), rows[0] + "\nx,y\n"):
+    of_another = (models / "fold_0" / OUT_OF_FOLD_FILE).read_text()
+    digit = "\n".join([rows[0], *(row.replace(",0.", ",0.9", 1) for row in rows[1:])])  # no sum of one
+    for damaged in ("", "\n".join(rows[:9]), of_another, rows[0] + "\nx,y\n", digit):
         of_fold.write_text(damaged)
         resume(str(models))
         assert (models / OUT_OF_FOLD_FILE).read_bytes() == whole
+
+
+def test_a_damaged_config_of_a_run_is_that_of_its_first_fold(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Or of that fold's checkpoint; without any the run is refused."""
+    before = files_of(copied)
+    for damaged in (copied / "config.json", copied / "fold_0" / "config.json"):
+        damaged.write_text('{"name": "Ro')
+        resume(str(copied))
+        told = f"warning: {copied / 'config.json'}: is missing or damaged; the config of {copied / 'fold_0'}"
+        assert told in capsys.readouterr().out
+        files = files_of(copied)
+        assert {name: data for name, data in files.items() if "config" not in name} == {
+            name: data for name, data in before.items() if "config" not in name
+        }
+    for path in copied.rglob("*.pth"):
+        path.unlink()
+    for fold in (1, 2):
+        (copied / f"fold_{fold}" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=f"^{copied / 'config.json'}: .*restore it"):
+        resume(str(copied))
 
 
 def test_images_of_the_same_name_are_scored_by_their_own_labels(tmp_path: Path, drawn: Path) -> None:

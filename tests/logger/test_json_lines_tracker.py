@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from logger.json_lines_tracker import JsonLinesTracker
+from logger.json_lines_tracker import JsonLinesTracker, read_metrics
 
 
 def _metrics(epoch: int) -> dict[str, float]:
@@ -75,6 +75,37 @@ def test_resuming_after_any_epoch_gives_the_uninterrupted_file(
             file.write(torn)
         assert _written(path, *range(checkpoint + 1, 6), resume_after_epoch=checkpoint) == whole
         assert sorted(entry.name for entry in tmp_path.iterdir()) == ["resumed.jsonl", "whole.jsonl"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"<html>", b"without its last line", b"another digit"])
+def test_a_damaged_file_is_written_again_from_the_checkpoint(tmp_path: Path, damage: bytes) -> None:
+    """Of which a line has not reached the disk."""
+    whole = _written(tmp_path / "whole.jsonl", 1, 2, 3)
+    path = tmp_path / "m.jsonl"
+    tracker = JsonLinesTracker(path)
+    tracker.log_metrics(1, _metrics(1))
+    tracker.log_metrics(2, _metrics(2))
+    saved = tracker.state()["lines"]
+    tracker.log_metrics(3, _metrics(3))  # after the checkpoint
+    tracker.close(0)
+    stored = path.read_bytes()
+    damaged = {
+        b"without its last line": stored[: stored.index(b"\n") + 4],
+        b"another digit": stored.replace(b"5", b"7"),
+    }
+    path.write_bytes(damaged.get(damage, damage))
+    assert _written(path, 3, resume_after_epoch=2, saved=saved) == whole
+    assert JsonLinesTracker(path, of_times=True).state() == {}
+
+
+def test_a_damaged_line_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = _written(tmp_path / "metrics.jsonl", 1, 2, 3).splitlines(keepends=True)
+    for damaged in (b'{"epoch": "x"}\n', b"\xff\n", b"[]\n"):
+        caplog.clear()
+        (tmp_path / "metrics.jsonl").write_bytes(b"".join([lines[0], damaged, lines[2], b'{"epo']))
+        assert [row["epoch"] for row in read_metrics(tmp_path)] == [1, 3]
+        (text,) = caplog.messages
+        assert text.startswith(f"{tmp_path / 'metrics.jsonl'}: line 2 ")
 
 
 def test_a_new_run_begins_an_empty_file_and_resuming_needs_none(tmp_path: Path) -> None:

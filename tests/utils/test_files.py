@@ -120,14 +120,20 @@ def test_a_link_or_a_copy_is_the_same_file_and_outlives_a_rewrite(
 
 def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
     path, own = tmp_path / "last.pth", f"{platform.node()}-{os.getpid()}-0123abcd"
-    dead = subprocess.Popen(["true"])
+    dead, zombie = subprocess.Popen(["true"]), subprocess.Popen(["true"])
     dead.wait()
-    left = [f".last.pth.{platform.node()}-{dead.pid}-0123abcd.tmp", ".last.pth.elsewhere-1-0123abcd.tmp"]
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)  # its parent has not asked for its end
+    left = [
+        f".last.pth.{platform.node()}-{dead.pid}-0123abcd.tmp",
+        ".last.pth.elsewhere-1-0123abcd.tmp",
+        f".last.pth.{platform.node()}-{zombie.pid}-0123abcd.tmp",
+    ]
     kept = [f".last.pth.{own}.tmp", ".last.pth.elsewhere-2-0123abcd.tmp", ".best.pth.123-4.tmp"]
     for name in [*left, *kept]:
         (tmp_path / name).write_bytes(b"half")
     os.utime(tmp_path / left[1], (0, 0))
     write_atomically(path, b"whole")
+    zombie.wait()
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*kept, path.name])
 
 

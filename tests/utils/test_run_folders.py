@@ -11,7 +11,7 @@ import pytest
 
 from utils import files, run_folders
 from utils.errors import ConfigError, StorageFullError
-from utils.run_folders import new_run, runs_with_config
+from utils.run_folders import new_run, read_kept_config, runs_named
 
 
 def test_runs_of_one_moment_get_folders_of_their_own_that_sort_by_time(tmp_path: Path) -> None:
@@ -27,10 +27,12 @@ def test_the_newest_run_comes_first_with_its_config(tmp_path: Path) -> None:
     runs = [new_run(tmp_path, "Name") for _ in range(3)]
     for number, run in enumerate(runs[:2]):
         run.write_config({"number": number, "text": "가"})
-    found = list(runs_with_config(tmp_path, "Name"))
-    assert [(run.run, config["number"]) for run, config in found] == [(runs[1].run, 1), (runs[0].run, 0)]
+    found = runs_named(tmp_path, "Name")
+    assert [run.run for run in found] == [run.run for run in reversed(runs)]
+    kept = [read_kept_config(run.models) for run in found]
+    assert [config and config["number"] for config in kept] == [None, 1, 0]
     assert json.loads((runs[0].models / "config.json").read_text(encoding="utf-8"))["text"] == "가"
-    assert list(runs_with_config(tmp_path, "Other")) == []
+    assert runs_named(tmp_path, "Other") == []
 
 
 def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ VERSION = 1
 OURS = "name a run folder, saved/models/<name>/<run>, or a .pth file in it"
 _MARK = b"sha256:"
 _COMMENT_LENGTH = len(_MARK) + 64
+_LENGTH = _COMMENT_LENGTH.to_bytes(2, "little")
+_NO_LENGTH = bytes(2)
+"""The last two bytes of a ZIP archive without a comment are the comment's length."""
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -35,8 +38,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     torch.save(_canonical({"format": FORMAT, "version": VERSION, **content}), buffer)
     archive = buffer.getbuffer()
     comment = _MARK + hashlib.sha256(archive).hexdigest().encode()
-    # The last two bytes of a ZIP archive without a comment are the comment's length, 0.
-    write_atomically(path, b"".join((archive[:-2], len(comment).to_bytes(2, "little"), comment)))
+    write_atomically(path, b"".join((archive[:-2], _LENGTH, comment)))
 
 
 def _canonical(value: Any) -> Any:
@@ -76,7 +78,8 @@ def _verified_archive(path: Path, data: bytes) -> bytes:
     comment = data[-_COMMENT_LENGTH:]
     if not (data.startswith(b"PK") and comment.startswith(_MARK)):
         raise CheckpointError(f"{path}: {_why_not_ours(path, content_of(path, data, OURS))}")
-    archive = data[:-_COMMENT_LENGTH][:-2] + b"\0\0"
+    length = data[-_COMMENT_LENGTH - 2 : -_COMMENT_LENGTH]
+    archive = data[: -_COMMENT_LENGTH - 2] + (_NO_LENGTH if length == _LENGTH else length)
     if hashlib.sha256(archive).hexdigest().encode() != comment[len(_MARK) :]:
         raise CheckpointError(f"{path}: is damaged (its checksum differs); use an earlier checkpoint")
     return archive

@@ -230,6 +230,7 @@ DAMAGE: dict[str, Callable[[Path, Path], object]] = {
     "index cut": lambda index, _: os.truncate(index, 700),
     "index gone": lambda index, _: index.unlink(),
     "index of an earlier version": lambda index, _: index.write_text(f"0123\n{index.read_text()}"),
+    "index that names a file twice": lambda index, _: index.write_text(index.read_text().replace("/03.png", "/02.png")),
     "array without its last byte": lambda _, array: os.truncate(array, array.stat().st_size - 1),
     "array gone": lambda _, array: array.unlink(),
 }
@@ -237,6 +238,7 @@ DAMAGE: dict[str, Callable[[Path, Path], object]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_array_is_built_anew(paths: list[Path], disk: Storage, reads: list[str], name: str) -> None:
+    """A bit makes 03.png of 02.png: the rows after it would be those of other files."""
     disk.prepare(paths)
     DAMAGE[name](disk.only(".json"), disk.only(".npy"))
     reads.clear()
