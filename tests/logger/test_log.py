@@ -133,12 +133,16 @@ def test_keys_and_passwords_are_not_logged(
     """As in the errors of libraries that name the address which they could not reach."""
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2)
     monkeypatch.setenv("SHORT_KEY", "1")
+    monkeypatch.setenv("PWD", "/home/me/faces")
+    monkeypatch.setenv("A_TOKEN_FILE_KEY", str(tmp_path))
     log = open_log(tmp_path / "info.log", 2)
     for text in ("API request to https://me:Pa55w0rd@tracking.example/api failed", f"bad key {'0123456789abcdef' * 2}"):
         log.warning(text)
+    log.warning("/home/me/faces and %s are 11 paths", tmp_path)
     close_log()
     for text in (capsys.readouterr().out, (tmp_path / "info.log").read_text()):
         assert "https://***@tracking.example/api failed" in text
         assert "bad key ***" in text
+        assert f"/home/me/faces and {tmp_path} are 11 paths" in text
         assert "Pa55w0rd" not in text
         assert "0123456789abcdef" not in text

@@ -20,6 +20,8 @@ _VALUES = (
 )
 
 _PASSWORD_IN_ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^/\s:@]*:[^/\s@]+@")
+_FOLDERS = ("PWD", "OLDPWD")
+"""Variables that only look like passwords."""
 _SHORTEST = 6
 """Characters of a key; a shorter value would also hide other text."""
 
@@ -35,7 +37,10 @@ def is_credential(key: str, value: Any) -> bool:
 def without_credentials(text: str) -> str:
     """The text with *** for passwords in addresses, and for the keys that the environment holds."""
     for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and value in text and (name.endswith("_KEY") or is_credential(name, value)):
+        is_short_or_absent = len(value) < _SHORTEST or value not in text
+        if is_short_or_absent or name in _FOLDERS or os.path.exists(value):  # noqa: PTH110 - any text is taken
+            continue
+        if name.endswith("_KEY") or is_credential(name, value):
             text = text.replace(value, "***")
     return _PASSWORD_IN_ADDRESS.sub(r"\1***@", text)
 
