@@ -56,7 +56,9 @@ class Arguments:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     """The command line of train.py, of this process where `argv` is None. Raises ConfigError."""
-    parser = CommandLine(_keys_of_default, description="Trains the model that a JSON config describes.")
+    parser = CommandLine(
+        _keys_of_default, several_processes=True, description="Trains the model that a JSON config describes."
+    )
     parser.add_argument("-c", "--config", type=Path, help="the config file (default: config.json)")
     parser.add_argument("-r", "--resume", help="a checkpoint or run folder to resume, or auto: the config's newest run")
     parser.add_argument("-d", "--device", help="cpu, cuda, cuda:1 or 1 (default: the best there is)")

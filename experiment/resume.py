@@ -170,7 +170,7 @@ def _find_config(folder: Path) -> tuple[dict[str, Any] | None, Path]:
 def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
     """The newest run of this config that has a checkpoint: what `--resume auto` resumes, if there is one.
 
-    Raises ConfigError where another number of processes would change the global batch of a run that is not finished."""
+    Raises ConfigError where another number of processes would change its global batch."""
     for folders in runs_named(Path(config["trainer"]["save_dir"]), config["name"]):
         kept = kept_config(folders.models)
         if kept is None:
@@ -186,7 +186,7 @@ def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
         problem = another_global_batch(config, point)
         if problem is None:
             return point
-        if not _is_finished(point, config) and _batch_of(point, config)[1] != distributed.world_size():
+        if _batch_of(point, config)[1] != distributed.world_size():
             raise ConfigError(problem)
     return None
 
@@ -201,11 +201,11 @@ def refuse_another_global_batch(config: ConfigParser, resume: ResumePoint | RunF
 
 
 def another_global_batch(config: ConfigParser, resume: ResumePoint | RunFolders) -> str | None:
-    """What is wrong, with its remedy; None where the global batch stays, or a finished run is left as it is."""
+    """What is wrong, with its remedy; None where the global batch stays."""
     own, now = config["data_loader"]["args"]["batch_size"], distributed.world_size()
     batch_size, processes = _batch_of(resume, config)
     total = batch_size * processes
-    if own * now == total or (own == batch_size and _is_finished(resume, config)):
+    if own * now == total:
         return None
     origin = config.origin(BATCH_SIZE)
     if now == processes:
@@ -213,8 +213,8 @@ def another_global_batch(config: ConfigParser, resume: ResumePoint | RunFolders)
         return f"{origin}: {wrong}; resume without this change, or begin a new run (without --resume)"
     wrong = f"{BATCH_SIZE} = {own} on {_processes(now)}, and the run was trained with {batch_size} on {processes}"
     if total % now:
-        fits = [str(number) for number in range(1, total + 1) if total % number == 0]  # 1 and total at least
-        remedy = f"start {', '.join(fits[:-1])} or {fits[-1]} processes"
+        fits = [str(number) for number in range(1, total + 1) if total % number == 0]
+        remedy = f"the number of processes must be one of {', '.join(fits)}"
     else:
         remedy = f"--bs {total // now} keeps the global batch of {total}"
     return f"{origin}: {wrong}; {remedy}, or begin a new run (without --resume)"
@@ -232,15 +232,8 @@ def _batch_of(resume: ResumePoint | RunFolders, config: ConfigParser) -> tuple[i
     trained = config.sections.with_defaults(_find_config(resume.models)[0] or config.resolved)
     records = [read_record(folder) for folder in folds_in(resume.models).values()]
     sessions = [session for record in records for session in record.get("sessions", [])]
-    last: dict[str, Any] = max(sessions, key=lambda session: session["began"], default={})
+    last: dict[str, Any] = max(sessions, key=lambda session: session.get("began", ""), default={})
     return trained["data_loader"]["args"]["batch_size"], last.get("processes", distributed.world_size())
-
-
-def _is_finished(resume: ResumePoint | RunFolders, config: ConfigParser) -> bool:
-    """Whether a config asks for no more epochs of a model."""
-    if isinstance(resume, RunFolders):
-        return False
-    return bool(resume.content["stopped_early"] or resume.content["completed_epochs"] >= config["trainer"]["epochs"])
 
 
 def begins_a_model(config: ConfigParser, resume: ResumePoint | RunFolders | None, fold: int | None) -> bool:

@@ -24,7 +24,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     """The command line, of this process where `argv` is None, with defaults from the environment.
 
     Raises ConfigError; CheckpointError, DataError for what does not exist."""
-    parser = CommandLine(description="Predicts images with trained models, and scores them where the truth is known.")
+    parser = CommandLine(
+        several_processes=True,
+        description="Predicts images with trained models, and scores them where the truth is known.",
+    )
     add = parser.add_argument
     add("-r", "--resume", nargs="+", help="run folders or checkpoints; several: an ensemble")
     add("-d", "--device", help="cpu, cuda, cuda:1 (default: the GPU if there is one)")

@@ -19,7 +19,6 @@ from experiment.cli import Arguments, parse_override, read_config_files
 from experiment.folds import splits_of
 from experiment.lr_range_test import FEWEST, RangeTest, Suggestion, rates_between, run_range_test, suggest
 from logger.log import close_log
-from utils import distributed
 from utils.command_line import CommandLine
 from utils.config.plugins import plugin_errors
 from utils.errors import ConfigError, run_and_exit
@@ -136,8 +135,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         obstacle = obstacle_to_replacing(file, [given.config], file.suffix, beginning)
         if obstacle := obstacle or obstacle_to_writing(file.parent):
             raise ConfigError(f"--output {given.output}: {file} cannot be written: {obstacle}")
-    if distributed.world_size() > 1:
-        raise ConfigError("scripts.lr_finder: is for one process; run it without torchrun")
     _figure_class()  # before the work, not after it
     overrides = tuple(parse_override(text) for text in given.set)
     arguments = Arguments(config=given.config, device=given.device, overrides=overrides, command="scripts.lr_finder")

@@ -19,7 +19,6 @@ from experiment.search.supervisor import supervise
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
 from utils.device import choose_device
-from utils.environment import environment_number
 from utils.errors import ConfigError, run_and_exit
 from utils.signals import StopSignals
 
@@ -44,8 +43,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--set", action="append", default=[], metavar="a.b.c=value", help="sets a value for all trials")
     given = parser.parse(argv)
-    if environment_number("WORLD_SIZE", 1) > 1:
-        raise ConfigError("scripts.sweep: each trial is one process; run it without torchrun, with --workers")
     for flag in ("trials", "workers"):
         if getattr(given, flag) < 1:
             raise ConfigError(f"--{flag} {getattr(given, flag)}: must be at least 1")

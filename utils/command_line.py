@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from utils.environment import environment_number
 from utils.errors import ConfigError
 from utils.wording import did_you_mean
 
@@ -14,14 +15,19 @@ class CommandLine(argparse.ArgumentParser):
     """An argument parser that takes no abbreviations, and raises ConfigError instead of printing its usage.
 
     settings: gives the key paths that --set takes: a flag that is named as one of them is answered with it
+    several_processes: whether torchrun may start it; each of its processes would do all the work of another command
     """
 
-    def __init__(self, settings: Callable[[], Iterable[str]] = list, **options: Any) -> None:
+    def __init__(
+        self, settings: Callable[[], Iterable[str]] = list, *, several_processes: bool = False, **options: Any
+    ) -> None:
         super().__init__(allow_abbrev=False, **options)
-        self._settings = settings
+        self._settings, self._several_processes = settings, several_processes
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """The arguments (of this process, where `argv` is None). Raises ConfigError."""
+        if not self._several_processes and (number := environment_number("WORLD_SIZE", 1)) > 1:
+            self.error(f"is for one process, and there are {number} (WORLD_SIZE); run it without torchrun")
         arguments, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]

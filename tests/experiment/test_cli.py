@@ -38,10 +38,12 @@ def test_restarts_that_would_begin_a_new_run_are_refused(monkeypatch: pytest.Mon
     assert parse_arguments(["-c", "x.json", "--resume", "auto"]).resume == "auto"
 
 
-def test_a_sweep_is_for_no_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_training_and_prediction_take_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of torchrun would all write the files of another command."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"scripts\.sweep: .*--workers"):
+    with pytest.raises(ConfigError, match=r"scripts\.sweep: is for one process.*without torchrun"):
         sweep.parse(["x.json"])
+    assert parse_arguments(["-c", "x.json"]).config == Path("x.json")
 
 
 @pytest.mark.parametrize("argv", [["--set", "a"], ["--set", "=1"], ["--set", "a..b=1"], ["--set", "password secret"]])

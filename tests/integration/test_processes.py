@@ -15,7 +15,7 @@ import torch
 import test as test_script
 from tests.harness.forked import TEST, TRAIN
 from tests.harness.group import PLANTED_ERROR, Stop, run_group
-from tests.integration.drawn_road import ROOT, run, weights_and_metrics, write_config
+from tests.integration.drawn_road import ROOT, files_of, resume, run, weights_and_metrics, write_config
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import ConfigError
 
@@ -137,6 +137,12 @@ def test_two_processes_validate_the_model_that_they_save_and_predict_as_one(tmp_
             prefix = "" if row.name == "answer" else f"{row.name}_"
             assert row.macro_f1 == pytest.approx(lines[-1][f"val/{prefix}f1"])
             assert row.accuracy == pytest.approx(lines[-1][f"val/{prefix}accuracy"])
+
+    before = files_of(models)
+    with pytest.raises(ConfigError, match="--bs 8 keeps the global batch of 8"):
+        resume(str(models))
+    resume(str(models), "--bs", "8")  # it is finished
+    assert files_of(models) == before
 
     flags = ["--resume", str(models), "--bs", "4", "--tta", "flip", "--probabilities", "--parts", "--output"]
     for folder in (tmp_path / "one", tmp_path / "several"):
