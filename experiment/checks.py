@@ -345,7 +345,7 @@ CHECKS: tuple[tuple[str, Callable[[ConfigParser], Iterable[Problem]]], ...] = (
     ("loss labels arch", _loss_of_logits),
     ("loss labels arch", _embedding),
     ("callbacks", _can_be_built("callbacks")),
-    ("metrics labels loss.metric_learning trainer lr_scheduler split callbacks", metric_problems),
+    ("metrics labels loss.metric_learning trainer lr_scheduler split callbacks sweep", metric_problems),
     ("optimizer", _optimizer),
     ("optimizer lr_scheduler trainer", _schedule),
     ("weight_averaging trainer", _averaging),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.folds import is_run_of_folds
-from experiment.run_record import leaves, read_record
+from experiment.run_record import RECORD_FILE, leaves, read_record
 from inference.scoring.scores import TestScores, own_test_scores
 from logger.json_lines_tracker import read_metrics
 from trainer.checkpoint import read_newest
@@ -17,6 +18,8 @@ from trainer.monitor import Monitor
 from utils.errors import CheckpointError, ConfigError
 from utils.run_folders import CONFIG_FILE, folds_in, read_kept_config
 from utils.wording import did_you_mean
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,15 @@ class RunSummary:
 
 
 def summarise_runs(save_dir: Path) -> list[RunSummary]:
-    """The runs under a save_dir, the oldest first, without those of `unreadable_runs`."""
-    folders = sorted((save_dir / "models").glob("*/*"))
-    found = [summarise_run(folder) for folder in folders if _kept_config(folder) is not None]
+    """The runs under a save_dir, the oldest first, without those of `unreadable_runs`; of others whose files are damaged
+    it warns."""
+    found = []
+    for folder in sorted((save_dir / "models").glob("*/*")):
+        if _kept_config(folder) is not None:
+            try:
+                found.append(summarise_run(folder))
+            except CheckpointError as error:
+                logger.warning("%s", error)
     return sorted(found, key=lambda run: run.folder.name)
 
 
@@ -100,12 +109,21 @@ def _kept_config(folder: Path) -> dict[str, Any] | None:
 
 
 def summarise_run(folder: Path) -> RunSummary:
-    """The run in a folder of checkpoints. Raises CheckpointError if it kept no config."""
+    """The run in a folder of checkpoints. Raises CheckpointError if it kept no config, or its files are damaged."""
     config = _kept_config(folder)
     if config is None:
         raise CheckpointError(
             f"{folder}: is no run folder, such as saved/models/<name>/<run>: it has no readable config.json"
         )
+    try:
+        return _summarise(folder, config)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        damaged = f"its {CONFIG_FILE} or {RECORD_FILE} is damaged ({error!r:.80}); restore it, or train the run again"
+        raise CheckpointError(f"{folder}: {damaged}") from None
+
+
+def _summarise(folder: Path, config: dict[str, Any]) -> RunSummary:
+    """Raises whatever a value of a wrong type makes Python raise."""
     test = own_test_scores(folder)
     if is_run_of_folds(config):
         folds = [_summarise_model(path, config) for path in folds_in(folder).values()]

@@ -21,7 +21,7 @@ from torch import Tensor
 from base.attribute import Attribute
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
-from data_loader.records.tables import Rows, as_cell, from_cell, raise_problems, read_table
+from data_loader.records.tables import Rows, as_cell, columns_are, from_cell, raise_problems, read_table
 from utils.errors import DataError
 from utils.files import write_output
 
@@ -142,7 +142,7 @@ def read_answers(path: Path, labels: LabelSpace, complete: bool = False) -> Answ
     elif not attributes:
         expected = [*([ANSWER_COLUMN] if labels.has_joint_class else []), *labels.predicted_attributes]
         missing = " or ".join(map(repr, expected))
-        raise DataError(f"{path}: has no column {missing} (its columns are {', '.join(header)})")
+        raise DataError(f"{path}: has no column {missing} ({columns_are(header)})")
     first: dict[str, int] = {}
     for number, row in table:
         if first.setdefault(row[ID_COLUMN], number) != number:

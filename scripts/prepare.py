@@ -25,7 +25,7 @@ from data_loader.preparation.build import PREPARATION
 from data_loader.preparation.preparation import Preparation, fallback_report
 from data_loader.records.image_check import number_of_cores
 from data_loader.records.image_root import IMAGE_EXTENSIONS, READ_EXTENSIONS, ImageRoot
-from data_loader.records.tables import find_column, raise_problems, read_table
+from data_loader.records.tables import columns_are, find_column, raise_problems, read_table
 from logger.log import LOG_NAME, close_log, open_log
 from utils.command_line import CommandLine
 from utils.config.layers import Layers
@@ -95,7 +95,7 @@ def find_pictures(source: Path) -> list[str]:
         rows = read_table(source)
         column = find_column(source, rows[0][1], "path", "a column named path")
         if column is None:
-            raise DataError(f'{source}: has no column "path" (its columns are {", ".join(rows[0][1])})')
+            raise DataError(f'{source}: has no column "path" ({columns_are([*rows[0][1]])})')
         root, found, problems = ImageRoot(source.parent), [], []
         for number, row in rows:
             try:

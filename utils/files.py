@@ -10,6 +10,7 @@ import platform
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +30,20 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises OSError, also where `path` is no regular file."""
     _replace(Path(os.path.realpath(path)), lambda temporary: _write_and_flush(temporary, data))
+
+
+def read_regular(path: Path, most_bytes: int | None = None) -> bytes:
+    """What a file holds. Raises OSError for what is missing or closed, for one that is larger, and for a pipe or a
+    device, which would block or never end."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, NO_REGULAR_FILE, str(path))
+    if most_bytes is not None and status.st_size > most_bytes:
+        wrong = f"it has {status.st_size:,} bytes, more than the {most_bytes:,} that are read"
+        raise OSError(errno.EINVAL, wrong, str(path))
+    return path.read_bytes()
 
 
 def write_output(path: Path, text: str) -> None:

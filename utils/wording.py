@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
 LONGEST_VALUE = 100
 LONGEST_LIST = 40
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def format_value(value: Any) -> str:
@@ -56,6 +58,12 @@ def not_one_of(name: str, known: Collection[str]) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 picture`, `1,200 pictures`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def on_one_line(text: str) -> str:
+    """The text with its line ends and other control characters written as escapes: they came from a table or a file
+    name, and would break the line, or do something to the terminal."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from utils.files import short_path, write_atomically
 from utils.images import DECODING_RULES, BitsUsed, ImageFinding, inspect_image
 from utils.images.fingerprint import FINGERPRINT_RULES
 from utils.progress import with_progress
-from utils.wording import counted
+from utils.wording import counted, on_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def _warn_of_sixteen_bit_images(findings: Mapping[str, ImageFinding], bits: Bits
 
 def _listing(title: str, items: Sequence[str]) -> str:
     more = [f"... and {len(items) - _LONGEST_LIST:,} more"] if len(items) > _LONGEST_LIST else []
-    return "\n  ".join([f"{title}:", *items[:_LONGEST_LIST], *more])
+    return "\n  ".join([f"{title}:", *map(on_one_line, items[:_LONGEST_LIST]), *more])
 
 
 def _read_cache(cache_file: Path | None) -> dict[str, list[Any]]:

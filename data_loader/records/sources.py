@@ -19,7 +19,16 @@ from pydantic import Field
 from base.attribute import ScoredClass
 from data_loader.records.image_root import ImageRoot, relative_path_problem
 from data_loader.records.records import Part, Record
-from data_loader.records.tables import FORMULA_STARTS, Rows, find_column, from_cell, plain, raise_problems, read_table
+from data_loader.records.tables import (
+    FORMULA_STARTS,
+    Rows,
+    columns_are,
+    find_column,
+    from_cell,
+    plain,
+    raise_problems,
+    read_table,
+)
 from utils.errors import DataError
 from utils.wording import not_one_of
 
@@ -254,7 +263,7 @@ class AttributeTable(BaseSource):
 
         path, person = find("path", self.path_column), find("person", self.person_column)
         if path is None:
-            wrong = f'has no column "path" (its columns are {", ".join(header)})'
+            wrong = f'has no column "path" ({columns_are(header)})'
             raise DataError(f"{self}: {wrong}; name it with {self.setting('path')}")
         if person is None and self.person_column is not None:
             alone = "each image counts as a person of its own"
@@ -370,7 +379,7 @@ class PseudoLabels(BaseSource):
         named = [*self.thresholds] if isinstance(self.thresholds, dict) else [*found]
         if not named or any(attribute not in found for attribute in named):
             lacking = next((name for name in named if name not in found), " or ".join(attributes))
-            wrong = f"has no probabilities of {lacking} (its columns are {', '.join(header)})"
+            wrong = f"has no probabilities of {lacking} ({columns_are(header)})"
             raise DataError(f"{self}: {wrong}; name the <answers>_probabilities.csv of test.py --probabilities")
         return {attribute: found[attribute] for attribute in named}
 

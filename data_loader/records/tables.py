@@ -8,13 +8,20 @@ import io
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.errors import DataError
-from utils.wording import did_you_mean
+from utils.files import read_regular
+from utils.wording import did_you_mean, first_line, on_one_line
 
-SHOWN_PROBLEMS = 10
+SHOWN_PROBLEMS, SHOWN_COLUMNS = 10, 40
+
+MAX_TABLE_BYTES = 256 * 1024 * 1024
+"""Of a table, also unpacked: two million images in a hundred bytes each."""
+
+MAX_COLUMNS = 10_000
 
 SYNONYMS = {
     "path": ("file", "filename", "filepath", "image", "imagefile", "imagename", "imagepath", "img", "imgpath"),
@@ -35,6 +42,7 @@ Rows = list[tuple[int, dict[str, str]]]
 
 def raise_problems(problems: Sequence[str]) -> None:
     """Raises DataError with the first ten problems and their count, if there are any."""
+    problems = [on_one_line(problem) for problem in problems]
     if len(problems) > SHOWN_PROBLEMS:
         more = f"... and {len(problems) - SHOWN_PROBLEMS} more ({len(problems)} problems in all)"
         raise DataError("\n".join([*problems[:SHOWN_PROBLEMS], more]))
@@ -49,8 +57,8 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Rows:
     columns: that it must have
 
     Rows are counted as a spreadsheet does: the header is row 1. Cells are text, stripped of white space; empty rows are
-    left out. Raises DataError if the file is not such a table, is not UTF-8, has no rows, lacks one of `columns`, or
-    has rows of another length than its header."""
+    left out. Raises DataError if the file is not such a table, is larger than MAX_TABLE_BYTES or MAX_COLUMNS, is not
+    UTF-8, has no rows, lacks one of `columns`, or has rows of another length than its header."""
     data = _read_bytes(path)
     if data.startswith(b"PAR1"):
         cells = _read_parquet(path)
@@ -86,6 +94,18 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_.-]", "", unicodedata.normalize("NFC", name).casefold())
 
 
+def columns_are(header: Sequence[str]) -> str:
+    """What a table has instead, for messages; of many the first."""
+    more = f" and {len(header) - SHOWN_COLUMNS:,} more" if len(header) > SHOWN_COLUMNS else ""
+    return f"its columns are {', '.join(header[:SHOWN_COLUMNS])}{more}"
+
+
+def _separator_hint(header: Sequence[str]) -> str:
+    """Where all is in one column."""
+    found = next((mark for mark in (";", "\t", "|") if len(header) == 1 and mark in header[0]), None)
+    return "" if found is None else f"; its cells are divided by {found!r}: save it with commas"
+
+
 def as_cell(text: str) -> str:
     """Text as it may be written into a table: what a spreadsheet would run as a formula gets a leading quote."""
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
@@ -97,16 +117,19 @@ def from_cell(text: str) -> str:
 
 
 def _checked_header(path: Path, row: Sequence[str], columns: Sequence[str]) -> list[str]:
+    if len(row) > MAX_COLUMNS:
+        raise DataError(f"{path}: has {len(row):,} columns, more than the {MAX_COLUMNS:,} that are read; name a table")
     header = [unicodedata.normalize("NFC", cell) for cell in row]
+    counts = Counter(header)
     problems = [
-        f'{path}: has no column "{name}" (its columns are {", ".join(header)}){did_you_mean(name, header)}'
+        f'{path}: has no column "{name}" ({columns_are(header)}){_separator_hint(header)}{did_you_mean(name, header)}'
         for name in columns
         if name not in header
     ]
     problems += [
-        f'{path}: has the column "{name}" {header.count(name)} times'
-        for name in dict.fromkeys(header)
-        if name and header.count(name) > 1
+        f'{path}: has the column "{name}" {count} times; rename all but one'
+        for name, count in counts.items()
+        if name and count > 1
     ]
     raise_problems(problems)
     return header
@@ -114,9 +137,12 @@ def _checked_header(path: Path, row: Sequence[str], columns: Sequence[str]) -> l
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MAX_TABLE_BYTES)
         if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
+            with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+                data = file.read(MAX_TABLE_BYTES + 1)
+            if len(data) > MAX_TABLE_BYTES:
+                raise DataError(f"{path}: unpacks to more than the {MAX_TABLE_BYTES:,} bytes that are read; divide it")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -138,9 +164,11 @@ def _read_text(path: Path, data: bytes, separator: str) -> list[list[str]]:
     if "\0" in text:
         row = text[: text.index("\0")].count("\n") + 1
         raise DataError(f"{path} row {row}: holds a NUL byte (UTF-16 or damaged, perhaps); save it as UTF-8")
+    del text
     rows: list[list[str]] = []
     try:
-        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
+        lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")  # StringIO would take four times it
+        for cells in csv.reader(lines, delimiter=separator, strict=True):
             rows.append(cells)
     except csv.Error as error:
         raise DataError(f"{path} row {len(rows) + 1}: is not CSV ({error})") from None
@@ -151,9 +179,17 @@ def _read_parquet(path: Path) -> list[list[str]]:
     import pandas
 
     try:
+        from pyarrow.parquet import read_metadata
+
+        described = read_metadata(path)
+        unpacked = sum(described.row_group(number).total_byte_size for number in range(described.num_row_groups))
+        if max(unpacked, described.num_rows * described.num_columns) > MAX_TABLE_BYTES:
+            raise DataError(f"{path}: unpacks to more than the {MAX_TABLE_BYTES:,} bytes that are read; divide it")
         table = pandas.read_parquet(path)
+        return [list(map(str, table.columns)), *table.astype("string").fillna("").values.tolist()]
     except ImportError:
         raise DataError(f"{path}: to read Parquet, pip install pyarrow; or save it as CSV") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: is damaged ({error})") from None
-    return [list(map(str, table.columns)), *table.astype("string").fillna("").values.tolist()]
+    except DataError:
+        raise
+    except Exception as error:  # the file is foreign: whatever its reading raises is a reason to refuse it
+        raise DataError(f"{path}: is damaged ({first_line(error)})") from None

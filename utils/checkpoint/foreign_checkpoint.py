@@ -9,8 +9,9 @@ from typing import Any
 
 import safetensors.torch
 
-from utils.checkpoint.restricted_unpickler import InertObject, load_tensors
+from utils.checkpoint.restricted_unpickler import InertObject, check_extent, load_tensors
 from utils.errors import CheckpointError
+from utils.files import read_regular
 
 _ARCHIVE, _PICKLE, _SAFETENSORS = b"PK", b"\x80", b"{"
 WRITERS = "torch.save(model.state_dict(), ...) makes one, and so does safetensors"
@@ -37,6 +38,7 @@ def content_of(path: Path, data: bytes, remedy: str = WRITERS) -> Any:
                 f"is not a checkpoint: it begins with {data[:40]!r}; {_download_remedy(data) or remedy}"
             )
         content = load_tensors(data, foreign=True)
+        check_extent(content)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except zipfile.BadZipFile as error:
@@ -53,7 +55,7 @@ def content_of(path: Path, data: bytes, remedy: str = WRITERS) -> Any:
 def read_bytes(path: Path) -> bytes:
     """What a checkpoint file holds. Raises CheckpointError for one that is missing, empty or cannot be read."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such checkpoint") from None
     except OSError as error:
@@ -73,6 +75,9 @@ def _copied(data: bytes) -> bytes:
         if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
             wrong = "is a TorchScript archive: refused, nothing was executed; save the model's state_dict instead"
             raise CheckpointError(wrong)
+        unpacked = sum(record.file_size for record in archive.infolist())
+        if unpacked > len(data):  # torch.save compresses nothing
+            raise CheckpointError(f"unpacks to {unpacked:,} bytes, more than the file has: refused; do not use it")
         for name in names:
             copied.writestr(name, archive.read(name))
     return copy.getvalue()

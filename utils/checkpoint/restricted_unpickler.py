@@ -9,6 +9,7 @@ import io
 import pickle
 import sys
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ _PLAIN_BUILTINS = {
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range", "set",
     "slice", "str", "tuple",
 }  # fmt: skip
+
+MAX_DEPTH, MAX_VALUES, MOST_REPEATED_BYTES = 200, 1_000_000, 2**30
 
 _MODULES_THAT_ACT = {
     "__builtin__", "_pickle", "_posixsubprocess", "_socket", "builtins", "code", "codeop", "commands", "ctypes",
@@ -37,6 +40,25 @@ def load_tensors(data: bytes, foreign: bool = False) -> Any:
     foreign: by `Unpickler`, for other programs' files; else by torch's own restricted one, which takes no classes."""
     pickle_module = sys.modules[__name__] if foreign else None
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=not foreign, pickle_module=pickle_module)
+
+
+def check_extent(content: Any) -> None:
+    """Raises ValueError where content is deeper or larger than any model: a file of a few bytes can name one list twice
+    in the next, forty times over, or a tensor of terabytes that is one number."""
+    left, number = [(content, 0)], 0
+    while left:
+        value, depth = left.pop()
+        number += 1
+        if depth > MAX_DEPTH or number > MAX_VALUES:
+            raise ValueError("it is nested too deeply, or has too many values")
+        if isinstance(value, Mapping):
+            left += [(each, depth + 1) for pair in value.items() for each in pair]
+        elif isinstance(value, list | tuple | set | frozenset):
+            left += [(each, depth + 1) for each in value]
+        elif isinstance(value, torch.Tensor) and value.layout == torch.strided:
+            extent = value.numel() * value.element_size()
+            if extent > max(value.untyped_storage().nbytes(), MOST_REPEATED_BYTES):
+                raise ValueError(f"a tensor is {extent:,} bytes of repeated values")
 
 
 class InertObject(dict[Any, Any]):
@@ -69,8 +91,10 @@ class _TensorFunction:
         raise pickle.UnpicklingError("it changes torch's functions")
 
 
-class Unpickler(pickle.Unpickler):
+class Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
     """Builds tensors and ordered dicts, and an `InertObject` for an object of any other class. Nothing is imported.
+
+    It is Python's own in Python: the one in C takes 64 GiB for a memo that a file of ten bytes names.
 
     Raises CheckpointError where the file names what acts, before it is called."""
 

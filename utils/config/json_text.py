@@ -10,14 +10,18 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.errors import ConfigError
+from utils.files import read_regular
 from utils.wording import did_you_mean, format_value, kind
 
 MAX_NESTING = 50
+MAX_BYTES = 16 * 1024 * 1024
+"""No config that a person writes is this large."""
 
 # A string is matched first, so that what looks like a comment inside it is left alone.
 _STRING_OR_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
@@ -33,7 +37,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ConfigError(f"{path}: {no_such_file(path)}")
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MAX_BYTES)
         text = data.decode("utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
@@ -78,11 +82,11 @@ def _without_comment(match: re.Match[str]) -> str:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"duplicate key {json.dumps(key)} in {format_value(dict(pairs))}; keep one of them")
-    return dict(pairs)
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"duplicate key {json.dumps(key)} in {format_value(values)}; keep one of them")
+    return values
 
 
 def _finite(word: str) -> float:

@@ -9,7 +9,8 @@ validation, test and on the page:
   whose values use fewer of the 16 bits are scaled by `bits_used_of_16`.
 - CMYK and YCCK JPEGs are read as inverted, Adobe's convention, with or without its marker.
 - Of a JPEG with several pictures (MPO, a phone's depth or gain map) the first is read. Animations are refused.
-- An image with more than MAX_PIXELS is refused by its header, before memory is allocated.
+- An image with more than MAX_PIXELS is refused by its header, before memory is allocated; so is a JPEG of more than
+  MAX_SCANS, each of which costs the time of the whole picture.
 - A damaged image is refused, never filled up: a JPEG must hold its end marker, a PNG all its chunks and checksums.
 - An undamaged JPEG in RGB, YCbCr or grey is decoded by simplejpeg, which gives Pillow's bits in half the time; all
   others, and all damaged files, by Pillow.
@@ -19,6 +20,7 @@ Nothing of Pillow's global state is read or changed, and any number of threads m
 
 from __future__ import annotations
 
+import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator
@@ -48,6 +50,9 @@ MAX_PIXELS = 64 * 1024 * 1024
 MAX_FILE_BYTES = 640 * 1024 * 1024
 """No image of MAX_PIXELS in the four formats needs a file this large (64-bit pixels that do not compress: 512 MiB)."""
 
+MAX_SCANS = 64
+"""Of a JPEG; encoders write a dozen at most into a progressive one."""
+
 DECODING_RULES = 1
 """Raised whenever an image may be decoded in another way than before: what is cached is then invalid."""
 
@@ -65,6 +70,9 @@ _FORMATS: dict[str, tuple[Callable[[BytesIO], ImageFile], tuple[str, ...]]] = {
     "BMP": (BmpImageFile, (".bmp", ".dib")),
 }
 """By name: the reader, and the suffixes of such files."""
+
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+"""Of a JPEG's segment. Within a scan's data none occurs."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _VALUES_AT_ONCE = 2**22
@@ -218,6 +226,8 @@ def _open(data: bytes, name: str, kind: str) -> ImageFile:
     if kind == "JPEG" and data.rfind(b"\xff\xd9", stream.tell()) < 0:
         # Pillow alone accepts a file whose tail is zeros, and leaves the missing part grey
         raise OSError("cut short: its end marker is missing")
+    if kind == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS and (scans := _jpeg_scans(data)) > MAX_SCANS:
+        raise DataError(f"{name}: is a JPEG of {scans} scans, more than the {MAX_SCANS} that are read; save it anew")
     return image
 
 
@@ -260,6 +270,17 @@ def _webp_size(data: bytes) -> tuple[int, int]:
         bits = int.from_bytes(data[21:25], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+def _jpeg_scans(data: bytes) -> int:
+    """How many scans the picture has, without those of thumbnails and of what follows it."""
+    scans, start = 0, 2
+    while marker := _MARKER.search(data, start):
+        if marker[0][1] == 0xD9:
+            break
+        scans += marker[0][1] == 0xDA
+        start = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return scans
 
 
 def _check_png_chunks(data: bytes) -> None:
