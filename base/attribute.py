@@ -66,7 +66,8 @@ class Attribute:
         except (TypeError, ValueError):
             value = math.nan
         if isinstance(raw, bool) or not math.isfinite(value):
-            raise DataError(f"{self.name} = {raw!r} is not a number")
+            limits = f" within {self.limits[0]:g} to {self.limits[1]:g}" if self.limits else ""
+            raise DataError(f"{self.name} = {raw!r} is not a number{limits}; correct it, or leave it empty")
         if self.limits and not self.limits[0] <= value <= self.limits[1]:
             raise DataError(f"{self.name} = {raw!r} is not within {self.limits[0]:g} to {self.limits[1]:g}")
         return value

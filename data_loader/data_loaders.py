@@ -36,7 +36,7 @@ from utils.files import short_path
 
 __all__ = ["AttributeDataLoader"]
 
-Pixels = Annotated[int, Field(ge=1)]
+Pixels = Annotated[int, Field(ge=1, le=8192)]
 DEFAULT_BATCH_SIZE = 32
 AUTO = "auto"
 """The batch size that is found before the run: experiment/batch_size.py."""

@@ -4,6 +4,7 @@ They come before a folder is made, an image opened or a GPU touched; all problem
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -146,10 +147,25 @@ def _arch(config: ConfigParser) -> list[Problem]:
     architecture: Any = config.component("arch")
     if not (isinstance(architecture, type) and issubclass(architecture, BaseModel)):
         raise config.error([config.problem("arch.type", "must be a subclass of BaseModel; see docs/extending.md")])
-    problems = list(_refusal(lambda: _on_meta(config), ("arch", "args"), arguments))
+    problems = list(_refusal(lambda: _can_be_made(config), ("arch", "args"), arguments))
     if problems:
         raise config.error(problems)
     return []
+
+
+def _can_be_made(config: ConfigParser) -> None:
+    """Raises ValueError where the model cannot be built, or its weights alone are more than the machine's memory."""
+    try:
+        model = _on_meta(config)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # torch's, of sizes that cannot be
+        if place_in_plugin(error) is not None:
+            raise
+        raise ValueError(f"cannot be built: {first_line(error)[:200]}; make the model smaller") from error
+    needed = sum(each.numel() * each.element_size() for each in model.state_dict().values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        sizes = f"{needed / 2**30:,.0f} GiB, and this machine has {memory / 2**30:,.0f} GiB"
+        raise ValueError(f"its weights need {sizes}; make the model smaller")
 
 
 def _on_meta(config: ConfigParser) -> BaseModel:

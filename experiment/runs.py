@@ -79,8 +79,8 @@ class RunSummary:
 
 
 def summarise_runs(save_dir: Path) -> list[RunSummary]:
-    """The runs under a save_dir, the oldest first, without those of `unreadable_runs`; of others whose files are damaged
-    it warns."""
+    """The runs under a save_dir, the oldest first, without those of `unreadable_runs`; of a run whose other
+    files are damaged it warns."""
     found = []
     for folder in sorted((save_dir / "models").glob("*/*")):
         if _kept_config(folder) is not None:

@@ -95,7 +95,7 @@ def find_pictures(source: Path) -> list[str]:
         rows = read_table(source)
         column = find_column(source, rows[0][1], "path", "a column named path")
         if column is None:
-            raise DataError(f'{source}: has no column "path" ({columns_are([*rows[0][1]])})')
+            raise DataError(f'{source}: has no column "path" ({columns_are(rows[0][1])})')
         root, found, problems = ImageRoot(source.parent), [], []
         for number, row in rows:
             try:

@@ -48,7 +48,7 @@ def read_records(
             found = _collected(source, problems, label_space.attributes)
             records += [_with_settings(record, number, source, problems) for record in found]
         except DataError as error:
-            problems += [f"{error}{_remedy_if_missing(source, number)}"]
+            problems += f"{error}{_remedy_if_missing(source, number)}".split("\n")
         ends.append((source, len(records)))
         by_duplicates += [source.persons == "by_duplicates"] * (len(records) - len(by_duplicates))
     if label_fixes is not None:

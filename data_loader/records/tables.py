@@ -94,8 +94,9 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_.-]", "", unicodedata.normalize("NFC", name).casefold())
 
 
-def columns_are(header: Sequence[str]) -> str:
+def columns_are(columns: Iterable[str]) -> str:
     """What a table has instead, for messages; of many the first."""
+    header = [*columns]
     more = f" and {len(header) - SHOWN_COLUMNS:,} more" if len(header) > SHOWN_COLUMNS else ""
     return f"its columns are {', '.join(header[:SHOWN_COLUMNS])}{more}"
 
@@ -167,7 +168,9 @@ def _read_text(path: Path, data: bytes, separator: str) -> list[list[str]]:
     del text
     rows: list[list[str]] = []
     try:
-        lines = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", newline="")  # StringIO would take four times it
+        lines = io.TextIOWrapper(
+            io.BytesIO(data), encoding="utf-8-sig", newline=""
+        )  # StringIO would take four times it
         for cells in csv.reader(lines, delimiter=separator, strict=True):
             rows.append(cells)
     except csv.Error as error:

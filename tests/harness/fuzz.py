@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import gzip
 import hashlib
 import io
@@ -25,8 +26,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -200,15 +201,19 @@ def try_image(folder: Path) -> Trial:
         try:
             image = read_rgb(file)
         except DataError as error:
-            assert finding.problem is not None, f"the check takes what reading refuses: {error}"
+            if finding.problem is None:
+                raise AssertionError("the check takes what reading refuses") from error
             raise
         assert finding.problem is None, f"the check refuses what is read: {finding.problem}"
-        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.flags.writeable
+        assert (image.dtype, image.ndim, image.shape[2], image.flags.writeable) == (np.uint8, 3, 3, True)
         assert np.array_equal(image, decode_rgb(data, "upload")), "training and page decode differently"
         for bits in (8, "own_maximum"):
             assert read_rgb(file, bits).shape == image.shape
 
     return trial
+
+
+PHOTOGRAPH = f"{person_folder(*PEOPLE[1])}/normal.jpg"
 
 
 def table_samples() -> dict[str, bytes]:
@@ -218,7 +223,9 @@ def table_samples() -> dict[str, bytes]:
         for number, (path, person) in enumerate(zip(paths, [p for p in PEOPLE for _ in STEMS], strict=True))
     ]
     table = pd.DataFrame(rows, columns=["path", "person", "mask", "gender", "age"])
-    train_rows = "".join(f"{number},{gender},Asian,{age},{person_folder(number, gender, age)}\n" for number, gender, age in PEOPLE)
+    train_rows = "".join(
+        f"{number},{gender},Asian,{age},{person_folder(number, gender, age)}\n" for number, gender, age in PEOPLE
+    )
     classes = ["mask wear", "mask incorrect", "mask not_wear", "gender male", "gender female"]
     probabilities = "".join(f"{name},0.95,0.03,0.02,0.99,0.01\n" for name in EVALUATION_NAMES)
     parquet = io.BytesIO()
@@ -230,12 +237,14 @@ def table_samples() -> dict[str, bytes]:
         "labels.tsv": table.to_csv(index=False, sep="\t").encode(),
         "labels.csv.gz": gzip.compress(csv),
         "labels.parquet": parquet.getvalue(),
-        "fixes.csv": f"person,path,attribute,value\n000001,,age,31\n,{person_folder(*PEOPLE[1])}/normal.jpg,mask,wear\n".encode(),
+        "fixes.csv": f"person,path,attribute,value\n000001,,age,31\n,{PHOTOGRAPH},mask,wear\n".encode(),
         "info.csv": b"ImageID,ans\n" + "".join(f"{name},0\n" for name in EVALUATION_NAMES).encode(),
-        "answers.csv": b"ImageID,ans\n" + "".join(f"{name},{at}\n" for at, name in enumerate(EVALUATION_NAMES)).encode(),
-        "classes.csv": b"ImageID,mask,gender,age,person\n" + "".join(f"{name},wear,male,33,{name}\n" for name in EVALUATION_NAMES).encode(),
+        "answers.csv": b"ImageID,ans\n"
+        + "".join(f"{name},{at}\n" for at, name in enumerate(EVALUATION_NAMES)).encode(),
+        "classes.csv": b"ImageID,mask,gender,age,person\n"
+        + "".join(f"{name},wear,male,33,{name}\n" for name in EVALUATION_NAMES).encode(),
         "probabilities.csv": f"ImageID,{','.join(classes)}\n{probabilities}".encode(),
-    }  # fmt: skip
+    }
 
 
 def labels_of_faces() -> LabelSpace:
@@ -274,9 +283,10 @@ def try_table(folder: Path) -> Trial:
 
 def run_samples() -> dict[str, bytes]:
     return {
-        str(path.relative_to(EARLIER_RUN)): path.read_bytes() for path in sorted(EARLIER_RUN.rglob("*.*")) if path.is_file()
-        and path.suffix in (".json", ".jsonl")
-    }  # fmt: skip
+        str(path.relative_to(EARLIER_RUN)): path.read_bytes()
+        for path in sorted(EARLIER_RUN.rglob("*.*"))
+        if path.is_file() and path.suffix in (".json", ".jsonl")
+    }
 
 
 def try_run_folder(folder: Path) -> Trial:
@@ -338,7 +348,7 @@ def mutated_files(draw: st.DrawFn, samples: Bases) -> Case:
 
 
 def outcome_of(trial: Trial, case: Case) -> str:
-    """"" for a success and for an error of ours; else what is wrong."""
+    """ "" for a success and for an error of ours; else what is wrong."""
     try:
         with _limited(), contextlib.redirect_stdout(io.StringIO()):
             trial(case)
@@ -397,7 +407,9 @@ def run_trials(
     each()
 
 
-def fuzz(name: str, strategy: SearchStrategy[Case], trial: Trial, count: int, seed: int, folder: Path) -> Iterator[Failure | None]:
+def fuzz(
+    name: str, strategy: SearchStrategy[Case], trial: Trial, count: int, seed: int, folder: Path
+) -> Iterator[Failure | None]:
     """The trials in processes of their own; None for each that is good.
 
     folder: cases that fail are kept in it"""
@@ -415,7 +427,9 @@ def fuzz(name: str, strategy: SearchStrategy[Case], trial: Trial, count: int, se
         number += 1
 
 
-def _in_a_process(strategy: SearchStrategy[Case], trial: Trial, count: int, seed: int, log: Path) -> Iterator[tuple[Case, str]]:
+def _in_a_process(
+    strategy: SearchStrategy[Case], trial: Trial, count: int, seed: int, log: Path
+) -> Iterator[tuple[Case, str]]:
     """As `run_trials`, but a crash, a hang and a lack of memory end a forked process alone."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -423,6 +437,7 @@ def _in_a_process(strategy: SearchStrategy[Case], trial: Trial, count: int, seed
         os.close(reader)
         _be_the_child(strategy, trial, count, seed, writer, log)
     os.close(writer)
+    gc.freeze()  # or each collection in the process would copy what the parent holds
     announced, ended = Case("before its first case", b""), 0
     try:
         with os.fdopen(reader, "r", encoding="utf-8") as lines:
@@ -433,7 +448,12 @@ def _in_a_process(strategy: SearchStrategy[Case], trial: Trial, count: int, seed
                 if not line:
                     break
                 content = json.loads(line)
-                case = Case(content["base"], bytes.fromhex(content["data"]), tuple(content["steps"]), tuple(content["arguments"]))
+                case = Case(
+                    content["base"],
+                    bytes.fromhex(content["data"]),
+                    tuple(content["steps"]),
+                    tuple(content["arguments"]),
+                )
                 if "wrong" in content:
                     ended += 1
                     yield case, content["wrong"]

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 KeyPath = tuple[str | int, ...]
 
 ODD_TEXTS = (
-    "", " ", "\0", "é", "e\u0301", "한국어", "😷", "\u202e", "\n", "a" * 10_000, "nan", "NaN", "1e999", "true", "null", "0x10",
-    "1_000", "../../x", "/etc/passwd", "/dev/zero", "/dev/null", ".", "..", "/", "~", "config.json", "os.system",
-    "logging.os.system", "__class__", "__import__('os').system('true')", "$(touch canary)", "{0.__class__}", "%s%n",
-    "<script>alert(1)</script>", "=1+1", "mask", "age", "min val/loss", "max val/f1", "auto", "cpu", "SGD", "AdamW", "StepLR",
-    "Resize", "Normalize", "FocalLoss", "resnet18", "hf_hub:a/b", "local-dir:/", "C:\\x", "a,b", '"', "'", "\\", "*",
+    "", " ", "\0", "é", "e\u0301", "한국어", "😷", "\u202e", "\n", "a"*10_000, "nan", "NaN", "1e999", "true", "null",
+    "0x10", "1_000", "../../x", "/etc/passwd", "/dev/zero", "/dev/null", ".", "..", "/", "~", "config.json",
+    "os.system", "logging.os.system", "__class__", "__import__('os').system('true')", "$(touch canary)",
+    "{0.__class__}", "%s%n", "<script>alert(1)</script>", "=1+1", "mask", "age", "min val/loss", "max val/f1",
+    "auto", "cpu", "SGD", "AdamW", "StepLR", "Resize", "Normalize", "FocalLoss", "resnet18", "hf_hub:a/b",
+    "local-dir:/", "C:\\x", "a,b", '"', "'", "\\", "*",
 )  # fmt: skip
 ODD_NUMBERS = (
-    0, 1, -1, 2, 3, 255, 2**31, -(2**31), 2**32, 2**63 - 1, 2**63, 2**64, 10**30, 10**400, -(10**400), 0.0, -0.0, 0.5, 1.5,
-    1e-300, 1e300, -1e300, 5e-324, 1e-8, float("nan"), float("inf"), float("-inf"),
+    0, 1, -1, 2, 3, 255, 2**31, -(2**31), 2**32, 2**63-1, 2**63, 2**64, 10**30, 10**400, -(10**400), 0.0, -0.0, 0.5,
+    1.5, 1e-300, 1e300, -1e300, 5e-324, 1e-8, float("nan"), float("inf"), float("-inf"),
 )  # fmt: skip
 
 
@@ -146,7 +147,8 @@ def _shown(value: Any) -> str:
 
 
 def _replace(draw: st.DrawFn, config: Any, path: KeyPath, _: Sequence[KeyPath]) -> str:
-    value = draw(odd_values)
+    with _any_depth():
+        value = copy.deepcopy(draw(odd_values))  # the next change must not alter what others draw
     _at(config, path[:-1])[path[-1]] = value
     return f"{path} = {_shown(value)}"
 
@@ -200,10 +202,11 @@ def _scale(draw: st.DrawFn, config: Any, path: KeyPath, paths: Sequence[KeyPath]
 CHANGES: tuple[Change, ...] = (_replace, _replace, _delete, _swap, _rename, _wrap, _scale, _scale)
 
 ODD_BYTES = (
-    b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b'"', b'""', b"'", b",", b";", b"\t", b"\n", b"\r\n", b"\r", b"\n\n\n", b"{", b"[",
-    b"}", b"//", b"/*", b"\\", b"../", b"/", b"=", b"-", b"999999999999999999999", b"1e999", b"nan", b"-1", b"\xc3", b"\xed\xa0\x80",
-    b"\xcc\x81", b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\x80\0\0\0",
-    b"IEND", b"IDAT", b"tEXt", b"<", b"a" * 3000,
+    b"\0", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b'"', b'""', b"'", b",", b";", b"\t", b"\n", b"\r\n", b"\r",
+    b"\n\n\n", b"{", b"[", b"}", b"//", b"/*", b"\\", b"../", b"/", b"=", b"-", b"999999999999999999999", b"1e999",
+    b"nan", b"-1", b"\xc3", b"\xed\xa0\x80", b"\xcc\x81", b"\xff\xd8", b"\xff\xd9", b"\xff\xda",
+    b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"IEND", b"IDAT", b"tEXt", b"<",
+    b"a"*3000,
 )  # fmt: skip
 
 

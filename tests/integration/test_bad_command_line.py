@@ -46,7 +46,6 @@ def test_67_auto_with_nothing_to_go_on_with_begins(workplace: Workplace) -> None
 
 
 DEVICES = {
-    "68-cuda": ("cuda", "there is no CUDA device here; use --device cpu"),
     "68-several": ("0,1", "CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc-per-node=2"),
     "68-no-device": ("gpu", "is not a device; name cpu, cuda or cuda:<number>"),
     "68-another-kind": ("mps", "only cpu and cuda are supported"),
@@ -64,7 +63,6 @@ def test_a_device_that_is_not_there(trained: Workplace, case: str, monkeypatch: 
 
 
 WRONG_FLAGS = {
-    "69-a-typo": ("train", ["--confg", "tiny.json"], ("--confg is not a known flag", 'did you mean "--config"?')),
     "69-unknown": ("train", ["--spochs=3"], ("--spochs is not a known flag", "--help lists them")),
     "69-a-key": ("train", ["--epochs", "3"], ("--epochs is not a known flag; write --set trainer.epochs=3",)),
     "69-a-key-and-a-flag": ("train", ["--batch-size", "-c", "x"], ("write --set data_loader.args.batch_size=...",)),

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.integration.workplace import ROOT, TINY, Workplace
+from tests.integration.workplace import ROOT, Workplace
 
 DEFAULT = str(ROOT / "config.json")
 SECRET = "hunter2hunter2"
 WANDB_KEY = "0123456789abcdef0123456789abcdef01234567"
-TEXT = json.dumps(TINY, indent=4)
 
 
 def test_the_config_of_these_tests_is_right(empty_workplace: Workplace) -> None:
@@ -25,42 +24,10 @@ def test_the_config_of_these_tests_is_right(empty_workplace: Workplace) -> None:
     outcome.check_refusal(3, ("data/train: there is no such folder", "expected train.csv and images/"))
 
 
-FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
-    "1-empty": ("", ("tiny.json:1:1: ", "empty")),
-    "2-trailing-comma": ('{\n  "name": "a",\n}', ("tiny.json:3:1: ", "remove it")),
-    "3-latin-1": (TEXT.replace("Tiny", "Tiné").encode("latin-1"), ("tiny.json:3: is not UTF-8",)),
-    "4-duplicate-key": (TEXT.replace('"n_gpu": 0,', '"n_gpu": 0, "name": "Other",'), ("tiny.json: ", '"name"')),
-    "5-NaN": ('{"trainer": {"epochs": NaN}}', ("tiny.json: NaN is not a finite number",)),
-    "6-absurdly-deep-objects": ('{"a":' * 20_000, ("tiny.json: ", "50 levels")),
-    "18-a-missing-file": ('{"extends": "bse.json"}', ("tiny.json: extends", '"base.json"?')),
-}
-
-
-@pytest.mark.parametrize("case", FILES)
-def test_a_file_that_cannot_be_read(empty_workplace: Workplace, case: str) -> None:
-    content, line = FILES[case]
-    empty_workplace.write("base.json", "{}")
-    outcome = empty_workplace.train_and_change_nothing("--config", empty_workplace.write("tiny.json", content))
-    outcome.check_refusal(2, line)
-    assert outcome.out == ""
-
-
 def test_1_a_missing_file_and_its_neighbour(empty_workplace: Workplace) -> None:
     empty_workplace.write_config()
     outcome = empty_workplace.train_and_change_nothing("--config", "tinny.json")
     outcome.check_refusal(2, ("tinny.json: there is no such file", 'did you mean "tiny.json"?'))
-
-
-@pytest.mark.parametrize("change", ["byte order mark", "comments"])
-def test_3_what_is_fine(empty_workplace: Workplace, change: str) -> None:
-    content = (
-        "\ufeff" + TEXT if change == "byte order mark" else f"// one\n{TEXT.replace('0,', '0, /* two */', 1)}// three"
-    )
-    outcome = empty_workplace.train_and_change_nothing(
-        "--print-config", "--config", empty_workplace.write("tiny.json", content)
-    )
-    outcome.check_success()
-    assert json.loads(outcome.out)["name"] == "Tiny"
 
 
 @pytest.mark.parametrize(

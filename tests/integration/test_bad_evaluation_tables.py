@@ -24,16 +24,10 @@ INFO_TEXTS: dict[str, tuple[TextChange, Lines]] = {
         replaced(IMAGE, "gone.jpg"),
         [(f"{INFO} row 2: ", '"gone.jpg"', "data/eval/images")],
     ),
-    "35-a-formula": (replaced(IMAGE, "=1+1.jpg"), [(f"{INFO} row 2: ", '"=1+1.jpg"')]),
-    "40-an-id-twice": (
-        lambda text: f"{text}{IMAGE},0\n",
-        [(f"{INFO} row {len(EVALUATION_NAMES) + 2}: ", f'"{IMAGE}"', "row 2")],
-    ),
     "40-another-column": (
         lambda text: text.replace(",0", ",0,1").replace("ans", "ans,x"),
         [(f"{INFO}: ", "ImageID, ans, x")],
     ),
-    "40-columns-renamed": (replaced("ans", "answer"), [(f"{INFO}: ", '"ans"', '"answer"')]),
 }
 
 

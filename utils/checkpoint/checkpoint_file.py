@@ -62,7 +62,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = load_tensors(archive)
         check_extent(content)
-    except Exception:  # a checksum does not tell who wrote the file: whatever its reading raises is a reason to refuse it
+    except (
+        Exception
+    ):  # a checksum does not tell who wrote the file: whatever its reading raises is a reason to refuse it
         wrong = "refused, nothing was executed: it holds other than plain data; use a checkpoint of this program"
         raise CheckpointError(f"{path}: {wrong}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -91,7 +91,7 @@ class _TensorFunction:
         raise pickle.UnpicklingError("it changes torch's functions")
 
 
-class Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class Unpickler(pickle._Unpickler):
     """Builds tensors and ordered dicts, and an `InertObject` for an object of any other class. Nothing is imported.
 
     It is Python's own in Python: the one in C takes 64 GiB for a memo that a file of ten bytes names.

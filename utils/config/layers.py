@@ -15,7 +15,7 @@ from typing import Any
 
 from utils.config.credentials import credential_places
 from utils.config.former_defaults import upgraded
-from utils.config.json_text import no_such_file, parse_json, read_json
+from utils.config.json_text import MAX_NESTING, no_such_file, parse_json, read_json
 from utils.config.published_form import is_published_form, translate
 from utils.environment import config_places, environment_default, notes_of_unused
 from utils.errors import ConfigError, InvalidConfig, KeyPath, Problem, dotted
@@ -217,10 +217,15 @@ class Layers:
             raise ConfigError(f"{path}: extends = {format_value(extends)} must be a path or a list of paths")
         extended: set[str] = set()
         for named in parents:
+            if "\0" in named:
+                raise ConfigError(f"{path}: extends = {format_value(named)} is no path")
             parent = path.parent / named
             if parent.resolve() in [earlier.resolve() for earlier in (*chain, path)]:
                 way = " -> ".join(map(str, (*chain, path, os.path.normpath(parent))))
                 raise ConfigError(f"{path}: extends = {format_value(named)} loops: {way}")
+            if len(chain) > MAX_NESTING:
+                wrong = f"is more than {MAX_NESTING} levels of files deep; extend one that is nearer"
+                raise ConfigError(f"{path}: extends = {format_value(named)} {wrong}")
             if not parent.is_file():
                 raise ConfigError(f"{path}: extends = {format_value(named)}: {no_such_file(parent)}")
             name = self._add_file(parent, (*chain, path))
