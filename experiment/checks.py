@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -193,7 +194,9 @@ def _model(config: ConfigParser) -> Iterator[Problem]:
             yield from _refusal(lambda: optim.rate_scales(model, layer_decay), ("optimizer",), config["optimizer"])
         image_hw = model.input_hw or (64, 64) if size is None else size_hw(size)
         phases = config["data_loader"]["args"].get("progressive_sizes")
-        smaller = [] if phases is None else ProgressiveSizes(phases, image_hw).sizes[:-1]
+        smaller: list[tuple[int, int]] = []
+        with suppress(ValueError):  # of what is wrong in them `_progressive_sizes` tells
+            smaller = [] if phases is None else [*ProgressiveSizes(phases, image_hw).sizes[:-1]]
         for height, width in [*smaller, image_hw]:
             try:
                 outputs = model(torch.empty(2, 3, height, width))

@@ -83,28 +83,6 @@ def test_there_are_no_cycles_between_modules() -> None:
         visit(name, ())
 
 
-LOADING = (
-    "torch.load",
-    "pickle.load",
-    "pickle.loads",
-    "pickle.Unpickler",
-    "load_state_dict_from_url",
-    "torch.jit.load",
-)
-
-
-def test_checkpoints_are_loaded_in_one_place() -> None:
-    """One loading function in the whole tree, and one restricted unpickler."""
-    used = [
-        (ast.unparse(node), str(path.relative_to(ROOT)))
-        for path in _sources()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in LOADING
-    ]
-    file = "utils/checkpoint/restricted_unpickler.py"
-    assert sorted(used) == [("pickle.Unpickler", file), ("torch.load", file)]
-
-
 def test_a_start_imports_nothing_slow_that_it_may_not_need() -> None:
     """Each is asked for where a config names it, or where a table is read: together they are two seconds."""
     slow = ("mlflow", "pandas", "pytorch_metric_learning", "scipy.stats", "sklearn", "torch.utils.tensorboard", "wandb")
