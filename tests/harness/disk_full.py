@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib
 import json
 import os
 import re
@@ -35,7 +34,7 @@ import scripts.report
 import scripts.tune
 from tests.harness.forked import TEST, TRAIN, run_forked
 from tests.harness.kill import difference, end_of
-from tests.harness.signals import IMPORTED_LATE, print_to_the_output
+from tests.harness.signals import import_late, print_to_the_output
 from tests.integration.drawn_road import draw_small_data, write_config
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.errors import CheckpointError, UserError, run_command
@@ -308,8 +307,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the runs; those that differ stay there (default: a new one)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for name in IMPORTED_LATE:
-        importlib.import_module(name)
+    import_late()
     try:
         have_own_mounts()
     except OSError as error:

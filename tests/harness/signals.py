@@ -59,7 +59,7 @@ CHANGES: dict[str, Any] = {
 }
 IMPORTED_LATE = (
     "experiment.report", "inference.inputs", "inference.run", "inference.scoring.scores", "jinja2", "matplotlib.pyplot",
-    "sklearn.linear_model", "sklearn.neighbors", "scipy.optimize",
+    "sklearn.linear_model", "sklearn.neighbors", "scipy.optimize", "torch.utils.tensorboard",
 )  # fmt: skip
 """By the commands, which would take seconds of each process."""
 
@@ -223,6 +223,11 @@ def plant(names: Sequence[str], at: int | None, number: signal.Signals, twice: b
     return install
 
 
+def import_late() -> None:
+    for name in IMPORTED_LATE:
+        importlib.import_module(name)
+
+
 def print_to_the_output() -> None:
     """Also where pytest has put streams of its own in the place of Python's."""
     sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
@@ -331,8 +336,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the runs; those that differ stay there (default: a new one)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for name in IMPORTED_LATE:
-        importlib.import_module(name)
+    import_late()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="signals-"))
     folder.mkdir(exist_ok=True)
     begin, good, seconds = time.monotonic(), 0, []

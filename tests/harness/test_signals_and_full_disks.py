@@ -13,9 +13,11 @@ from tests.integration.drawn_road import draw_small_data
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    signals.import_late()
     return draw_small_data(tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.long  # test_resume.py stops trainings, too
 def test_commands_that_are_asked_to_stop_go_on_later(data: Path, tmp_path: Path) -> None:
     trials = [*signals.run_trials(1, 5, ["training"], tmp_path, data)]
     assert [str(trial) for trial in trials if trial.wrong] == []
