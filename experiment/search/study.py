@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ from experiment.resume import differences, forbidden_changes
 from experiment.schema import SECTIONS
 from experiment.search.locks import alone
 from experiment.search.settings import SweepSettings
+from logger.log import LOG_NAME
 from parse_config import ConfigParser
 from trainer.monitor import Monitor
 from utils.config.layers import Layers
@@ -146,6 +149,13 @@ class Sweep:
         except OSError as error:
             raise ConfigError(f"{self.folder}: cannot be written: {error.strerror}") from None
         journal, identity = str(self.folder / JOURNAL), self.folder / "locks" / "identity"
+        if not self._storage and self.folder.joinpath(JOURNAL).exists():
+            lock = JournalFileOpenLock(journal)
+            lock.acquire()
+            try:
+                _cut_torn_line(Path(journal))
+            finally:
+                lock.release()
         try:
             study = optuna.create_study(
                 study_name=self.name,
@@ -230,6 +240,17 @@ def assignments(values: dict[str, Any]) -> list[str]:
 def _is_at(key_path: str, above: str) -> bool:
     """Whether a key path is another, or below it."""
     return key_path == above or key_path.startswith(f"{above}.")
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """A line that a machine that went down has half written: Optuna would append to it, and read nothing after it."""
+    with journal.open("r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            logging.getLogger(LOG_NAME).warning("%s: its last line is half written, and left out", journal)
+            file.truncate(whole)
+            os.fsync(file.fileno())
 
 
 def _problems(config: Callable[[], ConfigParser]) -> list[Problem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from experiment.search.settings import SweepSettings
 from experiment.search.study import Sweep
 from experiment.search.worker import OWNER, Progress
 from inference.out_of_fold import OUT_OF_FOLD_FILE
+from logger.log import LOG_NAME
 from scripts import runs, sweep
 from tests.integration.workplace import ROOT, Outcome, Workplace
 from utils.errors import InvalidConfig, dotted
@@ -291,6 +293,25 @@ def test_ctrl_c_saves_the_trial_and_the_same_command_resumes_it(workplace: Workp
     search(workplace, *command).check_success()
     assert sessions_of(workplace, once.trial) == ["StopSignal", "finished"]
     check_resumed_exactly(workplace, config, once.trial)
+
+
+def test_a_half_written_line_of_the_journal_is_left_out(
+    empty_workplace: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Optuna would append to it, and read nothing after it."""
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(logging.getLogger(LOG_NAME), "handlers", [caplog.handler])
+    config = empty_workplace.folder / write_config(empty_workplace, {LR: [1e-4, 1e-3]})
+    monkeypatch.chdir(empty_workplace.folder)
+    Sweep(config).study()
+    (journal,) = empty_workplace.save_dir.glob("sweeps/Search/journal.log")
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":4,"worker')
+    Sweep(config).study().ask()
+    assert journal.read_bytes().startswith(whole)
+    assert len(Sweep(config).study().get_trials()) == 1
+    (text,) = caplog.messages
+    assert "journal.log: its last line is half written" in text
 
 
 def test_what_the_command_started_ends_when_it_is_killed(workplace: Workplace) -> None:

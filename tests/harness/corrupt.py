@@ -343,10 +343,12 @@ def _output(folder: Path) -> list[str]:
     return (folder / "output.txt").read_text().strip().splitlines() or [""]
 
 
-def run_trials(trials: int, seed: int, folder: Path, states: Sequence[str] = tuple(STATES)) -> Iterator[Trial]:
+def run_trials(
+    trials: int, seed: int, folder: Path, states: Sequence[str] = tuple(STATES), first: int = 0
+) -> Iterator[Trial]:
     """Each in a folder of its own, which stays where the trial failed."""
     prepared = prepare(folder, draw_small_data(folder / "data"), states)
-    for number in range(trials):
+    for number in range(first, first + trials):
         trial = run_trial(number, seed, prepared, folder / str(number))
         if not trial.wrong:
             shutil.rmtree(folder / str(number))
@@ -356,6 +358,7 @@ def run_trials(trials: int, seed: int, folder: Path, states: Sequence[str] = tup
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.harness.corrupt", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--trials", type=int, default=500)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first trial, to share them out")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="for the runs; those that fail stay there (default: a new one)")
     parser.add_argument("--verbose", action="store_true", help="a line for each trial, not for failures alone")
@@ -366,7 +369,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     begin = told = time.monotonic()
     good, outcomes = 0, Counter[str]()
-    for trial in run_trials(arguments.trials, arguments.seed, folder):
+    for trial in run_trials(arguments.trials, arguments.seed, folder, first=arguments.first):
         good += not trial.wrong
         outcomes[f"{trial.mode}: {re.sub(r'from .*', 'resumed', trial.outcome)}" if not trial.wrong else "failed"] += 1
         if trial.wrong or arguments.verbose or time.monotonic() - told > 60:
