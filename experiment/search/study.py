@@ -179,6 +179,11 @@ class Sweep:
         return study
 
     @property
+    def is_of_one_machine(self) -> bool:
+        """Whether the study is the journal in the sweep's folder."""
+        return self._storage is None
+
+    @property
     def identity(self) -> str:
         """Of the sweep's folder, whatever machine sees it, by whatever path."""
         return (self.folder / "locks" / "identity").read_text()

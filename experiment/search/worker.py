@@ -150,13 +150,13 @@ class Worker:
         while time.monotonic() < deadline:
             self.stop.raise_if_requested()
             with alone(self._locks):
-                known = [each for each in self.study.get_trials(deepcopy=False) if OWNER in each.user_attrs]
-                running = [
-                    each
-                    for each in known
-                    if each.state == optuna.trial.TrialState.RUNNING
-                    and each.user_attrs[OWNER] in (self._owner, self.sweep.identity)
-                ]
+                state, mine = optuna.trial.TrialState.RUNNING, {self._owner, self.sweep.identity}
+                trials_of_all = self.study.get_trials(deepcopy=False)
+                known = [each for each in trials_of_all if OWNER in each.user_attrs]
+                if self.sweep.is_of_one_machine:  # a worker was killed between asking for a trial and marking it
+                    mine.add("")
+                    known += [each for each in trials_of_all if OWNER not in each.user_attrs and each.state == state]
+                running = [each for each in known if each.state == state and each.user_attrs.get(OWNER, "") in mine]
                 for frozen in running:
                     if self._lock(frozen.number, stack):
                         trial = optuna.Trial(self.study, frozen._trial_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -24,13 +25,14 @@ from PIL import Image
 from experiment.run_record import read_record
 from experiment.search.settings import SweepSettings
 from experiment.search.study import Sweep
-from experiment.search.worker import OWNER, Progress
+from experiment.search.worker import OWNER, Progress, Worker
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from logger.log import LOG_NAME
 from scripts import runs, sweep
 from tests.integration.workplace import ROOT, Outcome, Workplace
 from utils.errors import InvalidConfig, dotted
 from utils.run_folders import read_kept_config
+from utils.signals import StopSignals
 
 LR = "optimizer.args.lr"
 SPACE: dict[str, Any] = {"optimizer.type": ["Adam", "RMSprop"], LR: {"low": 1e-4, "high": 1e-2, "log": True}}
@@ -295,23 +297,23 @@ def test_ctrl_c_saves_the_trial_and_the_same_command_resumes_it(workplace: Workp
     check_resumed_exactly(workplace, config, once.trial)
 
 
-def test_a_half_written_line_of_the_journal_is_left_out(
-    empty_workplace: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_worker_that_died_as_it_asked_for_a_trial_leaves_neither_a_gap_nor_a_torn_journal(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Optuna would append to it, and read nothing after it."""
+    """Optuna would append to a half-written line, and read nothing after it."""
     pytest.importorskip("optuna")
     monkeypatch.setattr(logging.getLogger(LOG_NAME), "handlers", [caplog.handler])
-    config = empty_workplace.folder / write_config(empty_workplace, {LR: [1e-4, 1e-3]})
-    monkeypatch.chdir(empty_workplace.folder)
-    Sweep(config).study()
-    (journal,) = empty_workplace.save_dir.glob("sweeps/Search/journal.log")
+    config = workplace.folder / write_config(workplace, {LR: [1e-4, 1e-3]}, {"trainer.epochs": 1})
+    monkeypatch.chdir(workplace.folder)
+    Sweep(config).study().ask()
+    (journal,) = workplace.save_dir.glob("sweeps/Search/journal.log")
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code":4,"worker')
-    Sweep(config).study().ask()
+    with StopSignals() as stop:
+        Worker(Sweep(config), None, stop).work(1, math.inf)
     assert journal.read_bytes().startswith(whole)
-    assert len(Sweep(config).study().get_trials()) == 1
-    (text,) = caplog.messages
-    assert "journal.log: its last line is half written" in text
+    assert [(each.number, each.state.name) for each in Sweep(config).study().get_trials()] == [(0, "COMPLETE")]
+    assert "journal.log: its last line is half written" in caplog.messages[0]
 
 
 def test_what_the_command_started_ends_when_it_is_killed(workplace: Workplace) -> None:
