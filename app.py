@@ -452,7 +452,7 @@ def show_table(model: Model, photographs: list[Photograph]) -> None:
     table = pd.DataFrame(rows)
     classes = [name for name in table if table[name].dtype != float]
     st.dataframe(table, hide_index=True, width="stretch", column_order=classes)
-    escaped = table.map(lambda cell: as_cell(cell) if isinstance(cell, str) else cell)
+    escaped = table.map(lambda cell: as_cell(cell) if isinstance(cell, str) else cell).rename(columns=as_cell)
     csv = escaped.to_csv(index=False, float_format="%.6f").encode("utf-8-sig")  # by which Excel knows Korean
     st.download_button(text("download"), csv, "predictions.csv", "text/csv", icon=":material/download:")
 

@@ -397,6 +397,7 @@ def test_a_model_larger_than_the_machine_is_refused_before_training(empty_workpl
     ("changes", "key_paths"),
     [
         ({"extends": "\0"}, ["extends"]),
+        ({"extends": "a" * 300}, ["extends"]),
         ({"sweep": False}, ["sweep"]),
         ({"data_loader.args.input_size": 224_000}, ["data_loader.args.input_size"]),
         # `trainer` is wrong, so what is checked of the sizes and of it together is not
@@ -433,3 +434,32 @@ def test_a_jpeg_of_endless_scans_is_refused_at_once(tmp_path: Path) -> None:
     # What follows the picture, such as the film of a moving photograph, is not of it.
     path.write_bytes(progressive(3) + b"\xff\xda" * 1000 + b"\xff\xd9")
     assert read_rgb(path).shape == (40, 30, 3)
+
+
+SECRETS = {
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "MLFLOW_TRACKING_PASSWORD": "planted-in-the-environment",
+    "MLFLOW_TRACKING_TOKEN": "planted-token",
+    "AWS_SECRET_ACCESS_KEY": "planted/aws/key",
+    "HF_TOKEN": "hf_plantedplantedplantedplanted",
+    "DATABASE_URL": "postgresql://me:planted-password@example.org/db",
+}
+
+
+def test_no_secret_of_the_environment_is_in_what_a_run_writes(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints, logs, records, reports, answers and exports."""
+    for name, secret in SECRETS.items():
+        monkeypatch.setenv(name, secret)
+    before = set(workplace.folder.rglob("*"))
+    workplace.train("-c", workplace.write_config({"trainer.tensorboard": True})).check_success()
+    workplace.test("--resume", workplace.run, "--probabilities").check_success()
+    written = [path for path in {*workplace.folder.rglob("*")} - before if path.is_file()]
+    assert len(written) > 10
+    for path in written:
+        data = path.read_bytes()
+        assert [name for name, secret in SECRETS.items() if secret.encode() in data] == [], path
+    refused = workplace.train("-c", workplace.write_config(), "--set", f"name={SECRETS['WANDB_API_KEY']}")
+    assert refused.exit_code == 2
+    assert SECRETS["WANDB_API_KEY"] not in refused.err

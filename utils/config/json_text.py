@@ -34,9 +34,9 @@ def arguments_of(section: Mapping[str, Any]) -> Any:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file. Raises ConfigError, `file:line:column: reason` for a text that is no JSON."""
-    if not path.exists():
-        raise ConfigError(f"{path}: {no_such_file(path)}")
     try:
+        if not path.exists():
+            raise ConfigError(f"{path}: {no_such_file(path)}")
         data = read_regular(path, MAX_BYTES)
         text = data.decode("utf-8-sig")
     except OSError as error:

@@ -36,6 +36,9 @@ NAMED_FREELY: tuple[KeyPath, ...] = (
 REPLACED_WHOLE: tuple[KeyPath, ...] = (("sweep", "space"),)
 """Objects whose entries are not merged with those of an extended file: a range may take the place of a list."""
 
+LONGEST_NAME = 255
+"""Of a file, in bytes."""
+
 GOES_WITH_TYPE: dict[KeyPath, tuple[str, ...]] = {("lr_scheduler",): ("interval", "metric", "warmup_epochs")}
 """What, beside its `args`, belongs to a type: a cosine's warm-up is not another schedule's."""
 
@@ -217,7 +220,7 @@ class Layers:
             raise ConfigError(f"{path}: extends = {format_value(extends)} must be a path or a list of paths")
         extended: set[str] = set()
         for named in parents:
-            if "\0" in named:
+            if "\0" in named or any(len(part.encode()) > LONGEST_NAME for part in named.split("/")):
                 raise ConfigError(f"{path}: extends = {format_value(named)} is no path")
             parent = path.parent / named
             if parent.resolve() in [earlier.resolve() for earlier in (*chain, path)]:
