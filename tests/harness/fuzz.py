@@ -55,7 +55,7 @@ from tests.integration.workplace import EVALUATION_NAMES, PEOPLE, STEMS, make_da
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.checkpoint.foreign_checkpoint import read_foreign_checkpoint
 from utils.config.json_text import read_json
-from utils.errors import DataError, UserError
+from utils.errors import DataError, UserError, run_command
 from utils.images import decode_rgb, inspect_image, read_rgb
 
 ROOT = Path(__file__).parents[2]
@@ -542,4 +542,4 @@ def campaigns(folder: Path, configs: int, files: int) -> Iterator[tuple[str, Sea
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))
