@@ -62,8 +62,12 @@ def require_file(path: Path | None, what: str) -> Path:
     what: what the file is and where it comes from, for the error"""
     if path is None:
         raise ValueError(f"weights_file is missing; set it to {what}")
-    if not path.is_file():
-        raise ValueError(f"weights_file = {path} is not a file; put {what} there")
+    try:
+        is_file = path.is_file()
+    except OSError:  # a name that no file can have
+        is_file = False
+    if not is_file:
+        raise ValueError(f"weights_file = {str(path)[:200]} is not a file; put {what} there")
     return path
 
 
