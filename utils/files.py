@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -24,9 +25,11 @@ from utils.signals import StopSignals
 logger = logging.getLogger(__name__)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
     """Writes `data` to a temporary file beside `path`, flushes it to the disk and renames it: `path` holds either its
     earlier content or all of `data`. A symbolic link stays one: the file that it leads to is written.
+
+    data: or what writes it to the file that it is given
 
     Raises OSError, also where `path` is no regular file."""
     _replace(Path(os.path.realpath(path)), lambda temporary: _write_and_flush(temporary, data))
@@ -169,9 +172,12 @@ def _is_alive(process: int) -> bool:
         return not Path("/proc/self/stat").exists()
 
 
-def _write_and_flush(path: Path, data: bytes) -> None:
+def _write_and_flush(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
     with path.open("wb") as file:
-        file.write(data)
+        if callable(data):
+            data(file)
+        else:
+            file.write(data)
         file.flush()
         os.fsync(file.fileno())
 

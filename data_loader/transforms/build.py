@@ -22,7 +22,7 @@ from utils.config.plugins import Names, subclasses
 from utils.config.signatures import constructor_problems
 from utils.errors import InvalidConfig, KeyPath, Problem
 from utils.images import BitsUsed
-from utils.wording import not_one_of
+from utils.wording import format_value, not_one_of
 
 TransformSpec = dict[str, Any]
 """{"type": a class of albumentations or of a plug-in, "args": {...}}."""
@@ -178,7 +178,9 @@ def _statistics(
     """The (mean, std) of a Normalize's arguments: three numbers each, in units of 0 to 1."""
     for name, required in {"normalization": "standard", "max_pixel_value": 255, "p": 1}.items():
         if args.get(name, required) != required:
-            problems.append(Problem((*key_path, name), f"= {args[name]!r} must be {required!r}"))
+            problems.append(
+                Problem((*key_path, name), f"= {format_value(args[name])} must be {format_value(required)}")
+            )
     if args.get("mean") is None and args.get("std") is None:
         return own
     found = []
@@ -186,7 +188,7 @@ def _statistics(
         value = args.get(name)
         values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
         if len(values) != 3 or not all(isinstance(each, int | float) and lowest <= each <= 1 for each in values):
-            wrong = f"= {value!r} must be three numbers, in units of 0 to 1; give mean and std"
+            wrong = f"= {format_value(value)} must be three numbers, in units of 0 to 1; give mean and std"
             problems.append(Problem((*key_path, name), wrong))
         found.append(values)
     return found[0], found[1]
@@ -226,7 +228,7 @@ def _build(key_path: KeyPath, specs: Sequence[TransformSpec], problems: list[Pro
                 hint = " (or set data_loader.args.input_size)" if argument in _INPUT_SIZE_ARGUMENTS else ""
                 problems.append(Problem((*inside, argument), f"is missing; {name} needs it{hint}"))
         if not 0 <= args.get("p", 1) <= 1:  # albumentations does not check that of OneOf and its like
-            problems.append(Problem((*inside, "p"), f"= {args['p']!r} must be 0 to 1"))
+            problems.append(Problem((*inside, "p"), f"= {format_value(args['p'])} must be 0 to 1"))
         if "transforms" in parameters and "transforms" in args:
             if not args["transforms"]:
                 problems.append(Problem((*inside, "transforms"), "= [] must hold at least one transform"))
@@ -252,5 +254,5 @@ def _build_one(key_path: KeyPath, name: str, args: dict[str, Any], problems: lis
         if not any(advice in message for advice in _ADVICE):
             argument = message.partition(": ")[0]
             inside = (*key_path, "args", argument) if argument in args else key_path
-            problems.append(Problem(inside, f"= {args.get(argument, name)!r}: {message}"))
+            problems.append(Problem(inside, f"= {format_value(args.get(argument, name))}: {message}"))
     return [transform]

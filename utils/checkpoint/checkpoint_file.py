@@ -8,11 +8,10 @@ bits: the checksum does.
 from __future__ import annotations
 
 import hashlib
-import io
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -33,11 +32,49 @@ _NO_LENGTH = bytes(2)
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes plain data (tensors, numbers, texts, lists, dicts) so that the file is whole or absent. Raises OSError."""
-    buffer = io.BytesIO()
-    torch.save(_canonical({"format": FORMAT, "version": VERSION, **content}), buffer)
-    archive = buffer.getbuffer()
-    comment = _MARK + hashlib.sha256(archive).hexdigest().encode()
-    write_atomically(path, b"".join((archive[:-2], _LENGTH, comment)))
+
+    def write(file: BinaryIO) -> None:
+        archive = _Archive(file)
+        torch.save(_canonical({"format": FORMAT, "version": VERSION, **content}), archive)
+        archive.end()
+
+    write_atomically(path, write)
+
+
+class _Archive:
+    """What torch.save writes to: a file that takes a ZIP archive piece by piece, and at last its checksum as the
+    archive's comment. A copy in memory would cost as long as the checksum."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+        self._last = b""  # two bytes: those of the archive say that it has no comment
+        self._error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """A failure is raised at the end: torch would make another error of it."""
+        size = len(data)
+        self._digest.update(data)
+        if len(data) < 2:
+            data = self._last + bytes(data)
+            pieces = [data[:-2]]
+        else:
+            pieces = [self._last, data[:-2]]
+        try:
+            for piece in pieces if self._error is None else []:
+                self._file.write(piece)
+        except OSError as error:
+            self._error = error
+        self._last = bytes(data[-2:])
+        return size
+
+    def flush(self) -> None:
+        """torch.save asks for it."""
+
+    def end(self) -> None:
+        """Raises OSError where the file could not be written."""
+        if self._error is not None:
+            raise self._error
+        self._file.write(_LENGTH + _MARK + self._digest.hexdigest().encode())
 
 
 def _canonical(value: Any) -> Any:
