@@ -11,7 +11,7 @@ import hashlib
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
@@ -34,44 +34,43 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes plain data (tensors, numbers, texts, lists, dicts) so that the file is whole or absent. Raises OSError."""
 
     def write(file: BinaryIO) -> None:
-        archive = _Archive(file)
-        torch.save(_canonical({"format": FORMAT, "version": VERSION, **content}), archive)
-        archive.end()
+        archive = _ArchiveWithChecksum(file)
+        torch.save(_canonical({"format": FORMAT, "version": VERSION, **content}), cast(IO[bytes], archive))
+        archive.close()
 
     write_atomically(path, write)
 
 
-class _Archive:
-    """What torch.save writes to: a file that takes a ZIP archive piece by piece, and at last its checksum as the
-    archive's comment. A copy in memory would cost as long as the checksum."""
+class _ArchiveWithChecksum:
+    """The file that torch.save writes its ZIP archive to, piece by piece; `close` appends the archive's SHA-256 as its
+    comment. To hold the archive in memory first would cost as much time as the checksum."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest = file, hashlib.sha256()
-        self._last = b""  # two bytes: those of the archive say that it has no comment
+        self._held = b""  # the last two bytes, which `close` replaces by the comment's length
         self._error: OSError | None = None
 
     def write(self, data: bytes | memoryview) -> int:
-        """A failure is raised at the end: torch would make another error of it."""
-        size = len(data)
+        """Keeps an OSError for `close`: torch would make another error of it."""
         self._digest.update(data)
+        pieces: list[bytes | memoryview] = [self._held, data[:-2]]
         if len(data) < 2:
-            data = self._last + bytes(data)
-            pieces = [data[:-2]]
+            joined = self._held + bytes(data)
+            pieces, self._held = [joined[:-2]], joined[-2:]
         else:
-            pieces = [self._last, data[:-2]]
+            self._held = bytes(data[-2:])
         try:
             for piece in pieces if self._error is None else []:
                 self._file.write(piece)
         except OSError as error:
             self._error = error
-        self._last = bytes(data[-2:])
-        return size
+        return len(data)
 
     def flush(self) -> None:
         """torch.save asks for it."""
 
-    def end(self) -> None:
-        """Raises OSError where the file could not be written."""
+    def close(self) -> None:
+        """Raises OSError where the archive could not be written."""
         if self._error is not None:
             raise self._error
         self._file.write(_LENGTH + _MARK + self._digest.hexdigest().encode())
@@ -99,9 +98,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = load_tensors(archive)
         check_extent(content)
-    except (
-        Exception
-    ):  # a checksum does not tell who wrote the file: whatever its reading raises is a reason to refuse it
+    except Exception:  # a checksum does not tell who wrote the file: any error of its reading is a reason to refuse it
         wrong = "refused, nothing was executed: it holds other than plain data; use a checkpoint of this program"
         raise CheckpointError(f"{path}: {wrong}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
