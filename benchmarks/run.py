@@ -23,6 +23,7 @@ from benchmarks.machine import file_stem
 from benchmarks.measuring import Row
 from benchmarks.rows import (
     cache_build,
+    cpu_training,
     first_batch,
     full_size,
     gpu_training,
@@ -60,6 +61,7 @@ ROWS = {
     "first_batch": RowKind(first_batch.measure),
     "cache_build": RowKind(cache_build.measure),
     "trainer_overhead": RowKind(trainer_overhead.measure),
+    "cpu_training": RowKind(cpu_training.measure),
     "waiting": RowKind(waiting.measure),
     "prediction": RowKind(prediction.measure),
     **{case.row: RowKind(partial(gpu_training.measure, case=case), "gpu") for case in gpu_training.CASES},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.measuring import Row
 from benchmarks.roofline import Limits
 from benchmarks.rows import (
     cache_build,
+    cpu_training,
     first_batch,
     gpu_training,
     loading,
@@ -36,6 +38,15 @@ def checked(row: Row, rounds: int = 2) -> dict[str, float]:
         assert np.isfinite(figure.values).all(), figure.name
     json.dumps(row.settings)
     return {figure.name: figure.median for figure in row.figures}
+
+
+def always_two() -> Callable[[], float]:
+    """A contender of another process."""
+    return two
+
+
+def two() -> float:
+    return 2.0
 
 
 def targets(row: Row) -> dict[str, tuple[float, float]]:
@@ -110,6 +121,22 @@ def test_the_trainers_overhead(workplace: Workplace, monkeypatch: pytest.MonkeyP
     ]
     assert values["overhead"] == pytest.approx(expected)
     assert row.settings["updates_of_an_epoch"] == 3
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_training_on_a_cpu(precision: torch.dtype, workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MODEL_NAME": "resnet10t", "SIDE": 32, "BATCH_SIZE": 2, "UPDATES": 1}.items():
+        monkeypatch.setattr(cpu_training, name, value)
+    monkeypatch.setattr(cpu_training, "choose_compute_type", lambda *_: precision)
+    monkeypatch.setattr(cpu_training, "loop_by_hand", always_two)
+    row = cpu_training.measure(workplace)
+    medians = checked(row)
+    assert medians["float32, the trainer / float32, NCHW, a loop by hand"] == medians["float32, the trainer"] / 2
+    if precision == torch.bfloat16:
+        assert targets(row) == {"bfloat16, the trainer / float32, NCHW, a loop by hand": (2.0, 2.2)}
+    else:
+        assert row.missing == {"bfloat16": "no instructions for it here"}
 
 
 @pytest.mark.long
