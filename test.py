@@ -11,8 +11,8 @@ from inference.cli import parse_arguments
 from logger.log import close_log, open_log
 from utils.allocator import keep_freed_memory
 from utils.config.plugins import accept_changes, plugin_errors
-from utils.environment import environment_number
 from utils.errors import importing, run_and_exit
+from utils.started_processes import this_process
 
 if TYPE_CHECKING:
     from inference.run import TestResult
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> TestResult:
 
     Raises ConfigError, CheckpointError, DataError; StopSignal between two batches."""
     keep_freed_memory()
-    log = open_log(None, verbosity=1, rank=environment_number("RANK", 0))
+    log = open_log(None, verbosity=1, rank=this_process().rank)
     try:
         arguments = parse_arguments(argv)  # what is mistyped or missing ends here, before torch is imported
         accept_changes(arguments.accept_changed_plugins)

@@ -9,8 +9,8 @@ from experiment.cli import parse_arguments, read_config_files
 from logger.log import close_log, open_log
 from utils.allocator import keep_freed_memory
 from utils.config.plugins import accept_changes, plugin_errors
-from utils.environment import environment_number
 from utils.errors import importing, run_and_exit
+from utils.started_processes import this_process
 
 if TYPE_CHECKING:
     from experiment.run import RunResult
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
         arguments = parse_arguments(argv)  # typos, missing files and invalid JSON are reported before torch is imported
         accept_changes(arguments.accept_changed_plugins)
         files = read_config_files(arguments)
-        log = open_log(None, verbosity=0 if arguments.print_config else 1, rank=environment_number("RANK", 0))
+        log = open_log(None, verbosity=0 if arguments.print_config else 1, rank=this_process().rank)
         log.info("config: %s", arguments.config_file or f"that of {arguments.run_to_resume}")
 
         with importing():  # of torch, timm and albumentations: it takes seconds

@@ -16,7 +16,7 @@ from utils.config.layers import Layers, Override
 from utils.config.plugins import FLAG
 from utils.environment import environment_number
 from utils.errors import ConfigError
-from utils.run_folders import refuse_missing
+from utils.run_folders import refuse_missing, refuse_unusable_run_id
 
 PROJECT = Path(__file__).parents[1]
 DEFAULT_CONFIG = Path("config.json")
@@ -86,6 +86,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     given = vars(parser.parse(argv))
     if given["resume"] is None and environment_number("TORCHELASTIC_MAX_RESTARTS", 0):
         raise ConfigError("torchrun --max-restarts: restarted processes would begin a new run; add --resume auto")
+    if given["run_id"] is not None:
+        refuse_unusable_run_id(given["run_id"])
     overrides = [parse_override(text) for text in given.pop("set")]
     for flag, key_path in FLAGS_FOR_KEYS.items():
         if (value := given.pop(flag.strip("-").replace("-", "_"))) is not None:

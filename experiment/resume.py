@@ -106,6 +106,8 @@ def _read(path: Path) -> tuple[Resumable, int]:
     modified_ns = {file: file.stat().st_mtime_ns for file in files if file.exists()}
     found = read_resumable(path)
     content = {**found.content, "config": upgraded(found.content["config"])}
+    if found.file not in modified_ns:
+        raise CheckpointError(f"{found.file}: another process has saved it meanwhile; give the same command again")
     return found._replace(content=content), modified_ns[found.file]
 
 
@@ -116,7 +118,7 @@ def resume_point_in(folders: RunFolders) -> ResumePoint | None:
     if not resumable_files(folders.models):
         return None
     (file, content, damaged), modified_ns = _read(folders.models)
-    if "soup" in content:  # it was never trained
+    if "optimizer" not in content:  # it was imported, or is a soup
         return None
     return ResumePoint(folders, content, file, modified_ns, damaged)
 
@@ -155,7 +157,7 @@ def kept_config(folder: Path) -> dict[str, Any] | None:
 def _find_config(folder: Path) -> tuple[dict[str, Any] | None, Path]:
     """As `kept_config`, and the file or the fold that has it."""
     config = read_kept_config(folder)
-    if config is not None:
+    if config is not None and all(isinstance(config.get(name), dict) for name in ("split", "data_loader", "arch")):
         return config, folder / CONFIG_FILE
     if resumable_files(folder):
         file, content = read_newest(folder, warn=False)  # they are warned of where the run is resumed
@@ -171,7 +173,8 @@ def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
     """The newest run of this config that has a checkpoint: what `--resume auto` resumes, if there is one.
 
     Raises ConfigError where another number of processes would change its global batch."""
-    for folders in runs_named(Path(config["trainer"]["save_dir"]), config["name"]):
+    runs = runs_named(Path(config["trainer"]["save_dir"]), config["name"])
+    for folders in sorted(runs, key=_began, reverse=True):
         kept = kept_config(folders.models)
         if kept is None:
             continue
@@ -189,6 +192,13 @@ def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
         if _batch_of(point, config)[1] != distributed.world_size():
             raise ConfigError(problem)
     return None
+
+
+def _began(run: RunFolders) -> tuple[str, str]:
+    """When a run began, which sorts by time: as its record has it, or else its name."""
+    records = [read_record(folder) for folder in (run.models, *folds_in(run.models).values())]
+    times = [str(record["sessions"][0].get("began", "")) for record in records if record.get("sessions")]
+    return re.sub(r"\D", "", min(times, default=run.run))[:14], run.run
 
 
 def refuse_another_global_batch(config: ConfigParser, resume: ResumePoint | RunFolders) -> None:
@@ -275,6 +285,25 @@ def refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:
         lines.append(f"{config.origin(key_path)}: {key_path} = {format_value(now)}, and the run was trained {earlier}")
     if lines:
         raise ConfigError("\n".join([*lines, "resume without these changes, or begin a new run (without --resume)"]))
+
+
+def refuse_edited_config(config: ConfigParser, run: RunFolders) -> None:
+    """Raises ConfigError where the config.json of a run of folds is no longer what its folds have been trained with."""
+    begun = [fold for fold in folds_in(run.models).values() if resumable_files(fold)]
+    if begun:
+        _, content = read_newest(begun[0], warn=False)
+        refuse_another_run(config, with_all_folds(upgraded(content["config"])))
+
+
+def warn_of_edited_config(config: ConfigParser, resume: ResumePoint) -> None:
+    """The config of a checkpoint is used, whatever the config.json beside it says."""
+    kept = read_kept_config(resume.folders.models)
+    with_defaults = config.sections.with_defaults
+    trained = with_defaults(resume.content["config"])
+    edited = [] if kept is None else [name for name, _, _ in forbidden_changes(trained, with_defaults(kept))]
+    if edited:
+        file, names = resume.folders.models / CONFIG_FILE, ", ".join(edited)
+        logger.warning("%s: was edited (%s), which changes nothing: %s has the config", file, names, resume.path.name)
 
 
 def forbidden_changes(trained: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

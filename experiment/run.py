@@ -31,9 +31,11 @@ from experiment.resume import (
     newest_run,
     refuse_another_global_batch,
     refuse_another_run,
+    refuse_edited_config,
     refuse_other_data,
     resume_from,
     resume_point_in,
+    warn_of_edited_config,
     warn_of_other_augmentation,
 )
 from experiment.run_record import RunRecord
@@ -103,6 +105,10 @@ def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser
         refuse_impossible_fold(config, arguments.fold)
     if resume is not None:
         refuse_another_run(config, trained)
+        if isinstance(resume, RunFolders):
+            refuse_edited_config(config, resume)
+        else:
+            warn_of_edited_config(config, resume)
         keep_batch_size(config, resume)
         refuse_another_global_batch(config, resume)
     elif arguments.resume == "auto":

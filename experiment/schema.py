@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -50,6 +50,19 @@ PROGRAMS_LOADER_ARGUMENTS = (
 )  # fmt: skip
 
 
+LONGEST_NAME = 120
+"""Bytes; with the run's name and an ending it must be the name of a submission."""
+
+
+_NAME_OF_A_FOLDER = r"^[^\s/\\:*?\"<>|.\x00-\x1f\x7f][^/\\:*?\"<>|\x00-\x1f\x7f]*$"
+
+
+def _short_enough(name: str) -> str:
+    if (length := len(name.encode(errors="replace"))) > LONGEST_NAME:
+        raise ValueError(f"has {length} bytes, and may have {LONGEST_NAME}")
+    return name
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """The plain keys of a config.
@@ -73,7 +86,7 @@ class RunSettings:
     config_format: written into saved configs, which hold every default.
     """
 
-    name: Annotated[str, Field(pattern=r"^[^\s/\\:*?\"<>|.][^/\\:*?\"<>|\x00]*$")]
+    name: Annotated[str, Field(pattern=_NAME_OF_A_FOLDER), AfterValidator(_short_enough)]
     seed: NonNegativeInt = 42
     n_gpu: NonNegativeInt = 1
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("accuracy", "f1")

@@ -124,7 +124,8 @@ def output_file(members: Sequence[EnsembleMember], arguments: Namespace) -> Path
     submit_dir = Path(arguments.submit_dir or members[0].predictor.config.get("submit_dir", "submit/"))
     titles = list(dict.fromkeys(member.title for member in members))
     title = "+".join(titles)
-    title = title if len(title) <= LONGEST_TITLE else f"{titles[0]}+{len(titles) - 1}_more"
+    if len(titles) > 1 and len(title) > LONGEST_TITLE:
+        title = f"{titles[0]}+{len(titles) - 1}_more"
     file = submit_dir / f"{title}.csv"
     if arguments.split is not None:
         runs = {member.run_of_folds or member.path.parent for member in members}

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from scripts.demo_data.faces import contact_sheet, draw_photograph
 from scripts.demo_data.people import Person
 from scripts.demo_data.plan import Drawing, Plan, plan_people, plan_tables
-from utils.errors import ConfigError, StorageFullError, UserError, run_and_exit
+from utils.errors import ConfigError, run_and_exit, write_error
 from utils.files import write_atomically
 
 VERSION = 1
@@ -81,8 +81,7 @@ def _draw(output: Path, plan: Plan, arguments: dict[str, Any], workers: int | No
         _draw_files([(person, [(output / d.path, d) for d in own]) for person, own in plan.people], workers)
         _write(output / MARKER, json.dumps({**contents, "finished": True}, indent=2) + "\n")
     except OSError as error:
-        kind: type[UserError] = StorageFullError if error.errno == 28 else ConfigError
-        raise kind(f"--output {output}: {error.filename or ''} {error.strerror}") from None
+        raise write_error(f"--output {error.filename or output}", error) from None
     print(f"{output}: drew {len(plan.train_rows)} people for training, {len(plan.answers)} photographs for evaluation")
 
 

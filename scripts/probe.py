@@ -38,8 +38,8 @@ from utils.command_line import CommandLine
 from utils.config.layers import Override
 from utils.config.plugins import FLAG, accept_changes
 from utils.device import choose_device
-from utils.errors import CheckpointError, ConfigError, DataError, StorageFullError, run_and_exit
-from utils.files import FULL, short_path, write_output
+from utils.errors import CheckpointError, ConfigError, DataError, run_and_exit, write_error
+from utils.files import short_path, write_output
 from utils.random_streams import numpy_stream
 from utils.run_folders import obstacle_to_writing
 from utils.wording import counted
@@ -234,8 +234,7 @@ def write_embeddings(folder: Path, sides: Sequence[LabelTable], features: Mappin
             with file.open("wb") as stream:
                 np.save(stream, values)
         except OSError as error:
-            failure = StorageFullError if error.errno in FULL else ConfigError
-            raise failure(f"--output {folder}: cannot be written: {error.strerror}") from None
+            raise write_error(f"--output {folder}", error) from None
         log.info("%s: %d x %d", file, *values.shape)
 
 

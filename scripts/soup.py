@@ -38,8 +38,7 @@ from utils.command_line import CommandLine
 from utils.config.layers import Override
 from utils.config.plugins import COPIES, FLAG, accept_changes
 from utils.device import choose_device
-from utils.errors import CheckpointError, ConfigError, DataError, StorageFullError, run_and_exit
-from utils.files import FULL
+from utils.errors import CheckpointError, ConfigError, DataError, run_and_exit, write_error
 from utils.run_folders import RunFolders, new_run, obstacle_to_writing, refuse_missing
 from utils.wording import counted
 
@@ -204,8 +203,7 @@ def write_run(
         if plugins.is_dir():
             shutil.copytree(plugins, folders.models / COPIES)
     except OSError as error:
-        failure = StorageFullError if error.errno in FULL else ConfigError
-        raise failure(f"{folders.models}: cannot be written: {error.strerror}") from None
+        raise write_error(folders.models, error) from None
     folders.write_config(config.resolved)
     record = RunRecord(folders.models)
     record.begin(folders, config, command, digests)

@@ -30,6 +30,8 @@ class Checkpoints:
 
         last.pth comes last: a run killed before it resumes from the one before and writes the others again, equal. In
         its first save it resumes from one of the others, which are then written again, too."""
+        if not self.folder.is_dir():
+            logger.warning("%s: was moved or removed while it is trained; it is made again", self.folder)
         pending = self.folder / ".pending"
         try:
             write_checkpoint(pending, state)

@@ -31,7 +31,7 @@ from trainer.skipped_updates import IN_A_ROW
 from trainer.time_budget import TimeBudget
 from trainer.worst_images import WorstImages
 from utils import distributed
-from utils.errors import CheckpointError, DivergenceError, StorageFullError, UserError
+from utils.errors import CheckpointError, DivergenceError, StorageFullError, UserError, write_error
 from utils.images import read_rgb
 from utils.progress import with_progress
 from utils.signals import StopSignals
@@ -342,7 +342,7 @@ class Trainer(BaseTrainer):
         try:
             yield
         except OSError as error:
-            text = f"{path or error.filename}: could not be written ({error.strerror}); free some space"
+            text = str(write_error(path or error.filename, error, "see that it can be written"))
             if final:
                 raise StorageFullError(f"{text}{self._earlier_checkpoints()}") from None
             logger.warning("%s. Training continues%s", text, self._earlier_checkpoints())

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from utils.environment import environment_number
 from utils.errors import ConfigError
+from utils.started_processes import this_process
 from utils.wording import did_you_mean
 
 
@@ -26,7 +26,7 @@ class CommandLine(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """The arguments (of this process, where `argv` is None). Raises ConfigError."""
-        if not self._several_processes and (number := environment_number("WORLD_SIZE", 1)) > 1:
+        if not self._several_processes and (number := this_process().world_size) > 1:
             self.error(f"is for one process, and there are {number} (WORLD_SIZE); run it without torchrun")
         arguments, unknown = self.parse_known_args(argv)
         if unknown:

@@ -1,11 +1,14 @@
 """The processes that compute together: torchrun's environment, and the few collective calls that the project uses.
 
-With one process every call changes nothing, so that callers need not know which case it is."""
+`world_size` is how many were started; the calls act once they have joined (`together`). With one process every call
+changes nothing, so that callers need not know which case it is."""
 
 from __future__ import annotations
 
 import itertools
-import os
+import queue
+import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,13 +20,21 @@ import torch.distributed as dist
 
 from utils.environment import environment_number
 from utils.errors import ConfigError, Interrupted, UserError
-from utils.first_report import is_first_report
+from utils.first_report import claim_report
+from utils.started_processes import meeting_point, this_process
+from utils.wording import first_line
 
 TIME_LIMIT = timedelta(minutes=10)
 """How long a process waits in a collective call before it gives up."""
 
-_RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torch.distributed needs in the environment besides WORLD_SIZE."""
+WORK_LIMIT = timedelta(hours=12)
+"""How long it waits for what another process does alone, such as building a cache."""
+
+_FAILED = "failed"
+"""The key of the store that a process sets as it ends with an error."""
+
+_PORT_IS_TAKEN = "EADDRINUSE"
+"""In the message of torch's error, which has no number."""
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 _SECONDS_FOR_OTHERS = 2.0
@@ -36,22 +47,22 @@ _waits = itertools.count()  # in the same order in all processes
 
 def rank() -> int:
     """This process's number, 0 to world_size() - 1."""
-    return environment_number("RANK", 0)
+    return this_process().rank
 
 
 def local_rank() -> int:
     """This process's number on its machine: the number of its GPU."""
-    return environment_number("LOCAL_RANK", 0)
+    return this_process().local_rank
 
 
 def local_world_size() -> int:
     """How many of the processes run on this machine."""
-    return environment_number("LOCAL_WORLD_SIZE", 1)
+    return this_process().local_world_size
 
 
 def world_size() -> int:
     """How many processes compute together."""
-    return max(1, environment_number("WORLD_SIZE", 1))
+    return this_process().world_size
 
 
 def is_main_process() -> bool:
@@ -71,20 +82,22 @@ def share_of_work() -> tuple[int, int]:
 def together(device: torch.device) -> Iterator[None]:
     """Makes `device` the default GPU of this process, and joins torchrun's group, if there is one, while it is entered.
 
-    Raises UserError where another process fails or is lost, which ends this one, too."""
+    Raises ConfigError where the processes cannot meet; UserError where another process fails or is lost, which ends
+    this one, too."""
     try:
         _start(device)
         yield
     except BaseException as error:
-        if world_size() > 1 and not _has_lost_another(error):
-            is_first_report()  # before the others see that this one is gone
-        if world_size() > 1 and _has_lost_another(error):
-            _wait_to_be_stopped()
-            limit = f"{TIME_LIMIT.total_seconds() / 60:.0f} minutes"
-            raise UserError(
-                f"process {rank()} of {world_size()}: another process has ended, or did not answer for {limit}; "
-                "what was saved remains, and --resume continues it"
-            ) from error
+        if world_size() > 1:
+            if _has_lost_another(error):
+                _wait_to_be_stopped()
+                limit = _minutes(TIME_LIMIT)
+                raise UserError(
+                    f"process {rank()} of {world_size()}: another process has ended, or did not answer for {limit}; "
+                    "what was saved remains, and --resume continues it"
+                ) from error
+            claim_report()  # before the others see that this one is gone
+            _tell_of_failure()
         raise
     finally:
         _stop()
@@ -95,24 +108,59 @@ def _start(device: torch.device) -> None:
     if on_gpu:
         torch.cuda.set_device(device)  # else what names no device goes to the first one, in all processes
     if world_size() > 1 and not dist.is_initialized():
-        missing = [name for name in _RENDEZVOUS if not os.environ.get(name)]
-        if missing:
-            wrong = f"environment variable WORLD_SIZE = {world_size()} without {', '.join(missing)}"
-            raise ConfigError(f"{wrong}: start the processes with torchrun, or unset it")
-        backend, bound_to = ("nccl", device) if on_gpu else ("gloo", None)
         global _store
-        shared, _, _ = next(dist.rendezvous("env://", timeout=TIME_LIMIT))
         # torchrun's store outlives an attempt; what the one before has left there would let this one wait for the dead.
         attempt = f"attempt {environment_number('TORCHELASTIC_RESTART_COUNT', 0)} of {world_size()}"
-        _store = dist.PrefixStore(attempt, shared)
+        _store = dist.PrefixStore(attempt, _meet())
+        _store.set(f"here {rank()}", "")
+        for other in range(world_size()):
+            _wait_for(f"here {other}", TIME_LIMIT)
         dist.init_process_group(
-            backend,
+            "nccl" if on_gpu else "gloo",
             store=_store,
             rank=rank(),
             world_size=world_size(),
             timeout=TIME_LIMIT,
-            device_id=bound_to,
+            device_id=device if on_gpu else None,
         )
+
+
+def _meet() -> dist.Store:
+    """The store at MASTER_ADDR and MASTER_PORT, which process 0 opens, or torchrun has.
+
+    torch waits in C++, where Python answers no signal: so a thread calls it."""
+    address, port = meeting_point()
+    found: queue.SimpleQueue[dist.Store | Exception] = queue.SimpleQueue()
+
+    def call_torch() -> None:
+        try:
+            socket.getaddrinfo(address, port)  # torch would try for minutes, and print each failure
+            found.put(next(dist.rendezvous("env://", timeout=TIME_LIMIT))[0])
+        except Exception as error:
+            found.put(error)
+
+    threading.Thread(target=call_torch, daemon=True).start()
+    while found.empty():
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    store = found.get()
+    if isinstance(store, Exception):
+        where = f"environment variables MASTER_ADDR, MASTER_PORT = {address}, {port}"
+        if _PORT_IS_TAKEN in str(store):
+            raise ConfigError(f"{where}: another program has this port; name another (torchrun --master-port)")
+        wrong = f"process {rank()} of {world_size()} cannot meet the others there ({first_line(store)})"
+        raise ConfigError(f"{where}: {wrong}; start process 0 on that machine, and all within {_minutes(TIME_LIMIT)}")
+    return store
+
+
+def _minutes(limit: timedelta) -> str:
+    return f"{limit.total_seconds() / 60:.0f} minutes"
+
+
+def _tell_of_failure() -> None:
+    """Lets the others know that this process ends, who may wait for it without torch."""
+    if _store is not None:
+        with suppress(dist.DistError, RuntimeError):
+            _store.set(_FAILED, str(rank()))
 
 
 def _stop() -> None:
@@ -196,7 +244,7 @@ def refuse_difference(what: str, value: str) -> None:
             raise ConfigError(f"process {number} has another {what}: {other}, and process 0 {values[0]}; {remedy}")
 
 
-# --- waiting for long work of another process, without a time limit ---
+# --- waiting for long work of another process ---
 
 
 def text_of_main_process(text: str) -> str:
@@ -227,8 +275,11 @@ def first_of_each_machine() -> Iterator[None]:
         _wait_for(f"done {number} by {other}")
 
 
-def _wait_for(key: str) -> None:
-    """torchrun ends this process where the other one fails; else its store is gone with it."""
+def _wait_for(key: str, limit: timedelta = WORK_LIMIT) -> None:
+    """Until another process has set it. Raises DistError where one has failed, or the limit is over."""
     assert _store is not None
-    while not _store.check([key]):  # its own wait has a time limit, and torch warns of each that is over
+    end = time.monotonic() + limit.total_seconds()
+    while not _store.check([key]):  # its own wait answers no signal, and torch warns of each that is over
+        if _store.check([_FAILED]) or time.monotonic() > end:
+            raise dist.DistError(f"another process has not come to {key!r}")
         time.sleep(_SECONDS_BETWEEN_LOOKS)

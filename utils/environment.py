@@ -23,6 +23,7 @@ OUTPUT_DATA_DIR = "SM_OUTPUT_DATA_DIR"
 """Where answers are written."""
 GROUND_TRUTH_DIR = "SM_GROUND_TRUTH_DIR"
 """The folder of the true answers of the evaluation."""
+_MOST_DIGITS = 9
 VARIABLES = (CHANNEL_TRAIN, CHANNEL_EVAL, CHANNEL_MODEL, MODEL_DIR, OUTPUT_DATA_DIR, GROUND_TRUTH_DIR)
 
 
@@ -32,10 +33,12 @@ def environment_default(name: str) -> str | None:
 
 
 def environment_number(name: str, default: int) -> int:
-    """The whole number in a variable of torchrun. Raises ConfigError where it is none."""
+    """The whole number in a variable of torchrun; the default where it is not set. Raises ConfigError where it is none,
+    or has more digits than any that torchrun sets."""
     text = os.environ.get(name, str(default))
-    if not text.isdigit():
-        raise ConfigError(f"environment variable {name} = {text!r} is not a whole number; torchrun sets it")
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        wrong = f"environment variable {name} = {text[:40]!r} is not a whole number"
+        raise ConfigError(f"{wrong}; torchrun sets it: unset it")
     return int(text)
 
 

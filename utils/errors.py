@@ -28,11 +28,20 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-from utils.first_report import is_first_report
+from utils.first_report import claim_report
 from utils.wording import first_line
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The error numbers of a full disk, an exceeded quota, and a file that is too large."""
+
+_OF_A_PATH = (
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO),
+)
+"""Those of a path that a user has named, or of a disk: no fault of the program."""
+
+_LONGEST_PATH = 300
+"""How much of a path is printed."""
 
 KeyPath = tuple[str | int, ...]
 """Where a value is in a config: ("data", 0, "args", "root")."""
@@ -112,9 +121,18 @@ class DivergenceError(UserError):
 
 
 class StorageFullError(UserError):
-    """The final state could not be written."""
+    """The final state could not be written: the disk is full, or does not take it."""
 
     exit_code = 74
+
+
+def write_error(what: object, error: OSError, remedy: str = "name another folder") -> UserError:
+    """The error of a command that cannot write its results: StorageFullError where the disk is full, else ConfigError.
+
+    what: the file or folder, or the flag that names it
+    remedy: where the disk is not full"""
+    kind, instead = (StorageFullError, "free some space") if error.errno in FULL else (ConfigError, remedy)
+    return kind(f"{what}: could not be written ({error.strerror or error}); {instead}")
 
 
 class StopSignal(UserError):
@@ -146,6 +164,7 @@ class Interrupted(KeyboardInterrupt):
 
 def run_and_exit(command: Callable[[], object]) -> NoReturn:
     """Runs an entry point, and ends this process with its exit code, which no later signal changes."""
+    _repair_standard_streams()
     exit_code = run_command(command)
 
     def leave(*_: object) -> None:
@@ -161,6 +180,16 @@ def run_and_exit(command: Callable[[], object]) -> NoReturn:
             print(f"standard output: could not be written ({error.strerror})", file=sys.stderr)
             exit_code = exit_code or StorageFullError.exit_code
     sys.exit(exit_code)
+
+
+def _repair_standard_streams() -> None:
+    """A closed one leads nowhere, and no file that is opened gets its number; what one cannot encode is escaped."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
+        elif name != "stdin" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run_command(command: Callable[[], object]) -> int:
@@ -180,10 +209,12 @@ def run_command(command: Callable[[], object]) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads_the_output():
             return 0
-        if error.errno not in FULL:
+        if error.errno in FULL:
+            full = write_error(error.filename or "the output", error)
+            return _report(full, full.exit_code)
+        if error.filename is None or error.errno not in _OF_A_PATH:
             raise
-        text = f"{error.filename or 'the output'}: could not be written ({error.strerror}); free some space"
-        return _report(text, StorageFullError.exit_code)
+        return _report(f"{str(error.filename)[:_LONGEST_PATH]}: {error.strerror}", ConfigError.exit_code)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's: it may not be imported
             raise
@@ -195,7 +226,7 @@ def run_command(command: Callable[[], object]) -> int:
 
 
 def _report(said: object, exit_code: int) -> int:
-    if is_first_report():
+    if claim_report():
         print(said, file=sys.stderr)
     return exit_code
 

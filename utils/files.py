@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from utils.errors import FULL, ConfigError, StorageFullError
+from utils.errors import write_error
 from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,7 @@ def write_output(path: Path, text: str) -> None:
         if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
             write_atomically(path, data)
     except OSError as error:
-        kind = StorageFullError if error.errno in FULL else ConfigError
-        raise kind(f"{path}: cannot be written: {error.strerror}; free some space, or choose another folder") from None
+        raise write_error(path, error) from None
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -89,6 +88,8 @@ def obstacle_to_replacing(
     inputs: what the same command reads
     suffix: of the files that the command writes; an existing one with another suffix is not replaced
     beginning: of their text, apart from spaces and line ends; an existing one that begins otherwise is not, either"""
+    if (length := len(path.name.encode(errors="replace"))) > LONGEST_NAME:
+        return f"its name has {length} bytes, and may have {LONGEST_NAME}"
     if path.is_dir():
         return "is a folder; name a file in it"
     if path.exists() and not path.is_file():
@@ -129,6 +130,8 @@ def folder_lock(folder: Path, description: str, stop: StopSignals) -> Iterator[N
         lock.release()
 
 
+LONGEST_NAME = 255
+"""Bytes of a file's name on Linux."""
 SECONDS_OF_A_DAY = 86_400
 NO_REGULAR_FILE = "is no regular file, but a device, a pipe or the like"
 
@@ -139,7 +142,8 @@ def _replace(path: Path, make: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_remains(path)
     # Not mkstemp, whose files only their owner may read.
-    temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    writer = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f"{_beginning_of_temporary(path)}{writer}.tmp")
     try:
         make(temporary)
         temporary.replace(path)
@@ -148,10 +152,16 @@ def _replace(path: Path, make: Callable[[Path], None]) -> None:
     _flush_folder(path.parent)
 
 
+def _beginning_of_temporary(path: Path) -> str:
+    """Of the names of temporary files: not all of a long name, for they add to it."""
+    return f".{path.name.encode()[:100].decode(errors='ignore')}."
+
+
 def _remove_remains(path: Path) -> None:
     """Temporary files of writers that were killed: of a process that this machine has no more, or older than a day."""
-    for remains in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        writer = re.fullmatch(r"(.*)-(\d+)-[0-9a-f]{8}", remains.name[len(path.name) + 2 : -len(".tmp")])
+    beginning = _beginning_of_temporary(path)
+    for remains in path.parent.glob(f"{glob.escape(beginning)}*.tmp"):
+        writer = re.fullmatch(r"(.*)-(\d+)-[0-9a-f]{8}", remains.name[len(beginning) : -len(".tmp")])
         with suppress(OSError):
             is_dead = writer and writer[1] == platform.node() and not _is_alive(int(writer[2]))
             if is_dead or time.time() - remains.stat().st_mtime > SECONDS_OF_A_DAY:

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 
-def is_first_report() -> bool:
-    """Whether nobody else has asked before; True, too, where torchrun did not start this process.
+def claim_report() -> bool:
+    """Claims the report of the error that ends the processes. Returns whether this process has it: the first that asks,
+    and one that torchrun did not start.
 
     Each attempt of torchrun has a folder, in which each process has one of its own."""
     error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 SUGGESTED_RUNS = 3
+LONGEST_RUN_ID = 100
+"""Bytes; with the config's name and an ending it must be the name of a submission."""
 _FOLD = re.compile(r"fold_(\d+)")
 
 
@@ -36,7 +38,7 @@ class RunFolders:
 
     run_models: of the whole run, the folder of its checkpoints
     run_log: of the whole run, the folder of its log
-    run: its name, which sorts by time
+    run: its name, which sorts by time where --run-id gives no other
     fold: None is the whole run
     """
 
@@ -130,14 +132,21 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def refuse_unusable_run_id(run_id: str) -> None:
+    """Raises ConfigError where a run's folder, and the files that have its name in theirs, cannot be named so."""
+    shown = f"--run-id {run_id[:LONGEST_RUN_ID]!r}"
+    if run_id.startswith(".") or not re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f\x7f]+", run_id):
+        raise ConfigError(f"{shown}: is no name of a folder")
+    if (length := len(run_id.encode(errors="replace"))) > LONGEST_RUN_ID:
+        raise ConfigError(f"{shown}: has {length} bytes, and may have {LONGEST_RUN_ID}")
+
+
 def new_run(save_dir: Path, name: str, run_id: str | None = None) -> RunFolders:
     """Makes the folders of a run that begins now; two that begin in the same millisecond get different ones.
 
     run_id: its name; None: the time
 
     Raises ConfigError if nothing can be written there, or a run has that name."""
-    if run_id is not None and (run_id.startswith(".") or not re.fullmatch(r"[^/\\:*?\"<>|\x00]+", run_id)):
-        raise ConfigError(f"--run-id {run_id!r}: is no name of a folder")
     while True:
         now = datetime.now()
         run = run_id or f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
@@ -174,7 +183,7 @@ def obstacle_to_writing(folder: Path) -> str | None:
 
 
 def runs_named(save_dir: Path, name: str) -> list[RunFolders]:
-    """The runs of this name, the newest first."""
+    """The runs of this name; of those that are named by the time the newest first."""
     parent = save_dir / "models" / name
     folders = [folder for folder in parent.iterdir() if folder.is_dir()] if parent.is_dir() else []
     return [RunFolders.in_save_dir(save_dir, name, folder.name) for folder in sorted(folders, reverse=True)]
@@ -184,6 +193,6 @@ def read_kept_config(folder: Path) -> dict[str, Any] | None:
     """The config that a run kept in its folder, in this version's form; None if there is none, or it is damaged."""
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return upgraded(config) if isinstance(config, dict) else None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError):
         return None
-    return upgraded(config) if isinstance(config, dict) else None

@@ -26,8 +26,8 @@ from data_loader.records.file_signatures import signatures_of
 from data_loader.records.image_check import number_of_cores
 from data_loader.transforms import DeterministicPrefix
 from utils import distributed
-from utils.errors import InvalidConfig, Problem, StorageFullError
-from utils.files import FULL, folder_lock, write_atomically
+from utils.errors import FULL, InvalidConfig, Problem, StorageFullError
+from utils.files import folder_lock, write_atomically
 from utils.images import DECODING_RULES
 from utils.progress import with_progress
 from utils.signals import StopSignals

@@ -19,8 +19,8 @@ import numpy as np
 
 from data_loader.preparation.preparation import Found, Preparation
 from data_loader.records.image_check import number_of_cores
-from utils.errors import ConfigError, DataError, StorageFullError
-from utils.files import FULL, folder_lock, write_atomically
+from utils.errors import DataError, write_error
+from utils.files import folder_lock, write_atomically
 from utils.images import DECODING_RULES, BitsUsed, visit_rgb
 from utils.progress import with_progress
 from utils.signals import StopSignals
@@ -137,9 +137,7 @@ class PreparedImages:
             with folder_lock(self.folder, f"preparation in {self.folder}", stop):
                 yield
         except OSError as error:
-            kind = StorageFullError if error.errno in FULL else ConfigError
-            text = f"{error.filename or self.folder}: cannot be written ({error.strerror})"
-            raise kind(f"{text}; free space, or set trainer.save_dir") from error
+            raise write_error(error.filename or self.folder, error, "set trainer.save_dir to another") from error
 
     def _write(self, kept: str, found: Found) -> None:
         buffer = io.BytesIO()

@@ -41,8 +41,8 @@ from inference.predictor import EXPORTED_FILE, Predictor, Probabilities, predict
 from inference.scoring.evaluation import SetScores, classifications, evaluate, with_interval
 from inference.scoring.scores import SCORES_FILE, TestScores
 from inference.tta import PRESETS
-from utils.errors import CheckpointError, ConfigError, StorageFullError, UserError
-from utils.files import FULL, write_atomically
+from utils.errors import CheckpointError, ConfigError, UserError, write_error
+from utils.files import write_atomically
 from utils.random_streams import numpy_stream
 from utils.run_folders import obstacle_to_writing
 from utils.wording import first_line
@@ -192,8 +192,7 @@ def export(
         if kind in EXAMPLES:
             write_atomically(folder / EXAMPLE_FILE, example(kind, predictor.preparation is not None).encode())
     except OSError as error:
-        failure = StorageFullError if error.errno in FULL else ConfigError
-        raise failure(f"--output {folder}: cannot be written: {error.strerror or error}") from None
+        raise write_error(f"--output {folder}", error) from None
     return parity
 
 

@@ -36,8 +36,8 @@ from scripts.draw_masks.drawing import KINDS, WRONG_WAYS, draw_mask
 from scripts.draw_masks.head import Head
 from scripts.prepare import ENCODINGS, JPEG, encode, evenly, tile_of
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, DataError, StorageFullError
-from utils.files import FULL, write_atomically
+from utils.errors import ConfigError, DataError, write_error
+from utils.files import write_atomically
 from utils.images import read_rgb
 from utils.progress import with_progress
 from utils.random_streams import numpy_stream
@@ -227,8 +227,7 @@ def draw_masks(
         if contact_sheet and done:
             write_atomically(output / CONTACT_SHEET, encode(draw_contact_sheet(done), JPEG))
     except OSError as error:
-        kind = StorageFullError if error.errno in FULL else ConfigError
-        raise kind(f"{error.filename or output}: cannot be written: {error.strerror}") from None
+        raise write_error(error.filename or output, error) from None
     _report(output, faces, done, missing, outcomes)
     raise_problems([outcomes[number].problem for number in sorted(bad) if outcomes[number].problem])
     if not done:

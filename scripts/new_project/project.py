@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from logger.log import close_log, open_log
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, Problem, StorageFullError, importing
-from utils.files import FULL
+from utils.errors import ConfigError, Problem, importing, write_error
 
 if TYPE_CHECKING:
     from scripts.new_project.proposal import Proposal
@@ -82,8 +81,7 @@ def make_project(target: Path, proposal: Proposal | None = None) -> None:
         _unlink_what_is_not_copied(staging)
         staging.rename(target)
     except OSError as error:
-        kind = StorageFullError if error.errno in FULL else ConfigError
-        raise kind(f"{target}: cannot be written: {error.strerror or error}; name another folder") from None
+        raise write_error(target, error) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

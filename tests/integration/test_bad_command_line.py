@@ -184,7 +184,7 @@ def test_a_full_disk_at_the_submission(trained: Workplace, monkeypatch: pytest.M
     monkeypatch.setattr(files, "_write_and_flush", full)
     run = trained.run
     outcome = trained.test("--resume", run)
-    outcome.check_refusal(74, (f"submit/Tiny_{run.name}.csv: cannot be written: No space left on device",))
+    outcome.check_refusal(74, (f"submit/Tiny_{run.name}.csv: ", "No space left on device"))
     assert list((trained.folder / "submit").iterdir()) == []
 
 

@@ -69,9 +69,10 @@ class PlainTrainer(Trainer):
         (batch,) = micro_batches
         learner = self.learner
         learner.optimizer.zero_grad()
-        output = learner.network(learner.inputs(batch))
         weights = learner.criterion.sample_weight_sums(batch.targets)
-        loss, losses = learner.criterion(output, batch.targets, weights)
+        with learner.autocast():
+            output = learner.network(learner.inputs(batch))
+            loss, losses = learner.criterion(output, batch.targets, weights)
         loss.backward()
         learner.optimizer.step()
         detached = {name: each.detach() for name, each in output.items()}

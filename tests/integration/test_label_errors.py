@@ -64,7 +64,8 @@ def test_the_command_writes_fixes_that_training_takes(trained: Workplace) -> Non
     names = run.table.labels.attributes["mask"].class_names
     by_head = {}
     for name, classes in run.table.truth.items():
-        predicted = np.full((len(run.table), len(run.table.labels.attributes[name].class_names)), 0.02, np.float32)
+        others = len(run.table.labels.attributes[name].class_names) - 1
+        predicted = np.full((len(run.table), 1 + others), 0.1 / others, np.float32)
         predicted[np.arange(len(run.table)), classes.numpy()] = 0.9
         by_head[name] = predicted
     row = int((run.table.truth["mask"] == 0).nonzero()[0])

@@ -186,7 +186,8 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
         used_optimizer = optimizer(model.parameters(), lr=lr)
         path = tmp_path / folder
         path.mkdir(exist_ok=True)
-        trainer_settings = TrainerSettings(**{"epochs": 3, "verbosity": 0, "monitor": "min val/loss", **settings})
+        usual = {"epochs": 3, "verbosity": 0, "monitor": "min val/loss", "precision": "float32"}
+        trainer_settings = TrainerSettings(**{**usual, **settings})
         losses = {"mask": CrossEntropyLoss([1.0, 2.0]), "age": FocalLoss(2.0)}
         learner = Learner(
             trainer_settings,
@@ -212,7 +213,8 @@ def make_trainer(tmp_path: Path) -> Iterator[MakeTrainer]:
             run={"run_name": "test", "config": {}},
         )
         done = resume["completed_epochs"] if resume else None
-        trainer.trackers = Trackers([JsonLinesTracker(path / "metrics.jsonl", done)])
+        logged = resume["trackers"]["jsonl"]["lines"] if resume else None
+        trainer.trackers = Trackers([JsonLinesTracker(path / "metrics.jsonl", done, logged)])
         if resume:
             trainer.load_state_dict(resume)
         made.append(trainer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import signal
 import time
@@ -260,6 +261,21 @@ def test_a_full_disk_within_the_run_is_no_error(make_trainer: MakeTrainer, monke
 
     monkeypatch.setattr(built.trainer.checkpoints, "save", save)
     assert built.train().checkpoint()["completed_epochs"] == 2
+
+
+@pytest.mark.parametrize(("number", "is_full"), [(28, True), (122, True), (13, False), (5, False), (30, False)])
+def test_why_the_last_save_failed_is_told_as_it_is(
+    number: int, is_full: bool, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = make_trainer(epochs=1)
+
+    def fail(*_: Any) -> Path:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(built.trainer.checkpoints, "save", fail)
+    with pytest.raises(StorageFullError, match=os.strerror(number)) as failed:
+        built.train()
+    assert ("free some space" in str(failed.value)) == is_full
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

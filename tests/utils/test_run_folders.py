@@ -60,4 +60,4 @@ def test_a_disk_that_takes_no_config_is_told_in_one_line(
     with pytest.raises(kind) as caught:
         run.write_config({})
     assert str(caught.value).startswith(f"{run.models / 'config.json'}: ")
-    assert "free some space" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

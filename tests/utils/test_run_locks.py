@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import CheckpointError, ConfigError
-from utils.run_folders import locked, new_run
+from utils.run_folders import locked, new_run, refuse_unusable_run_id
 
 HOLDER = """
 import sys, time
@@ -52,6 +52,7 @@ def test_a_run_may_have_a_name_of_its_own_once(tmp_path: Path) -> None:
     assert run.models == tmp_path / "models" / "faces" / "first try"
     with pytest.raises(ConfigError, match="--resume"):
         new_run(tmp_path, "faces", "first try")
-    for name in ("../x", "a/b", "", ".hidden", "a\0b"):
-        with pytest.raises(ConfigError):
-            new_run(tmp_path, "faces", name)
+    for name in ("../x", "a/b", "", ".hidden", "a\0b", "a\nb", "a" * 101, "\N{HANGUL SYLLABLE GA}" * 34):
+        with pytest.raises(ConfigError, match="--run-id") as refused:
+            refuse_unusable_run_id(name)
+        assert len(str(refused.value).splitlines()) == 1
