@@ -68,9 +68,8 @@ def test_a_runs_config_that_is_none_is_replaced_by_its_checkpoints(content: str,
 @pytest.mark.parametrize("flag", ["--resume", "--config", "--from"])
 def test_a_path_that_is_too_long(flag: str, trained: Workplace) -> None:
     for path in (LONG, f"{LONG}/a.json"):
-        outcome = trained.train_and_change_nothing(
-            *([] if flag != "--from" else ["-c", trained.write_config()]), flag, path
-        )
+        config: list[str | Path] = ["-c", trained.write_config()] if flag == "--from" else []
+        outcome = trained.train_and_change_nothing(*config, flag, path)
         assert outcome.exit_code in {2, 4}
         assert len(outcome.lines) == 1
         assert LONG[:100] in outcome.err
