@@ -81,8 +81,53 @@ class ResumePoint:
     modified_ns: int
     damaged: tuple[Path, ...] = ()
 
+    @property
+    def run(self) -> RunFolders:
+        """The whole run's folders."""
+        return self.folders.of_run()
 
-def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
+    def batches(self, config: ConfigParser) -> tuple[int, int]:
+        """The batch size and the number of processes that it was trained with at last."""
+        trained = config.sections.with_defaults(self.content["config"])
+        return trained["data_loader"]["args"]["batch_size"], self.content["world_size"]
+
+    def begins_a_model(self, config: ConfigParser, fold: int | None) -> bool:  # noqa: ARG002
+        """Whether some model that is trained now begins with its initial weights."""
+        return False
+
+    def __str__(self) -> str:
+        return f"{self.path} of {self.content['completed_epochs']} epochs and {self.content['updates']} updates"
+
+
+@dataclass(frozen=True)
+class RunOfFolds:
+    """A run of folds to resume: each of its models has a ResumePoint of its own, or is still to be begun.
+
+    run: its folders
+    """
+
+    run: RunFolders
+
+    def batches(self, config: ConfigParser) -> tuple[int, int]:
+        """The batch size and the number of processes that the last of its models was trained with."""
+        trained = config.sections.with_defaults(_find_config(self.run.models)[0] or config.resolved)
+        records = [read_record(folder) for folder in folds_in(self.run.models).values()]
+        sessions = [session for record in records for session in record.get("sessions", [])]
+        last: dict[str, Any] = max(sessions, key=lambda session: session.get("began", ""), default={})
+        return trained["data_loader"]["args"]["batch_size"], last.get("processes", distributed.world_size())
+
+    def begins_a_model(self, config: ConfigParser, fold: int | None) -> bool:
+        """Whether some model that is trained now begins with its initial weights: of a fold that has saved nothing yet.
+
+        fold: the only one that is trained; None: all"""
+        folds = range(config.shared("split").folds) if fold is None else [fold]
+        return not all(resumable_files(self.run.of_fold(number).models) for number in folds)
+
+    def __str__(self) -> str:
+        return str(self.run.models)
+
+
+def resume_from(path: Path) -> tuple[ResumePoint | RunOfFolds, dict[str, Any]]:
     """What `--resume path` resumes, and the config that it was trained with: the run of a checkpoint file or a folder,
     or the folders of a run of folds. Raises CheckpointError."""
     if path.is_dir() and (folds_in(path) or read_kept_config(path) is not None):
@@ -90,13 +135,13 @@ def resume_from(path: Path) -> tuple[ResumePoint | RunFolders, dict[str, Any]]:
         if kept is None:
             raise CheckpointError(f"{path / CONFIG_FILE}: is missing or damaged, and no fold has one: restore it")
         if is_run_of_folds(kept):
-            return _folders_of(path), kept
+            return RunOfFolds(run_folders_of(path)), kept
     (file, content, damaged), modified_ns = _read(path)
     if "optimizer" not in content:
         raise CheckpointError(f"{file}: was imported, or is a soup: no optimizer's state to resume with; use --from")
     if Path(content["run_name"]).name != content["run_name"]:
         raise CheckpointError(f"{file}: run_name = {content['run_name']!r} is no folder's name; do not use this file")
-    folders = _folders_of(path if path.is_dir() else path.parent)
+    folders = run_folders_of(path if path.is_dir() else path.parent)
     return ResumePoint(folders, content, file, modified_ns, damaged), content["config"]
 
 
@@ -123,7 +168,7 @@ def resume_point_in(folders: RunFolders) -> ResumePoint | None:
     return ResumePoint(folders, content, file, modified_ns, damaged)
 
 
-def _folders_of(folder: Path) -> RunFolders:
+def run_folders_of(folder: Path) -> RunFolders:
     """The run folders of which `folder` is the one of checkpoints, or a fold's. A run that was moved resumes where it
     is; its log continues, or begins, beside it."""
     models = folder.resolve()
@@ -132,14 +177,14 @@ def _folders_of(folder: Path) -> RunFolders:
         models = models.parent
     is_in_save_dir = len(models.parts) > 3 and models.parts[-3] == "models"
     log = models.parents[2].joinpath("log", *models.parts[-2:]) if is_in_save_dir else models / "log"
-    folders = RunFolders(_from_here(models), _from_here(log), models.name, fold)
+    folders = RunFolders(_relative_to_here(models), _relative_to_here(log), models.name, fold)
     if not log.is_dir():
         text = "%s: its log was not moved with it; one with all its numbers begins in %s"
         logger.warning(text, folder, folders.run_log)
     return folders
 
 
-def _from_here(path: Path) -> Path:
+def _relative_to_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
@@ -169,7 +214,7 @@ def _find_config(folder: Path) -> tuple[dict[str, Any] | None, Path]:
     return None, folder
 
 
-def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
+def newest_run(config: ConfigParser) -> ResumePoint | RunOfFolds | None:
     """The newest run of this config that has a checkpoint: what `--resume auto` resumes, if there is one.
 
     Raises ConfigError where another number of processes would change its global batch."""
@@ -182,14 +227,14 @@ def newest_run(config: ConfigParser) -> ResumePoint | RunFolders | None:
         changed = {key_path for key_path, _, now in changes if not _may_change(key_path, now)}
         if changed - {BATCH_SIZE}:
             continue
-        point = folders if is_run_of_folds(config.resolved) else resume_point_in(folders)
-        if point is None:
+        resume = RunOfFolds(folders) if is_run_of_folds(config.resolved) else resume_point_in(folders)
+        if resume is None:
             continue
-        keep_batch_size(config, point)
-        problem = another_global_batch(config, point)
+        keep_batch_size(config, resume)
+        problem = another_global_batch(config, resume)
         if problem is None:
-            return point
-        if _batch_of(point, config)[1] != distributed.world_size():
+            return resume
+        if resume.batches(config)[1] != distributed.world_size():
             raise ConfigError(problem)
     return None
 
@@ -201,7 +246,7 @@ def _began(run: RunFolders) -> tuple[str, str]:
     return re.sub(r"\D", "", min(times, default=run.run))[:14], run.run
 
 
-def refuse_another_global_batch(config: ConfigParser, resume: ResumePoint | RunFolders) -> None:
+def refuse_another_global_batch(config: ConfigParser, resume: ResumePoint | RunOfFolds) -> None:
     """Raises ConfigError where the images of a step, over all processes, would not be those that the run began with.
 
     For one global batch the stream of images is the same for any number of processes, so a run may resume with another
@@ -210,10 +255,10 @@ def refuse_another_global_batch(config: ConfigParser, resume: ResumePoint | RunF
         raise ConfigError(problem)
 
 
-def another_global_batch(config: ConfigParser, resume: ResumePoint | RunFolders) -> str | None:
+def another_global_batch(config: ConfigParser, resume: ResumePoint | RunOfFolds) -> str | None:
     """What is wrong, with its remedy; None where the global batch stays."""
     own, now = config["data_loader"]["args"]["batch_size"], distributed.world_size()
-    batch_size, processes = _batch_of(resume, config)
+    batch_size, processes = resume.batches(config)
     total = batch_size * processes
     if own * now == total:
         return None
@@ -232,28 +277,6 @@ def another_global_batch(config: ConfigParser, resume: ResumePoint | RunFolders)
 
 def _processes(number: int) -> str:
     return "1 process" if number == 1 else f"{number} processes"
-
-
-def _batch_of(resume: ResumePoint | RunFolders, config: ConfigParser) -> tuple[int, int]:
-    """The batch size and the number of processes that a run was trained with at last."""
-    if isinstance(resume, ResumePoint):
-        trained = config.sections.with_defaults(resume.content["config"])
-        return trained["data_loader"]["args"]["batch_size"], resume.content["world_size"]
-    trained = config.sections.with_defaults(_find_config(resume.models)[0] or config.resolved)
-    records = [read_record(folder) for folder in folds_in(resume.models).values()]
-    sessions = [session for record in records for session in record.get("sessions", [])]
-    last: dict[str, Any] = max(sessions, key=lambda session: session.get("began", ""), default={})
-    return trained["data_loader"]["args"]["batch_size"], last.get("processes", distributed.world_size())
-
-
-def begins_a_model(config: ConfigParser, resume: ResumePoint | RunFolders | None, fold: int | None) -> bool:
-    """Whether a model begins with its initial weights: in a run of folds, also a fold that has saved nothing yet.
-
-    fold: the only one that is trained; None: all"""
-    if not isinstance(resume, RunFolders):
-        return resume is None
-    folds = range(config.shared("split").folds) if fold is None else [fold]
-    return not all(resumable_files(resume.of_fold(number).models) for number in folds)
 
 
 def refuse_other_data(resume: ResumePoint, split_digest: str) -> None:
@@ -287,9 +310,9 @@ def refuse_another_run(config: ConfigParser, trained: dict[str, Any]) -> None:
         raise ConfigError("\n".join([*lines, "resume without these changes, or begin a new run (without --resume)"]))
 
 
-def refuse_edited_config(config: ConfigParser, run: RunFolders) -> None:
+def refuse_edited_config(config: ConfigParser, resume: RunOfFolds) -> None:
     """Raises ConfigError where the config.json of a run of folds is no longer what its folds have been trained with."""
-    begun = [fold for fold in folds_in(run.models).values() if resumable_files(fold)]
+    begun = [fold for fold in folds_in(resume.run.models).values() if resumable_files(fold)]
     if begun:
         _, content = read_newest(begun[0], warn=False)
         refuse_another_run(config, with_all_folds(upgraded(content["config"])))
@@ -316,11 +339,11 @@ def forbidden_changes(trained: Mapping[str, Any], config: Mapping[str, Any]) -> 
     ]
 
 
-def keep_batch_size(config: ConfigParser, resume: ResumePoint | RunFolders) -> None:
+def keep_batch_size(config: ConfigParser, resume: ResumePoint | RunOfFolds) -> None:
     """A run that is resumed keeps the global batch that it began with, where the config asks for "auto"."""
     arguments = config["data_loader"]["args"]
     if arguments["batch_size"] == AUTO:
-        batch_size, processes = _batch_of(resume, config)
+        batch_size, processes = resume.batches(config)
         total, now = batch_size * processes, distributed.world_size()
         arguments["batch_size"] = batch_size if total % now else total // now  # the former is refused
 

@@ -26,7 +26,7 @@ from experiment.pseudo_labels import provenance_of_pseudo_labels, warn_of_leaks
 from experiment.report import REPORT_FILE, draw_pictures, write_report
 from experiment.resume import (
     ResumePoint,
-    begins_a_model,
+    RunOfFolds,
     keep_batch_size,
     newest_run,
     refuse_another_global_batch,
@@ -71,7 +71,7 @@ class RunResult:
 class Session:
     """What all models of a run share.
 
-    resume: where a run of one model resumes
+    resume: what is resumed
     run: the folders of the run, once it has begun
     has_trained: whether this command has trained any of them"""
 
@@ -79,7 +79,7 @@ class Session:
     arguments: Arguments
     labels: LabelSpace
     device: torch.device
-    resume: ResumePoint | None
+    resume: ResumePoint | RunOfFolds | None
     run: RunFolders | None
     has_trained: bool = False
 
@@ -88,7 +88,7 @@ class Session:
         open_log(file, self.config["trainer"]["verbosity"], distributed.rank())
 
 
-def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser, ResumePoint | RunFolders | None]:
+def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser, ResumePoint | RunOfFolds | None]:
     """The config of the command line, and what --resume resumes: a checkpoint, or the folders of a run of folds.
 
     layers: the config's files; None: a resumed run's own config is taken. With --resume as well, they are used; what
@@ -105,7 +105,7 @@ def configure(arguments: Arguments, layers: Layers | None) -> tuple[ConfigParser
         refuse_impossible_fold(config, arguments.fold)
     if resume is not None:
         refuse_another_run(config, trained)
-        if isinstance(resume, RunFolders):
+        if isinstance(resume, RunOfFolds):
             refuse_edited_config(config, resume)
         else:
             warn_of_edited_config(config, resume)
@@ -125,28 +125,26 @@ def _folder_of(named: Path | None) -> Path | None:
     return named if named is None or named.is_dir() else named.parent
 
 
-def print_config(config: ConfigParser, resume: ResumePoint | RunFolders | None, arguments: Arguments) -> None:
+def print_config(config: ConfigParser, resume: ResumePoint | RunOfFolds | None, arguments: Arguments) -> None:
     """Prints the checked config as it would be kept with a run, or only what differs from the defaults."""
-    check_config(config, begins_a_model(config, resume, arguments.fold))
+    check_config(config, resume is None or resume.begins_a_model(config, arguments.fold))
     shown = config.short if arguments.print_config == "short" else config.resolved
     print(json.dumps(shown, indent=4, ensure_ascii=False))
 
 
 @contextmanager
 def open_session(
-    config: ConfigParser, resume: ResumePoint | RunFolders | None, arguments: Arguments
+    config: ConfigParser, resume: ResumePoint | RunOfFolds | None, arguments: Arguments
 ) -> Iterator[Session]:
     """Chooses the device, checks the config, and joins the other processes while it is entered.
 
     A stop within it tells how the run is resumed."""
     settings: RunSettings = config.extra()
     device = choose_device(arguments.device, settings.n_gpu)
-    labels = check_config(config, begins_a_model(config, resume, arguments.fold))
-    point = resume if isinstance(resume, ResumePoint) else None
-    run = resume if isinstance(resume, RunFolders) else point.folders.of_run() if point is not None else None
-    session = Session(config, arguments, labels, device, point, run)
+    labels = check_config(config, resume is None or resume.begins_a_model(config, arguments.fold))
+    session = Session(config, arguments, labels, device, resume, None if resume is None else resume.run)
     with distributed.together(device):
-        _refuse_unlike_processes(config, run if point is None else point)
+        _refuse_unlike_processes(config, resume)
         session.open_log()
         for note in [*config.notes, *_device_notes(settings, device)]:
             logger.info("%s", note)
@@ -165,16 +163,11 @@ def open_session(
             raise UserError(f"{device}: out of memory with batches of {images}: {WHAT_TO_LOWER}")
 
 
-def _refuse_unlike_processes(config: ConfigParser, resume: ResumePoint | RunFolders | None) -> None:
+def _refuse_unlike_processes(config: ConfigParser, resume: ResumePoint | RunOfFolds | None) -> None:
     """Several machines may not see the same files. Raises ConfigError, in every process."""
     resolved = json.dumps(config.resolved, sort_keys=True)
     distributed.refuse_difference("config", hashlib.sha256(resolved.encode()).hexdigest()[:16])
-    where = "none"
-    if isinstance(resume, ResumePoint):
-        where = f"{resume.path} of {resume.content['completed_epochs']} epochs and {resume.content['updates']} updates"
-    elif resume is not None:
-        where = str(resume.models)
-    distributed.refuse_difference("checkpoint to resume", where)
+    distributed.refuse_difference("checkpoint to resume", str(resume))
 
 
 def _device_notes(settings: RunSettings, device: torch.device) -> list[str]:
@@ -218,16 +211,8 @@ def train_fold(session: Session, fold: Fold) -> bool:
 
     Raises a UserError for whatever is wrong with the data or the checkpoint; StopSignal if it was asked to stop, with
     all saved."""
-    config, resume = fold.config, session.resume
-    if fold.number is not None and session.run is not None:
-        resume = resume_point_in(session.run.of_fold(fold.number))
-    if resume is not None:
-        refuse_other_data(resume, fold.split.digest())
     _settle_batch_size(session, fold)
-    if fold.number is not None:
-        _refuse_unlike_processes(config, resume)
-        if resume is not None:
-            refuse_another_global_batch(config, resume)
+    config, resume = fold.config, _resume_point(session, fold)
     model = builders.build_model(config, session.labels, resume).to(session.device)
     with distributed.first_of_each_machine():  # to check and prepare the images
         data_loader = builders.build_data_loader(config, fold.split, model, session.device, resume)
@@ -240,13 +225,10 @@ def train_fold(session: Session, fold: Fold) -> bool:
             if resume is not None:
                 _load(trainer, resume, config)
             if was_finished := trainer.finished:
-                epochs, key = trainer.completed_epochs, "early_stop=0" if trainer.stopped_early else "epochs=..."
-                how = f"{'it stopped early; ' if trainer.stopped_early else ''}--set trainer.{key} extends it"
-                if not trainer.stopped_early and epochs < trainer.settings.epochs:
-                    how = f"trainer.max_hours = {trainer.settings.max_hours:g} are over"
                 if resume is not None and not session.arguments.dry_run:
                     _repair(trainer, folders, resume)
-                logger.info("%s is finished (after %s; %s)", folders.models, counted(epochs, "epoch"), how)
+                epochs = counted(trainer.completed_epochs, "epoch")
+                logger.info("%s is finished (after %s; %s)", folders.models, epochs, _why_finished(trainer))
             elif session.arguments.dry_run:
                 logger.info("dry run: everything was built and one batch went through: %s", describe(trainer.dry_run()))
                 return False
@@ -267,6 +249,31 @@ def train_fold(session: Session, fold: Fold) -> bool:
     else:
         session.open_log()  # what is logged from here on is not this fold's
     return True
+
+
+def _resume_point(session: Session, fold: Fold) -> ResumePoint | None:
+    """Where the fold's model resumes; None: it begins. Raises DataError, ConfigError, CheckpointError."""
+    if isinstance(session.resume, ResumePoint):
+        resume: ResumePoint | None = session.resume
+    elif fold.number is not None and session.run is not None:
+        resume = resume_point_in(session.run.of_fold(fold.number))
+        _refuse_unlike_processes(fold.config, resume)
+        if resume is not None:
+            refuse_another_global_batch(fold.config, resume)
+    else:
+        resume = None
+    if resume is not None:
+        refuse_other_data(resume, fold.split.digest())
+    return resume
+
+
+def _why_finished(trainer: Trainer) -> str:
+    """Why nothing is left to train, and what extends the run."""
+    if trainer.stopped_early:
+        return "it stopped early; --set trainer.early_stop=0 extends it"
+    if trainer.completed_epochs < trainer.settings.epochs:
+        return f"trainer.max_hours = {trainer.settings.max_hours:g} are over"
+    return "--set trainer.epochs=... extends it"
 
 
 def _repair(trainer: Trainer, folders: RunFolders, resume: ResumePoint) -> None:
