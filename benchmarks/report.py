@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import commit, describe_machine, describe_versions
-from benchmarks.measuring import Figure, Row, Target
+from benchmarks.speed.measuring import Figure, Row, Target
 from utils.errors import ConfigError
 from utils.files import write_atomically
 

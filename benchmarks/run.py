@@ -20,8 +20,8 @@ import torch
 
 from benchmarks import report as reports
 from benchmarks.machine import file_stem
-from benchmarks.measuring import Row
-from benchmarks.rows import (
+from benchmarks.speed.measuring import Row
+from benchmarks.speed.rows import (
     cache_build,
     cpu_training,
     first_batch,
@@ -32,7 +32,7 @@ from benchmarks.rows import (
     trainer_overhead,
     waiting,
 )
-from benchmarks.workplace import FULL, QUICK, Scale, Workplace, new_folder
+from benchmarks.speed.workplace import FULL, QUICK, Scale, Workplace, new_folder
 from utils.allocator import keep_freed_memory
 from utils.command_line import CommandLine
 from utils.device import choose_device

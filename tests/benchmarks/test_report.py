@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.machine import file_stem
-from benchmarks.measuring import Figure, Row, Target
 from benchmarks.report import (
     add_row,
     all_machines_markdown,
@@ -20,6 +19,7 @@ from benchmarks.report import (
     write_into_readme,
     write_report,
 )
+from benchmarks.speed.measuring import Figure, Row, Target
 from utils.errors import ConfigError
 
 ROW = Row(

@@ -239,7 +239,7 @@ LOADERS = {
     "onnxruntime.InferenceSession": {"inference/export/exported.py", "data_loader/preparation/person_masks.py"},
     "load_state_dict_from_url": set(),
     # one decoder of images
-    "Image.open": {"benchmarks/peers.py"},
+    "Image.open": {"benchmarks/speed/peers.py"},
     "cv2.imread": set(),
     "cv2.imdecode": {"utils/images/decoding.py"},
     "simplejpeg.decode_jpeg": {"utils/images/decoding.py"},

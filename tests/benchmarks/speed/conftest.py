@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.workplace import SEED, Scale, Workplace
+from benchmarks.speed.workplace import SEED, Scale, Workplace
 from scripts.make_demo_data import make_demo_data
 
 TINY = Scale(

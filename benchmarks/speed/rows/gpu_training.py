@@ -18,17 +18,17 @@ from base.base_model import BaseModel
 from base.base_trainer import TrainerSettings
 from base.batch import Batch
 from base.preprocessing import Preprocessing
-from benchmarks.loops import TeamsLoop, TimmsLoop, as_floats
-from benchmarks.measuring import Contender, Figure, Row, Target, Values, interleaved, ratios, seconds_of
-from benchmarks.roofline import Limits, layer_costs, measured_limits
-from benchmarks.synthetic import (
+from benchmarks.speed.loops import TeamsLoop, TimmsLoop, as_floats
+from benchmarks.speed.measuring import Contender, Figure, Row, Target, Values, interleaved, ratios, seconds_of
+from benchmarks.speed.roofline import Limits, layer_costs, measured_limits
+from benchmarks.speed.synthetic import (
     SyntheticLoader,
     synthetic_batches,
     synthetic_config,
     synthetic_trainer,
     train_one_epoch,
 )
-from benchmarks.workplace import Workplace
+from benchmarks.speed.workplace import Workplace
 from data_loader.transforms import build_transforms
 from experiment.builders import build_model
 from trainer.compute import choose_compute
@@ -71,7 +71,7 @@ NOTES = [
     f"{COUNTED_STEPS[1]} steps than in one of {COUNTED_STEPS[0]}, by step. It sees no waiting for an event: the feed "
     "waits for the copy of the batch after, on the stream that copies",
     "share of the limit: the least time by bytes (and by the slower of bytes and arithmetic, layer by layer) over the "
-    "time of ours; see benchmarks/roofline.py",
+    "time of ours; see benchmarks/speed/roofline.py",
 ]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from base.batch import Batch
-from benchmarks.measuring import Contender, one_thread
+from benchmarks.speed.measuring import Contender, one_thread
 
 Epoch = Callable[[], Iterable[Any]]
 """Begins an epoch and gives its batches, ours or a peer's."""

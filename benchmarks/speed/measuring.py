@@ -64,7 +64,7 @@ class Figure:
 
 @dataclass
 class Row:
-    """The measurements of one module of benchmarks/rows.
+    """The measurements of one module of benchmarks/speed/rows.
 
     title: of the table
     figures: its lines

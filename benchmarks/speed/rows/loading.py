@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.feeding import drained, epochs_of
-from benchmarks.measuring import Contender, Figure, Row, Target, fastest, interleaved, ratios
-from benchmarks.peers import drained_peer, teams_loader, timm_loader, torchvision_loader
-from benchmarks.peers_process import PeersProcess
-from benchmarks.workplace import Workplace
+from benchmarks.speed.feeding import drained, epochs_of
+from benchmarks.speed.measuring import Contender, Figure, Row, Target, fastest, interleaved, ratios
+from benchmarks.speed.peers import drained_peer, teams_loader, timm_loader, torchvision_loader
+from benchmarks.speed.peers_process import PeersProcess
+from benchmarks.speed.workplace import Workplace
 from data_loader.records.image_check import number_of_cores
 
 TEAMS, TIMM, TORCHVISION = "the teams' way", "timm's create_loader", "torchvision v2"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.roofline import BYTES_OF_AN_UPDATE, LayerCost, Limits, layer_costs
+from benchmarks.speed.roofline import BYTES_OF_AN_UPDATE, LayerCost, Limits, layer_costs
 
 
 def test_costs_of_a_convolution_and_a_linear_layer() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import pytest
 
-from benchmarks.peers_process import PeersProcess
+from benchmarks.speed.peers_process import PeersProcess
 
 
 def counting(first: int) -> Callable[[], Any]:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 import test as evaluation
-from benchmarks.measuring import Figure, Row, Target, interleaved, ratios, seconds_of
-from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer
-from benchmarks.workplace import Workplace
+from benchmarks.speed.measuring import Figure, Row, Target, interleaved, ratios, seconds_of
+from benchmarks.speed.synthetic import synthetic_batches, synthetic_config, synthetic_trainer
+from benchmarks.speed.workplace import Workplace
 from data_loader.data_loaders import TTALoader
 from data_loader.records.records import Record
 from data_loader.records.sources import read_evaluation_folder

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from base.batch import Batch
-from benchmarks.loops import ExpertsLoop
-from benchmarks.measuring import Figure, Row, Target, seconds_of
-from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
-from benchmarks.workplace import Workplace
+from benchmarks.speed.loops import ExpertsLoop
+from benchmarks.speed.measuring import Figure, Row, Target, seconds_of
+from benchmarks.speed.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
+from benchmarks.speed.workplace import Workplace
 from trainer.epoch_metrics import BATCHES_TOGETHER
 from trainer.trainer import Trainer
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks.measuring import Figure, Row, Target
-from benchmarks.processes import Watched, run_watched, seconds_to_line
-from benchmarks.workplace import SMALL_MODEL, Scale, Workplace
+from benchmarks.speed.measuring import Figure, Row, Target
+from benchmarks.speed.processes import Watched, run_watched, seconds_to_line
+from benchmarks.speed.workplace import SMALL_MODEL, Scale, Workplace
 from data_loader.records.sources import read_evaluation_folder
 
 SCALE = Scale(people=2_700, eval_people=1_800)

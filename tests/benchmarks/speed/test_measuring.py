@@ -9,9 +9,9 @@ import cv2
 import pytest
 import torch
 
-from benchmarks.feeding import drained
-from benchmarks.measuring import Figure, Target, fastest, interleaved, ratios
-from benchmarks.rows.waiting import simulated_epoch
+from benchmarks.speed.feeding import drained
+from benchmarks.speed.measuring import Figure, Target, fastest, interleaved, ratios
+from benchmarks.speed.rows.waiting import simulated_epoch
 
 
 def test_contenders_take_turns_and_the_first_round_is_not_counted() -> None:

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.feeding import drained
-from benchmarks.measuring import Contender
+from benchmarks.speed.feeding import drained
+from benchmarks.speed.measuring import Contender
 
 
 class PhotographSet(Dataset[tuple[Any, int]]):

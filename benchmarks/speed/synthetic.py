@@ -13,7 +13,7 @@ from base.base_trainer import TrainerSettings
 from base.batch import Batch
 from base.label_space import LabelSpace
 from base.preprocessing import Preprocessing
-from benchmarks.workplace import SEED, Workplace
+from benchmarks.speed.workplace import SEED, Workplace
 from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records import LabelTable, Record
 from data_loader.transforms import build_transforms

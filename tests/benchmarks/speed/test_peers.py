@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.peers import teams_loader, timm_loader, torchvision_loader
-from benchmarks.workplace import Workplace
+from benchmarks.speed.peers import teams_loader, timm_loader, torchvision_loader
+from benchmarks.speed.workplace import Workplace
 
 SIDE = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

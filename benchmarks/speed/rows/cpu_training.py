@@ -10,10 +10,10 @@ import timm
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.measuring import Contender, Figure, Row, Target, interleaved, ratios, seconds_of
-from benchmarks.peers_process import PeersProcess
-from benchmarks.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
-from benchmarks.workplace import Workplace
+from benchmarks.speed.measuring import Contender, Figure, Row, Target, interleaved, ratios, seconds_of
+from benchmarks.speed.peers_process import PeersProcess
+from benchmarks.speed.synthetic import synthetic_batches, synthetic_config, synthetic_trainer, train_one_epoch
+from benchmarks.speed.workplace import Workplace
 from utils.device import choose_compute_type
 
 MODEL_NAME, SIDE, BATCH_SIZE, UPDATES = "efficientnet_b0", 240, 16, 6

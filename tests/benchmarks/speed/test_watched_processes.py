@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from benchmarks.processes import run_watched, seconds_to_line
+from benchmarks.speed.processes import run_watched, seconds_to_line
 
 MIB = 2**20
 CHILD = """

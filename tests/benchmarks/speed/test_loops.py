@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.loops import TeamsLoop, TimmsLoop, as_floats
-from benchmarks.rows.trainer_overhead import experts_loop
-from benchmarks.synthetic import synthetic_batches, synthetic_trainer, train_one_epoch
-from benchmarks.workplace import Workplace
+from benchmarks.speed.loops import TeamsLoop, TimmsLoop, as_floats
+from benchmarks.speed.rows.trainer_overhead import experts_loop
+from benchmarks.speed.synthetic import synthetic_batches, synthetic_trainer, train_one_epoch
+from benchmarks.speed.workplace import Workplace
 from trainer.trainer import Trainer
 
 

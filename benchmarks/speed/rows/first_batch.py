@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks.machine import PROJECT
-from benchmarks.measuring import Contender, Figure, Row, Target, interleaved
-from benchmarks.workplace import Workplace, read_config
+from benchmarks.speed.measuring import Contender, Figure, Row, Target, interleaved
+from benchmarks.speed.workplace import Workplace, read_config
 from data_loader.records import LabelTable, Record
 from data_loader.splits import Split
 from experiment.builders import build_data_loader, build_model, read_label_table
@@ -98,7 +98,7 @@ def in_fresh_process(workplace: Workplace, records: list[Record], **arguments: A
 
     def measure_once() -> float:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.rows.first_batch", str(file), str(paths)],
+            [sys.executable, "-m", "benchmarks.speed.rows.first_batch", str(file), str(paths)],
             cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True,
         )  # fmt: skip
         return float(json.loads(done.stdout.splitlines()[-1]))

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from benchmarks import run as command
-from benchmarks.measuring import Row
-from benchmarks.roofline import Limits
-from benchmarks.rows import (
+from benchmarks.speed.measuring import Row
+from benchmarks.speed.roofline import Limits
+from benchmarks.speed.rows import (
     cache_build,
     cpu_training,
     first_batch,
@@ -26,7 +26,7 @@ from benchmarks.rows import (
     trainer_overhead,
     waiting,
 )
-from benchmarks.workplace import Workplace
+from benchmarks.speed.workplace import Workplace
 from utils.errors import ConfigError
 
 
@@ -248,8 +248,8 @@ def test_the_default_rows_are_those_of_every_machine(monkeypatch: pytest.MonkeyP
 
 def test_every_module_of_rows_is_a_row_and_stands_in_the_readme() -> None:
     folder = Path(command.__file__).parent
-    modules = {path.stem for path in (folder / "rows").glob("*.py")} - {"__init__"}
+    modules = {path.stem for path in (folder / "speed" / "rows").glob("*.py")} - {"__init__"}
     cases = set(command.GROUPS["gpu_training"])
     assert (command.ROWS.keys() - cases) | {"gpu_training"} == modules
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    assert all(f"[`{name}`](rows/{name}.py)" in readme for name in modules)
+    assert all(f"[`{name}`](speed/rows/{name}.py)" in readme for name in modules)

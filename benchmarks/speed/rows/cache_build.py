@@ -7,8 +7,8 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks.measuring import Contender, Figure, Row, interleaved, one_thread, ratios, seconds_of
-from benchmarks.workplace import Workplace
+from benchmarks.speed.measuring import Contender, Figure, Row, interleaved, one_thread, ratios, seconds_of
+from benchmarks.speed.workplace import Workplace
 from data_loader.records.image_check import number_of_cores
 from utils.images.decoding import read_rgb
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.feeding import Epoch, epochs_of, images_of
-from benchmarks.measuring import Contender, Figure, Row, Target, interleaved, one_thread, ratios
-from benchmarks.peers import teams_loader
-from benchmarks.peers_process import PeersProcess
-from benchmarks.workplace import Workplace
+from benchmarks.speed.feeding import Epoch, epochs_of, images_of
+from benchmarks.speed.measuring import Contender, Figure, Row, Target, interleaved, one_thread, ratios
+from benchmarks.speed.peers import teams_loader
+from benchmarks.speed.peers_process import PeersProcess
+from benchmarks.speed.workplace import Workplace
 
 RATES = (1_000, 2_500, 5_000)
 """Images/s of the nets."""
