@@ -199,7 +199,7 @@ def test_files_that_cannot_be_read_and_folders_that_cannot_be_written(files: lis
     with pytest.raises(DataError, match="absent"):
         images.find_all([*files, tmp_path / "absent.png"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file.*cannot be written"):
+    with pytest.raises(ConfigError, match=r"file.*could not be written"):
         PreparedImages(Preparation([Halve()]), tmp_path / "file").find_all(files)
 
 
