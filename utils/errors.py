@@ -29,7 +29,7 @@ from types import FrameType
 from typing import NoReturn
 
 from utils.first_report import claim_report
-from utils.wording import first_line
+from utils.wording import first_line, shortened
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The error numbers of a full disk, an exceeded quota, and a file that is too large."""
@@ -84,9 +84,13 @@ def dotted(key_path: KeyPath) -> str:
 
 
 class UserError(Exception):
-    """An error of the input or of the machine, not of this program: printed as one line, without a traceback."""
+    """An error of the input or of the machine, not of this program: printed as one line, without a traceback. Of a line
+    that a value has made too long, the middle is left out."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "\n".join(map(shortened, super().__str__().split("\n")))
 
 
 class ConfigError(UserError):

@@ -10,6 +10,8 @@ from typing import Any
 
 LONGEST_VALUE = 100
 LONGEST_LIST = 40
+LONGEST_LINE = 2000
+"""Characters of a line of an error."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -17,6 +19,13 @@ def format_value(value: Any) -> str:
     """The value as JSON, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 4] + " ..."
+
+
+def shortened(line: str) -> str:
+    """Its beginning and its end, which has the remedy, where it is longer than LONGEST_LINE."""
+    if len(line) <= LONGEST_LINE:
+        return line
+    return f"{line[: LONGEST_LINE - 605]} ... {line[-600:]}"
 
 
 def kind(value: Any) -> str:

@@ -11,7 +11,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +48,8 @@ from utils.run_folders import obstacle_to_writing
 from utils.wording import first_line
 
 CARD_FILE, EXAMPLE_FILE = "README.md", "example.py"
+OURS = {EXPORTED_FILE, CARD_FILE, EXAMPLE_FILE, SCORES_FILE, *FILES.values()}
+"""The files of an export, beside those of its preparation."""
 OPSET = 18
 TOLERANCE = 1e-4
 """Of float32: by how much a probability may differ from the checkpoint's."""
@@ -148,9 +150,8 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"--output {folder}: is a file; name a new folder")
     if obstacle := obstacle_to_writing(folder):
         raise ConfigError(f"--output {folder}: cannot be written: {obstacle}")
-    ours = {EXPORTED_FILE, CARD_FILE, EXAMPLE_FILE, SCORES_FILE, *FILES.values()}
     inside = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if inside and (EXPORTED_FILE not in inside or any(not is_ours(name) for name in inside - ours)):
+    if inside and (EXPORTED_FILE not in inside or any(not is_ours(name) for name in inside - OURS)):
         raise ConfigError(f"--output {folder}: is not empty, and no earlier export; name a new folder")
 
 
@@ -173,27 +174,36 @@ def export(
     calibration: training photographs, which "int8" needs
 
     Raises ConfigError where the model cannot be exported so; CheckpointError where float32 differs by more than
-    TOLERANCE. The folder then lacks EXPORTED_FILE, without which nobody takes it for a model."""
-    file = folder / FILES[kind]
+    TOLERANCE; StorageFullError. Then nothing is left of it."""
+    file, is_new = folder / FILES[kind], not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (EXPORTED_FILE, CARD_FILE, EXAMPLE_FILE, SCORES_FILE, *FILES.values()):
-            (folder / name).unlink(missing_ok=True)
-        for path in filter(lambda path: is_ours(path.name), [*folder.iterdir()]):
-            path.unlink()
+        _remove_export(folder)
         _write_model(predictor, file, kind, precision, calibration)
         _write_description(predictor, folder, kind, precision)
         parity = compare(predictor, _predictor_of(folder, kind), records)
         if precision == "float32" and parity.largest > TOLERANCE:
-            (folder / EXPORTED_FILE).unlink()
             found = f"differ from the checkpoint's by up to {parity.largest:.2g}, more than {TOLERANCE:g}"
             raise CheckpointError(f"{file}: its probabilities {found}; export to another format")
         write_atomically(folder / CARD_FILE, model_card(predictor, kind, precision, parity, tested).encode())
         if kind in EXAMPLES:
             write_atomically(folder / EXAMPLE_FILE, example(kind, predictor.preparation is not None).encode())
-    except OSError as error:
-        raise write_error(f"--output {folder}", error) from None
+    except BaseException as error:
+        with suppress(OSError):
+            _remove_export(folder)  # else the same command would take it for files of something else
+            if is_new:
+                folder.rmdir()
+        if isinstance(error, OSError):
+            raise write_error(f"--output {folder}", error) from None
+        raise
     return parity
+
+
+def _remove_export(folder: Path) -> None:
+    """All files of an export, finished or not."""
+    for path in [*folder.iterdir()]:
+        if path.name in OURS or is_ours(path.name):
+            path.unlink()
 
 
 def compare(predictor: Predictor, exported: Predictor, records: Sequence[Record]) -> Parity:

@@ -130,10 +130,10 @@ def far_from(one: dict[str, Any], other: dict[str, Any]) -> str:
     """The first weights or metrics that differ by more than the tolerance; "" for none."""
     if one.keys() != other.keys():
         return f"{sorted(one.keys() ^ other.keys())} is in one alone"
-    for name, weight in one["last.pth"]["model"].items():
-        if not torch.allclose(weight, other["last.pth"]["model"][name], rtol=TOLERANCE, atol=TOLERANCE):
-            return f"{name}: differs by {(weight - other['last.pth']['model'][name]).abs().max():.2g}"
-    lines = zip(*(end["log/metrics.jsonl"].splitlines() for end in (one, other)), strict=True)
+    for name, weight in one["0/last.pth"]["model"].items():
+        if not torch.allclose(weight, other["0/last.pth"]["model"][name], rtol=TOLERANCE, atol=TOLERANCE):
+            return f"{name}: differs by {(weight - other['0/last.pth']['model'][name]).abs().max():.2g}"
+    lines = zip(*(end["0/log/metrics.jsonl"].splitlines() for end in (one, other)), strict=True)
     for first, second in ((json.loads(a), json.loads(b)) for a, b in lines):
         for name, value in first.items():
             if abs(value - second[name]) > TOLERANCE * max(1, abs(value)):

@@ -19,15 +19,15 @@ from base.preprocessing import Preprocessing
 from data_loader.preparation import BackgroundRemoval, FaceCrop
 from data_loader.preparation.preparation import Preparation
 from data_loader.records.records import Record
-from inference.export.export import TOLERANCE, Parity, export
-from inference.export.exported import Format, Precision, load_exported
+from inference.export.export import TOLERANCE, Parity, check_folder, export
+from inference.export.exported import EXPORTED_FILE, Format, Precision, load_exported
 from inference.export.quantisation import integer_coverage
 from inference.predictor import Predictor, predict
 from model.model import build_without_weights
 from tests.data_loader.preparation.tiny_networks import red_mask_network
 from tests.inference.conftest import resize
 from utils.checkpoint.checkpoint_file import write_checkpoint
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, StorageFullError
 
 LABELS = LabelSpace(
     {
@@ -234,3 +234,27 @@ def test_the_folder_says_what_it_is(predictor_of: PredictorOf, records: list[Rec
     card = (tmp_path / "exported" / "README.md").read_text()
     assert "BaselineCNN" in card
     assert "30-59" in card
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_of_an_export_that_fails_nothing_is_left(
+    error: BaseException, predictor_of: PredictorOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the same command may be given again."""
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "new", tmp_path / "there"):
+        with monkeypatch.context() as patch:
+            patch.setattr("inference.export.export.model_card", raising(error))
+            with pytest.raises(StorageFullError if isinstance(error, OSError) else KeyboardInterrupt):
+                export(predictor_of(ARCHITECTURES["convnet"]), folder, "safetensors", "float32", [])
+        assert folder.exists() == (folder.name == "there")
+        check_folder(folder)
+        export(predictor_of(ARCHITECTURES["convnet"]), folder, "safetensors", "float32", [])
+        assert (folder / EXPORTED_FILE).is_file()
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
