@@ -236,7 +236,7 @@ def predict(
 
     Raises DataError for an image that cannot be read; StopSignal.
     """
-    rank, processes = distributed.share_of_work()
+    rank, processes = distributed.rank(), distributed.world_size()
     batches_by_model: list[list[Probabilities]] = [[] for _ in predictors]
     shared = (rank, processes)
     for batches in variants_of(predictors, records, batch_size, num_workers, "predicting", verbosity, shared):

@@ -1,14 +1,12 @@
 """The processes that compute together: torchrun's environment, and the few collective calls that the project uses.
 
-`world_size` is how many were started; the calls act once they have joined (`together`). With one process every call
-changes nothing, so that callers need not know which case it is."""
+With one process every call changes nothing, so that callers need not know which case it is. Several have joined
+(`together`) before they call."""
 
 from __future__ import annotations
 
 import itertools
-import queue
-import socket
-import threading
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,25 +16,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from utils import rendezvous
 from utils.environment import environment_number
 from utils.errors import ConfigError, Interrupted, UserError
 from utils.first_report import claim_report
-from utils.started_processes import meeting_point, this_process
+from utils.started_processes import this_process
 from utils.wording import first_line
 
-TIME_LIMIT = timedelta(minutes=10)
-"""How long a process waits in a collective call before it gives up."""
-
 WORK_LIMIT = timedelta(hours=12)
-"""How long it waits for what another process does alone, such as building a cache."""
+"""How long a process waits for what another process does alone, such as building a cache."""
 
 _FAILED = "failed"
 """The key of the store that a process sets as it ends with an error."""
 
-_PORT_IS_TAKEN = "EADDRINUSE"
-"""In the message of torch's error, which has no number."""
+_OF_GLOO = re.compile(r"\[\S*/gloo/\S+:\d+\] |Gloo |Application timeout caused pair closure")
+"""How the messages begin of the errors that gloo raises, as a RuntimeError."""
 
-_SECONDS_BETWEEN_LOOKS = 0.05
 _SECONDS_FOR_OTHERS = 2.0
 """How long a process that has lost another one waits to be stopped by torchrun, whose report then begins with the one
 that failed."""
@@ -70,11 +65,6 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-def share_of_work() -> tuple[int, int]:
-    """The rank and the number of the processes that have joined: (0, 1) alone."""
-    return (rank(), world_size()) if dist.is_initialized() else (0, 1)
-
-
 # --- joining and leaving ---
 
 
@@ -91,10 +81,9 @@ def together(device: torch.device) -> Iterator[None]:
         if world_size() > 1:
             if _has_lost_another(error):
                 _wait_to_be_stopped()
-                limit = _minutes(TIME_LIMIT)
                 raise UserError(
-                    f"process {rank()} of {world_size()}: another process has ended, or did not answer for {limit}; "
-                    "what was saved remains, and --resume continues it"
+                    f"process {rank()} of {world_size()}: another process has ended, or does not answer "
+                    f"({first_line(error)}); what was saved remains, and --resume continues it"
                 ) from error
             claim_report()  # before the others see that this one is gone
             _tell_of_failure()
@@ -107,53 +96,42 @@ def _start(device: torch.device) -> None:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)  # else what names no device goes to the first one, in all processes
-    if world_size() > 1 and not dist.is_initialized():
-        global _store
-        # torchrun's store outlives an attempt; what the one before has left there would let this one wait for the dead.
-        attempt = f"attempt {environment_number('TORCHELASTIC_RESTART_COUNT', 0)} of {world_size()}"
-        _store = dist.PrefixStore(attempt, _meet())
-        _store.set(f"here {rank()}", "")
-        for other in range(world_size()):
-            _wait_for(f"here {other}", TIME_LIMIT)
+    if world_size() == 1:
+        return
+    global _store
+    _store = _own_store()
+    for other in range(world_size()):
+        try:
+            _wait_for(f"here {other}", rendezvous.TIME_LIMIT)
+        except dist.DistStoreError:
+            limit = rendezvous.minutes(rendezvous.TIME_LIMIT)
+            text = f"process {other} of {world_size()} has not come there; start all within {limit}"
+            raise rendezvous.refusal(text) from None
+
+    def join() -> None:
+        if on_gpu:
+            torch.cuda.set_device(device)  # of this thread
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
             store=_store,
             rank=rank(),
             world_size=world_size(),
-            timeout=TIME_LIMIT,
+            timeout=rendezvous.TIME_LIMIT,
             device_id=device if on_gpu else None,
         )
 
+    rendezvous.in_a_thread(join, rendezvous.TIME_LIMIT)
 
-def _meet() -> dist.Store:
-    """The store at MASTER_ADDR and MASTER_PORT, which process 0 opens, or torchrun has.
 
-    torch waits in C++, where Python answers no signal: so a thread calls it."""
-    address, port = meeting_point()
-    found: queue.SimpleQueue[dist.Store | Exception] = queue.SimpleQueue()
-
-    def call_torch() -> None:
-        try:
-            socket.getaddrinfo(address, port)  # torch would try for minutes, and print each failure
-            found.put(next(dist.rendezvous("env://", timeout=TIME_LIMIT))[0])
-        except Exception as error:
-            found.put(error)
-
-    threading.Thread(target=call_torch, daemon=True).start()
-    while found.empty():
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    store = found.get()
-    if isinstance(store, Exception):
-        where = f"environment variables MASTER_ADDR, MASTER_PORT = {address}, {port}"
-        if _PORT_IS_TAKEN in str(store):
-            raise ConfigError(f"{where}: another program has this port; name another (torchrun --master-port)")
-        wrong = f"process {rank()} of {world_size()} cannot meet the others there ({first_line(store)})"
-        raise ConfigError(f"{where}: {wrong}; start process 0 on that machine, and all within {_minutes(TIME_LIMIT)}")
+def _own_store() -> dist.Store:
+    """The part of the store that this attempt of these processes has. Raises ConfigError where it is not this one's."""
+    # torchrun's store outlives an attempt; what the one before has left there would let this one wait for the dead.
+    attempt = f"attempt {environment_number('TORCHELASTIC_RESTART_COUNT', 0)} of {world_size()}"
+    store = dist.PrefixStore(attempt, rendezvous.open_store())
+    if store.add(f"here {rank()}", 1) > 1:
+        remedy = "give each process its own RANK, and each run its own port"
+        raise rendezvous.refusal(f"another process with RANK = {rank()} is there; {remedy}")
     return store
-
-
-def _minutes(limit: timedelta) -> str:
-    return f"{limit.total_seconds() / 60:.0f} minutes"
 
 
 def _tell_of_failure() -> None:
@@ -173,7 +151,7 @@ def _stop() -> None:
 def _has_lost_another(error: BaseException | None) -> bool:
     """Whether a collective call failed, as the others' part of it did not come. gloo raises no type of its own."""
     while error is not None:
-        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and _OF_GLOO.match(str(error))):
             return True
         error = error.__cause__
     return False
@@ -189,14 +167,14 @@ def _wait_to_be_stopped() -> None:
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sums `tensor` over the processes, in place, and returns it."""
-    if dist.is_initialized():
+    if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def any_process(*flags: bool) -> list[bool]:
     """Of each flag, whether it is true in any process."""
-    if not dist.is_initialized():
+    if world_size() == 1:
         return list(flags)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     return [number > 0 for number in all_reduce_sum(torch.tensor(flags, dtype=torch.int64, device=device)).tolist()]
@@ -204,7 +182,7 @@ def any_process(*flags: bool) -> list[bool]:
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Averages gradients over the processes, in place: of the parameters outside DistributedDataParallel."""
-    if dist.is_initialized():
+    if world_size() > 1:
         for parameter in parameters:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             dist.all_reduce(gradient)
@@ -213,14 +191,14 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 def share_buffers(module: torch.nn.Module) -> None:
     """Copies the main process's buffers (running means and variances) to all, in place."""
-    if dist.is_initialized():
+    if world_size() > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def gather(value: Any) -> list[Any]:
     """Every process's `value` (plain data), in order of rank."""
-    if not dist.is_initialized():
+    if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
@@ -229,7 +207,7 @@ def gather(value: Any) -> list[Any]:
 
 def barrier() -> None:
     """Waits until every process is here."""
-    if dist.is_initialized():
+    if world_size() > 1:
         dist.barrier()
 
 
@@ -249,37 +227,45 @@ def refuse_difference(what: str, value: str) -> None:
 
 def text_of_main_process(text: str) -> str:
     """The main process's `text`, for which the others wait as long as it takes to come here."""
-    if _store is None:
+    if world_size() == 1:
         return text
-    key = f"text {next(_waits)}"
+    store, key = _shared(), f"text {next(_waits)}"
     if is_main_process():
-        _store.set(key, text)
+        store.set(key, text)
         return text
     _wait_for(key)
-    return _store.get(key).decode()
+    return store.get(key).decode()
 
 
 @contextmanager
 def first_of_each_machine() -> Iterator[None]:
     """Within it work is done that finds what another process of the machine has left on its disk: one process of each
     machine does it, then the others find it done. None leaves before all have come to the end."""
-    if _store is None:
+    if world_size() == 1:
         yield
         return
-    first, number = rank() - local_rank(), next(_waits)
+    store, first, number = _shared(), rank() - local_rank(), next(_waits)
     if rank() != first:
         _wait_for(f"done {number} by {first}")
     yield
-    _store.set(f"done {number} by {rank()}", "")
+    store.set(f"done {number} by {rank()}", "")
     for other in range(world_size()):
         _wait_for(f"done {number} by {other}")
 
 
 def _wait_for(key: str, limit: timedelta = WORK_LIMIT) -> None:
-    """Until another process has set it. Raises DistError where one has failed, or the limit is over."""
-    assert _store is not None
-    end = time.monotonic() + limit.total_seconds()
-    while not _store.check([key]):  # its own wait answers no signal, and torch warns of each that is over
-        if _store.check([_FAILED]) or time.monotonic() > end:
-            raise dist.DistError(f"another process has not come to {key!r}")
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    """Until another process has set it. Raises DistError where one has failed; DistStoreError, which is one, where the
+    limit is over."""
+    store, end = _shared(), time.monotonic() + limit.total_seconds()
+    while not store.check([key]):  # its own wait answers no signal, and torch warns of each that is over
+        if store.check([_FAILED]):
+            raise dist.DistError(f"process {store.get(_FAILED).decode()} has failed")
+        if time.monotonic() > end:
+            raise dist.DistStoreError(f"nothing was heard of {key!r} within {rendezvous.minutes(limit)}")
+        time.sleep(rendezvous.SECONDS_BETWEEN_LOOKS)
+
+
+def _shared() -> dist.Store:
+    if _store is None:
+        raise RuntimeError("the processes have not joined: see `together`")
+    return _store

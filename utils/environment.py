@@ -38,7 +38,7 @@ def environment_number(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
         wrong = f"environment variable {name} = {text[:40]!r} is not a whole number"
-        raise ConfigError(f"{wrong}; torchrun sets it: unset it")
+        raise ConfigError(f"{wrong}; correct it, or unset it and use torchrun")
     return int(text)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from experiment.cli import Arguments, parse_arguments
 from scripts import sweep
+from tests.utils.started import start_as
 from utils.config.layers import Override
 from utils.errors import ConfigError
 
@@ -40,7 +41,7 @@ def test_restarts_that_would_begin_a_new_run_are_refused(monkeypatch: pytest.Mon
 
 def test_only_training_and_prediction_take_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of torchrun would all write the files of another command."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    start_as(monkeypatch, 0)
     with pytest.raises(ConfigError, match=r"scripts\.sweep: is for one process.*without torchrun"):
         sweep.parse(["x.json"])
     assert parse_arguments(["-c", "x.json"]).config == Path("x.json")
