@@ -32,6 +32,7 @@ _FAILED = "failed"
 _OF_GLOO = re.compile(r"\[\S*/gloo/\S+:\d+\] |Gloo |Application timeout caused pair closure")
 """How the messages begin of the errors that gloo raises, as a RuntimeError."""
 
+_SOURCE = re.compile(r"^\[\S+:\d+\] ")
 _SECONDS_FOR_OTHERS = 2.0
 """How long a process that has lost another one waits to be stopped by torchrun, whose report then begins with the one
 that failed."""
@@ -83,7 +84,7 @@ def together(device: torch.device) -> Iterator[None]:
                 _wait_to_be_stopped()
                 raise UserError(
                     f"process {rank()} of {world_size()}: another process has ended, or does not answer "
-                    f"({first_line(error)}); what was saved remains, and --resume continues it"
+                    f"({_symptom(error)}); what was saved remains, and --resume continues it"
                 ) from error
             claim_report()  # before the others see that this one is gone
             _tell_of_failure()
@@ -155,6 +156,11 @@ def _has_lost_another(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def _symptom(error: BaseException) -> str:
+    """The first sentence of a group's error, without the place in torch's source."""
+    return _SOURCE.sub("", first_line(error)).split(". ")[0]
 
 
 def _wait_to_be_stopped() -> None:
