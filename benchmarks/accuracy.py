@@ -2,7 +2,7 @@
 
 `python -m benchmarks.accuracy drawn` trains on drawn faces from random weights, `python -m benchmarks.accuracy real` on
 real faces with drawn masks from ImageNet weights. Each training's answers are kept in <output>/<set>.json as it ends: a
-second call goes on where the first one stopped, and prints the table. With `--tuning` it does the same on images that
+second call resumes where the first one stopped, and prints the table. With `--tuning` it does the same on images that
 no table reports on: ideas are chosen there, and compared on the others.
 """
 

@@ -35,7 +35,7 @@ def read_report(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ConfigError(f"--output {path}: is there already, and holds no results of this program; name another file")
+        raise ConfigError(f"--output {path}: exists, and holds no results of this program; name another file")
     if found["machine"] != report["machine"]:
         raise ConfigError(f"--output {path}: was measured on another machine ({found['machine']}); name another file")
     return found

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.tuned_claims --seeds 10` trains three folds for each seed, tunes on their out-of-fold predictions,
 and answers new people with the arg max and with the tuned decision. What each seed came to is kept in
-<output>/tuned_claims.json: a second call goes on where the first one stopped, and prints the table of docs/scores.md.
+<output>/tuned_claims.json: a second call resumes where the first one stopped, and prints the table of docs/scores.md.
 """
 
 from __future__ import annotations

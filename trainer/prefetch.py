@@ -11,7 +11,7 @@ from base.batch import Batch
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[Batch]:
-    """The batches, in order, with all their tensors on `device`; what is there already is not copied.
+    """The batches, in order, with all their tensors on `device`; what is on it is not copied.
 
     On a GPU, each is taken from `batches` and copied, on a stream of its own, while the one before it is computed. Its
     memory on the host may be reused as soon as `batches` is asked for the next.

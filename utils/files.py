@@ -97,7 +97,7 @@ def obstacle_to_replacing(
     if any(each.exists() and path.exists() and path.samefile(each) for each in inputs):
         return "is what this command reads, and would be lost; name another file"
     if path.exists() and (path.suffix != suffix or path.name == "config.json" or not _begins(path, beginning)):
-        return f"is there already, and is nothing that this command writes; name a new file, such as scores{suffix}"
+        return f"exists, and is nothing that this command writes; name a new file, such as scores{suffix}"
     return None
 
 

@@ -56,7 +56,7 @@ TARGET = Target(3, 5)
 COMPILE_MODE = "reduce-overhead"
 LEAST_STEPS = 10
 COUNTED_STEPS = 2 * BATCHES_TOGETHER, 4 * BATCHES_TOGETHER
-"""Of the two epochs that forced synchronisations are told from: whole numbers of what is added up together."""
+"""Of the two epochs whose difference is the forced synchronisations: whole numbers of what is added up together."""
 
 OURS, COMPILED, TEAMS, TIMM = "ours", "ours, compiled", "the teams' loop", "timm's step"
 HOST, RESIDENT = "from the host", "data on the device"

@@ -1,7 +1,7 @@
 """What the trainer costs over a bare loop: same model, tensors, precision, optimizer; all metrics, trackers and the
 progress bar on.
 
-The updates are compared, and what the trainer does once an epoch is told on its own: a real epoch has hundreds of
+The updates are compared, and what the trainer does once an epoch is reported on its own: a real epoch has hundreds of
 updates for it. An epoch here has a whole number of what the metrics add up together, so that the updates pay for all of
 their metrics."""
 
