@@ -8,6 +8,7 @@ python -m scripts.probe --resume saved/models/<name>/<run>              # what a
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import time
@@ -39,7 +40,7 @@ from utils.config.layers import Override
 from utils.config.plugins import FLAG, accept_changes
 from utils.device import choose_device
 from utils.errors import CheckpointError, ConfigError, DataError, run_and_exit, write_error
-from utils.files import short_path, write_output
+from utils.files import short_path, write_atomically, write_output
 from utils.random_streams import numpy_stream
 from utils.run_folders import obstacle_to_writing
 from utils.wording import counted
@@ -229,10 +230,10 @@ def write_embeddings(folder: Path, sides: Sequence[LabelTable], features: Mappin
         rows += [[*record, *known] for record, *known in zip(records, *texts, strict=True)]
     write_csv(folder / IMAGES_FILE, ["path", "person", "side", *attributes], rows)
     for model, values in features.items():
-        file = folder / f"{model.replace('/', '_')}.npy"
+        file, buffer = folder / f"{model.replace('/', '_')}.npy", io.BytesIO()
+        np.save(buffer, values)  # to a file its error of a full disk has no number
         try:
-            with file.open("wb") as stream:
-                np.save(stream, values)
+            write_atomically(file, buffer.getvalue())
         except OSError as error:
             raise write_error(f"--output {folder}", error) from None
         log.info("%s: %d x %d", file, *values.shape)

@@ -7,8 +7,11 @@ outputs are the probabilities of each attribute's scored classes, and of each he
 from __future__ import annotations
 
 import copy
+import errno
+import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -250,7 +253,8 @@ def _write_model(
 ) -> None:
     model = copy.deepcopy(predictor.model).to(memory_format=torch.contiguous_format).eval()
     if kind == "safetensors":
-        safetensors.torch.save_file({name: each.clone() for name, each in model.state_dict().items()}, file)
+        weights = {name: each.clone() for name, each in model.state_dict().items()}
+        write_atomically(file, safetensors.torch.save(weights))
         return
     graph = ExportedGraph(model, predictor.labels, predictor.preprocessing, half=precision == "half").eval()
     height, width = predictor.preprocessing.image_hw
@@ -262,7 +266,9 @@ def _write_model(
             quantise(file, predictor, calibration)
     except (OSError, UserError):
         raise
-    except Exception as error:  # an exporter may trip over any operation of a model
+    except Exception as error:  # an exporter may trip over any operation of a model, and knows no OSError
+        if (full := os.strerror(errno.ENOSPC)) in str(error):
+            raise OSError(errno.ENOSPC, full, str(file)) from None
         raise ConfigError(f"--to {kind}: {predictor.model.title()} cannot be exported: {first_line(error)}") from None
 
 
@@ -288,7 +294,9 @@ def _write_onnx(graph: ExportedGraph, images: Tensor, file: Path) -> None:
 
 def _write_program(graph: ExportedGraph, images: Tensor, file: Path) -> None:
     program = torch.export.export(graph, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.export.save(program, file)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    write_atomically(file, buffer.getvalue())
 
 
 @contextmanager
