@@ -25,12 +25,14 @@ from benchmarks.report import write_into_readme
 from benchmarks.trainings import Column, Figure
 from data_loader.records import LabelTable, read_records
 from data_loader.records.sources import AttributeTable
+from experiment.cli import parse_override
+from experiment.probe import run_probe, untrained_models
 from inference.embeddings import embed
-from inference.probe import run_probe
 from inference.scoring.intervals import Counts, Score, counts_by_person, difference
 from inference.submission import Answers, align, read_answers, read_origin
-from scripts import probe, tune
+from scripts import tune
 from utils.command_line import CommandLine
+from utils.device import choose_device
 from utils.errors import ConfigError, run_and_exit
 from utils.files import write_atomically
 
@@ -306,7 +308,8 @@ def _train(name: str, seed: int, table: Path, weights: Path, output: Path) -> st
 def _probe(variant: Variant, table: Path, weights: Path, output: Path) -> tuple[str, dict[str, str], dict[str, str]]:
     """As `_train_and_answer`, without training: of one seed as of another."""
     values = {"data.0.args.path": str(table), "trainer.save_dir": str(output), **variant.overrides(weights)}
-    _, predictors = probe.models_of(probe.parse(["-c", str(CONFIG), *_as_words(values)]))
+    overrides = [parse_override(f"{key}={as_flag(value)}") for key, value in values.items()]
+    _, predictors = untrained_models([], CONFIG, overrides, choose_device(None))
     (predictor,) = predictors.values()
     sides = _sides(table, predictor.labels)
     features = [embed([predictor], side.records)[0] for side in sides]

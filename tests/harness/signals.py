@@ -31,6 +31,7 @@ import data_loader.data_loaders
 import data_loader.duplicates.finding
 import data_loader.preparation.prepared_images
 import data_loader.records.image_check
+import experiment.probe
 import experiment.run
 import inference.predictor
 import scripts.find_duplicates
@@ -137,7 +138,7 @@ STAGES = {
     "report": Stage("train", experiment.run, "write_report"),
     "prediction": Stage("test", inference.predictor.Predictor, "predict_batch"),
     "embedding": Stage("probe", inference.predictor.Predictor, "predict_batch"),
-    "probe": Stage("probe", scripts.probe, "run_probe"),
+    "probe": Stage("probe", experiment.probe, "run_probe"),
     "duplicates": Stage("duplicates", data_loader.duplicates.finding, "visit_rgb", in_threads=True),
     "search": Stage("sweep", None, ""),
 }

@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from base.label_space import LabelSpace
 from data_loader.records import LabelTable, Record
-from inference.probe import PROBES, Probe, run_probe
+from experiment.probe import PROBES, Probe, run_probe
 
 LABELS = LabelSpace({"mask": {"classes": ["on", "wrong", "off"]}, "gender": {"classes": ["male", "female"]}})
 IMAGES_OF_A_PERSON = 4
