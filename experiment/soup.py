@@ -15,9 +15,11 @@ soup that is chosen without them predicts their images.
 
 from __future__ import annotations
 
+import itertools
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,16 +30,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from data_loader.data_loaders import AttributeDataLoader
 from data_loader.records import LabelTable
+from data_loader.splits import Split
+from experiment import builders
+from experiment.checks import check_config
 from experiment.resume import differences
-from inference.out_of_fold import PredictionTable
-from inference.predictor import Predictor
+from experiment.run_record import RunRecord
+from experiment.schema import SECTIONS
+from inference.inputs import folds_with_checkpoints
+from inference.out_of_fold import OUT_OF_FOLD_FILE, PredictionTable
+from inference.predictor import CHECKPOINT_NAMES, EXPORTED_FILE, Predictor, find_checkpoint
 from inference.scoring.evaluation import JOINT, SetScores
 from inference.scoring.intervals import number_persons
+from inference.tta import PRESETS
 from model.model import build_without_weights
-from utils.errors import ConfigError
+from parse_config import ConfigParser
+from utils.checkpoint.checkpoint_file import write_checkpoint
+from utils.config.layers import Override
+from utils.config.plugins import COPIES
+from utils.errors import CheckpointError, ConfigError, DataError, write_error
 from utils.random_streams import numpy_stream
-from utils.wording import format_value
+from utils.run_folders import RunFolders, new_run, refuse_missing
+from utils.wording import counted, format_value
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +74,83 @@ class Ingredient:
 
     path: Path
     predictor: Predictor
+
+
+def make_soup(runs: Sequence[Ingredient], *, greedy: bool, num_images: int, output: Path | None, command: str) -> Path:
+    """Makes a run of several, with the mean of their weights, and returns its folder.
+
+    greedy: only the runs that help, chosen on their common validation people
+    num_images: so many training images, at most, measure the batch norms
+    output: the run folder; None: a new one in save_dir, <name>_soup
+    command: for run.json
+
+    Raises ConfigError, DataError, StorageFullError."""
+    refuse_unlike(runs)
+    warn_of_other_beginnings(runs)
+    config = config_of(runs[0])
+    data_loader, split, is_shared = read_data(config, runs)
+    if greedy and not is_shared:
+        raise ConfigError(
+            "--greedy: the runs were divided differently (folds?), so that some have trained on people whom the "
+            "others validate on; leave --greedy out, or name runs of one split"
+        )
+    predictor = runs[0].predictor
+
+    images: list[Tensor] = []  # uint8, drawn once for all soups
+
+    def training_batches() -> Iterator[Tensor]:
+        if not images:
+            number = -(-num_images // data_loader.batch_size)
+            with closing(data_loader.train_batches(data_loader.epoch_of_full_size)) as batches:  # type: ignore[type-var]
+                images.extend(batch.images.clone() for batch in itertools.islice(batches, number))
+        for each in images:
+            yield predictor.preprocessing.normalise(each.to(predictor.device), memory_format=torch.channels_last)
+
+    validation = data_loader.validation if is_shared and len(data_loader.validation) else None
+    soups = Soups(runs, validation, training_batches)
+    if soups.has_batch_norm:
+        number = min(len(data_loader.train), num_images)
+        logger.info("batch norms: their running statistics are measured anew on %d training images", number)
+    chosen = soups.choose() if greedy else soups.all
+    table = log_scores(soups, chosen, greedy)
+    folder = write_run(soups, chosen, greedy, config, split, table, output, command)
+    logger.info("%s: a soup of %s; python test.py --resume %s", folder, counted(len(chosen), "run"), folder)
+    return folder
+
+
+# --- the runs ---
+
+
+def read_runs(paths: Sequence[Path], checkpoint: str, device: torch.device) -> list[Ingredient]:
+    """The models of the runs; a run of folds stands for its folds.
+
+    checkpoint: of a run folder: "best", "last", "best_f1", ...
+
+    Raises ConfigError, CheckpointError."""
+    files = []
+    for path in paths:
+        refuse_missing(path)
+        for folder in folds_with_checkpoints(path).values() or [path]:
+            file = find_checkpoint(folder, checkpoint)
+            if file.name == EXPORTED_FILE:
+                raise CheckpointError(f"{path}: is exported; name the run")
+            files.append(file)
+    for number, file in enumerate(files):
+        if same := [other for other in files[:number] if other.samefile(file)]:
+            named = "is named twice" if same[0] == file else f"is the same file as {same[0]}"
+            raise ConfigError(f"{file}: {named}; name each model once")
+    if len(files) < 2:
+        raise ConfigError(f"{files[0]}: alone makes no soup; name another run")
+    return [Ingredient(file, Predictor.from_checkpoint(file, device, PRESETS["none"])) for file in files]
+
+
+def config_of(run: Ingredient) -> ConfigParser:
+    """The first run's, under another name: a soup is not resumed as a run of that config."""
+    values = run.predictor.config
+    name = Override("name", f"{values['name']}_soup", "scripts.soup")
+    config = ConfigParser.from_dict(values, SECTIONS, f"run {run.path}", [name], True, run.path.parent)
+    check_config(config, begins=False)
+    return config
 
 
 def refuse_unlike(runs: Sequence[Ingredient]) -> None:
@@ -100,6 +192,27 @@ def warn_of_other_beginnings(runs: Sequence[Ingredient]) -> None:
         logger.warning("%s: began with random weights: the mean of such runs is rarely worth anything", runs[0].path)
     elif other := [run for run, own in zip(runs, beginnings, strict=True) if own != beginnings[0]]:
         logger.warning("%s and %s: began with other weights than each other", runs[0].path, other[0].path)
+
+
+def read_data(config: ConfigParser, runs: Sequence[Ingredient]) -> tuple[AttributeDataLoader, Split, bool]:
+    """The images of the first run, and whether they validate all runs. Raises DataError."""
+    predictor = runs[0].predictor
+    labels = config.shared("labels")
+    split: Split = config.build("split").divide(builders.read_label_table(config, labels), config.extra().seed)
+    if predictor.split_digest not in (None, split.digest()):
+        wrong = "images, labels (pseudo-labels, too), label_fixes or the split have changed since; put them back"
+        raise DataError(f"{runs[0].path}: {wrong}")
+    own = (split.digest(), split.validation_digest())
+    is_shared = all(run.predictor.validation_digest == own[1] or run.predictor.split_digest == own[0] for run in runs)
+    if not is_shared:
+        logger.warning(
+            "the runs were divided differently, or do not tell how: some have trained on people who validate others; "
+            "what the soup is worth only other photographs can tell"
+        )
+    return builders.build_data_loader(config, split, predictor.model, predictor.device), split, is_shared
+
+
+# --- the soups that they may make ---
 
 
 class Soups:
@@ -224,3 +337,79 @@ def _cumulative(model: nn.Module, norms: Sequence[_BatchNorm]) -> Iterator[None]
 
 def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
     return [each for each in model.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
+
+
+# --- what is shown and written ---
+
+
+def log_scores(soups: Soups, chosen: frozenset[int], greedy: bool) -> PredictionTable | None:
+    """The scores of each run and of the soup on the validation people; returns what the soup predicts of them, in the
+    nested estimate of a greedy one. None where nothing validates all runs."""
+    if soups.validation is None:
+        return None
+    for number, run in enumerate(soups.runs):
+        part = ", in the soup" if greedy and number in chosen else ""
+        log_table(f"{run.path}{part}:", soups.table(frozenset([number])))
+    if not greedy:
+        log_table(f"the soup of all {len(chosen)}:", soups.table(chosen))
+        return soups.table(chosen)
+    log_table(
+        f"the greedy soup of {len(chosen)}, fitted: it was chosen on these very people, and promises too much:",
+        soups.table(chosen),
+    )
+    log_table("its nested estimate: each person's images by the soup that is chosen without them:", soups.nested)
+    return soups.nested
+
+
+def log_table(title: str, table: PredictionTable) -> None:
+    logger.info("%s", title)
+    rows: list[SetScores] = table.scores()
+    for row in rows:
+        logger.info("  %s", row)
+
+
+def write_run(
+    soups: Soups,
+    chosen: frozenset[int],
+    greedy: bool,
+    config: ConfigParser,
+    split: Split,
+    table: PredictionTable | None,
+    output: Path | None,
+    command: str,
+) -> Path:
+    """A run folder that other commands take: checkpoint, config, run.json, and out_of_fold.csv where there is a table.
+
+    Raises ConfigError, StorageFullError."""
+    if output is None:
+        folders = new_run(Path(config["trainer"]["save_dir"]), config["name"])
+    else:
+        folders = RunFolders(output, output / "log", output.name)
+    predictor = soups.predictor
+    digests = {"split": split.digest(), "validation": split.validation_digest()}
+    digests = digests if soups.validation is not None else {}
+    content = {
+        "model": {name: each.cpu() for name, each in soups.weights(chosen).items()},
+        "config": config.resolved,
+        "labels": predictor.labels.to_config(),
+        "preprocessing": predictor.preprocessing.to_config(),
+        "run_name": folders.run,
+        "completed_epochs": max(soups.runs[number].predictor.completed_epochs for number in chosen),
+        "soup": [str(soups.runs[number].path) for number in sorted(chosen)],
+        "greedy": greedy,
+        **{f"{side}_digest": digest for side, digest in digests.items()},
+    }
+    try:
+        write_checkpoint(folders.models / CHECKPOINT_NAMES["best"], content)
+        plugins = soups.runs[0].path.parent / COPIES
+        if plugins.is_dir():
+            shutil.copytree(plugins, folders.models / COPIES)
+    except OSError as error:
+        raise write_error(folders.models, error) from None
+    folders.write_config(config.resolved)
+    record = RunRecord(folders.models)
+    record.begin(folders, config, command, digests)
+    record.end("finished")
+    if table is not None:
+        table.write(folders.models / OUT_OF_FOLD_FILE)
+    return folders.models
