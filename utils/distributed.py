@@ -37,6 +37,8 @@ _SECONDS_FOR_OTHERS = 2.0
 """How long a process that has lost another one waits to be stopped by torchrun, whose report then begins with the one
 that failed."""
 
+_LOOKS_FOR_A_FAILURE = 10
+
 _store: dist.Store | None = None
 _waits = itertools.count()  # in the same order in all processes
 
@@ -140,6 +142,8 @@ def _tell_of_failure() -> None:
     if _store is not None:
         with suppress(dist.DistError, RuntimeError):
             _store.set(_FAILED, str(rank()))
+        if is_main_process():  # the store ends with it: torch would print a stack in each process that asks
+            time.sleep(_LOOKS_FOR_A_FAILURE * rendezvous.SECONDS_BETWEEN_LOOKS)
 
 
 def _stop() -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -16,7 +17,7 @@ import torch.distributed as dist
 
 from tests.utils.started import MEETING, start_as
 from utils import distributed, rendezvous
-from utils.errors import ConfigError
+from utils.errors import ConfigError, DataError
 
 CPU = torch.device("cpu")
 
@@ -69,6 +70,25 @@ def test_a_second_process_of_one_rank_is_refused_and_the_first_does_not_hear_of_
     with pytest.raises(ConfigError, match=f"localhost, {port}: .*RANK = 1"), distributed.together(CPU):
         pass
     assert not first.check(["attempt 0 of 2/failed"])
+
+
+def test_the_others_hear_that_process_0_fails_though_the_store_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be waiting for its work, as a thread is here."""
+    start_as(monkeypatch, 0, port := free_port())
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+
+    def wait_for_failure() -> str:
+        store = dist.PrefixStore("attempt 0 of 2", dist.TCPStore("localhost", port, 2))
+        store.add("here 1", 1)
+        while not store.check(["failed"]):
+            time.sleep(rendezvous.SECONDS_BETWEEN_LOOKS)
+        return str(store.get("failed").decode())
+
+    with ThreadPoolExecutor(1) as other:
+        heard = other.submit(wait_for_failure)
+        with pytest.raises(DataError), distributed.together(CPU):
+            raise DataError("x.csv: bad")
+        assert heard.result(timeout=10) == "0"
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
