@@ -30,6 +30,7 @@ from inference.out_of_fold import OUT_OF_FOLD_FILE, PredictionTable
 from inference.run_predictions import RunPredictions, read_run_records, rows_by_id
 from inference.scoring.evaluation import JOINT
 from inference.scoring.scores import TestScores, read_scores
+from logger.json_lines_tracker import read_metrics
 from logger.log import FOR_FILE_ALONE
 from trainer.monitor import Monitor
 from utils.errors import UserError
@@ -109,10 +110,10 @@ def _contents(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
     models = [*folds.values()] or [folder]
     record = read_record(models[0])
     labels = LabelSpace(**run.config["labels"])
-    table = _predictions(folder, labels)
+    logs = [log_folder(each) for each in dict.fromkeys([folder, *models])]
+    table, is_nested = _predictions(folder, labels, has_epochs=any(map(read_metrics, logs)))
     found = None if table is None or not _is_known(table) else find(table)
     pictures, no_pictures = _pictures(folder, run.config, labels, found.worst if found else [], records)
-    logs = [log_folder(each) for each in dict.fromkeys([folder, *models])]
     rows = run.history[0] if run.history else []
     sessions = [_UNKNOWN | session for each in models for session in read_record(each).get("sessions", [])]
     is_chosen = Monitor(run.config["trainer"]["monitor"]).is_on
@@ -124,6 +125,7 @@ def _contents(folder: Path, records: Sequence[Record]) -> dict[str, Any]:
         "labels": labels,
         "joint": JOINT,
         "found": found,
+        "is_nested": is_nested,
         "num_predicted": 0 if table is None else len(table),
         "pictures": pictures,
         "no_pictures": no_pictures,
@@ -168,17 +170,21 @@ def _title(folder: Path, run: RunSummary) -> str:
     return f"{run.config['name']}/{name}"
 
 
-def _predictions(folder: Path, labels: LabelSpace) -> PredictionTable | None:
-    """What the run predicts of its validation images; None where it has none."""
+def _predictions(folder: Path, labels: LabelSpace, has_epochs: bool) -> tuple[PredictionTable | None, bool]:
+    """What the run predicts of its validation images, None where it has nothing; and whether a soup that was chosen
+    without a person predicts the person's images, as those of a greedy soup are."""
     file = folder / OUT_OF_FOLD_FILE
     if not file.is_file():
-        return None
+        return None, False
     try:
         table = PredictionTable.read(file, labels)
-        return table if _is_known(table) else RunPredictions.read(folder).table  # of an earlier version
+        if _is_known(table) and has_epochs:
+            return table, False
+        kept = RunPredictions.read(folder)  # a soup, which has logged no epochs, or a run of an earlier version
     except (UserError, OSError, ValueError) as error:
         logger.warning("%s: is left out of the report: %s", short_path(file), error)
-        return None
+        return None, False
+    return kept.table, kept.is_nested
 
 
 def _is_known(table: PredictionTable) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from experiment.comparison import compare_runs
+from experiment.report.report import make_report
 from inference.out_of_fold import OUT_OF_FOLD_FILE
 from inference.predictor import Predictor, find_checkpoint
 from inference.run_predictions import RunPredictions, common_images
@@ -70,6 +71,8 @@ def test_a_greedy_soup_says_what_is_fitted(pair: tuple[Workplace, list[Path]]) -
     compared = compare_runs([Path("greedy"), Path("again")])
     assert sum("is a greedy soup: each person is predicted by the one" in line for line in compared) == 2
     assert any(line.endswith(" against Tiny_soup/greedy:") for line in compared)  # not taken for seeds of one config
+    made = [make_report(Path(name)).read_text() for name in ("greedy", str(pans[0]))]
+    assert ["soup that is chosen without them" in each for each in made] == [True, False]
     files = [Path(name, "model_best.pth") for name in ("greedy", "again")]
     states = [read_checkpoint(file)["model"] for file in files]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
