@@ -15,7 +15,6 @@ import io
 from collections.abc import Sequence, Set
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from data_loader.duplicates import DuplicatePair, Leak, find_duplicates, groups, leaks_of, nearest_pairs
@@ -33,12 +32,12 @@ from inference.inputs import folds_with_checkpoints
 from inference.predictor import Predictor, find_checkpoint
 from logger.log import close_log, open_log
 from parse_config import ConfigParser
-from scripts.prepare import JPEG, encode, tile_of
 from utils.command_line import CommandLine
 from utils.device import choose_device
 from utils.errors import ConfigError, run_and_exit
 from utils.files import obstacle_to_replacing, short_path, write_atomically, write_output
 from utils.images import read_rgb
+from utils.images.contact_sheet import BLACK, JPEG, RED, captioned, encode, grid, tile_of
 from utils.run_folders import obstacle_to_writing, refuse_missing
 
 TABLE, SHEET = "duplicates.csv", "duplicates.jpg"
@@ -51,7 +50,6 @@ NEIGHBOURS = 5
 """So many of the nearest embeddings of each image are compared with it."""
 
 SHEET_PAIRS, SHEET_COLUMNS = 120, 5
-RED, BLACK = (200, 0, 0), (0, 0, 0)
 
 
 def find(config: ConfigParser, run: Path | None = None) -> tuple[list[Record], list[str], list[Leak]]:
@@ -111,25 +109,6 @@ def _tile(number: int, pair: DuplicatePair, leak: Leak, records: Sequence[Record
     ]
     title = f"{number}: {pair.kind}, {pair.difference:.2f}"
     return captioned(np.concatenate(both, axis=1), [title], RED if leak.crosses_sides else BLACK)
-
-
-def captioned(image: np.ndarray, lines: Sequence[str], colour: tuple[int, int, int] = BLACK) -> np.ndarray:
-    """An image with white lines of text above it, (H + 16 n, W, 3); what is no ASCII is written as "?".
-
-    lines: n, cut at the image's width"""
-    strip = np.full((16 * len(lines), image.shape[1], 3), 255, np.uint8)
-    for number, line in enumerate(lines):
-        text = line.encode("ascii", "replace").decode()[: image.shape[1] // 7]
-        cv2.putText(strip, text, (3, 16 * number + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.38, colour, 1, cv2.LINE_AA)
-    return np.concatenate([strip, image])
-
-
-def grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Tiles of one size in rows, with white between them."""
-    framed = [np.pad(tile, ((4, 4), (4, 4), (0, 0)), constant_values=255) for tile in tiles]
-    columns = min(columns, len(framed))
-    framed += [np.full_like(framed[0], 255)] * (-len(framed) % columns)
-    return np.concatenate([np.concatenate(framed[n : n + columns], axis=1) for n in range(0, len(framed), columns)])
 
 
 def main(argv: Sequence[str] | None = None) -> list[Leak]:

@@ -23,12 +23,11 @@ from inference.label_errors import SuspiciousLabel, suspicious_labels
 from inference.predictor import Probabilities
 from inference.run_predictions import RunPredictions, common_images
 from logger.log import LOG_NAME, close_log, open_log
-from scripts.find_duplicates import captioned, grid
-from scripts.prepare import JPEG, encode, tile_of
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, DataError, run_and_exit
 from utils.files import write_atomically, write_output
 from utils.images import read_rgb
+from utils.images.contact_sheet import JPEG, captioned, encode, grid, tile_of
 from utils.run_folders import obstacle_to_writing, refuse_missing
 from utils.wording import counted
 

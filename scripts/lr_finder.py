@@ -79,9 +79,10 @@ def write_table(test: RangeTest, path: Path) -> None:
 
 
 def draw(test: RangeTest, found: Suggestion, title: str, path: Path) -> None:
-    """The losses over the rate, with what is suggested. Raises ConfigError without matplotlib."""
-    figure_class = _figure_class()
-    figure = figure_class(figsize=(7, 4), layout="constrained")
+    """The losses over the rate, with what is suggested."""
+    from matplotlib.figure import Figure  # slow
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(test.rates, test.losses, color="0.75", linewidth=1, label="loss of a batch")
     axes.plot(test.rates, test.smoothed, linewidth=2, label="smoothed")
@@ -101,14 +102,6 @@ def draw(test: RangeTest, found: Suggestion, title: str, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
-
-
-def _figure_class() -> type:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError('scripts.lr_finder needs the package "matplotlib": pip install matplotlib') from error
-    return Figure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -135,7 +128,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         obstacle = obstacle_to_replacing(file, [given.config], file.suffix, beginning)
         if obstacle := obstacle or obstacle_to_writing(file.parent):
             raise ConfigError(f"--output {given.output}: {file} cannot be written: {obstacle}")
-    _figure_class()  # before the work, not after it
     overrides = tuple(parse_override(text) for text in given.set)
     arguments = Arguments(config=given.config, device=given.device, overrides=overrides, command="scripts.lr_finder")
     try:

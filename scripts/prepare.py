@@ -32,6 +32,7 @@ from utils.config.layers import Layers
 from utils.errors import ConfigError, DataError, InvalidConfig, run_and_exit
 from utils.files import write_atomically
 from utils.images import read_rgb
+from utils.images.contact_sheet import ENCODINGS, JPEG, encode, evenly, grid, tile_of
 from utils.progress import with_progress
 from utils.run_folders import obstacle_to_writing
 
@@ -41,21 +42,7 @@ TABLES = (".csv", ".tsv")
 JOURNAL, MARKER, CONTACT_SHEET = "prepared.csv", "preparation.json", "contact_sheet.jpg"
 COLUMNS = ["path", "size", "changed_ns", "fallbacks"]
 
-ENCODINGS: dict[str, tuple[str, list[int]]] = {
-    ".png": (".png", []),
-    ".bmp": (".bmp", []),
-    ".dib": (".bmp", []),
-    ".webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 101]),  # above 100: lossless
-}
-JPEG = (
-    ".jpg",
-    [
-        cv2.IMWRITE_JPEG_QUALITY, 95,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ],
-)  # fmt: skip
-
-SHEET_PICTURES, SHEET_COLUMNS, TILE_PIXELS = 48, 6, 160
+SHEET_PICTURES, SHEET_COLUMNS = 48, 6
 
 
 def read_preparation(path: Path) -> Preparation:
@@ -223,13 +210,6 @@ def _tables(source: Path) -> list[Path]:
     return [path for path in tables if path.name != JOURNAL]
 
 
-def encode(image: np.ndarray, encoding: tuple[str, list[int]]) -> bytes:
-    """An image (H, W, 3) uint8, RGB, as a file's content."""
-    is_written, data = cv2.imencode(encoding[0], cv2.cvtColor(image, cv2.COLOR_RGB2BGR), encoding[1])
-    assert is_written
-    return bytes(data)
-
-
 def draw_contact_sheet(root: Path, output: Path, written: Sequence[tuple[str, list[str]]]) -> np.ndarray:
     """Pairs of pictures before and after, evenly chosen; half of them fallbacks, as far as there are, framed in red."""
     fallen = [name for name, fallbacks in written if fallbacks]
@@ -241,26 +221,8 @@ def draw_contact_sheet(root: Path, output: Path, written: Sequence[tuple[str, li
         tile = np.concatenate([tile_of(read_rgb(folder / name)) for folder in (root, output)], axis=1)
         if name in fallen:
             cv2.rectangle(tile, (0, 0), (tile.shape[1] - 1, tile.shape[0] - 1), (220, 0, 0), 4)
-        tiles.append(np.pad(tile, ((4, 4), (4, 4), (0, 0)), constant_values=255))
-    columns = min(SHEET_COLUMNS, len(tiles))
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
-    return np.concatenate([np.concatenate(tiles[n : n + columns], axis=1) for n in range(0, len(tiles), columns)])
-
-
-def evenly(names: Sequence[str], number: int) -> list[str]:
-    """At most `number` of the names, at even distances."""
-    return [names[int(n)] for n in np.linspace(0, len(names) - 1, min(number, len(names)))]
-
-
-def tile_of(image: np.ndarray) -> np.ndarray:
-    """The whole image in a grey square, as contact sheets have it."""
-    scale = TILE_PIXELS / max(image.shape[:2])
-    width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
-    tile = np.full((TILE_PIXELS, TILE_PIXELS, 3), 200, np.uint8)
-    top, left = (TILE_PIXELS - height) // 2, (TILE_PIXELS - width) // 2
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    tile[top : top + height, left : left + width] = resized
-    return tile
+        tiles.append(tile)
+    return grid(tiles, SHEET_COLUMNS)
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:

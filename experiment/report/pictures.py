@@ -6,6 +6,7 @@ import base64
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,6 +18,10 @@ from inference.tuning.reliability import Reliability
 from logger.tracker import CaptionedImage
 from utils.images import read_rgb
 from utils.images.decoding import BitsUsed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SIDE = 180
 """Pixels of the longer side."""
@@ -36,8 +41,7 @@ def thumbnail(path: Path, bits_used_of_16: BitsUsed) -> str:
 
 
 def draw_pictures(table: PredictionTable) -> dict[str, list[CaptionedImage]]:
-    """The confusion of each classification, and its reliability, for trackers. Raises ImportError without
-    matplotlib."""
+    """The confusion of each classification, and its reliability, for trackers."""
     classified = find(table).classified
     return {
         "val/confusion": [
@@ -69,7 +73,7 @@ def _draw_confusion(found: Classified) -> np.ndarray:
                 for predicted, cell in enumerate(row):
                     if cell.count:
                         colour = "white" if cell.share > 0.5 else "black"
-                        axes.text(predicted, true, cell.count, ha="center", va="center", fontsize=7, color=colour)
+                        axes.text(predicted, true, str(cell.count), ha="center", va="center", fontsize=7, color=colour)
         return _pixels(figure)
 
 
@@ -86,18 +90,19 @@ def _draw_reliability(found: Calibrated) -> np.ndarray:
     return _pixels(figure)
 
 
-def _figure(width: float, height: float):  # type: ignore[no-untyped-def] # of matplotlib, which may not be there
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
 
-def _pixels(figure) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _pixels(figure: Figure) -> np.ndarray:
     """uint8 (H, W, 3)"""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # the font has no Korean, say
-        figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

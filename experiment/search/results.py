@@ -72,8 +72,8 @@ def summaries(save_dir: Path) -> dict[str, str]:
 
 
 def write_results(sweep: Sweep, study: optuna.Study) -> list[Path]:
-    """Writes best.json (a config for train.py), trials.csv, summary.txt and, where matplotlib is installed, pictures of
-    the history, of how much each value matters and of which go together. Returns the files."""
+    """Writes best.json (a config for train.py), trials.csv, summary.txt, and pictures of the history, of how much each
+    value matters and of which go together. Returns the files."""
     files = [sweep.folder / TRIALS_TABLE, sweep.folder / SUMMARY]
     write_atomically(files[0], study.trials_dataframe().to_csv(index=False).encode())
     lines = [best_line(sweep, study), importances_line(sweep, study)]

@@ -34,11 +34,11 @@ from data_loader.records.tables import raise_problems
 from logger.log import LOG_NAME, close_log, open_log
 from scripts.draw_masks.drawing import KINDS, WRONG_WAYS, draw_mask
 from scripts.draw_masks.head import Head
-from scripts.prepare import ENCODINGS, JPEG, encode, evenly, tile_of
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, DataError, write_error
 from utils.files import write_atomically
 from utils.images import read_rgb
+from utils.images.contact_sheet import ENCODINGS, JPEG, encode, evenly, tile_of
 from utils.progress import with_progress
 from utils.random_streams import numpy_stream
 from utils.run_folders import obstacle_to_writing
