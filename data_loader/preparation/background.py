@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -75,7 +75,7 @@ class BackgroundRemoval(PreparationStep):
             raise ValueError(f"input_size = {list(self.input_size)} must be one number; TRACER takes squares")
         if "weights_file" in taken:
             given.setdefault("weights_file", None)
-        self._mask = network(**given)
+        self.network = self._mask = network(**given)
 
     def find(self, image: np.ndarray) -> np.ndarray | None:
         """The mask of the person, uint8 (H, W), 0 for background to 255; None: see min_share."""
@@ -96,13 +96,6 @@ class BackgroundRemoval(PreparationStep):
         filled = (255 - share) * np.tile(np.array(self.fill, np.uint16), width)
         total = image.reshape(height, -1) * share + filled + 127
         return ((total + (total >> 8) + 1) >> 8).astype(np.uint8).reshape(image.shape)
-
-    @property
-    def network_key(self) -> dict[str, Any]:
-        return self._mask.key
-
-    def release(self) -> None:
-        self._mask.release()
 
     @property
     def network_name(self) -> str:

@@ -35,8 +35,8 @@ def saved_preparation(
         args = dict(step["args"])
         if file := args.get("weights_file"):
             moved = [each["args"].get("weights_file") or "" for each in resumed[number : number + 1]]
-            places = [origin.parent / Path(file).name, Path(file), *map(Path, moved)]
-            args["weights_file"] = str(next((place for place in places if place.is_file()), file))
+            files = [origin.parent / Path(file).name, Path(file), *map(Path, moved)]
+            args["weights_file"] = str(next((each for each in files if each.is_file()), file))
         specs.append({"type": step["type"], "args": args})
     if problems := PREPARATION.problems(specs, ("preparation",)):
         raise InvalidConfig(problems)
@@ -56,7 +56,7 @@ def refuse_other_networks(saved: Sequence[Mapping[str, Any]], preparation: Prepa
 
     saved: the same steps as those of `preparation`, as the checkpoint carries them"""
     for number, (before, step) in enumerate(zip(saved, preparation.steps, strict=True)):
-        network, own = before["network"], step.network_key
+        network, own = before["network"], step.network.key
         name = f"preparation.{number} ({type(step).__name__}): {step.network_name}"
         if network.get("weights") != own.get("weights"):
             wrong = "is not the network that the model was trained with: its content is another"

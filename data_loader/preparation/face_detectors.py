@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from data_loader.preparation.networks import (
     PerThread,
+    PictureNetwork,
     Shared,
     file_digest,
     import_package,
@@ -60,24 +61,14 @@ def choose_face(faces: Sequence[Face], image: np.ndarray, which: Literal["larges
     return min(faces, key=lambda face: float(np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - middle)))
 
 
-class FaceDetector(ABC):
-    """Finds faces. Several threads may call it; the network is loaded on the first call."""
+class FaceDetector(PictureNetwork):
+    """Finds faces."""
 
     finds_landmarks: ClassVar[bool] = True
-    _network: Shared[Any] | PerThread[Any]
 
     @abstractmethod
     def __call__(self, image: np.ndarray) -> list[Face]:
         """The faces in an image (H, W, 3) uint8. Raises ConfigError where the detector cannot be used."""
-
-    @property
-    @abstractmethod
-    def key(self) -> dict[str, Any]:
-        """Plain data that identifies the network: see PreparationStep.network_key."""
-
-    def release(self) -> None:
-        """Frees the network's memory, until it is called again."""
-        self._network.release()
 
 
 class MTCNNDetector(FaceDetector):

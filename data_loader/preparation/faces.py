@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -48,16 +48,9 @@ class FaceStep(PreparationStep):
     fallback: ClassVar[str] = "no face was found, the centre was cropped"
 
     def __post_init__(self) -> None:
-        self._detector = make_detector(self.detector, self.weights_file, self.min_confidence)
+        self.network = self._detector = make_detector(self.detector, self.weights_file, self.min_confidence)
         if self.align and not self._detector.finds_landmarks:
             raise ValueError(f'align = true needs the eyes, which "{self.detector}" does not find; use mtcnn or yunet')
-
-    @property
-    def network_key(self) -> dict[str, Any]:
-        return self._detector.key
-
-    def release(self) -> None:
-        self._detector.release()
 
     @property
     def network_name(self) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,6 +55,21 @@ class Shared(Generic[Network]):
         """Frees the memory of the network, until it is asked for again."""
         with self._lock:
             self._network = None
+
+
+class PictureNetwork(ABC):
+    """A network that finds something in a picture. Several threads may call it; it is loaded on the first call."""
+
+    _network: Shared[Any] | PerThread[Any]
+
+    @property
+    @abstractmethod
+    def key(self) -> dict[str, Any]:
+        """Plain data that identifies the network: digests of its weights and versions of the libraries that run it."""
+
+    def release(self) -> None:
+        """Frees the network's memory, until it is called again."""
+        self._network.release()
 
 
 def require_file(path: Path | None, what: str) -> Path:

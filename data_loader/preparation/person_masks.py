@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import numpy as np
 
 from data_loader.preparation.networks import (
     PerThread,
+    PictureNetwork,
     Shared,
     file_digest,
     import_package,
@@ -32,25 +33,14 @@ UPLOADING_SESSIONS = ("withoutbg", "atlascloud")
 Activation = Literal["none", "sigmoid", "minmax"]
 
 
-class PersonMask(ABC):
-    """Finds the person in pictures. Several threads may call it; the network is loaded on the first call."""
-
-    _network: Shared[Any] | PerThread[Any]
+class PersonMask(PictureNetwork):
+    """Finds the person in pictures."""
 
     @abstractmethod
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """An image (H, W, 3) uint8 -> float32 (H, W), 0 to 1: how much of each pixel is the person.
 
         Raises ConfigError where the network cannot be used."""
-
-    @property
-    @abstractmethod
-    def key(self) -> dict[str, Any]:
-        """Plain data that identifies the network: see PreparationStep.network_key."""
-
-    def release(self) -> None:
-        """Frees the network's memory, until it is called again."""
-        self._network.release()
 
 
 class RembgMask(PersonMask):

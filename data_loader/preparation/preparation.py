@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from data_loader.preparation.networks import PictureNetwork
+
 Found = list[np.ndarray | None]
 """What each step of a preparation found in a picture; None: nothing."""
 
@@ -22,9 +24,11 @@ class PreparationStep(ABC):
     Several threads may call a step at the same time.
 
     fallback: what `apply` does where nothing was found, for reports
+    network: that `find` asks
     """
 
     fallback: ClassVar[str]
+    network: PictureNetwork
 
     @abstractmethod
     def find(self, image: np.ndarray) -> np.ndarray | None:
@@ -40,15 +44,6 @@ class PreparationStep(ABC):
 
     @property
     @abstractmethod
-    def network_key(self) -> dict[str, Any]:
-        """Plain data that identifies the network: digests of its weights and versions of the libraries that run it."""
-
-    @abstractmethod
-    def release(self) -> None:
-        """Frees the network's memory, until `find` is called again."""
-
-    @property
-    @abstractmethod
     def network_name(self) -> str:
         """The file of the network, or what else the config calls it."""
 
@@ -56,7 +51,7 @@ class PreparationStep(ABC):
         """Plain data: the step as a config names it, with every setting, and the network."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
-        return {"type": type(self).__name__, "args": settings, "network": self.network_key}
+        return {"type": type(self).__name__, "args": settings, "network": self.network.key}
 
     @property
     def key(self) -> dict[str, Any]:

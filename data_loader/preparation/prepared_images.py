@@ -57,7 +57,7 @@ class PreparedImages:
         name: the absolute path of the file that the image was decoded from; of another image, any other text
 
         Raises ConfigError where a network cannot be used; DataError in a worker process, which must not run one."""
-        kept = self._place(name, bits_used_of_16)
+        kept = self._kept_name(name, bits_used_of_16)
         found = None if kept is None else self._read(kept)
         if found is None and kept is not None and multiprocessing.parent_process() is not None:
             wrong = f"has changed since it was prepared, or what was found in it is damaged ({kept} in {self.folder})"
@@ -79,31 +79,33 @@ class PreparedImages:
 
         Raises DataError for a file that cannot be read; ConfigError where a network or the folder cannot be used;
         StorageFullError; StopSignal."""
-        places = {path: self._place(str(path), bits_used_of_16) for path in paths}
+        kept_names = {path: self._kept_name(str(path), bits_used_of_16) for path in paths}
 
         def look(path: Path) -> list[str]:
             found = visit_rgb(path, self.preparation.find, bits_used_of_16)
-            if (kept := places[path]) is not None:
+            if (kept := kept_names[path]) is not None:
                 self._write(kept, found)
             return self.preparation.fallbacks(found)
 
-        known = self._known(places)
-        if len(known) < len(places):
+        known = self._known(kept_names)
+        if len(known) < len(kept_names):
             with StopSignals() as stop, self._writing(stop):
-                known |= self._known({path: places[path] for path in places if path not in known})  # by another process
-                missing = [path for path in places if path not in known]
+                known |= self._known(
+                    {path: kept_names[path] for path in kept_names if path not in known}
+                )  # by another process
+                missing = [path for path in kept_names if path not in known]
                 pool = ThreadPoolExecutor(number_of_cores())
                 try:
                     looked = zip(missing, pool.map(look, missing), strict=True)
                     for path, fallbacks in with_progress(
-                        looked, len(places), "preparing images", show_progress, len(known)
+                        looked, len(kept_names), "preparing images", show_progress, len(known)
                     ):
                         known[path] = fallbacks
                         stop.raise_if_requested()
                 finally:
                     pool.shutdown(cancel_futures=True)
                     for step in self.preparation.steps:  # training needs the memory, and processes are forked
-                        step.release()
+                        step.network.release()
         return [known[path] for path in paths]
 
     def _find(self, image: np.ndarray) -> Found:
@@ -115,7 +117,7 @@ class PreparedImages:
             last = self._last = digest.digest(), self.preparation.find(image)
         return last[1]
 
-    def _place(self, name: str, bits_used_of_16: BitsUsed) -> str | None:
+    def _kept_name(self, name: str, bits_used_of_16: BitsUsed) -> str | None:
         """The name under which is kept what is found in a file; None for what is no file."""
         if not os.path.isabs(name):  # noqa: PTH117 - once an image
             return None
@@ -156,10 +158,10 @@ class PreparedImages:
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
             return None
 
-    def _known(self, places: Mapping[Path, str | None]) -> dict[Path, list[str]]:
+    def _known(self, kept_names: Mapping[Path, str | None]) -> dict[Path, list[str]]:
         """The fallbacks of those files of which something is kept; the arrays are not read."""
         known = {}
-        for path, kept in places.items():
+        for path, kept in kept_names.items():
             try:
                 with zipfile.ZipFile(io.BytesIO(b"" if kept is None else self._stored(kept))) as file:
                     names = file.namelist()

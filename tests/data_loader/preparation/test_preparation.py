@@ -18,11 +18,19 @@ import pytest
 
 from data_loader.preparation import BackgroundRemoval, FaceCrop, prepared_images
 from data_loader.preparation.build import saved_preparation
+from data_loader.preparation.networks import PictureNetwork, Shared
 from data_loader.preparation.preparation import Preparation, PreparationStep, fallback_report
 from data_loader.preparation.prepared_images import PreparedImages
 from tests.data_loader.preparation.tiny_networks import red_mask_network
 from utils.errors import CheckpointError, ConfigError, DataError, StopSignal
 from utils.images import read_rgb
+
+
+class Ruler(PictureNetwork):
+    key: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self) -> None:
+        self._network = Shared(dict)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,12 +49,8 @@ class Halve(PreparationStep):
     def apply(self, image: np.ndarray, found: np.ndarray | None) -> np.ndarray:
         return image.copy() if found is None else image[:, : int(found[0])].copy()
 
-    @property
-    def network_key(self) -> dict[str, Any]:
-        return {}
-
-    def release(self) -> None:
-        pass
+    def __post_init__(self) -> None:
+        self.network = Ruler()
 
     @property
     def network_name(self) -> str:
