@@ -64,7 +64,7 @@ def find(config: ConfigParser, run: Path | None = None) -> tuple[list[Record], l
     paths = [record.path for record in records]
     bad = check_images(paths, save_dir / CHECKED_IMAGES_FILE, "warn", bits, True, "they are no duplicates of any other")
     further = None if run is None else _neighbours(records, {*bad}, run)
-    pairs = find_duplicates(paths, None, save_dir, show_progress=True, further=further)
+    pairs = find_duplicates(paths, None, save_dir, show_progress=True, extra_pairs=further)
     return records, sides, leaks_of(pairs, records, sides)
 
 
@@ -80,7 +80,8 @@ def _neighbours(records: Sequence[Record], bad: Set[Path], run: Path) -> np.ndar
 def table_text(records: Sequence[Record], sides: Sequence[str], leaks: Sequence[Leak]) -> str:
     """The CSV: the pairs by relation, the most alike first."""
     pairs = [pair for leak in leaks for pair in leak.pairs]
-    group_of = {row: number for number, group in enumerate(groups(pairs), start=1) for row in group}
+    found = groups((pair.first, pair.second) for pair in pairs)
+    group_of = {row: number for number, group in enumerate(found, start=1) for row in group}
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(HEADER)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ MAX_DIFFERENCE = 0.4
 _RULES = 2
 """Raised whenever other duplicates may be found; what was found by other rules is looked for again."""
 
+Item = TypeVar("Item", int, str)
 Kind = Literal["exact", "near", "mirrored"]
 
 
@@ -57,19 +58,19 @@ def find_duplicates(
     persons: Sequence[str] | None = None,
     save_dir: Path | None = None,
     show_progress: bool = False,
-    further: np.ndarray | None = None,
+    extra_pairs: np.ndarray | None = None,
 ) -> list[DuplicatePair]:
     """The pairs of photographs that are one picture, in order of their rows.
 
     paths: absolute; what cannot be read is no duplicate of anything
     persons: whose each photograph is; pairs of one person are left out. None: all pairs
     save_dir: where findings are kept, so that a second search of the same files opens none of them
-    further: (K, 2) rows of pairs to compare beside those of similar fingerprints, as they are and mirrored
+    extra_pairs: (K, 2) rows of pairs to compare beside those of similar fingerprints, as they are and mirrored
 
     In a group of many copies not every pair is found, but each copy is in one of them (see MAX_CANDIDATES)."""
     numbers = None if persons is None else np.unique(np.array(persons), return_inverse=True)[1]
     signatures = signatures_of(map(str, paths))
-    given = [None if each is None else each.tolist() for each in (numbers, further)]
+    given = [None if each is None else each.tolist() for each in (numbers, extra_pairs)]
     known = (_RULES, FINGERPRINT_RULES, [*signatures.items()], *given)
     digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=16).hexdigest()
     file = None if save_dir is None else save_dir / DUPLICATES_FOLDER / f"{digest}.json"
@@ -83,10 +84,10 @@ def find_duplicates(
         None if numbers is None else numbers[readable],
     )
     candidates = Candidates(np.array(readable, dtype=np.int64)[candidates.rows], candidates.mirrored)
-    if further is not None:
-        flags = np.arange(2 * len(further)) < len(further)
+    if extra_pairs is not None:
+        flags = np.arange(2 * len(extra_pairs)) < len(extra_pairs)
         candidates = Candidates(
-            np.concatenate([candidates.rows, further, further]), np.concatenate([candidates.mirrored, flags])
+            np.concatenate([candidates.rows, extra_pairs, extra_pairs]), np.concatenate([candidates.mirrored, flags])
         )
     best: dict[tuple[int, int], DuplicatePair] = {}
     for pair in sorted(_compared(paths, candidates, show_progress), key=lambda pair: pair.difference):
@@ -96,14 +97,14 @@ def find_duplicates(
     return pairs
 
 
-def groups(pairs: Sequence[DuplicatePair]) -> list[list[int]]:
-    """The rows that pairs connect, each group in order."""
-    group_of: dict[int, list[int]] = {}
+def groups(pairs: Iterable[tuple[Item, Item]]) -> list[list[Item]]:
+    """What pairs connect, such as rows or persons: each group in order, and the groups in order."""
+    group_of: dict[Item, set[Item]] = {}
     for pair in pairs:
-        first, second = (group_of.get(row, [row]) for row in (pair.first, pair.second))
-        joined = first if first is second else sorted([*first, *second])
-        group_of |= dict.fromkeys(joined, joined)
-    distinct = {id(group): group for group in group_of.values()}
+        first, second = (group_of.get(item, {item}) for item in pair)
+        if first is not second:
+            group_of |= dict.fromkeys(first | second, first | second)
+    distinct = {id(group): sorted(group) for group in group_of.values()}
     return sorted(distinct.values())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_loader.duplicates.finding import DuplicatePair, find_duplicates
+from data_loader.duplicates.finding import DuplicatePair, find_duplicates, groups
 from data_loader.records.records import Record
 from utils.files import short_path
 from utils.wording import counted
@@ -22,13 +22,12 @@ class Leak:
 
     relation: such as "between train and validation", "across persons of train", "within persons"
     pairs: of it, the most alike first
-    crosses_sides, crosses_persons: whether its pairs do
+    crosses_sides: whether its pairs do
     """
 
     relation: str
     pairs: list[DuplicatePair]
     crosses_sides: bool
-    crosses_persons: bool
 
     def line(self, records: Sequence[Record]) -> str:
         """What the log says of it. records: that the pairs' rows are of"""
@@ -60,8 +59,8 @@ def leaks_of(pairs: Sequence[DuplicatePair], records: Sequence[Record], sides: S
             found[False, True, f"across persons of {side}"].append(pair)
     in_order = sorted(found.items(), key=lambda item: item[0][:2], reverse=True)
     return [
-        Leak(relation, sorted(own, key=lambda pair: pair.difference), sides_differ, persons_differ)
-        for (sides_differ, persons_differ, relation), own in in_order
+        Leak(relation, sorted(own, key=lambda pair: pair.difference), sides_differ)
+        for (sides_differ, _, relation), own in in_order
     ]
 
 
@@ -76,25 +75,16 @@ def joined_persons(records: Sequence[Record], asked: Sequence[bool], save_dir: P
     pairs = [pair for pair in pairs if asked[pair.first] or asked[pair.second]]
     given = [pair for pair in pairs if records[pair.first].part != records[pair.second].part]
     if given:
-        leak = Leak("on two sides that a table gives", given, True, True)
+        leak = Leak("on two sides that a table gives", given, True)
         logger.warning("%s: they stay where the table has them; take rows out, or set split_column to null",
                        leak.line(records))  # fmt: skip
-    person_of: dict[str, set[str]] = {}
-    for pair in pairs:
-        if pair not in given:
-            one, other = (person_of.get(name, {name}) for name in _persons(pair, records))
-            person_of |= dict.fromkeys(one | other, one | other)
-    joined = len({id(group) for group in person_of.values()})
-    logger.info("persons by duplicates: %d persons joined to %d, by %s", len(person_of), joined,
+    joined = groups((records[pair.first].person, records[pair.second].person) for pair in pairs if pair not in given)
+    name_of = {name: group[0] for group in joined for name in group}
+    logger.info("persons by duplicates: %d persons joined to %d, by %s", len(name_of), len(joined),
                 counted(len(pairs) - len(given), "pair"))  # fmt: skip
-    name_of = {name: min(group) for name, group in person_of.items()}
     return [
         replace(record, person=name_of[record.person], person_id=record.person_id or record.person)
         if record.person in name_of
         else record
         for record in records
     ]
-
-
-def _persons(pair: DuplicatePair, records: Sequence[Record]) -> tuple[str, str]:
-    return records[pair.first].person, records[pair.second].person
