@@ -13,9 +13,8 @@ from torch import Tensor
 from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from utils import distributed
-from utils.config.plugins import place_in_plugin
+from utils.config.plugins import described_failure
 from utils.errors import ConfigError
-from utils.wording import first_line
 
 Metric = Callable[[Tensor], float]
 """A function of a confusion matrix (C, C), counts by [true, predicted]; NaN where nothing is known."""
@@ -125,9 +124,8 @@ def call_metric(name: str, function: Callable[..., Any], *arguments: Tensor) -> 
         with torch.inference_mode():
             return float(function(*arguments))
     except Exception as error:
-        where = f" at {place}" if (place := place_in_plugin(error)) else ""
         number = arguments[0].shape[1]
-        raise ValueError(f"{name} fails on {number} classes{where}: {first_line(error)}") from error
+        raise ValueError(f"{name} fails on {number} classes{described_failure(error)}") from error
 
 
 class Metrics:

@@ -30,7 +30,7 @@ from model.loss.function_loss import FunctionLoss
 from model.loss.head_loss import HeadLoss
 from parse_config import ConfigParser
 from trainer.averaging import StochasticWeightAveraging
-from utils.config.plugins import place_in_plugin, plugins_of
+from utils.config.plugins import described_failure, place_in_plugin, plugins_of
 from utils.config.signatures import constructor_problems, locate
 from utils.config.template_keys import GUIDE, TRAINER_METHODS
 from utils.errors import ConfigError, KeyPath, Problem
@@ -340,10 +340,9 @@ def _refusal(check: Callable[[], Any], key_path: KeyPath, arguments: Iterable[st
     except ValueError as error:
         yield from locate(error, [*arguments], key_path) or [Problem(key_path, str(error))]
     except Exception as error:
-        place = place_in_plugin(error)
-        if place is None:
+        if place_in_plugin(error) is None:
             raise
-        yield Problem(key_path, f"fails at {place}: {type(error).__name__}: {first_line(error)}")
+        yield Problem(key_path, f"fails{described_failure(error)}")
 
 
 CHECKS: tuple[tuple[str, Callable[[ConfigParser], Iterable[Problem]]], ...] = (

@@ -11,9 +11,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from base.base_callback import BaseCallback, Update
-from utils.config.plugins import place_in_plugin
+from utils.config.plugins import described_failure
 from utils.errors import UserError
-from utils.wording import first_line
 
 __all__ = ["AdversarialWeights", "GradientNorm"]
 
@@ -158,9 +157,7 @@ class Callbacks:
             raise
         except Exception as error:
             name = type(self.callbacks[number]).__name__
-            where = f" at {place}" if (place := place_in_plugin(error)) else ""
-            text = f"{type(error).__name__}: {first_line(error)}"
-            raise UserError(f"callbacks.{number} ({name}): {method} fails{where}: {text}") from error
+            raise UserError(f"callbacks.{number} ({name}): {method} fails{described_failure(error)}") from error
 
 
 def _plain(value: Any) -> Any:

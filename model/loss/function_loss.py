@@ -12,8 +12,7 @@ from torch import Tensor
 
 from base.metrics import num_positional
 from model.loss.head_loss import HeadLoss
-from utils.config.plugins import Component, place_in_plugin, subclasses
-from utils.wording import first_line
+from utils.config.plugins import Component, described_failure, subclasses
 
 Function = Callable[..., Tensor]
 
@@ -53,8 +52,7 @@ class FunctionLoss(HeadLoss):
         try:
             losses = self.function(logits, torch.arange(4) % num_classes)
         except Exception as error:
-            where = f" at {place}" if (place := place_in_plugin(error)) else ""
-            raise ValueError(f"fails on a batch{where}: {type(error).__name__}: {first_line(error)}") from error
+            raise ValueError(f"fails on a batch{described_failure(error)}") from error
         if not isinstance(losses, Tensor) or losses.shape not in ((), (4,)) or not losses.requires_grad:
             wrong = "must give the mean loss of a batch, or the loss of each sample, as a tensor of its output"
             raise ValueError(f"{wrong}; of 4 samples it gives {_described(losses)}")

@@ -169,6 +169,12 @@ def place_in_plugin(error: BaseException) -> str | None:
     return f"{files[frames[-1].filename]}:{frames[-1].lineno}" if frames else None
 
 
+def described_failure(error: BaseException) -> str:
+    """` at my_ideas.py:12: ValueError: ...`, for behind "fails"; without the line where no plug-in has it."""
+    place = place_in_plugin(error)
+    return f"{f' at {place}' if place else ''}: {type(error).__name__}: {first_line(error)}"
+
+
 @contextmanager
 def plugin_errors() -> Iterator[None]:
     """Within it, what a plug-in's code raises becomes a UserError of one line, with the line of the plug-in."""

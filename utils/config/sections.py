@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from utils.config.json_text import arguments_of
-from utils.config.plugins import Component, Names, place_in_plugin, subclasses, why_unknown
+from utils.config.plugins import Component, Names, described_failure, place_in_plugin, subclasses, why_unknown
 from utils.config.signatures import (
     argument_names,
     argument_problems,
@@ -24,7 +24,7 @@ from utils.config.signatures import (
     default_arguments,
 )
 from utils.errors import InvalidConfig, KeyPath, Problem
-from utils.wording import first_line, format_value, kind, not_one_of, one_of
+from utils.wording import format_value, kind, not_one_of, one_of
 
 
 @functools.cache
@@ -351,8 +351,6 @@ def _call(component: Component, arguments: Mapping[str, Any], key_path: KeyPath,
     except (ValueError, TypeError, RuntimeError, AssertionError, LookupError) as error:
         raise InvalidConfig(constructor_problems(component, given, key_path, error)) from error
     except Exception as error:
-        place = place_in_plugin(error)
-        if place is None:
+        if place_in_plugin(error) is None:
             raise
-        wrong = f"{component.__name__} fails at {place}: {type(error).__name__}: {first_line(error)}"
-        raise InvalidConfig([Problem(key_path, wrong)]) from error
+        raise InvalidConfig([Problem(key_path, f"{component.__name__} fails{described_failure(error)}")]) from error
