@@ -236,7 +236,7 @@ def refuse_difference(what: str, value: str) -> None:
 
 
 def text_of_main_process(text: str) -> str:
-    """The main process's `text`, for which the others wait as long as it takes to come here."""
+    """The main process's `text`, for which the others wait up to WORK_LIMIT."""
     if world_size() == 1:
         return text
     store, key = _shared(), f"text {next(_waits)}"
