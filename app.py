@@ -30,6 +30,7 @@ except ModuleNotFoundError:
     sys.exit(2)
 
 from data_loader.records.tables import as_cell
+from experiment.report import REPORT_FILE
 from experiment.runs import RunSummary, summarise_runs, usual
 from inference.ensemble import Ensemble, EnsemblePrediction
 from inference.explanation import explain_prediction
@@ -119,7 +120,6 @@ TEXTS = {
     "no_changes": {"en": "Nothing that is known.", "ko": "알려진 것이 없습니다."},
 }  # fmt: skip
 
-REPORT_FILE = "report.html"
 SOURCES = ("upload", "camera", "sample")
 FACE_ATTRIBUTES = {"mask", "gender", "age"}  # what a drawn sample has
 MOST_BARS = 12  # an attribute with more classes shows the likeliest
@@ -570,12 +570,16 @@ def show_scores(scores: list[TestScores]) -> None:
     measured = text("measured", number=each.num_images, models=models)
     st.caption(measured if len(scores) > 1 else f"{plain(titles[0])} · {measured}")
     rows = []
-    for name in [name for name in each.metrics if name.endswith("f1")]:
-        shown = name.rpartition("/")[2].removesuffix("f1").removesuffix("_") or text("joint_class")
-        accuracy = each.metrics.get(f"{name.removesuffix('f1')}accuracy")
-        low, high = each.intervals[name]
-        interval = f"{low:.3f} – {high:.3f}"
-        rows.append({"": shown, "F1": each.metrics[name], text("interval"): interval, text("accuracy"): accuracy})
+    for name, f1, accuracy in each.rows():
+        low, high = each.intervals[f1]
+        rows.append(
+            {
+                "": name or text("joint_class"),
+                "F1": each.metrics[f1],
+                text("interval"): f"{low:.3f} – {high:.3f}",
+                text("accuracy"): each.metrics.get(accuracy),
+            }
+        )
     four = st.column_config.NumberColumn(format="%.4f")
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config={"F1": four, text("accuracy"): four})
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -14,11 +17,19 @@ from torch import Tensor
 from base.base_data_loader import BaseDataLoader
 from base.batch import Batch
 from base.mixing import Mixing, plan_mix
+from experiment.batch_size import settle_batch_size
+from experiment.builders import build_data_loader, build_learner, build_model, read_label_table
+from experiment.folds import splits_of
+from experiment.run import Session
 from trainer.learner import Learner
 from trainer.prefetch import on_device
+from utils.files import write_atomically
+from utils.progress import with_progress
 
 FEWEST = 20
 """Updates, of which something can be said."""
+COLUMNS = ("update", "lr", "loss", "smoothed")
+"""Of the table of a range test."""
 DIVERGED = 4.0
 """A loss of so many times the lowest one ends the test; each as an average over the last updates."""
 
@@ -61,6 +72,27 @@ class Suggestion:
     lowest: float | None = None
     diverges: float | None = None
     unclear: str | None = None
+
+
+def measure(session: Session, updates: int, lowest: float, highest: float) -> RangeTest:
+    """The range test of a config's model on its training images; of a run of folds, on those of the first one."""
+    fold = splits_of(session.config, read_label_table(session.config, session.labels))[0]
+    config, labels, device = fold.config, session.labels, session.device
+    settle_batch_size(config, labels, fold.split, device)
+    model = build_model(config, labels, None).to(device)
+    loader = build_data_loader(config, fold.split, model, device)
+    learner = build_learner(config, labels, model, loader, device, None)
+    mixings = config.build("mixing", label_space=labels)
+    images = loader.batch_size * learner.settings.accumulation_steps
+    found = with_progress(
+        run_range_test(learner, loader, mixings, rates_between(lowest, highest, updates)),
+        updates * images,
+        "range test",
+        is_shown=config["trainer"]["verbosity"] > 0,
+        images_of=lambda _: images,
+    )
+    rates, losses = zip(*found, strict=True)
+    return RangeTest([*rates], [*losses], reached_the_end=len(rates) == updates)
 
 
 def rates_between(lowest: float, highest: float, updates: int) -> list[float]:
@@ -164,3 +196,57 @@ def _slopes(decades: np.ndarray, losses: np.ndarray) -> np.ndarray:
     variance = (weights * distances**2).sum(axis=1) - mean**2
     covariance = (weights * distances) @ losses - mean * (weights @ losses)
     return covariance / np.maximum(variance, 1e-12)
+
+
+def lines_of(found: Suggestion, schedule: str | None) -> list[str]:
+    """What is printed.
+
+    schedule: the type of the config's lr_scheduler"""
+    if found.unclear is not None or found.steepest is None:
+        return [f"no rate is suggested: {found.unclear}"]
+    lines = [f"the loss falls fastest at {found.steepest:.2g}, and is lowest at {found.lowest:.2g}"]
+    highest = found.lowest if found.diverges is None else found.diverges / 10
+    if found.diverges is None:
+        lines.append("it does not diverge up to the highest rate")
+    else:
+        lines.append(f"it diverges at {found.diverges:.2g}; a tenth of that is {highest:.2g}")
+    if schedule == "OneCycleLR":
+        return [*lines, f"the highest rate of OneCycleLR: --set lr_scheduler.args.max_lr={highest:.2g}"]
+    rate = found.steepest if highest is None else min(found.steepest, highest)
+    return [*lines, f"to begin with: --set optimizer.args.lr={rate:.2g}"]
+
+
+def write_table(test: RangeTest, path: Path) -> None:
+    """One row an update: its number, the rate, the loss, and its smoothed value."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for number, row in enumerate(zip(test.rates, test.losses, test.smoothed, strict=True), start=1):
+        table.writerow([number, *(f"{value:.6g}" for value in row)])
+    write_atomically(path, text.getvalue().encode())
+
+
+def draw(test: RangeTest, found: Suggestion, title: str, path: Path) -> None:
+    """The losses over the rate, with what is suggested."""
+    from matplotlib.figure import Figure  # slow
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(test.rates, test.losses, color="0.75", linewidth=1, label="loss of a batch")
+    axes.plot(test.rates, test.smoothed, linewidth=2, label="smoothed")
+    for name, rate in (("falls fastest", found.steepest), ("diverges", found.diverges)):
+        if rate is not None:
+            axes.axvline(
+                rate, linestyle="--", color="0.4" if name == "diverges" else "tab:orange", label=f"{name} {rate:.2g}"
+            )
+    low, high = min(test.smoothed), max(test.smoothed[: max(1, len(test.smoothed) // 10)])
+    axes.set(
+        xscale="log",
+        xlabel="learning rate",
+        ylabel="loss",
+        title=title,
+        ylim=(low - 0.3 * (high - low), high + 1.5 * (high - low)),
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)

@@ -204,18 +204,14 @@ class ShownTest:
     when: str
     of: str
     models: list[str]
-    rows: list[tuple[str, float, Sequence[float], float, Sequence[float]]]
+    rows: Sequence[tuple[str, float, Sequence[float], float, Sequence[float]]]
 
 
 def _shown_test(scores: TestScores) -> ShownTest:
-    rows: list[tuple[str, float, Sequence[float], float, Sequence[float]]] = []
-    for name in scores.metrics:
-        if name.endswith("f1"):
-            other = f"{name.removesuffix('f1')}accuracy"
-            own = name.rpartition("/")[2].removesuffix("f1").removesuffix("_")
-            rows.append(
-                (own, scores.metrics[name], scores.intervals[name], scores.metrics[other], scores.intervals[other])
-            )
+    rows = [
+        (name, scores.metrics[f1], scores.intervals[f1], scores.metrics[accuracy], scores.intervals[accuracy])
+        for name, f1, accuracy in scores.rows()
+    ]
     of = f"the {scores.split} side" if scores.images is None else scores.images
     return ShownTest(scores, scores.when[:16].replace("T", " "), of, _answering(scores), rows)
 

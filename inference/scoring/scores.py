@@ -72,6 +72,11 @@ class TestScores:
         name = next(iter(self.metrics))
         return f"{name.rpartition('/')[2]} {self.with_interval(name)}"
 
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Of each classification its name, "" of the joint class, and the names of its macro F1 and its accuracy."""
+        stems = [name.removesuffix("f1") for name in self.metrics if name.endswith("f1")]
+        return [(stem.rpartition("/")[2].removesuffix("_"), f"{stem}f1", f"{stem}accuracy") for stem in stems]
+
     def with_interval(self, metric: str) -> str:
         """Such as "0.8134 [0.7725, 0.8481]"."""
         low, high = self.intervals[metric]
