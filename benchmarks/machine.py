@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from data_loader.records.image_check import number_of_cores
 from experiment.run_record import installed_versions
 from utils.device import cpu_model
+from utils.threads import number_of_cores
 
 PROJECT = Path(__file__).parents[1]
 PACKAGES = (

@@ -15,7 +15,7 @@ import torch
 from base.label_space import LabelSpace
 from data_loader.data_loaders import AUTO
 from data_loader.records import LabelTable
-from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images, number_of_cores
+from data_loader.records.image_check import CHECKED_IMAGES_FILE, check_images
 from experiment import builders
 from experiment.batch_size import WHAT_TO_LOWER, settle_batch_size
 from experiment.checks import check_config, cross_checks
@@ -54,6 +54,7 @@ from utils.errors import CheckpointError, DataError, Interrupted, InvalidConfig,
 from utils.files import write_output
 from utils.run_folders import RunFolders, locked, new_run
 from utils.signals import StopSignals
+from utils.threads import number_of_cores
 from utils.wording import counted
 
 logger = logging.getLogger(__name__)

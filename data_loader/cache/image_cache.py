@@ -12,7 +12,6 @@ import secrets
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,6 @@ from tqdm import tqdm
 
 from data_loader.cache.arrays import ArrayBuild, CachedImages, PreparedArray, write_rows
 from data_loader.records.file_signatures import signatures_of
-from data_loader.records.image_check import number_of_cores
 from data_loader.transforms import DeterministicPrefix
 from utils import distributed
 from utils.errors import FULL, InvalidConfig, Problem, StorageFullError
@@ -31,6 +29,7 @@ from utils.files import folder_lock, write_atomically
 from utils.images import DECODING_RULES
 from utils.progress import with_progress
 from utils.signals import StopSignals
+from utils.threads import thread_pool
 
 logger = logging.getLogger(__name__)
 
@@ -120,13 +119,10 @@ class ImageCache(ABC):
         with ExitStack() as opened:
             for path, build in builds.items():
                 opened.enter_context(build.open(path, self._stored(build.key)))
-            pool = ThreadPoolExecutor(number_of_cores())  # decoders release the interpreter's lock
-            try:
-                done = pool.map(lambda file: write_rows(file, [*builds.values()]), files)
-                for _ in with_progress(done, len(files), "caching images", self.show_progress):
-                    stop.raise_if_requested()
-            finally:
-                pool.shutdown(cancel_futures=True)
+            pool = opened.enter_context(thread_pool())
+            done = pool.map(lambda file: write_rows(file, [*builds.values()]), files)
+            for _ in with_progress(done, len(files), "caching images", self.show_progress):
+                stop.raise_if_requested()
         return {build.key: PreparedArray(path, build.files) for path, build in builds.items()}
 
 

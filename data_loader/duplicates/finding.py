@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,12 +15,13 @@ import numpy as np
 from data_loader.duplicates.comparison import difference, small_picture
 from data_loader.duplicates.search import Candidates, similar_pairs
 from data_loader.records.file_signatures import signatures_of
-from data_loader.records.image_check import CHECKED_IMAGES_FILE, inspected_images, number_of_cores
+from data_loader.records.image_check import CHECKED_IMAGES_FILE, inspected_images
 from utils.errors import DataError
 from utils.files import write_atomically
 from utils.images import visit_rgb
 from utils.images.fingerprint import FINGERPRINT_RULES
 from utils.progress import with_progress
+from utils.threads import thread_pool
 
 logger = logging.getLogger(__name__)
 
@@ -143,14 +143,11 @@ def _compared(paths: Sequence[Path], candidates: Candidates, show_progress: bool
         else []
     )
     needed = np.unique(candidates.rows).tolist()
-    pool = ThreadPoolExecutor(number_of_cores())  # OpenCV and the decoders release the interpreter's lock
-    try:
+    with thread_pool() as pool:
         looked_at = with_progress(pool.map(look, needed), len(needed), "looking at similar images", show_progress)
         pictures = dict(zip(needed, looked_at, strict=True))
         compared = with_progress(pool.map(compare, pairs), len(pairs), "comparing pairs of images", show_progress)
         return [pair for pair in compared if pair is not None]
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _digest(rgb: np.ndarray) -> bytes:

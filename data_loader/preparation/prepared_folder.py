@@ -11,7 +11,6 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -19,7 +18,6 @@ import numpy as np
 
 from data_loader.preparation.build import PREPARATION
 from data_loader.preparation.preparation import Preparation, fallback_report
-from data_loader.records.image_check import number_of_cores
 from data_loader.records.image_root import IMAGE_EXTENSIONS, READ_EXTENSIONS, ImageRoot
 from data_loader.records.tables import columns_are, find_column, raise_problems, read_table
 from utils.config.layers import Layers
@@ -29,6 +27,7 @@ from utils.images import read_rgb
 from utils.images.contact_sheet import ENCODINGS, JPEG, encode, evenly, grid, tile_of
 from utils.progress import with_progress
 from utils.run_folders import obstacle_to_writing
+from utils.threads import thread_pool
 
 logger = logging.getLogger(__name__)
 
@@ -190,11 +189,8 @@ def _prepared(
             raise ConfigError(f"{output / name}: cannot be written: {error.strerror}") from error
         return name, fallbacks
 
-    pool = ThreadPoolExecutor(number_of_cores())
-    try:
+    with thread_pool() as pool:
         yield from pool.map(write, names)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _tables(source: Path) -> list[Path]:

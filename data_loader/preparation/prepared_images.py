@@ -10,7 +10,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from data_loader.preparation.preparation import Found, Preparation
-from data_loader.records.image_check import number_of_cores
 from utils.errors import DataError, write_error
 from utils.files import folder_lock, write_atomically
 from utils.images import DECODING_RULES, BitsUsed, visit_rgb
 from utils.progress import with_progress
 from utils.signals import StopSignals
+from utils.threads import thread_pool
 
 PREPARATION_FOLDER = "preparation"
 """In a config's save_dir."""
@@ -94,16 +93,14 @@ class PreparedImages:
                     {path: kept_names[path] for path in kept_names if path not in known}
                 )  # by another process
                 missing = [path for path in kept_names if path not in known]
-                pool = ThreadPoolExecutor(number_of_cores())
                 try:
-                    looked = zip(missing, pool.map(look, missing), strict=True)
-                    for path, fallbacks in with_progress(
-                        looked, len(kept_names), "preparing images", show_progress, len(known)
-                    ):
-                        known[path] = fallbacks
-                        stop.raise_if_requested()
+                    with thread_pool() as pool:
+                        looked = zip(missing, pool.map(look, missing), strict=True)
+                        total, done = len(kept_names), len(known)
+                        for path, fallbacks in with_progress(looked, total, "preparing images", show_progress, done):
+                            known[path] = fallbacks
+                            stop.raise_if_requested()
                 finally:
-                    pool.shutdown(cancel_futures=True)
                     for step in self.preparation.steps:  # training needs the memory, and processes are forked
                         step.network.release()
         return [known[path] for path in paths]

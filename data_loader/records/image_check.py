@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +16,7 @@ from utils.files import short_path, write_atomically
 from utils.images import DECODING_RULES, BitsUsed, ImageFinding, inspect_image
 from utils.images.fingerprint import FINGERPRINT_RULES
 from utils.progress import with_progress
+from utils.threads import thread_pool
 from utils.wording import counted, on_one_line
 
 logger = logging.getLogger(__name__)
@@ -71,11 +70,6 @@ def check_images(
     return [Path(path) for path in bad]
 
 
-def number_of_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def inspected_images(
     signatures: Mapping[str, FileSignature], cache_file: Path | None, show_progress: bool
 ) -> dict[str, ImageFinding]:
@@ -91,18 +85,16 @@ def inspected_images(
     unknown = [path for path in signatures if path not in findings]
     if not unknown:
         return findings
-    pool = ThreadPoolExecutor(max_workers=number_of_cores())  # decoders release the interpreter's lock
     try:
-        found = with_progress(
-            pool.map(inspect_image, map(Path, unknown)), len(unknown), "checking images", show_progress
-        )
-        for path, finding in zip(unknown, found, strict=True):
-            findings[path] = finding
-            # bad images are checked again: permissions, say, may be corrected without a new signature
-            if finding.problem is None:
-                remembered[path] = [*signatures[path], finding.warning, finding.largest_value, finding.fingerprint]
+        with thread_pool() as pool:
+            inspected = pool.map(inspect_image, map(Path, unknown))
+            found = with_progress(inspected, len(unknown), "checking images", show_progress)
+            for path, finding in zip(unknown, found, strict=True):
+                findings[path] = finding
+                # bad images are checked again: permissions, say, may be corrected without a new signature
+                if finding.problem is None:
+                    remembered[path] = [*signatures[path], finding.warning, finding.largest_value, finding.fingerprint]
     finally:
-        pool.shutdown(cancel_futures=True)
         _write_cache(cache_file, remembered)  # so that an interrupted check continues
     return {path: findings[path] for path in signatures}
 

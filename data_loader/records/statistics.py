@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from base.batch import UNKNOWN
-from data_loader.records.image_check import number_of_cores
 from data_loader.records.label_table import LabelTable
 from data_loader.records.records import Record
 from utils.images import BitsUsed, visit_rgb
 from utils.progress import with_progress
+from utils.threads import thread_pool
 
 
 def mean_and_std(level_counts: np.ndarray) -> tuple[list[float], list[float]]:
@@ -82,8 +81,7 @@ def measure_images(
     sizes: dict[str, list[tuple[int, int]]] = {side: [] for side in sides}
     level_counts = np.zeros((3, 256), np.int64)
     images = [(side, record.path) for side, records in sides.items() for record in records]
-    pool = ThreadPoolExecutor(max_workers=number_of_cores())  # decoders release the interpreter's lock
-    try:
+    with thread_pool() as pool:
         measured = pool.map(lambda image: visit_rgb(image[1], _measured, bits_used_of_16), images)
         for (side, _), (size, counts) in zip(
             images, with_progress(measured, len(images), "measuring images", show_progress), strict=True
@@ -91,8 +89,6 @@ def measure_images(
             sizes[side].append(size)
             if side == "train":
                 level_counts += counts
-    finally:
-        pool.shutdown(cancel_futures=True)
     return {side: np.array(found) for side, found in sizes.items()}, level_counts
 
 

@@ -21,13 +21,13 @@ import cv2
 import numpy as np
 
 from data_loader.datasets import PipelineImages
-from data_loader.records.image_check import number_of_cores
 from data_loader.samplers import BatchKeys, EvaluationBatchSampler, TrainingBatchSampler
 from data_loader.workers.shared_slots import SharedSlots
 from utils import distributed
 from utils.allocator import keep_freed_memory, return_freed_memory
 from utils.errors import DataError, UserError
 from utils.signals import SIGNALS, blocked, unblock
+from utils.threads import number_of_cores
 
 BATCHES_AHEAD = 2
 """How many batches each worker may be ahead of the model."""

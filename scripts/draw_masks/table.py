@@ -27,7 +27,6 @@ import cv2
 import numpy as np
 
 from data_loader.preparation.face_detectors import FaceDetector, choose_face, make_detector
-from data_loader.records.image_check import number_of_cores
 from data_loader.records.records import Record
 from data_loader.records.sources import AttributeTable
 from data_loader.records.tables import raise_problems
@@ -42,6 +41,7 @@ from utils.images.contact_sheet import ENCODINGS, JPEG, encode, evenly, tile_of
 from utils.progress import with_progress
 from utils.random_streams import numpy_stream
 from utils.run_folders import obstacle_to_writing
+from utils.threads import number_of_cores
 from utils.wording import counted, not_one_of
 
 logger = logging.getLogger(LOG_NAME)

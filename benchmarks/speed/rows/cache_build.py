@@ -9,8 +9,8 @@ import cv2
 
 from benchmarks.speed.measuring import Contender, Figure, Row, interleaved, one_thread, ratios, seconds_of
 from benchmarks.speed.workplace import Workplace
-from data_loader.records.image_check import number_of_cores
 from utils.images.decoding import read_rgb
+from utils.threads import number_of_cores
 
 
 def measure(workplace: Workplace) -> Row:

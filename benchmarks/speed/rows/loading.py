@@ -9,7 +9,7 @@ from benchmarks.speed.measuring import Contender, Figure, Row, Target, fastest, 
 from benchmarks.speed.peers import drained_peer, teams_loader, timm_loader, torchvision_loader
 from benchmarks.speed.peers_process import PeersProcess
 from benchmarks.speed.workplace import Workplace
-from data_loader.records.image_check import number_of_cores
+from utils.threads import number_of_cores
 
 TEAMS, TIMM, TORCHVISION = "the teams' way", "timm's create_loader", "torchvision v2"
 KEPT = ("memory", "disk")

@@ -16,12 +16,13 @@ import cv2
 import numpy as np
 import pytest
 
-from data_loader.preparation import BackgroundRemoval, FaceCrop, prepared_images
+from data_loader.preparation import BackgroundRemoval, FaceCrop
 from data_loader.preparation.build import saved_preparation
 from data_loader.preparation.networks import PictureNetwork, Shared
 from data_loader.preparation.preparation import Preparation, PreparationStep, fallback_report
 from data_loader.preparation.prepared_images import PreparedImages
 from tests.data_loader.preparation.tiny_networks import red_mask_network
+from utils import threads
 from utils.errors import CheckpointError, ConfigError, DataError, StopSignal
 from utils.images import read_rgb
 
@@ -162,7 +163,7 @@ def test_a_preparation_that_is_stopped_is_continued(
             os.kill(os.getpid(), signal.SIGTERM)
         return find(step, image)
 
-    monkeypatch.setattr(prepared_images, "number_of_cores", lambda: 1)
+    monkeypatch.setattr(threads, "number_of_cores", lambda: 1)
     monkeypatch.setattr(Halve, "find", stop)
     images = PreparedImages(Preparation([Halve()]), tmp_path / "kept")
     with pytest.raises(StopSignal):
