@@ -21,6 +21,7 @@ from base.label_space import LabelSpace
 from data_loader.records import Record
 from data_loader.records.tables import from_cell
 from experiment.folds import is_run_of_folds
+from experiment.leaks import DUPLICATES_FILE
 from experiment.report.findings import WorstImage, find
 from experiment.report.history import LOG_FILE, charts_of_folds, charts_of_model, sparklines, speed, warnings_of
 from experiment.report.pictures import thumbnail
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
-DUPLICATES_FILE = "duplicates.csv"
-"""What scripts.find_duplicates --output <the run's folder> wrote there."""
 TEMPLATE = Path(__file__).with_name(REPORT_FILE)
 DUPLICATE_COLUMNS = ("relation", "kind", "difference", "path", "other_path")
 MOST_DUPLICATES = 20
@@ -262,7 +261,8 @@ class Duplicates:
 
 
 def _duplicates(folder: Path) -> Duplicates | None:
-    """None where nothing was looked for, or what lies there is no such table."""
+    """Those that scripts.find_duplicates --output <the run's folder> listed; None where it did not, or what lies
+    there is no such table."""
     try:
         with (folder / DUPLICATES_FILE).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
