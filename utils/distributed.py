@@ -116,7 +116,7 @@ def _start(device: torch.device) -> None:
             torch.cuda.set_device(device)  # of this thread
         dist.init_process_group(
             "nccl" if on_gpu else "gloo",
-            store=_store,
+            store=_shared().clone(),  # its own connection, which it has to itself while it waits
             rank=rank(),
             world_size=world_size(),
             timeout=rendezvous.TIME_LIMIT,
@@ -148,9 +148,9 @@ def _tell_of_failure() -> None:
 
 def _stop() -> None:
     global _store
-    _store = None
     if dist.is_initialized():
         dist.destroy_process_group()
+        _store = None  # else a thread may wait in it, which would print a stack
 
 
 def _has_lost_another(error: BaseException | None) -> bool:

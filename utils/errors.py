@@ -151,6 +151,9 @@ class KeyboardStop(StopSignal):
     exit_code = 130
 
 
+WAITS_OUTSIDE_PYTHON = "waits outside Python"
+"""The name of a thread that nobody waits for any more: Python aborts if such a thread comes back as it ends."""
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """Those that ask a command to stop."""
 
@@ -183,6 +186,8 @@ def run_and_exit(command: Callable[[], object]) -> NoReturn:
         if error.errno in FULL:
             print(f"standard output: could not be written ({error.strerror})", file=sys.stderr)
             exit_code = exit_code or StorageFullError.exit_code
+    if any(thread.name == WAITS_OUTSIDE_PYTHON for thread in threading.enumerate()):
+        os._exit(exit_code)
     sys.exit(exit_code)
 
 

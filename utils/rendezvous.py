@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 
 import torch.distributed as dist
 
-from utils.errors import ConfigError
+from utils.errors import WAITS_OUTSIDE_PYTHON, ConfigError
 from utils.started_processes import this_process
 from utils.wording import counted, first_line
 
@@ -104,7 +104,7 @@ def in_a_thread(call: Callable[[], Result], limit: timedelta) -> Result:
         except BaseException as error:
             outcome.put((None, error))
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, daemon=True, name=WAITS_OUTSIDE_PYTHON).start()
     try:
         result, error = outcome.get(timeout=limit.total_seconds())
     except queue.Empty:

@@ -91,10 +91,10 @@ def test_the_others_hear_that_process_0_fails_though_the_store_ends_with_it(monk
         assert heard.result(timeout=10) == "0"
 
 
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_is_answered_while_processes_meet(number: signal.Signals, exit_code: int) -> None:
-    """Process 1 of 2, whose process 0 never comes."""
-    environment = {**MEETING, "RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": str(free_port())}
+@pytest.mark.parametrize(("rank", "number", "exit_code"), [(1, signal.SIGTERM, 75), (0, signal.SIGINT, 130)])
+def test_a_signal_is_answered_while_processes_meet(rank: int, number: signal.Signals, exit_code: int) -> None:
+    """By process 1, whose process 0 never comes; and by process 0 as it joins another that has come, and is silent."""
+    environment = {**MEETING, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": str(port := free_port())}
     program = (
         "import torch; from utils import distributed; from utils.errors import run_and_exit\n"
         "def command():\n"
@@ -107,7 +107,10 @@ def test_a_signal_is_answered_while_processes_meet(number: signal.Signals, exit_
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"meets\n"
-        time.sleep(0.3)
+        if rank == 0:
+            other = dist.PrefixStore("attempt 0 of 2", dist.TCPStore("localhost", port, 2, wait_for_workers=False))
+            other.add("here 1", 1)
+        time.sleep(0.5)
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == exit_code
