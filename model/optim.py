@@ -77,18 +77,18 @@ class OptimizerSettings:
 def build_optimizer(
     make: Callable[[list[dict[str, Any]]], Optimizer],
     model: BaseModel,
-    further: Iterable[Parameter] = (),
+    of_criterion: Iterable[Parameter] = (),
     settings: OptimizerSettings | None = None,
 ) -> Optimizer:
     """The optimizer of all of a model's parameters, frozen ones included.
 
     make: from torch's parameter groups to the optimizer
-    further: the criterion's parameters, which learn with the full rate and do not decay
+    of_criterion: its parameters, which learn with the full rate and do not decay
 
     Raises ValueError for a layer_decay where the model has no stages."""
     settings = settings or OptimizerSettings()
     groups = parameter_groups(model, settings.decay_norms_and_biases, settings.layer_decay)
-    if own := list(further):
+    if own := list(of_criterion):
         groups.append({"params": own, "weight_decay": 0.0})
     optimizer = make(groups)
     for group in optimizer.param_groups:

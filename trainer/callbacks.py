@@ -11,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from base.base_callback import BaseCallback, Update
+from trainer.sharpness_aware import restored
 from utils.config.plugins import described_failure
 from utils.errors import UserError
 
@@ -82,17 +83,13 @@ class AdversarialWeights(BaseCallback):
             return
         modules = nn.ModuleList([update.model, update.criterion])
         own = {weight: weight.grad for weight in modules.parameters() if weight.grad is not None}
-        changed = [tensor.detach() for tensor in (*own, *modules.buffers())]
-        kept = [tensor.clone() for tensor in changed]
-        try:
+        with restored([*own, *modules.buffers()]):
             with torch.no_grad():
                 for weight in update.model.parameters():
                     if weight.grad is not None and weight.ndim > 1:
                         weight.add_(_direction(weight, weight.grad), alpha=self.radius)
             modules.zero_grad(set_to_none=True)
             update.add_gradients()
-        finally:
-            torch._foreach_copy_(changed, kept)
         if self.share < 1:
             for weight, gradient in own.items():
                 if weight.grad is not None:

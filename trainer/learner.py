@@ -28,7 +28,7 @@ from trainer.compute import Compute, choose_compute
 from trainer.epoch_metrics import EpochMetrics
 from trainer.freezing import Freezing
 from trainer.schedule import Schedule
-from trainer.sharpness_aware import SharpnessAware
+from trainer.sharpness_aware import SharpnessAware, restored
 from trainer.skipped_updates import SkippedUpdates
 from utils import distributed
 from utils.device import seed_generators
@@ -160,11 +160,8 @@ class Learner:
         first update of a resumed run have the layout of all others.
 
         arguments: of `_backward`"""
-        buffers = [*self.model.buffers(), *self.criterion.buffers()]
-        kept = [buffer.clone() for buffer in buffers]
-        self._backward(*arguments)
-        for buffer, before in zip(buffers, kept, strict=True):
-            buffer.copy_(before)
+        with restored([*self.model.buffers(), *self.criterion.buffers()]):
+            self._backward(*arguments)
         self.optimizer.zero_grad(set_to_none=True)
         self._has_settled_buckets = True
 

@@ -7,10 +7,23 @@ from contextlib import contextmanager
 
 import torch
 from pydantic import PositiveFloat
-from torch import nn
+from torch import Tensor, nn
 
 ETA = 0.01
 """Keeps adaptive steps from vanishing with their weights; the paper's value."""
+
+
+@contextmanager
+def restored(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Within it the tensors may be changed in place; afterwards, however it ends, they are what they were, to the
+    bit."""
+    changed = [tensor.detach() for tensor in tensors]
+    kept = [tensor.clone() for tensor in changed]
+    try:
+        yield
+    finally:
+        if changed:
+            torch._foreach_copy_(changed, kept)
 
 
 class SharpnessAware:
@@ -40,15 +53,10 @@ class SharpnessAware:
 
         The gradients may be scaled by one common factor; where one is not finite, the weights stay where they are."""
         weights = [parameter for parameter in self.modules.parameters() if parameter.grad is not None]
-        changed = [tensor.detach() for tensor in (*weights, *self.modules.buffers())]
-        kept = [tensor.clone() for tensor in changed]
-        try:
+        with restored([*weights, *self.modules.buffers()]):
             self._perturb(weights)
             self.modules.zero_grad(set_to_none=True)
             yield
-        finally:
-            if changed:
-                torch._foreach_copy_(changed, kept)
 
     @torch.no_grad()
     def _perturb(self, weights: Sequence[nn.Parameter]) -> None:
