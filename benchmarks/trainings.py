@@ -18,7 +18,16 @@ from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from data_loader.records import Record
 from inference.predictor import Predictor, find_checkpoint, predict
-from inference.scoring.intervals import Counts, Interval, Score, counts_by_person, number_persons, student
+from inference.scoring.intervals import (
+    Counts,
+    Interval,
+    Score,
+    counts_by_person,
+    error_of_seeds,
+    interval_over_seeds,
+    number_persons,
+    student,
+)
 from utils.errors import ConfigError
 from utils.files import write_atomically
 from utils.run_folders import RunFolders
@@ -63,21 +72,16 @@ class Figure:
 
     @classmethod
     def of(cls, scores: Sequence[Score]) -> Figure:
-        """scores: of each seed. The interval is for other persons and for other seeds: both half widths are added in
-        squares (Zou & Donner 2008)."""
-        mean, seeds = Score.mean(scores), [score.value for score in scores]
-        low, high = mean.interval()
-        half = _of_seeds(seeds)
-        low, high = mean.value - math.hypot(mean.value - low, half), mean.value + math.hypot(high - mean.value, half)
-        return cls(seeds, (max(0.0, low), min(1.0, high)))
+        """scores: of each seed"""
+        return cls([score.value for score in scores], interval_over_seeds(scores))
 
     @classmethod
     def difference(cls, first: Sequence[Score], second: Sequence[Score]) -> Figure:
         """By how much the second is above the first, which has the same seeds: a pair shares what a seed decides on.
-        The interval is as in `of`."""
+        The interval is as in `interval_over_seeds`."""
         seeds = [after.value - before.value for before, after in zip(first, second, strict=True)]
         before, after = Score.mean(first), Score.mean(second)
-        half = math.hypot(student(after.num_persons - 1) * after.error_of(before), _of_seeds(seeds))
+        half = math.hypot(student(after.num_persons - 1) * after.error_of(before), error_of_seeds(seeds))
         low, high = statistics.fmean(seeds) - half, statistics.fmean(seeds) + half
         return cls(seeds, (low, high), not low <= 0 <= high)
 
@@ -87,12 +91,6 @@ class Figure:
         deviation = f" ± {statistics.stdev(self.seeds):.3f}" if len(self.seeds) > 1 else ""
         text = f"{statistics.fmean(self.seeds):{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]{deviation}"
         return f"**{text}**" if self.is_decided else text
-
-
-def _of_seeds(seeds: Sequence[float]) -> float:
-    """How far the mean of these values may be off for other seeds: half of Student's 95 % interval; 0 for one value, of
-    which nothing is known."""
-    return student(len(seeds) - 1) * statistics.stdev(seeds) / math.sqrt(len(seeds)) if len(seeds) > 1 else 0.0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,17 @@ from experiment.run_record import leaves
 from experiment.runs import summarise_run
 from inference.run_predictions import RunPredictions, common_images
 from inference.scoring.evaluation import JOINT, with_interval
-from inference.scoring.intervals import Counts, Interval, Score, counts_by_person, difference, number_persons, student
+from inference.scoring.intervals import (
+    Counts,
+    Interval,
+    Score,
+    counts_by_person,
+    difference,
+    error_of_seeds,
+    interval_over_seeds,
+    number_persons,
+    student,
+)
 from inference.tuning.decision import attributes_of, targets_of, truth_of_targets
 from utils.errors import ConfigError
 from utils.wording import counted
@@ -137,12 +147,9 @@ def _summary(title: str, group: Sequence[ComparedRun]) -> list[str]:
         texts = []
         for measure, words in MEASURES.items():
             scores = [_score(run, name, measure) for run in group]
-            mean = Score.mean(scores)
-            low, high = mean.interval()
-            half = _of_seeds([scores])
-            interval = mean.value - np.hypot(mean.value - low, half), mean.value + np.hypot(high - mean.value, half)
+            mean = statistics.fmean(score.value for score in scores)
             spread = f" (over seeds +- {statistics.stdev(each.value for each in scores):.4f})" if len(group) > 1 else ""
-            texts.append(f"{words} {with_interval(mean.value, _within_0_and_1(interval))}{spread}")
+            texts.append(f"{words} {with_interval(mean, interval_over_seeds(scores))}{spread}")
         lines.append(f"  {name:<10} {'  '.join(texts)}")
     return lines
 
@@ -174,20 +181,5 @@ def _difference_of_seeds(
     first, second = (Score.mean(each) for each in scores)
     value, error = second.value - first.value, second.error_of(first)
     of_persons = student(first.num_persons - 1) * error if first.num_persons > 1 else np.inf
-    half = float(np.hypot(of_persons, _of_seeds(scores)))
+    half = float(np.hypot(of_persons, error_of_seeds(*([score.value for score in each] for each in scores))))
     return value, (value - half, value + half)
-
-
-def _of_seeds(groups: Sequence[Sequence[Score]]) -> float:
-    """How far the mean over seeds, or the difference of two, may be off through the seeds: half of the 95 % interval
-    (Welch 1947); 0 where no group has several."""
-    several = [[score.value for score in each] for each in groups if len(each) > 1]
-    variances = [statistics.variance(each) / len(each) for each in several]
-    if not (total := sum(variances)):
-        return 0.0
-    shares = (variance**2 / (len(each) - 1) for variance, each in zip(variances, several, strict=True))
-    return float(student(total**2 / sum(shares)) * total**0.5)
-
-
-def _within_0_and_1(interval: tuple[float, float]) -> Interval:
-    return max(0.0, float(interval[0])), min(1.0, float(interval[1]))

@@ -9,6 +9,7 @@ docs/scores.md has the figures.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -209,6 +210,29 @@ def difference(first: Sequence[Counts], second: Sequence[Counts], kind: str = "m
     differences = sums / len(first)
     as_large = int((np.abs(differences) >= abs(value) - 1e-12).sum())
     return Difference(value, (value - half, value + half), (1 + as_large) / (1 + NUM_EXCHANGES))
+
+
+def interval_over_seeds(scores: Sequence[Score]) -> Interval:
+    """95 % of the mean score of a config's seeds, for other persons and for other seeds: both errors are independent,
+    and their half widths are added in squares (Zou & Donner 2008)."""
+    mean = Score.mean(scores)
+    low, high = mean.interval()
+    half = error_of_seeds([score.value for score in scores])
+    low, high = mean.value - math.hypot(mean.value - low, half), mean.value + math.hypot(high - mean.value, half)
+    return max(0.0, low), min(1.0, high)
+
+
+def error_of_seeds(*groups: Sequence[float]) -> float:
+    """How far the mean over seeds, or the difference of two, may be off through the seeds: half of the 95 % interval
+    (Welch 1947); 0 where no group has several.
+
+    groups: the values of a config's seeds"""
+    several = [each for each in groups if len(each) > 1]
+    variances = [statistics.variance(each) / len(each) for each in several]
+    if not (total := sum(variances)):
+        return 0.0
+    shares = (variance**2 / (len(each) - 1) for variance, each in zip(variances, several, strict=True))
+    return student(total**2 / sum(shares)) * total**0.5
 
 
 def student(degrees_of_freedom: float) -> float:

@@ -1,4 +1,4 @@
-"""Images/s from evaluation files to a CSV, for M models and T views, against the forward passes alone."""
+"""Images/s from evaluation files to a CSV, for M models and T variants of an image, beside the forward passes alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from inference.predictor import Predictor, predict
 from inference.tta import PRESETS
 
 MODELS = ("resnet10t", "efficientnet_b0")
-VIEWS = "flip"
+TTA = "flip"
 BATCH_SIZE = 32
 DECODING, CACHED = "prediction, without a cache", "prediction, from the cache on disk"
 
@@ -33,7 +33,7 @@ def measure(workplace: Workplace) -> Row:
     records = read_evaluation_folder(workplace.data / "eval")
     forward = ForwardPasses(predictors, records)
     command = [
-        "--resume", *map(str, checkpoints), "--views", VIEWS, "--info-dir", str(workplace.data / "eval"),
+        "--resume", *map(str, checkpoints), "--views", TTA, "--info-dir", str(workplace.data / "eval"),
         "--bs", str(BATCH_SIZE), "--output", str(workplace.folder / "answers.csv"), "--device", str(workplace.device),
     ]  # fmt: skip
     values = interleaved(
@@ -54,7 +54,7 @@ def measure(workplace: Workplace) -> Row:
         figures,
         {
             "models": MODELS,
-            "views": list(PRESETS[VIEWS]),
+            "views": list(PRESETS[TTA]),
             "side": workplace.scale.side,
             "batch_size": BATCH_SIZE,
             "images": len(records),
@@ -75,12 +75,12 @@ class ForwardPasses:
     def __init__(self, predictors: list[Predictor], records: list[Record]) -> None:
         self.predictors = predictors
         pipelines = [pipeline for predictor in predictors for pipeline in predictor.pipelines]
-        self.batches = [list(views.images) for views in TTALoader(records, pipelines, BATCH_SIZE)]
+        self.batches = [list(variants.images) for variants in TTALoader(records, pipelines, BATCH_SIZE)]
 
     def __call__(self) -> None:
         with torch.inference_mode():
-            for views in self.batches:
-                of_model = iter(views)
+            for variants in self.batches:
+                of_model = iter(variants)
                 for predictor in self.predictors:
                     for _ in predictor.pipelines:
                         forward(predictor, next(of_model))
@@ -101,7 +101,7 @@ def forward(predictor: Predictor, images: torch.Tensor) -> Any:
 
 
 def loaded(workplace: Workplace, checkpoints: Sequence[Path]) -> list[Predictor]:
-    return [Predictor.from_checkpoint(path, workplace.device, PRESETS[VIEWS]) for path in checkpoints]
+    return [Predictor.from_checkpoint(path, workplace.device, PRESETS[TTA]) for path in checkpoints]
 
 
 def untrained_checkpoint(workplace: Workplace, model_name: str, cache: str) -> Path:
