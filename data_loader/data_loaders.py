@@ -120,16 +120,15 @@ class AttributeDataLoader(BaseDataLoader):
         validation_sampler = EvaluationBatchSampler(
             len(self.validation), valid_batch_size or batch_size, rank, world_size
         )
-        image_cache: ImageCache | None = None
-        if cache == "memory":
-            image_cache = MemoryCache(cache_budget_gib, show_progress)
-        elif cache != "none":
-            assert cache_folder is not None, "a cache on disk needs a folder"
-            image_cache = DiskCache(cache_folder, cache_budget_gib, show_progress)
         sides = [(self.train, pipelines.train), (self.validation, pipelines.evaluation)]
         requests = [([record.path for record in table.records], pipeline.prefix) for table, pipeline in sides]
         look_at_pictures([path for paths, _ in requests for path in paths], [pipelines.evaluation], show_progress)
-        cached = [None, None] if image_cache is None else image_cache.prepare(requests)
+        cached: list[CachedImages | None] = [None, None]
+        if cache == "memory":
+            cached = MemoryCache(cache_budget_gib, show_progress).prepare(requests)
+        elif cache != "none":
+            assert cache_folder is not None, "a cache on disk needs a folder"
+            cached = DiskCache(cache_folder, cache_budget_gib, show_progress).prepare(requests)
         self._progressive: ProgressiveSizes | None = None
         if progressive_sizes is not None:
             self._progressive = ProgressiveSizes(progressive_sizes, pipelines.train.image_hw)

@@ -69,13 +69,7 @@ def read_records(
             f"data: the sources give no images ({', '.join(map(str, sources))}); name a folder or table that has some"
         ]
     if not problems:
-        problems += [
-            f'"{name}" is to be predicted, but no record knows it (the sources give '
-            f"{', '.join(sorted({attribute for record in records for attribute in record.attributes}))}); "
-            "name its column in the source, or take it out of labels"
-            for name in label_space.predicted_attributes
-            if (table.training_classes[name] == UNKNOWN).all()
-        ]
+        _check_known(table, problems)
     raise_problems(problems)
     start = 0
     for source, end in ends:
@@ -113,6 +107,16 @@ def _with_settings(record: Record, number: int, source: BaseSource, problems: li
         return record
     person_id = record.person_id or record.person or None
     return replace(record, person=f"{number}:{record.person or record.name}", person_id=person_id)
+
+
+def _check_known(table: LabelTable, problems: list[str]) -> None:
+    given = ", ".join(sorted({attribute for record in table.records for attribute in record.attributes}))
+    problems += [
+        f'"{name}" is to be predicted, but no record knows it (the sources give {given}); '
+        "name its column in the source, or take it out of labels"
+        for name in table.label_space.predicted_attributes
+        if (table.training_classes[name] == UNKNOWN).all()
+    ]
 
 
 def _check_duplicates(records: Sequence[Record], problems: list[str]) -> None:
