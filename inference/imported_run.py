@@ -20,7 +20,7 @@ from logger.log import LOG_NAME, open_log
 from model.model import build_without_weights
 from model.weight_matching import match_model, read_weights
 from utils.checkpoint import write_checkpoint
-from utils.errors import CheckpointError, ConfigError
+from utils.errors import CheckpointError, ConfigError, write_error
 from utils.run_folders import new_run
 
 log = logging.getLogger(LOG_NAME)
@@ -83,7 +83,7 @@ def import_run(
     try:
         write_checkpoint(run / CHECKPOINT_NAMES["best"], content)
     except OSError as error:
-        raise ConfigError(f"{run}: cannot be written: {error.strerror}") from None
+        raise write_error(run, error) from None
     return run
 
 

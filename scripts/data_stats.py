@@ -22,7 +22,7 @@ from logger.log import close_log, open_log
 from parse_config import ConfigParser
 from utils.command_line import CommandLine
 from utils.errors import ConfigError, DataError, run_and_exit
-from utils.files import obstacle_to_replacing, write_atomically
+from utils.files import obstacle_to_replacing, write_output
 from utils.run_folders import obstacle_to_writing
 
 Row = tuple[str, list[str]]
@@ -135,10 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for line in table(found):
             log.info("%s", line)
         if given.output is not None:
-            try:
-                write_atomically(given.output, json.dumps(found, indent=4, ensure_ascii=False).encode())
-            except OSError as error:
-                raise ConfigError(f"--output {given.output}: cannot be written: {error.strerror}") from None
+            write_output(given.output, json.dumps(found, indent=4, ensure_ascii=False))
             log.info("%s: written", given.output)
     finally:
         close_log()

@@ -19,7 +19,7 @@ from parse_config import ConfigParser
 from utils.checkpoint.checkpoint_file import read_checkpoint
 from utils.command_line import CommandLine
 from utils.errors import CheckpointError, ConfigError, run_and_exit
-from utils.files import obstacle_to_replacing, write_atomically
+from utils.files import obstacle_to_replacing, write_output
 from utils.run_folders import obstacle_to_writing
 
 DEFAULT_CONFIG = Path("config.json")
@@ -88,12 +88,9 @@ def refuse_output(output: str, read: Sequence[Path]) -> None:
 
 
 def write_scores(path: Path, scores: Sequence[SetScores]) -> None:
-    """Writes a list of objects, one a classification. Raises ConfigError if it cannot be written."""
+    """Writes a list of objects, one a classification. Raises ConfigError, StorageFullError."""
     text = json.dumps([asdict(row) for row in scores], indent=4, ensure_ascii=False)
-    try:
-        write_atomically(path, f"{text}\n".encode())
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from None
+    write_output(path, f"{text}\n")
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:

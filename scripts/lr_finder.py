@@ -16,7 +16,7 @@ from experiment.lr_range_test import COLUMNS, FEWEST, draw, lines_of, measure, s
 from logger.log import close_log
 from utils.command_line import CommandLine
 from utils.config.plugins import plugin_errors
-from utils.errors import ConfigError, run_and_exit
+from utils.errors import ConfigError, run_and_exit, write_error
 from utils.files import obstacle_to_replacing
 from utils.run_folders import obstacle_to_writing
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_table(test, table)
             draw(test, found, config["name"], given.output)
         except OSError as error:
-            raise ConfigError(f"{given.output}: cannot be written: {error.strerror or error}") from None
+            raise write_error(given.output, error) from None
         schedule = config["lr_scheduler"]
         for line in lines_of(found, None if schedule is None else schedule["type"]):
             print(line)

@@ -175,7 +175,7 @@ def _write_contact_sheet(path: Path, seed: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data.getvalue())
     except OSError as error:
-        raise ConfigError(f"--contact-sheet {path}: {error.strerror}") from None
+        raise write_error(f"--contact-sheet {path}", error) from None
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,7 +8,7 @@ from typing import Any
 
 from logger.json_lines_tracker import METRICS_FILE, read_metrics
 from utils.command_line import CommandLine
-from utils.errors import ConfigError, DataError, run_and_exit
+from utils.errors import ConfigError, DataError, run_and_exit, write_error
 
 LEFT, RIGHT = ("train/loss", "val/loss"), ("val/f1", "val/accuracy")
 
@@ -36,7 +36,7 @@ def plot(lines: Sequence[dict[str, Any]], title: str, output: Path) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, dpi=110)
     except OSError as error:
-        raise ConfigError(f"--output {output}: cannot be written ({error.strerror or error})") from None
+        raise write_error(f"--output {output}", error) from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:

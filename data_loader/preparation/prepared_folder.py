@@ -21,7 +21,7 @@ from data_loader.preparation.preparation import Preparation, fallback_report
 from data_loader.records.image_root import IMAGE_EXTENSIONS, READ_EXTENSIONS, ImageRoot
 from data_loader.records.tables import columns_are, find_column, raise_problems, read_table
 from utils.config.layers import Layers
-from utils.errors import ConfigError, DataError, InvalidConfig
+from utils.errors import ConfigError, DataError, InvalidConfig, write_error
 from utils.files import write_atomically
 from utils.images import read_rgb
 from utils.images.contact_sheet import ENCODINGS, JPEG, encode, evenly, grid, tile_of
@@ -186,7 +186,7 @@ def _prepared(
         try:
             write_atomically(output / name, data)
         except OSError as error:
-            raise ConfigError(f"{output / name}: cannot be written: {error.strerror}") from error
+            raise write_error(output / name, error) from error
         return name, fallbacks
 
     with thread_pool() as pool:

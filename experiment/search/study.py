@@ -23,7 +23,7 @@ from logger.log import LOG_NAME
 from parse_config import ConfigParser
 from trainer.monitor import Monitor
 from utils.config.layers import Layers
-from utils.errors import ConfigError, Problem, dotted
+from utils.errors import ConfigError, Problem, dotted, write_error
 from utils.run_folders import RunFolders
 from utils.wording import first_line, format_value
 
@@ -147,7 +147,7 @@ class Sweep:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
             (self.folder / "logs").mkdir(exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{self.folder}: cannot be written: {error.strerror}") from None
+            raise write_error(self.folder, error) from None
         journal, identity = str(self.folder / JOURNAL), self.folder / "locks" / "identity"
         if not self._storage and self.folder.joinpath(JOURNAL).exists():
             lock = JournalFileOpenLock(journal)

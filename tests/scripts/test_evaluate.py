@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from base.label_space import LabelSpace
 from inference.submission import write_origin
 from scripts import evaluate
 from utils.checkpoint.checkpoint_file import write_checkpoint
-from utils.errors import ConfigError, DataError, UserError
+from utils.errors import ConfigError, DataError, UserError, run_command
 from utils.random_streams import numpy_stream
 
 ROOT = Path(__file__).parents[2]
@@ -155,3 +157,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_scored(
         scores(*tables, "--output", output, "-c", str(ROOT / "config.json"))
     assert [Path(table).read_bytes() for table in tables] == before
     assert capsys.readouterr().out == ""
+
+
+def test_a_full_disk_is_no_wrong_command_line(
+    tables: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert run_command(lambda: evaluate.main([*tables, "--output", str(tmp_path / "scores.json")])) == 74
