@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> RunResult | None:
         with plugin_errors(), run.open_session(config, resume, arguments) as session:
             with distributed.first_of_each_machine():
                 folds = splits_of(config, read_label_table(config, session.labels))
+            run.refuse_folds_of_other_data(session, folds)
             run.warn_of_duplicates(session, folds)
             run.warn_of_bad_test_images(session, folds[0].split.test)
             for fold in folds if arguments.fold is None else [folds[arguments.fold]]:

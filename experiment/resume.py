@@ -61,6 +61,15 @@ others."""
 BATCH_SIZE = "data_loader.args.batch_size"
 """Of each process: what must stay is the product with their number (`refuse_another_global_batch`)."""
 
+IN_EVERY_CHECKPOINT = ("config", "run_name")
+"""Keys that imported weights and soups have, too."""
+
+TO_RESUME = (
+    *("completed_epochs", "batches_done", "updates", "world_size", "monitors", "epochs_without_better"),
+    *("stopped_early", "trackers", "model", "preprocessing", "schedule", "scaler"),
+)
+"""Further keys of every checkpoint that has an optimizer's state."""
+
 PLUGIN_CONTENT = re.compile(r"plugins\.\d+\.sha256")
 
 
@@ -146,10 +155,16 @@ def resume_from(path: Path) -> tuple[ResumePoint | RunOfFolds, dict[str, Any]]:
 
 
 def _read(path: Path) -> tuple[Resumable, int]:
-    """As `read_resumable`, with the config in this version's form; and the file's time of change before it was read."""
+    """As `read_resumable`, with the config in this version's form; and the file's time of change before it was read.
+
+    Raises CheckpointError, also where a key is missing that a resumed run needs."""
     files = path.glob("*.pth") if path.is_dir() else [path]
     modified_ns = {file: file.stat().st_mtime_ns for file in files if file.exists()}
     found = read_resumable(path)
+    needed = IN_EVERY_CHECKPOINT + (TO_RESUME if "optimizer" in found.content else ())
+    if missing := [name for name in needed if name not in found.content]:
+        wrong = f"lacks {', '.join(missing)}, which every checkpoint of this program has"
+        raise CheckpointError(f"{found.file}: {wrong}; use an earlier checkpoint")
     content = {**found.content, "config": upgraded(found.content["config"])}
     if found.file not in modified_ns:
         raise CheckpointError(f"{found.file}: another process has saved it meanwhile; give the same command again")
@@ -284,6 +299,18 @@ def refuse_other_data(resume: ResumePoint, split_digest: str) -> None:
     if resume.content.get("split_digest", split_digest) != split_digest:
         wrong = "images, labels (pseudo-labels, too), label_fixes or the split have changed since"
         raise DataError(f"{resume.path}: {wrong}; put them back, or begin a new run")
+
+
+def refuse_other_data_of_folds(run: RunFolders, digests: Mapping[int, str]) -> None:
+    """Raises DataError where a fold that was begun has trained on other images, labels or sides than it would now, also
+    where another fold alone is trained: folds of different data are no cross-validation.
+
+    digests: of each fold's split as it is now"""
+    for fold, folder in folds_in(run.models).items():
+        digest = digests.get(fold)
+        if read_record(folder).get("digests", {}).get("split", digest) != digest:
+            wrong = "images, labels (pseudo-labels, too), label_fixes or the split have changed since it was trained"
+            raise DataError(f"{folder}: {wrong}; put them back, or begin a new run")
 
 
 def warn_of_other_augmentation(resume: ResumePoint) -> None:

@@ -33,6 +33,7 @@ from experiment.resume import (
     refuse_another_run,
     refuse_edited_config,
     refuse_other_data,
+    refuse_other_data_of_folds,
     resume_from,
     resume_point_in,
     warn_of_edited_config,
@@ -204,6 +205,13 @@ def warn_of_duplicates(session: Session, folds: Sequence[Fold]) -> None:
     """See `check_duplicates`. A resumed run was warned when it began. Raises DataError."""
     if session.run is None:
         check_duplicates(session.config, folds)
+
+
+def refuse_folds_of_other_data(session: Session, folds: Sequence[Fold]) -> None:
+    """See `refuse_other_data_of_folds`. Raises DataError."""
+    if isinstance(session.resume, RunOfFolds):
+        digests = {fold.number: fold.split.digest() for fold in folds if fold.number is not None}
+        refuse_other_data_of_folds(session.resume.run, digests)
 
 
 def train_fold(session: Session, fold: Fold) -> bool:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.integration.workplace import ROOT, Workplace
+from tests.integration.workplace import ROOT, Workplace, replaced
+from utils.checkpoint.checkpoint_file import read_checkpoint, write_checkpoint
 
 LONG = "x" * 300
 FOLDS = {"split": {"type": "KFoldSplit", "args": {"folds": 2, "stratify": []}}}
@@ -32,6 +33,26 @@ def test_folds_are_not_continued_with_an_edited_config(workplace: Workplace) -> 
     assert workplace.files() == before
     edit(run / "config.json", "seed", 42)
     workplace.train("--resume", run).check_success()
+
+
+@pytest.mark.parametrize("only_one", [True, False])
+def test_another_fold_is_not_trained_on_other_data(only_one: bool, workplace: Workplace) -> None:
+    workplace.train("-c", workplace.write_config(FOLDS), "--fold", "0").check_success()
+    workplace.rewrite(workplace.train_root / "train.csv", replaced("male,Asian,60", "male,Asian,20", 1))
+    outcome = workplace.train_and_change_nothing("--resume", workplace.run, *(["--fold", "1"] if only_one else []))
+    outcome.check_refusal(3, (f"{workplace.run}/fold_0", "labels"))
+
+
+@pytest.mark.parametrize("key", ["config", "run_name", "monitors", "updates", "model", "schedule"])
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_a_checkpoint_without_a_key_is_refused(key: str, as_folder: bool, trained: Workplace) -> None:
+    file = trained.run / "last.pth"
+    content = read_checkpoint(file)
+    for other in trained.run.glob("*.pth"):
+        other.unlink()
+    write_checkpoint(file, {name: value for name, value in content.items() if name != key})
+    outcome = trained.train("--resume", trained.run if as_folder else file, "--set", "trainer.epochs=2")
+    outcome.check_refusal(4, (f"{file}: ", key))
 
 
 def test_an_edited_config_of_one_model_changes_nothing_and_is_named(trained: Workplace) -> None:
