@@ -301,18 +301,6 @@ def refuse_other_data(resume: ResumePoint, split_digest: str) -> None:
         raise DataError(f"{resume.path}: {wrong}; put them back, or begin a new run")
 
 
-def refuse_other_data_of_folds(run: RunFolders, digests: Mapping[int, str]) -> None:
-    """Raises DataError where a fold that was begun has trained on other images, labels or sides than it would now, also
-    where another fold alone is trained: folds of different data are no cross-validation.
-
-    digests: of each fold's split as it is now"""
-    for fold, folder in folds_in(run.models).items():
-        digest = digests.get(fold)
-        if read_record(folder).get("digests", {}).get("split", digest) != digest:
-            wrong = "images, labels (pseudo-labels, too), label_fixes or the split have changed since it was trained"
-            raise DataError(f"{folder}: {wrong}; put them back, or begin a new run")
-
-
 def warn_of_other_augmentation(resume: ResumePoint) -> None:
     """Some earlier versions augmented on the GPU, with other random numbers."""
     if resume.content["config"]["data_loader"]["args"].get("cache") == "device":

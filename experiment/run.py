@@ -20,8 +20,8 @@ from experiment import builders
 from experiment.batch_size import WHAT_TO_LOWER, settle_batch_size
 from experiment.checks import check_config, cross_checks
 from experiment.cli import Arguments
+from experiment.duplicates import check_duplicates, read_evaluation_images
 from experiment.folds import Fold, refuse_impossible_fold, score_folds, with_all_folds
-from experiment.leaks import check_duplicates, read_evaluation_images
 from experiment.pseudo_labels import provenance_of_pseudo_labels, warn_of_leaks
 from experiment.report import REPORT_FILE, draw_pictures, write_report
 from experiment.resume import (
@@ -33,13 +33,12 @@ from experiment.resume import (
     refuse_another_run,
     refuse_edited_config,
     refuse_other_data,
-    refuse_other_data_of_folds,
     resume_from,
     resume_point_in,
     warn_of_edited_config,
     warn_of_other_augmentation,
 )
-from experiment.run_record import RunRecord
+from experiment.run_record import RunRecord, read_record
 from experiment.schema import SECTIONS, RunSettings
 from inference.out_of_fold import OUT_OF_FOLD_FILE, FoldScores, predict_validation
 from logger.log import FOR_FILE_ALONE, open_log
@@ -208,10 +207,16 @@ def warn_of_duplicates(session: Session, folds: Sequence[Fold]) -> None:
 
 
 def refuse_folds_of_other_data(session: Session, folds: Sequence[Fold]) -> None:
-    """See `refuse_other_data_of_folds`. Raises DataError."""
-    if isinstance(session.resume, RunOfFolds):
-        digests = {fold.number: fold.split.digest() for fold in folds if fold.number is not None}
-        refuse_other_data_of_folds(session.resume.run, digests)
+    """Raises DataError where a fold that was begun has trained on other images, labels or sides than it would now, also
+    where another fold alone is trained: folds of different data are no cross-validation."""
+    if not isinstance(session.resume, RunOfFolds):
+        return
+    for fold in folds:
+        assert fold.number is not None
+        folder, digest = session.resume.run.of_fold(fold.number).models, fold.split.digest()
+        if read_record(folder).get("digests", {}).get("split", digest) != digest:
+            wrong = "images, labels (pseudo-labels, too), label_fixes or the split have changed since it was trained"
+            raise DataError(f"{folder}: {wrong}; put them back, or begin a new run")
 
 
 def train_fold(session: Session, fold: Fold) -> bool:

@@ -50,7 +50,7 @@ PROGRAMS_LOADER_ARGUMENTS = (
 )  # fmt: skip
 
 
-LONGEST_NAME = 120
+LONGEST_CONFIG_NAME = 120
 """Bytes; with the run's name and an ending it must be the name of a submission."""
 
 
@@ -58,8 +58,8 @@ _NAME_OF_A_FOLDER = r"^[^\s/\\:*?\"<>|.\x00-\x1f\x7f][^/\\:*?\"<>|\x00-\x1f\x7f]
 
 
 def _short_enough(name: str) -> str:
-    if (length := len(name.encode(errors="replace"))) > LONGEST_NAME:
-        raise ValueError(f"has {length} bytes, and may have {LONGEST_NAME}")
+    if (length := len(name.encode(errors="replace"))) > LONGEST_CONFIG_NAME:
+        raise ValueError(f"has {length} bytes, and may have {LONGEST_CONFIG_NAME}")
     return name
 
 

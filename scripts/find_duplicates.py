@@ -16,7 +16,7 @@ from pathlib import Path
 from data_loader.duplicates import Leak
 from experiment.checks import cross_checks
 from experiment.cli import parse_override
-from experiment.leaks import DUPLICATES_FILE, HEADER, SHEET_FILE, contact_sheet, find_in_config, table_text
+from experiment.duplicates import DUPLICATES_FILE, HEADER, SHEET_FILE, contact_sheet, find_in_config, table_text
 from experiment.schema import SECTIONS
 from logger.log import close_log, open_log
 from parse_config import ConfigParser

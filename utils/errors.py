@@ -234,9 +234,9 @@ def run_command(command: Callable[[], object]) -> int:
     return 0
 
 
-def _report(said: object, exit_code: int) -> int:
+def _report(error: object, exit_code: int) -> int:
     if claim_report():
-        print(said, file=sys.stderr)
+        print(error, file=sys.stderr)
     return exit_code
 
 

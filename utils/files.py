@@ -24,6 +24,9 @@ from utils.signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
+LONGEST_NAME = 255
+"""Bytes of a file's name on Linux."""
+
 
 def write_atomically(path: Path, data: bytes | Callable[[BinaryIO], object]) -> None:
     """Writes `data` to a temporary file beside `path`, flushes it to the disk and renames it: `path` holds either its
@@ -130,8 +133,6 @@ def folder_lock(folder: Path, description: str, stop: StopSignals) -> Iterator[N
         lock.release()
 
 
-LONGEST_NAME = 255
-"""Bytes of a file's name on Linux."""
 SECONDS_OF_A_DAY = 86_400
 NO_REGULAR_FILE = "is no regular file, but a device, a pipe or the like"
 

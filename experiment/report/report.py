@@ -20,8 +20,8 @@ from base.batch import UNKNOWN
 from base.label_space import LabelSpace
 from data_loader.records import Record
 from data_loader.records.tables import from_cell
+from experiment.duplicates import DUPLICATES_FILE
 from experiment.folds import is_run_of_folds
-from experiment.leaks import DUPLICATES_FILE
 from experiment.report.findings import WorstImage, find
 from experiment.report.history import LOG_FILE, charts_of_folds, charts_of_model, sparklines, speed, warnings_of
 from experiment.report.pictures import thumbnail

@@ -19,6 +19,7 @@ from utils.config.json_text import MAX_NESTING, no_such_file, parse_json, read_j
 from utils.config.published_form import is_published_form, translate
 from utils.environment import config_places, environment_default, notes_of_unused
 from utils.errors import ConfigError, InvalidConfig, KeyPath, Problem, dotted
+from utils.files import LONGEST_NAME
 from utils.wording import format_value, kind, not_one_of
 
 HIDDEN = "(hidden)"
@@ -35,9 +36,6 @@ NAMED_FREELY: tuple[KeyPath, ...] = (
 """Objects whose keys the user chooses: null removes an entry that an extended file has."""
 REPLACED_WHOLE: tuple[KeyPath, ...] = (("sweep", "space"),)
 """Objects whose entries are not merged with those of an extended file: a range may take the place of a list."""
-
-LONGEST_NAME = 255
-"""Of a file, in bytes."""
 
 GOES_WITH_TYPE: dict[KeyPath, tuple[str, ...]] = {("lr_scheduler",): ("interval", "metric", "warmup_epochs")}
 """What, beside its `args`, belongs to a type: a cosine's warm-up is not another schedule's."""

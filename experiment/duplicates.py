@@ -122,8 +122,8 @@ def find_in_config(config: ConfigParser, run: Path | None = None) -> tuple[list[
     save_dir, bits = Path(config["trainer"]["save_dir"]), config["data_loader"]["args"]["bits_used_of_16"]
     paths = [record.path for record in records]
     bad = check_images(paths, save_dir / CHECKED_IMAGES_FILE, "warn", bits, True, "they are no duplicates of any other")
-    further = None if run is None else _neighbours(records, {*bad}, run)
-    pairs = find_duplicates(paths, None, save_dir, show_progress=True, extra_pairs=further)
+    near = None if run is None else _neighbours(records, {*bad}, run)
+    pairs = find_duplicates(paths, None, save_dir, show_progress=True, extra_pairs=near)
     return records, sides, leaks_of(pairs, records, sides)
 
 
